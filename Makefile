@@ -1,0 +1,35 @@
+# Two commands do it all: `make demo` and `make test`. Each sets up .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: demo test test-full check lint types format clean
+.DEFAULT_GOAL := test
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/.ready ## train both workloads in both frameworks, and show them side by side
+	$(BIN)/noether-parity demo
+
+test: .venv/.ready lint types ## every check
+	$(BIN)/pytest -n $(WORKERS)
+
+test-full: .venv/.ready lint types ## the same with the bigger sweeps
+	$(BIN)/pytest -n $(WORKERS) --full
+
+lint: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/.ready
+	$(BIN)/mypy
+
+format: .venv/.ready ## rewrite the sources in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

@@ -1,0 +1,219 @@
+"""Say what a framework's front-end must add: look at a value, and reduce a step's values on their device.
+
+`EagerReducer` does the reducing for the libraries that run operation by operation (NumPy, PyTorch); a front-end that
+compiles brings its own `Reducer`. Values that are not the framework's own (Python numbers, NumPy arrays) are the core's
+business: see `host.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from noether_core.reduce import Array, Ops, Sums, fold, identity, lift, lift_array, merge
+
+_PENDING = 64  # steps that are only stacked before they are reduced together
+
+
+class ValueType(NamedTuple):
+    """Describe a value: what decides how it is reduced and finished.
+
+    Attributes:
+        dtype: the dtype's name, `float32`, `bfloat16`, `int64`, `bool` …
+        shape: its shape.
+        place: what it must share with others to be reduced with them, such as its device.
+        wide: whether a mean of it is rounded to float64 (float64 and Python numbers) and not to float32.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    place: Hashable
+    wide: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Say where the values of a step go; made once per plan and compared by identity.
+
+    Attributes:
+        slots: int64, the state's slot of each value: group by group, then array by array.
+        keep: for each array, whether a copy of it is wanted.
+    """
+
+    slots: np.ndarray[Any, np.dtype[np.int64]]
+    keep: tuple[bool, ...]
+
+    def fills(self, num_slots: int) -> bool:
+        """Tell whether the values are those of all the state's slots, in order."""
+        return self.in_order and len(self.slots) == num_slots
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Tell whether the slots are 0, 1, 2 …"""
+        return bool((self.slots == np.arange(len(self.slots))).all())
+
+
+class Step(NamedTuple):
+    """Hold the values of one accumulation step that live in one place.
+
+    Attributes:
+        layout: where they go.
+        scalars: groups of one-element values, each group of one dtype.
+        arrays: the values of any other size.
+        num_slots: how many slots the state must have.
+        code: the place code of this step.
+    """
+
+    layout: Layout
+    scalars: tuple[tuple[Array, ...], ...]
+    arrays: tuple[Array, ...]
+    num_slots: int
+    code: int
+
+
+class Taken(NamedTuple):
+    """Hold copies of a step's values: a vector per group of scalars, and the arrays that were wanted (else None)."""
+
+    rows: tuple[Array, ...]
+    arrays: tuple[Array | None, ...]
+
+
+class Reducer(Protocol):
+    """Accumulate steps into a state that is opaque to the core. States are never changed in place."""
+
+    def absorb(self, state: Any, step: Step) -> tuple[Any, Taken]:
+        """Return the state (None: nothing yet) with a step merged in, and copies of the step's values."""
+
+    def to_host(self, state: Any, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+        """Return the state's sums and some copies as NumPy arrays. This is the one place that waits for the device."""
+
+
+class Backend(Protocol):
+    """Know a framework's arrays."""
+
+    name: str
+    reducer: Reducer
+
+    def signature(self, values: Sequence[Any]) -> Hashable:
+        """Return what decides the plan for these values, as cheaply as possible; it is asked for at every step."""
+
+    def inspect(self, key: str, value: Any) -> ValueType | None:
+        """Return the type of one of the framework's arrays; None for what is not one of them.
+
+        Raises:
+            UpdateOutputError: for an array that cannot be tracked.
+        """
+
+    def processes(self) -> tuple[int, int]:
+        """Return this process's index and the number of processes."""
+
+    def to_numpy(self, values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+        """Return copies of the framework's arrays on the host."""
+
+    def from_numpy(self, value: np.ndarray[Any, Any]) -> Any:
+        """Return an array of the framework, on its default device, with the same dtype, shape and bits."""
+
+
+class SlotOps(Ops, Protocol):
+    """Add what `into_slots` needs of an array library."""
+
+    def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """Return arrays joined along their last axis."""
+
+    def put(self, target: Array, slots: Any, values: Array) -> Array:
+        """Return `target` with `values` at `slots`, leaving `target` as it is."""
+
+
+class EagerOps(SlotOps, Protocol):
+    """Add what `EagerReducer` needs of an array library."""
+
+    def stack(self, values: Sequence[Any]) -> Array:
+        """Return one-element values of one dtype as a new vector."""
+
+    def stack_rows(self, rows: Sequence[Array]) -> Array:
+        """Return arrays of one shape and dtype stacked along a new leading axis."""
+
+    def copy(self, value: Array) -> Array:
+        """Return a copy of an array that keeps nothing else alive."""
+
+    def codes(self, codes: Sequence[int], like: Array) -> Array:
+        """Return place codes as int64, shape [codes, 1], on the device of `like`."""
+
+    def to_host(self, value: Array) -> np.ndarray[Any, Any]:
+        """Return an array as a NumPy array that shares nothing with it."""
+
+
+class EagerState(NamedTuple):
+    """Hold what is reduced, and up to 64 steps of one layout that are only stacked: an operation a step, not twenty."""
+
+    sums: Sums | None = None
+    pending: tuple[tuple[Taken, tuple[Sums, ...], int], ...] = ()
+    layout: Layout | None = None
+    num_slots: int = 0
+
+
+class EagerReducer:
+    """Reduce with a library that runs operation by operation."""
+
+    def __init__(self, ops: EagerOps, context: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self._ops = ops
+        self._context = context
+
+    def absorb(self, state: EagerState | None, step: Step) -> tuple[EagerState, Taken]:
+        """Return the state with a step merged in, and copies of the step's values."""
+        ops, layout = self._ops, step.layout
+        state = state or EagerState()
+        with self._context():
+            rows = tuple(ops.stack(group) for group in step.scalars)
+            kept = tuple(ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True))
+            lifted = tuple(self._lift_array(value, step.code) for value in step.arrays)
+            sums, pending = state.sums, state.pending
+            if state.layout is not layout or len(pending) >= _PENDING:
+                sums, pending = self._settle(state), ()
+        taken = Taken(rows, kept)
+        return EagerState(sums, (*pending, (Taken(rows, ()), lifted, step.code)), layout, step.num_slots), taken
+
+    def to_host(self, state: EagerState, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+        """Return the state's sums and some copies as NumPy arrays."""
+        with self._context():
+            sums = self._settle(state)
+            assert sums is not None  # a state is made by absorbing a step
+            return Sums(*map(self._ops.to_host, sums)), [self._ops.to_host(copy) for copy in copies]
+
+    def _lift_array(self, value: Array, code: int) -> Sums:
+        flat = value.reshape(-1)
+        return lift_array(self._ops, flat, self._ops.codes([code], flat))
+
+    def _settle(self, state: EagerState) -> Sums | None:
+        """Return the sums with all that is pending merged in."""
+        if state.layout is None:
+            return state.sums
+        ops, pending = self._ops, state.pending
+        parts = []
+        first, lifted, _ = pending[0]
+        for group, like in enumerate(first.rows):
+            codes = ops.codes([code for _, _, code in pending], like)
+            parts.append(fold(ops, lift(ops, ops.stack_rows([taken.rows[group] for taken, _, _ in pending]), codes)))
+        for index in range(len(lifted)):
+            each = [arrays[index] for _, arrays, _ in pending]
+            parts.append(fold(ops, Sums(*(ops.stack_rows(field) for field in zip(*each, strict=True)))))
+        total = Sums(*(ops.concatenate(field) for field in zip(*parts, strict=True)))
+        return into_slots(ops, state.sums, total, state.layout, state.num_slots)
+
+
+def into_slots(ops: SlotOps, sums: Sums | None, total: Sums, layout: Layout, num_slots: int) -> Sums:
+    """Return `sums` (None: nothing yet), grown to `num_slots`, with `total` merged into the slots of `layout`."""
+    empty = identity(ops, num_slots, total.high)
+    if not layout.fills(num_slots):
+        total = Sums(*(ops.put(at, layout.slots, values) for at, values in zip(empty, total, strict=True)))
+    if sums is None:
+        return total
+    present = sums.high.shape[0]
+    if present < num_slots:
+        sums = Sums(*(ops.concatenate([old, new[present:]]) for old, new in zip(sums, empty, strict=True)))
+    return merge(ops, sums, total)

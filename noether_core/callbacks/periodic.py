@@ -1,0 +1,97 @@
+"""Turn the hooks into one periodic call: every N epochs, updates or samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from noether_core.callbacks.base import CallbackBase
+from noether_core.config import PeriodicCallbackConfig
+from noether_core.emit.log_writer import ScalarWriter
+from noether_core.errors import HookOrderError
+from noether_core.schedule import Counter
+
+IntervalType = Literal["epoch", "update", "sample", "eval"]
+
+
+class PeriodicCallback(CallbackBase):
+    """Call `periodic_callback` at each end of the config's interval.
+
+    A subclass overrides `periodic_callback` and the `track_*` hooks. It must not override `after_update` or
+    `after_epoch`, which decide when: that raises `TypeError` at construction.
+    """
+
+    def __init__(
+        self,
+        callback_config: PeriodicCallbackConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        for hook in ("after_update", "after_epoch"):
+            if getattr(type(self), hook) is not getattr(PeriodicCallback, hook):
+                raise TypeError(
+                    f"{type(self).__name__} overrides {hook}, which decides when the interval ends;"
+                    " override periodic_callback or a track_* hook instead"
+                )
+        self.interval = callback_config.interval
+        super().__init__(
+            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
+        )
+        self._reached: int | None = None  # epochs, updates or samples at the last look
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.interval.verbose})"
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
+        """Do the callback's work at the end of an interval."""
+
+    def _count(self, update_counter: Counter) -> int:
+        return int(getattr(update_counter, self.interval.unit))
+
+    def before_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Note where training starts."""
+        self._reached = self._count(update_counter)
+
+    def track_after_accumulation_step(self, *, update_counter: Counter, **_: Any) -> None:
+        """Note where the interval stands, and refuse to go past an end that no hook announced.
+
+        Raises:
+            HookOrderError: if the counter passed an interval's end without the hook that announces it.
+        """
+        now = self._count(update_counter)
+        if self._reached is None:
+            self._reached = now
+        elif self.interval.ends_between(self._reached, now):
+            hook = "after_epoch" if self.interval.unit == "epoch" else "after_update"
+            raise HookOrderError(
+                f"{self} was at {self.interval.unit} {self._reached} and is now at {now}: an interval has ended, but"
+                f" {hook} was not called for it, so two intervals would mix. Call {hook} after each"
+                f" {'epoch' if hook == 'after_epoch' else 'update'}, or before_training to start anew"
+            )
+
+    def _advance(self, unit: Literal["epoch", "update", "sample"], update_counter: Counter) -> None:
+        if self.interval.unit != unit:
+            return
+        now = self._count(update_counter)
+        before = self._reached
+        if before is None:  # no hook came before: only what a single update or epoch adds can be known
+            before = now - (getattr(update_counter, "effective_batch_size", 1) if unit == "sample" else 1)
+        self._reached = now
+        if self.interval.ends_between(before, now):
+            self.periodic_callback(interval_type=unit, update_counter=update_counter)
+
+    def after_update(self, *, update_counter: Counter, **_: Any) -> None:
+        """Fire the update trigger, then the sample trigger."""
+        self._advance("update", update_counter)
+        self._advance("sample", update_counter)
+
+    def after_epoch(self, *, update_counter: Counter, **_: Any) -> None:
+        """Fire the epoch trigger."""
+        self._advance("epoch", update_counter)
+
+    def at_eval(self, *, update_counter: Counter, **_: Any) -> None:
+        """Call `periodic_callback` with the interval type `eval`."""
+        self.periodic_callback(interval_type="eval", update_counter=update_counter)

@@ -1,0 +1,274 @@
+"""Track a step's update outputs: select, reduce, and at the interval's end emit."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noether_core.accumulate import OutputAccumulator, Partial, first_nonfinite
+from noether_core.backend import Backend, ValueType
+from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.config import Reduction, TrackAdditionalOutputsCallbackConfig
+from noether_core.emit.arrays import write_arrays
+from noether_core.emit.log_writer import ScalarWriter
+from noether_core.errors import HookOrderError, NoetherError, NonFiniteError, UpdateOutputError
+from noether_core.finish import Finished, finish
+from noether_core.reduce import place_of
+from noether_core.schedule import Counter
+from noether_core.select import Selection, flatten, missing_key_message, require, select
+from noether_core.state import pack, unpack
+
+AVAILABLE: frozenset[Reduction] = frozenset({"mean", "last"})
+
+
+class TrackAdditionalOutputsCallback(PeriodicCallback):
+    """Reduce the update outputs that a config names, and log or save them at every interval's end.
+
+    The front-ends' classes of this name add the backend; use those. See `noether_core.config` for the fields.
+
+    Attributes:
+        keys, patterns, reduce, verbose, log_output, save_output: as in the config.
+        out: the directory of the saved arrays, or None.
+
+    Raises:
+        NoetherError: if the config asks for what this version cannot do.
+    """
+
+    backend: Backend
+
+    def __init__(
+        self,
+        callback_config: TrackAdditionalOutputsCallbackConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        config = self.config = callback_config
+        _refuse_unavailable(config)
+        self.keys, self.patterns = list(config.keys or []), list(config.patterns or [])
+        self.reduce, self.verbose = config.reduce, config.verbose
+        self.log_output, self.save_output = config.log_output, config.save_output
+        super().__init__(config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments)
+        if self.save_output and self.output_path is None:
+            raise NoetherError(f"{self} has save_output on, but output_path is None; give the run directory as output_path")
+        self.out: Path | None = None
+        if self.save_output and self.output_path is not None:
+            self.out = self.output_path.joinpath("update_outputs", *([config.id] if config.id else []), str(self.interval))
+        self._interval = OutputAccumulator(self.backend, self._keeps, self._check)
+        self._selections: dict[tuple[str, ...], Selection] = {}
+        self._matched: set[str] = set()
+        self._steps = 0
+        self._warned: set[str] = set()
+        self._position = (-1, -1)
+
+    def __str__(self) -> str:
+        keys, patterns = self.config.keys or [], self.config.patterns or []
+        return f"TrackAdditionalOutputsCallback({self.interval.verbose}, keys={keys}, patterns={patterns})"
+
+    # ------------------------------------------------------------------ each accumulation step
+
+    def before_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Note where training starts."""
+        super().before_training(update_counter=update_counter)
+        self._position = (-1, -1)
+
+    def track_after_accumulation_step(
+        self,
+        *,
+        update_counter: Counter,
+        update_outputs: Any = None,
+        batch: Any = None,
+        losses: Any = None,
+        accumulation_steps: int = 1,
+        accumulation_step: int = 0,
+        **_: Any,
+    ) -> None:
+        """Merge this step's outputs into the interval; None has nothing to track.
+
+        Args:
+            update_counter: shows what was completed before this update.
+            update_outputs: a dict from names to scalars or arrays, nested dicts allowed.
+            batch: ignored.
+            losses: ignored.
+            accumulation_steps: how many accumulation steps an update has.
+            accumulation_step: which of them this is, from 0.
+
+        Raises:
+            MissingKeyError: if an exact key is absent and `missing` is `error`.
+            UpdateOutputError: for a value that cannot be tracked.
+            HookOrderError: if the hooks come in an order that would give wrong numbers.
+        """
+        super().track_after_accumulation_step(update_counter=update_counter)
+        position = self._next_position(update_counter.update, accumulation_steps, accumulation_step)
+        if update_outputs is not None:
+            outputs = flatten(update_outputs)
+            selection = self._select(tuple(outputs))
+            tracked = selection.tracked
+            values = [outputs[key] for key in tracked]
+            self._interval.add(tracked, values, update_counter.update + 1, accumulation_step)
+            self._note_matches(selection)
+        self._position = position
+
+    def _next_position(self, update: int, accumulation_steps: int, accumulation_step: int) -> tuple[int, int]:
+        if not 0 <= accumulation_step < accumulation_steps:
+            raise HookOrderError(
+                f"accumulation_step={accumulation_step} of accumulation_steps={accumulation_steps};"
+                f" expected 0 to {accumulation_steps - 1}: the steps of an update count from 0"
+            )
+        if (update, accumulation_step) <= self._position:
+            raise HookOrderError(
+                f"accumulation step {accumulation_step} after {update} updates came after step {self._position[1]} after"
+                f" {self._position[0]} updates; expected later ones only. Count the update (next_update) before the next"
+                " one's steps, or call before_training to start anew"
+            )
+        return update, accumulation_step
+
+    def _select(self, available: tuple[str, ...]) -> Selection:
+        selection = self._selections.get(available)
+        if selection is None:
+            if len(self._selections) >= 256:
+                self._selections.clear()
+            selection = self._selections[available] = select(self.keys, self.patterns, available)
+        if selection.missing:
+            if self.config.missing == "error":
+                require(selection, available)
+            elif self.config.missing == "warn":
+                for key in selection.missing:
+                    self._warn_once(key, missing_key_message(Selection((), (key,), {}), available))
+        return selection
+
+    def _note_matches(self, selection: Selection) -> None:
+        self._steps += 1
+        if len(self._matched) < len(self.patterns):
+            self._matched.update(pattern for pattern, keys in selection.matches.items() if keys)
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(f"{self}: {message}", UserWarning, stacklevel=2)
+
+    def _keeps(self, key: str) -> bool:
+        return "last" in self.config.reductions(key)
+
+    def _check(self, key: str, found: ValueType) -> None:
+        if self.log_output and self._keeps(key) and math.prod(found.shape) != 1:
+            raise UpdateOutputError(
+                f"update output {key!r} has shape {found.shape}, and the log takes only one number of a key reduced with"
+                " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
+            )
+
+    # ------------------------------------------------------------------ the interval's end
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
+        """Log and save what the interval gave, and start the next. An evaluation leaves it untouched."""
+        if interval_type != "eval":
+            self._emit(update_counter)
+
+    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Log and save the interval under way, if training ended in its middle."""
+        if self._interval.keys:
+            self._emit(update_counter)
+
+    def _emit(self, update_counter: Counter) -> None:
+        self._refuse_processes()
+        if self._steps:
+            for pattern in self.patterns:
+                if pattern not in self._matched:
+                    self._warn_once(pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it")
+        partials = self._partials()
+        self._interval.reset()
+        self._matched.clear()
+        self._steps = 0
+        finished = [
+            finish(self.config, key, partial, update_counter.update) for key, partial in self._in_order(partials).items()
+        ]
+        if self.log_output:
+            self._log(finished)
+        if self.out is not None:
+            arrays = {name: array for result in finished for name, array in result.arrays.items()}
+            if arrays:
+                write_arrays(self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
+        if self.config.nonfinite == "raise":
+            self._raise_if_nonfinite(partials)
+
+    def _log(self, finished: list[Finished]) -> None:
+        for result in finished:
+            for log_key, value in result.scalars.items():
+                self.log_writer.add_scalar(
+                    key=log_key,
+                    value=value,
+                    logger=self.logger if self.verbose else None,
+                    format_str=".5f" if self.verbose else None,
+                )
+
+    def _in_order(self, partials: Mapping[str, Partial]) -> dict[str, Partial]:
+        exact = [key for key in self.keys if key in partials]
+        return {key: partials[key] for key in dict.fromkeys([*exact, *partials])}
+
+    def _partials(self) -> dict[str, Partial]:
+        return self._interval.partials() if self._interval.keys else {}
+
+    def _refuse_processes(self) -> None:
+        _, processes = self.backend.processes()
+        if processes > 1:
+            raise NoetherError(
+                f"{self} runs in one of {processes} processes; this version reduces within one process only,"
+                " so the numbers would be this process's alone. Train in one process"
+            )
+
+    def _raise_if_nonfinite(self, partials: Mapping[str, Partial]) -> None:
+        report = []
+        for key, partial in partials.items():
+            code = first_nonfinite(partial)
+            if code is not None:
+                sums = partial.sums
+                update, step = place_of(code)
+                report.append(
+                    f"{key!r}: {int(sums.nan)} NaN, {int(sums.positive)} +inf, {int(sums.negative)} -inf of"
+                    f" {partial.elements} values, first at update {update}, accumulation step {step}"
+                )
+        if report:
+            raise NonFiniteError(
+                f"{self} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"
+                " nonfinite: propagate or nonfinite: skip goes on training"
+            )
+
+    # ------------------------------------------------------------------ what others may read
+
+    @property
+    def tracked_values(self) -> dict[str, list[Any]]:
+        """Return, for each key of the interval under way, its finished values so far. Reading it waits for the device."""
+        values = {}
+        for key, partial in self._in_order(self._partials()).items():
+            result = finish(self.config, key, partial, partial.last_update)
+            values[key] = [array.item() if array.ndim == 0 else array for array in result.values.values()]
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the interval under way as plain arrays, numbers and strings, the same for every framework."""
+        return pack(self._partials(), self._reached, self._position, self._steps, sorted(self._matched))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, here or in another framework.
+
+        Raises:
+            NoetherError: for a state of another form; the callback stays as it was.
+        """
+        loaded = unpack(state)
+        self._interval.load(loaded.partials)
+        self._reached, self._position, self._steps = loaded.reached, loaded.position, loaded.steps
+        self._matched = set(loaded.matched)
+
+
+def _refuse_unavailable(config: TrackAdditionalOutputsCallbackConfig) -> None:
+    wanted = config.reduce.values() if isinstance(config.reduce, dict) else [config.reduce]
+    names = {name for each in wanted for name in ([each] if isinstance(each, str) else each)}
+    for name in sorted(names - AVAILABLE):
+        raise NoetherError(f"reduce asks for {name!r}; this version computes {' and '.join(sorted(AVAILABLE))}: use one of these")
+    if config.weight is not None:
+        raise NoetherError(f"weight={config.weight!r} is not computed by this version; leave weight out")

@@ -1,0 +1,60 @@
+"""Parse the arguments of `noether-parity`; the work is done elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from noether_core.config import load_callbacks
+from noether_core.emit.reader import read_run
+from noether_core.errors import NoetherError
+from noether_core.inspect.explain import explain, read_outputs, render
+from noether_core.inspect.show import show_run
+
+app = typer.Typer(
+    help="See what a training step computes, and whether a port computes the same.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    svg: Annotated[Path | None, typer.Option(help="Also save the final screen as a picture.")] = None,
+) -> None:
+    """Train two real workloads in JAX and in PyTorch under one config, and show both side by side."""
+    from noether_core.parity.demo import run_demo
+
+    raise typer.Exit(run_demo(out, svg, Console()))
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Show a run: its series with sparklines, and its saved arrays."""
+    Console().print(show_run(read_run(run)))
+
+
+@app.command("explain")
+def explain_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file with a `callbacks:` list.")],
+    outputs: Annotated[Path, typer.Argument(help="An example of update outputs: .json, .yaml or .safetensors.")],
+) -> None:
+    """Say what a config would track of these update outputs, before any training. Exits 1 if an entry matches nothing."""
+    shapes = read_outputs(outputs)
+    explanations = [explain(each, shapes) for each in load_callbacks(config)]
+    Console().print(render(explanations, shapes))
+    raise typer.Exit(0 if all(each.is_clean for each in explanations) else 1)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message, not a traceback."""
+    try:
+        app()
+    except (NoetherError, ValidationError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"noether-parity: {error}", style="red", markup=False)
+        raise SystemExit(2) from None

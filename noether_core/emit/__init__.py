@@ -1,0 +1,1 @@
+"""EMIT: log entries, the run directory with its reader, and trackers. Everything here is on the host already."""

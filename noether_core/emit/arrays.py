@@ -1,0 +1,62 @@
+"""Save and load named arrays as safetensors: https://github.com/huggingface/safetensors (no code in the file, no pickle)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from noether_core.emit.files import write_whole
+from noether_core.errors import NoetherError, RunFormatError
+
+_DTYPES: dict[str, Any] = {
+    **{"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64},
+    **{"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64},
+    **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": ml_dtypes.bfloat16},
+    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
+}
+
+
+def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """Return arrays as the bytes of a safetensors file; equal arrays give equal bytes.
+
+    Raises:
+        NoetherError: for a name or dtype that the format cannot hold.
+    """
+    if "__metadata__" in arrays:
+        raise NoetherError("an array is named '__metadata__', which safetensors reserves; rename the update output")
+    try:
+        return safetensors.numpy.save({name: np.array(array, order="C") for name, array in sorted(arrays.items())})
+    except Exception as error:
+        dtypes = {name: str(array.dtype) for name, array in arrays.items()}
+        raise NoetherError(f"cannot save arrays of dtypes {dtypes} as safetensors: {error}; convert them first") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write arrays to a safetensors file that appears whole or not at all."""
+    write_whole(path, encode_arrays(arrays))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read every array of a safetensors file.
+
+    Raises:
+        RunFormatError: for a file that is not one, or holds a dtype unknown here.
+    """
+    try:
+        entries = safetensors.deserialize(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise RunFormatError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
+    arrays = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise RunFormatError(f"{path} holds {name!r} with dtype {entry['dtype']}; known here: {', '.join(_DTYPES)}")
+        arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"]).copy()
+    return arrays

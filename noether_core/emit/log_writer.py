@@ -1,0 +1,173 @@
+"""Collect what is logged for one update, and write it as one entry when the log is flushed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from noether_core.emit.jsonl import LineFile
+from noether_core.emit.trackers import Tracker
+from noether_core.errors import DuplicateKeyError, NoetherError
+from noether_core.schedule import UNITS, Counter
+
+Scalar = float | int | bool
+
+
+class ScalarWriter(Protocol):
+    """List what the callbacks use of a log writer; one of the user's own works if it has this."""
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Log one number."""
+
+
+class LogWriter:
+    """Log scalars and other values, one entry per update.
+
+    Args:
+        output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
+        update_counter: says which epoch, update and sample an entry belongs to.
+        trackers: are given each entry after it is in the file. One that raises is warned about once and left out from
+            then on; the file has what it missed.
+
+    >>> from noether_core import UpdateCounter
+    >>> writer = LogWriter(update_counter=UpdateCounter())
+    >>> writer.add_scalar("loss/U1", 0.5); writer.flush(); writer.log_entries
+    [{'epoch': 0, 'update': 0, 'sample': 0, 'loss/U1': 0.5}]
+    """
+
+    def __init__(
+        self, output_path: str | Path | None = None, *, update_counter: Counter, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        self.update_counter = update_counter
+        self.log_entries: list[dict[str, Any]] = []
+        self._lines = None if output_path is None else LineFile(Path(output_path) / "metrics")
+        self._trackers = list(trackers)
+        self._pending: dict[str, Any] = {}
+        self._sources: dict[str, str | None] = {}
+        self._iteration: dict[str, int] = {}
+
+    def bind(self, source: str) -> BoundLogWriter:
+        """Return a view of this writer that notes `source` as the one who logs."""
+        return BoundLogWriter(self, source)
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Log one number under a key, once per update.
+
+        Args:
+            key: any string but `epoch`, `update`, `sample` and `crc32`.
+            value: a Python or NumPy number; kept as a plain Python one.
+            logger: also told, at level INFO.
+            format_str: how `logger` is shown the value, such as `.5f`.
+
+        Raises:
+            DuplicateKeyError: (a `KeyError`) if the key was logged for this update already; names who logged it first.
+            NoetherError: if the value is no number.
+        """
+        self._add(key, _plain(key, value), logger, format_str, None if logger is None else logger.name)
+
+    def add_nonscalar(self, key: str, value: Any) -> None:
+        """Log a string, or a list or dict of strings and numbers, under a key, once per update."""
+        self._add(key, value, None, None, None)
+
+    def _add(
+        self, key: str, value: Any, logger: logging.Logger | None, format_str: str | None, source: str | None
+    ) -> None:
+        if not isinstance(key, str) or key in {*UNITS, "crc32"}:
+            raise NoetherError(f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32")
+        iteration = self._current()
+        if iteration != self._iteration:
+            if self._pending:
+                self.flush()
+            self._iteration = iteration
+            self._sources = {}
+        if key in self._sources:
+            first = self._sources[key]
+            raise DuplicateKeyError(
+                f"key {key!r} is logged twice for update {iteration['update']}; it was logged first by"
+                f" {first or 'a caller that named no logger'}: log each key once per update, under another name"
+            )
+        self._pending[key] = value
+        self._sources[key] = source
+        if logger is not None:
+            logger.info("%s: %s", key, format(value, format_str or ""))
+
+    def _current(self) -> dict[str, int]:
+        return {unit: int(getattr(self.update_counter, unit)) for unit in UNITS}
+
+    def flush(self) -> None:
+        """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
+        if not self._pending:
+            return
+        entry = {**self._iteration, **self._pending}
+        self._pending = {}
+        last = self.log_entries[-1] if self.log_entries else {}
+        if {unit: last.get(unit) for unit in UNITS} == self._iteration:
+            last.update(entry)
+        else:
+            self.log_entries.append(dict(entry))
+        if self._lines is not None:
+            self._lines.append(entry)
+        for tracker in list(self._trackers):
+            try:
+                tracker.log(entry)
+            except Exception as error:
+                self._drop(tracker, error)
+
+    def _drop(self, tracker: Tracker, error: Exception) -> None:
+        self._trackers.remove(tracker)
+        kept = "; the entries are in the run directory" if self._lines is not None else ""
+        warnings.warn(f"tracker {tracker!r} failed and gets no more entries: {error!r}{kept}", RuntimeWarning, stacklevel=3)
+
+    def get_all_metric_values(self, key: str) -> list[Any]:
+        """Return every value flushed under a key, in order."""
+        return [entry[key] for entry in self.log_entries if key in entry]
+
+    def close(self) -> None:
+        """Flush, and close the file and the trackers."""
+        self.flush()
+        if self._lines is not None:
+            self._lines.close()
+        for tracker in self._trackers:
+            try:
+                tracker.close()
+            except Exception as error:
+                warnings.warn(f"tracker {tracker!r} failed to close: {error!r}", RuntimeWarning, stacklevel=2)
+        self._trackers = []
+
+
+class BoundLogWriter:
+    """Log to a `LogWriter` in somebody's name."""
+
+    def __init__(self, writer: LogWriter, source: str) -> None:
+        self._writer = writer
+        self._source = source
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Log one number; see `LogWriter.add_scalar`."""
+        self._writer._add(key, _plain(key, value), logger, format_str, self._source)
+
+    def add_nonscalar(self, key: str, value: Any) -> None:
+        """Log a value that is no number; see `LogWriter.add_nonscalar`."""
+        self._writer._add(key, value, None, None, self._source)
+
+
+def _plain(key: str, value: Any) -> Scalar:
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "biuf":
+        value = value.item()
+    if not isinstance(value, bool | int | float):
+        raise NoetherError(
+            f"add_scalar got {type(value).__name__} for key {key!r}; expected a Python or NumPy number (a device array is"
+            " converted by float(...); text goes to add_nonscalar)"
+        )
+    return value

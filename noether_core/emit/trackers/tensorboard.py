@@ -1,0 +1,51 @@
+"""Write entries as TensorBoard event files, by tensorboardX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noether_core.errors import MissingDependencyError
+from noether_core.schedule import UNITS
+
+
+class TensorBoardTracker:
+    """Write each number as a scalar with the update as its step, and any other value as text.
+
+    TensorBoard keeps scalars as float32.
+
+    Args:
+        directory: where the event files go.
+
+    Raises:
+        MissingDependencyError: if tensorboardX is not installed.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise MissingDependencyError(
+                "the tensorboard tracker needs tensorboardX: pip install 'noether-callbacks[tensorboard]'"
+            ) from error
+        self._directory = str(directory)
+        self._writer = SummaryWriter(self._directory, write_to_disk=True)
+
+    def __repr__(self) -> str:
+        return f"TensorBoardTracker({self._directory!r})"
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Write one entry, and flush it to the file."""
+        for key, value in entry.items():
+            if key in UNITS:
+                continue
+            if isinstance(value, bool | int | float):
+                self._writer.add_scalar(key, float(value), global_step=entry["update"], display_name=key)
+            else:
+                self._writer.add_text(key, str(value), global_step=entry["update"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()

@@ -1,0 +1,79 @@
+"""Name what can go wrong. Each message says what arrived, what was expected, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NoetherError(Exception):
+    """Mark every error that these packages raise on purpose (config errors are pydantic's `ValidationError`)."""
+
+
+class ConfigFileError(NoetherError):
+    """Report a config file that cannot be read as a list of callbacks."""
+
+
+class ScheduleError(NoetherError, ValueError):
+    """Report an iteration, counter or interval that cannot be built or compared."""
+
+
+class UpdateOutputError(NoetherError, ValueError):
+    """Report an update output that cannot be tracked: its key, type, dtype or shape."""
+
+
+class MissingKeyError(NoetherError, KeyError):
+    """Report an exact key that the step's update outputs do not have."""
+
+    def __str__(self) -> str:  # KeyError would show the message's repr
+        return str(self.args[0])
+
+
+class DuplicateKeyError(NoetherError, KeyError):
+    """Report a key that is logged twice for one update."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class HookOrderError(NoetherError, RuntimeError):
+    """Report hooks called in an order that would give wrong numbers."""
+
+
+class NonFiniteError(NoetherError, ArithmeticError):
+    """Report NaN or infinities that a config with `nonfinite: raise` refuses."""
+
+
+class RunFormatError(NoetherError, ValueError):
+    """Report a file of a run directory that is damaged or of another format."""
+
+
+class MissingDependencyError(NoetherError, ImportError):
+    """Report an optional package that a feature needs and this environment lacks."""
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the closest of `options`, or an empty string.
+
+    >>> suggest("los", ["loss", "accuracy"])
+    " Did you mean 'loss'?"
+    """
+    candidates = list(options)
+    folded = {option.casefold(): option for option in candidates}
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    if not close:
+        close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def listing(names: Iterable[str], most: int = 20) -> str:
+    """Return names quoted and joined, cut after `most` with a count of the rest.
+
+    >>> listing(["a", "b", "c"], most=2)
+    "'a', 'b' and 1 more"
+    """
+    quoted = [repr(name) for name in names]
+    if not quoted:
+        return "none"
+    rest = len(quoted) - most
+    return ", ".join(quoted) if rest <= 0 else f"{', '.join(quoted[:most])} and {rest} more"

@@ -1,0 +1,92 @@
+"""Track values that are on the host already: Python numbers, NumPy scalars and arrays, whatever the framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from noether_core.backend import EagerReducer, ValueType
+from noether_core.errors import UpdateOutputError
+from noether_core.reduce import NumpyOps
+
+PLACE = "host"
+_PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
+
+
+class _HostOps(NumpyOps):
+    def stack(self, values: Sequence[Any]) -> np.ndarray[Any, Any]:
+        return np.array([value if isinstance(value, bool | int | float) else value.reshape(()) for value in values])
+
+    def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
+        return np.stack(rows)
+
+    def concatenate(self, arrays: Sequence[Any]) -> np.ndarray[Any, Any]:
+        return np.concatenate(arrays, axis=-1)
+
+    def put(self, target: np.ndarray[Any, Any], slots: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        target = target.copy()
+        target[slots] = values
+        return target
+
+    def copy(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.array(value, order="C")
+
+    def codes(self, codes: Sequence[int], like: Any) -> np.ndarray[Any, Any]:
+        return np.array(codes, np.int64)[:, None]
+
+    def to_host(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return value.copy()
+
+
+REDUCER = EagerReducer(_HostOps())
+
+
+def is_trackable(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a dtype holds bools, ints or floats, ml_dtypes' bfloat16 and float8 among them.
+
+    >>> is_trackable(np.dtype("float16")), is_trackable(np.dtype("complex64"))
+    (True, False)
+    """
+    if dtype.kind in "biufc":
+        return dtype.kind != "c" and dtype.itemsize <= 8
+    return dtype.kind == "V" and dtype.type.__module__ == ml_dtypes.__name__
+
+
+def signature(value: Any) -> Any:
+    """Return what decides the plan for a value on the host."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype, value.shape
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return value  # its own plan, so that inspect sees it
+    return type(value)
+
+
+def inspect(key: str, value: Any, framework: str) -> ValueType:
+    """Return the type of a Python or NumPy value.
+
+    Raises:
+        UpdateOutputError: for a value of another type or dtype; the message names the key and the type.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UpdateOutputError(f"update output {key!r} is the int {value}, beyond 64 bits; give it as a float")
+    if type(value) in _PYTHON_DTYPES:
+        return ValueType(_PYTHON_DTYPES[type(value)], (), PLACE, wide=True)
+    if isinstance(value, np.ndarray | np.generic):
+        if not is_trackable(value.dtype):
+            raise UpdateOutputError(
+                f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats: convert it, or do not track it"
+            )
+        return ValueType(value.dtype.name, value.shape, PLACE, wide=value.dtype == np.float64)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    shown = f" {value!r:.60}" if isinstance(value, str | bytes | list | tuple | complex) else ""
+    advice = {
+        "torch": "a PyTorch tensor needs the callback of noether_torch",
+        "jax": "a JAX array needs the callback of noether_jax",
+        "jaxlib": "a JAX array needs the callback of noether_jax",
+    }.get(type(value).__module__.partition(".")[0], "convert it to an array, or name only keys and patterns that fit")
+    raise UpdateOutputError(
+        f"update output {key!r} is {kind}{shown}; expected a {framework} array, a NumPy array or a Python number: {advice}"
+    )

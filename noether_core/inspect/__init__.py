@@ -1,0 +1,1 @@
+"""Look at runs and configs in the terminal."""

@@ -1,0 +1,158 @@
+"""Explain a config against an example of update outputs, before any training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.emit.arrays import read_arrays
+from noether_core.errors import UpdateOutputError, suggest
+from noether_core.inspect.text import inert
+from noether_core.select import flatten, select
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Say what a config does with one key.
+
+    Attributes:
+        key: the update output.
+        shape: its shape.
+        by: the exact key or the patterns that name it.
+        logged: the names it is logged under.
+        saved: the names its tensors are saved under.
+        problem: why it would fail, or an empty string.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    by: str
+    logged: tuple[str, ...]
+    saved: tuple[str, ...]
+    problem: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Say what one callback does: its matches, and the entries of its config that match nothing, each with a hint."""
+
+    title: str
+    matched: tuple[Matched, ...]
+    unmatched: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether every entry matches and nothing would fail."""
+        return not self.unmatched and not any(match.problem for match in self.matched)
+
+
+def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read an example of update outputs: key to shape.
+
+    A `.safetensors` file holds arrays. A JSON or YAML file holds a dict, nested ones allowed, of numbers, of nested lists
+    of numbers, or of `{shape: [3, 4]}`.
+
+    Raises:
+        UpdateOutputError: if the file holds none of these.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return {key: array.shape for key, array in read_arrays(path).items()}
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UpdateOutputError(f"cannot read update outputs from {str(path)!r}: {error}") from error
+    if not isinstance(document, Mapping):
+        raise UpdateOutputError(
+            f"{str(path)!r} holds {type(document).__name__}; expected a dict from names to numbers, lists or {{shape: [...]}}"
+        )
+    flat = flatten(_shapes_as_leaves(document))
+    return {key: _shape(key, value) for key, value in flat.items()}
+
+
+class _Shape(tuple[int, ...]):
+    """Mark a leaf that was given as `{shape: [...]}`."""
+
+
+def _shapes_as_leaves(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Mapping):
+            shape = value.get("shape")
+            is_shape = isinstance(shape, Sequence) and value.keys() <= {"shape", "dtype"}
+            leaves[name] = _Shape(shape) if is_shape and shape is not None else _shapes_as_leaves(value)
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def _shape(key: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, _Shape):
+        return tuple(value)
+    if isinstance(value, list):
+        inner = {_shape(key, item) for item in value}
+        if len(inner) > 1:
+            raise UpdateOutputError(f"update output {key!r} is a ragged list; make its rows equally long, or give {{shape: [...]}}")
+        return (len(value), *(inner.pop() if inner else ()))
+    if isinstance(value, bool | int | float):
+        return ()
+    raise UpdateOutputError(f"update output {key!r} is {type(value).__name__} {value!r}; expected a number, a list or {{shape: [...]}}")
+
+
+def explain(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:
+    """Return what a callback of this config does with update outputs of these keys and shapes."""
+    available = list(outputs)
+    keys, patterns = config.keys or [], config.patterns or []
+    selection = select(keys, patterns, available)
+    unmatched = [f"key {key!r} is not among the update outputs.{suggest(key, available)}" for key in selection.missing]
+    for pattern, matches in selection.matches.items():
+        if not matches:
+            glob = " A pattern is a literal substring, no glob or regex." if set(pattern) & set("*?[]^$") else ""
+            unmatched.append(f"pattern {pattern!r} is contained in no key.{glob}{suggest(pattern, available)}")
+    if isinstance(config.reduce, dict):
+        for name in config.reduce:
+            if not any(name in key for key in selection.tracked):
+                unmatched.append(f"reduce names {name!r}, which no tracked key contains.{suggest(name, selection.tracked)}")
+    matched = tuple(_match(config, key, outputs[key]) for key in selection.tracked)
+    title = f"{config.name}({config.interval.verbose}, keys={keys}, patterns={patterns})"
+    return Explanation(title, matched, tuple(unmatched))
+
+
+def _match(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> Matched:
+    reductions = config.reductions(key)
+    by = "key" if key in (config.keys or []) else ", ".join(f"pattern {p!r}" for p in config.patterns or [] if p in key)
+    logged = tuple(config.log_key(key, reduction) for reduction in reductions) if config.log_output else ()
+    saved = tuple(config.tensor_name(key, reduction) for reduction in reductions) if config.save_output else ()
+    is_field = config.log_output and "last" in reductions and math.prod(shape) != 1
+    problem = f"`last` of shape {shape} cannot be logged; set log_output: false and save_output: true" if is_field else ""
+    return Matched(key, shape, by, logged, saved, problem)
+
+
+def render(explanations: Sequence[Explanation], outputs: Mapping[str, tuple[int, ...]]) -> RenderableType:
+    """Return what `noether-parity explain` prints."""
+    parts: list[RenderableType] = []
+    for explanation in explanations:
+        table = Table(title=Text(inert(explanation.title), style="bold"), title_justify="left")
+        for heading in ("update output", "shape", "matched by", "logged as", "saved as"):
+            table.add_column(heading, overflow="fold")
+        for match in explanation.matched:
+            logged, saved = ("\n".join(map(inert, names)) or "-" for names in (match.logged, match.saved))
+            table.add_row(*map(Text, (inert(match.key), str(match.shape), inert(match.by), logged, saved)))
+        parts.append(table)
+        problems = [*explanation.unmatched, *(f"{match.key!r}: {match.problem}" for match in explanation.matched if match.problem)]
+        parts += [Text(f"✗ {inert(problem)}", style="bold red") for problem in problems]
+    tracked = {match.key for explanation in explanations for match in explanation.matched}
+    left = [inert(key) for key in outputs if key not in tracked]
+    if left:
+        parts.append(Text(f"not tracked: {', '.join(left)}", style="dim"))
+    return Group(*parts)

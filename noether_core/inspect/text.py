@@ -1,0 +1,45 @@
+"""Put values into words that are safe and short on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def inert(text: str) -> str:
+    r"""Return text with every character that could steer a terminal written as an escape.
+
+    >>> inert("loss\x1b[31m")
+    'loss\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def number(value: Any) -> str:
+    """Return a logged value in at most about ten characters.
+
+    >>> number(0.123456789), number(True), number(12)
+    ('0.123457', 'True', '12')
+    """
+    return f"{value:.6g}" if isinstance(value, float) else inert(str(value))
+
+
+def sparkline(values: Sequence[Any], width: int = 24) -> str:
+    """Return numbers as a line of bars, `·` for what is not finite; more than `width` are averaged in groups.
+
+    >>> sparkline([0.0, 1.0, 2.0, float("nan"), 4.0])
+    '▁▃▅·█'
+    """
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        groups = [list(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        values = [sum(group) / len(group) if all(map(math.isfinite, group)) else math.nan for group in groups]
+    finite = [value for value in values if math.isfinite(value)]
+    low, span = (min(finite), max(finite) - min(finite)) if finite else (0.0, 0.0)
+    top = len(_BARS) - 1
+    return "".join(
+        "·" if not math.isfinite(value) else _BARS[round((value - low) / span * top) if span else top // 2] for value in values
+    )

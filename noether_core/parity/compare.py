@@ -1,0 +1,90 @@
+"""Measure how far two runs differ: value by value in units in the last place, file by file in bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noether_core.emit.reader import RunReader
+
+
+def ulps(a: float | int, b: float | int) -> float:
+    """Return how many floating-point numbers lie between two values, counting one end.
+
+    The numbers are float32's if both values are float32 numbers, as tracked means are, else float64's. Two NaN are equal;
+    NaN beside a number is infinitely far.
+
+    >>> ulps(1.0, 1.0 + 2**-23), ulps(0.1, 0.1 + 2**-56)
+    (1, 1)
+    """
+    if a == b or (a != a and b != b):
+        return 0
+    if not (math.isfinite(a) and math.isfinite(b)):
+        return math.inf
+    with np.errstate(over="ignore"):
+        is_float32 = all(float(np.float32(value)) == value for value in (a, b))
+    return abs(_rank(a, is_float32) - _rank(b, is_float32))
+
+
+def _rank(value: float, is_float32: bool) -> int:
+    """Return a number's place in the order of all numbers of its format (0 for zero)."""
+    bits = int(np.float32(abs(value)).view(np.int32)) if is_float32 else int(np.float64(abs(value)).view(np.int64))
+    return -bits if value < 0 else bits
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Hold one value of both runs. `a` or `b` is None where a run lacks it.
+
+    Attributes:
+        key: the log key.
+        update: the update it was logged at.
+        a: the first run's value.
+        b: the second run's.
+        ulps: the distance in units in the last place; infinite where one is missing or no number.
+    """
+
+    key: str
+    update: int
+    a: Any
+    b: Any
+    ulps: float
+
+
+def compare_runs(a: RunReader, b: RunReader) -> list[Difference]:
+    """Return every value that either run logged, beside the other's: by key, then by update."""
+    rows = []
+    series_a, series_b = a.series, b.series
+    for key in dict.fromkeys([*series_a, *series_b]):
+        values_a, values_b = (
+            {point.update: point.value for point in series.get(key, [])} for series in (series_a, series_b)
+        )
+        for update in sorted(values_a.keys() | values_b.keys()):
+            pair = values_a.get(update), values_b.get(update)
+            rows.append(Difference(key, update, *pair, _distance(*pair)))
+    return rows
+
+
+def _distance(a: Any, b: Any) -> float:
+    if isinstance(a, bool | int | float) and isinstance(b, bool | int | float):
+        return ulps(a, b)
+    return 0 if a == b and a is not None else math.inf
+
+
+def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
+    """Compare two run directories' `metrics/*.jsonl` and `update_outputs/` byte by byte.
+
+    Returns:
+        The relative paths that differ or that only one has, and how many files were compared.
+    """
+    patterns = ("metrics/*.jsonl", "update_outputs/**/*.safetensors")
+    names = {path.relative_to(root).as_posix() for root in (a, b) for pattern in patterns for path in root.glob(pattern)}
+    return [name for name in sorted(names) if _bytes(a / name) != _bytes(b / name)], len(names)
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

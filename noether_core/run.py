@@ -1,0 +1,280 @@
+"""Drive the callbacks' hooks, in the right order, for a plain training loop.
+
+For each accumulation step: `track_after_accumulation_step`, the counter still showing what was completed before. After an
+update's last one: the counter moves; `track_after_update_step`; `after_update`; a flush, unless the update ends an epoch;
+then, at an epoch's end, `after_epoch` and a flush. So one entry holds all that was logged for one update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from noether_core.backend import Backend
+from noether_core.callbacks import CallbackBase, PeriodicCallback, TrackAdditionalOutputsCallback
+from noether_core.config import TrackAdditionalOutputsCallbackConfig, load_callbacks, parse_callback
+from noether_core.emit.files import write_whole
+from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.trackers import Tracker, make_trackers
+from noether_core.errors import HookOrderError, NoetherError, ScheduleError
+from noether_core.parity.recording import OutputRecorder
+from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
+
+Callbacks = str | Path | Sequence[TrackAdditionalOutputsCallbackConfig | Mapping[str, Any] | CallbackBase]
+
+
+class Run:
+    """Track a training run; the front-ends' classes of this name add the framework.
+
+    Args:
+        path: the run directory; made if need be.
+        callbacks: a YAML file with a `callbacks:` list, or configs, or callback objects.
+        updates_per_epoch: the updates of an epoch; None where there are no epochs.
+        effective_batch_size: the samples of an update, over all accumulation steps.
+        accumulation_steps: how many calls of `step` make an update.
+        end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
+        trackers: `"console"`, `"tensorboard"`, or objects with `log` and `close`.
+        record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording.
+
+    Raises:
+        NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
+
+    Attributes:
+        counter: the epochs, updates and samples so far.
+        callbacks: the callback objects.
+        log_writer: what they log to; a loop may log values of its own here.
+    """
+
+    backend: ClassVar[Backend]
+    callback_class: ClassVar[type[TrackAdditionalOutputsCallback]]
+
+    def __init__(
+        self,
+        path: str | Path,
+        callbacks: Callbacks,
+        *,
+        updates_per_epoch: int | None = None,
+        effective_batch_size: int = 1,
+        accumulation_steps: int = 1,
+        end: Mapping[str, int] | TrainingIteration | None = None,
+        trackers: Sequence[Tracker | str] = (),
+        record: str | Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
+            raise ScheduleError(f"Run got accumulation_steps={accumulation_steps!r}; expected an int of at least 1")
+        self.accumulation_steps = accumulation_steps
+        self.counter = UpdateCounter(None, _iteration(end), updates_per_epoch, effective_batch_size)
+        given = _configs(callbacks)
+        _check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
+        self.log_writer = LogWriter(
+            self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path)
+        )
+        self.callbacks = [self._callback(each) for each in given]
+        if record is not None:
+            self.callbacks.append(OutputRecorder(record, backend=self.backend, log_writer=self.log_writer))
+        for callback in self.callbacks:
+            if isinstance(callback, PeriodicCallback) and callback.interval.unit == "epoch" and updates_per_epoch is None:
+                raise ScheduleError(
+                    f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
+                )
+        self._accumulated = 0
+        self._state = "new"
+
+    def _callback(self, given: TrackAdditionalOutputsCallbackConfig | CallbackBase) -> CallbackBase:
+        if isinstance(given, TrackAdditionalOutputsCallbackConfig):
+            return self.callback_class(given, log_writer=self.log_writer, output_path=self.path)
+        return given
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this."""
+        if self._state != "new":
+            raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
+        write_whole(self.path / "config.yaml", self._config_yaml())
+        self._state = "training"
+        for callback in self.callbacks:
+            callback.before_training(update_counter=self.counter)
+
+    def _config_yaml(self) -> bytes:
+        end = self.counter.end_iteration
+        document = {
+            "updates_per_epoch": self.counter.updates_per_epoch,
+            "effective_batch_size": self.counter.effective_batch_size,
+            "accumulation_steps": self.accumulation_steps,
+            "end": None if end is None else str(end),
+            "callbacks": [callback.callback_config.model_dump(exclude_unset=True) for callback in self.callbacks],
+        }
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
+
+    def step(
+        self,
+        update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        batch: Any = None,
+        losses: Any = None,
+    ) -> None:
+        """Count and track one accumulation step, and at an interval's end log and save.
+
+        Args:
+            update_outputs: a dict from names to scalars or arrays. A list of dicts is that many accumulation steps: a whole
+                update's, where your function does the accumulation itself, or many updates'.
+            batch: handed to the hooks.
+            losses: handed to the hooks.
+
+        Raises:
+            NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
+        """
+        if self._state != "training":
+            advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
+            raise HookOrderError(f"run.step was called on a run that is {self._state}; {advice}")
+        many = update_outputs if isinstance(update_outputs, list | tuple) else [update_outputs]
+        for outputs in many:
+            self._accumulation_step(outputs, batch, losses)
+
+    def _accumulation_step(self, outputs: Any, batch: Any, losses: Any) -> None:
+        if self.counter.is_finished:
+            raise HookOrderError(
+                f"run.step was called at {self.counter.cur_iteration}, where training ends (end={self.counter.end_iteration});"
+                " leave the loop when run.is_finished, or give a later end"
+            )
+        for callback in self.callbacks:
+            callback.track_after_accumulation_step(
+                update_counter=self.counter,
+                batch=batch,
+                losses=losses,
+                update_outputs=outputs,
+                accumulation_steps=self.accumulation_steps,
+                accumulation_step=self._accumulated,
+            )
+        self._accumulated += 1
+        if self._accumulated == self.accumulation_steps:
+            self._accumulated = 0
+            self._update()
+
+    def _update(self) -> None:
+        counter = self.counter
+        counter.add_samples(counter.effective_batch_size)
+        counter.next_update()
+        ends_epoch = counter.is_full_epoch
+        if ends_epoch:
+            counter.next_epoch()
+        for callback in self.callbacks:
+            callback.track_after_update_step(update_counter=counter, times=None)
+        errors = self._each(lambda callback: callback.after_update(update_counter=counter))
+        if ends_epoch:
+            errors += self._each(lambda callback: callback.after_epoch(update_counter=counter))
+        self.log_writer.flush()
+        if errors:
+            raise errors[0]
+
+    def _each(self, hook: Callable[[CallbackBase], None]) -> list[Exception]:
+        """Call a periodic hook of every callback, whatever the others do; return what was raised."""
+        errors = []
+        for callback in self.callbacks:
+            try:
+                hook(callback)
+            except Exception as error:
+                errors.append(error)
+        return errors
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the run's end is reached."""
+        return self.counter.is_finished
+
+    def finish(self) -> None:
+        """End training: emit the interval under way, flush and close. Leaving the `with` block does this."""
+        if self._state != "training":
+            return
+        self._state = "finished"
+        errors = self._each(lambda callback: callback.after_training(update_counter=self.counter))
+        self.log_writer.close()
+        if errors:
+            raise errors[0]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+            return
+        try:
+            self.finish()
+        except Exception as second:  # the loop's own error is the one to see
+            error.add_note(f"while ending the run, this was raised too: {second!r}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings."""
+        return {
+            "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
+            "accumulated": self._accumulated,
+            "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned. Call it inside the `with` block, before the first step.
+
+        Raises:
+            NoetherError: if the state has not this run's callbacks.
+        """
+        if self._state != "training":
+            raise HookOrderError(f"load_state_dict was called on a run that is {self._state}; call it inside `with run:`")
+        named = self._named()
+        if set(state.get("callbacks", {})) != set(named):
+            raise NoetherError(
+                f"the state has the callbacks {sorted(state.get('callbacks', {}))}, this run {sorted(named)};"
+                " load it into a run of the same config"
+            )
+        for name, callback in named.items():
+            callback.load_state_dict(state["callbacks"][name])
+        end = self.counter.end_iteration
+        self.counter = UpdateCounter(
+            TrainingIteration(**state["iteration"]), end, self.counter.updates_per_epoch, self.counter.effective_batch_size
+        )
+        self.log_writer.update_counter = self.counter
+        self._accumulated = int(state["accumulated"])
+
+    def _named(self) -> dict[str, CallbackBase]:
+        return {f"{number}:{callback.callback_config.id or callback}": callback for number, callback in enumerate(self.callbacks)}
+
+
+def _iteration(end: Mapping[str, int] | TrainingIteration | None) -> TrainingIteration | None:
+    if end is None or isinstance(end, TrainingIteration):
+        return end
+    if not isinstance(end, Mapping) or len(end) != 1 or not set(end) <= set(UNITS):
+        raise ScheduleError(f"Run got end={end!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None")
+    return TrainingIteration(**end)
+
+
+def _configs(callbacks: Callbacks) -> list[TrackAdditionalOutputsCallbackConfig | CallbackBase]:
+    if isinstance(callbacks, str | Path):
+        return list(load_callbacks(callbacks))
+    if not isinstance(callbacks, Sequence):
+        raise NoetherError(
+            f"Run got callbacks={callbacks!r:.80}; expected a YAML file, or a list of configs or callback objects"
+        )
+    return [
+        each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
+        for at, each in enumerate(callbacks)
+    ]
+
+
+def _check_together(configs: Sequence[TrackAdditionalOutputsCallbackConfig]) -> None:
+    places: set[tuple[str | None, str]] = set()
+    for config in configs:
+        place = (config.id, str(config.interval))
+        if config.save_output and place in places:
+            raise NoetherError(
+                f"two callbacks with save_output, interval {config.interval} and id {config.id!r} would write the same files;"
+                " give each an id of its own, or make them one"
+            )
+        if config.save_output:
+            places.add(place)

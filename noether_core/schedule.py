@@ -1,0 +1,253 @@
+"""Say when: the iteration reached so far, the counter that moves it, and the interval that fires on it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from noether_core.errors import ScheduleError
+
+Unit = Literal["epoch", "update", "sample"]
+UNITS: tuple[Unit, ...] = ("epoch", "update", "sample")
+
+
+@dataclass(frozen=True)
+class TrainingIteration:
+    """Count completed epochs, updates and samples; a field that is None is not specified.
+
+    Raises:
+        ScheduleError: for a field that is neither None nor an int of at least 0 (a difference may be negative).
+
+    >>> str(TrainingIteration(epoch=1, update=20, sample=640))
+    'E1_U20_S640'
+    """
+
+    epoch: int | None = None
+    update: int | None = None
+    sample: int | None = None
+
+    def __post_init__(self) -> None:
+        for unit in UNITS:
+            value = getattr(self, unit)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ScheduleError(f"TrainingIteration got {unit}={value!r}; expected an int or None")
+
+    @classmethod
+    def from_string(cls, text: str) -> TrainingIteration:
+        """Parse `E1_U20_S640`, or any of its parts such as `U20`.
+
+        >>> TrainingIteration.from_string("E1_U20")
+        TrainingIteration(epoch=1, update=20, sample=None)
+        """
+        match = re.fullmatch(r"(?:E(\d+))?(?:(?:^|_)U(\d+))?(?:(?:^|_)S(\d+))?", text, re.ASCII)
+        if not text or match is None:
+            raise ScheduleError(f"cannot read {text!r} as an iteration; expected a form like 'E1_U20_S640', 'U20' or 'E1'")
+        epoch, update, sample = (None if part is None else int(part) for part in match.groups())
+        return cls(epoch, update, sample)
+
+    def __str__(self) -> str:
+        return "_".join(f"{unit[0].upper()}{value}" for unit, value in self._specified().items())
+
+    def _specified(self) -> dict[Unit, int]:
+        return {unit: value for unit in UNITS if (value := getattr(self, unit)) is not None}
+
+    @property
+    def is_fully_specified(self) -> bool:
+        """Tell whether epoch, update and sample are all given."""
+        return len(self._specified()) == 3
+
+    @property
+    def is_minimally_specified(self) -> bool:
+        """Tell whether exactly one of epoch, update and sample is given."""
+        return len(self._specified()) == 1
+
+    def copy(self) -> TrainingIteration:
+        """Return an equal iteration."""
+        return replace(self)
+
+    def to_fully_specified(self, updates_per_epoch: int | None, effective_batch_size: int) -> TrainingIteration:
+        """Fill in the fields that follow from the given ones.
+
+        Updates are the common measure: an epoch has `updates_per_epoch` of them (None: there are no epochs, and the
+        epoch is 0), an update has `effective_batch_size` samples. A number of samples between two updates counts as
+        the update that reaches it; an update within an epoch counts the epochs completed.
+
+        >>> TrainingIteration(update=25).to_fully_specified(updates_per_epoch=10, effective_batch_size=4)
+        TrainingIteration(epoch=2, update=25, sample=100)
+        """
+        if not self._specified():
+            raise ScheduleError("an iteration without epoch, update or sample cannot be completed; give one of them")
+        update = self.update
+        if update is None and self.sample is not None:
+            update = -(-self.sample // effective_batch_size)
+        if update is None:
+            assert self.epoch is not None
+            if updates_per_epoch is None and self.epoch:
+                raise ScheduleError(f"{self} counts epochs, but updates_per_epoch is None; give it, or count in updates")
+            update = self.epoch * (updates_per_epoch or 0)
+        epoch = self.epoch if self.epoch is not None else update // updates_per_epoch if updates_per_epoch else 0
+        sample = self.sample if self.sample is not None else update * effective_batch_size
+        return TrainingIteration(epoch, update, sample)
+
+    def _paired(self, other: TrainingIteration, operation: str) -> list[tuple[int, int]]:
+        mine, others = self._specified(), other._specified()
+        if mine.keys() != others.keys() or not mine:
+            raise ScheduleError(
+                f"cannot {operation} {str(self) or 'an empty iteration'!r} and {str(other) or 'an empty iteration'!r}: "
+                "both must specify the same fields; complete them with to_fully_specified first"
+            )
+        return [(mine[unit], others[unit]) for unit in mine]
+
+    def _compare(self, other: TrainingIteration) -> int:
+        signs = {(a > b) - (a < b) for a, b in self._paired(other, "order")} - {0}
+        if len(signs) > 1:
+            raise ScheduleError(f"cannot order {self} and {other}: one field is ahead, another behind")
+        return signs.pop() if signs else 0
+
+    def __lt__(self, other: TrainingIteration) -> bool:
+        return self._compare(other) < 0
+
+    def __le__(self, other: TrainingIteration) -> bool:
+        return self._compare(other) <= 0
+
+    def __gt__(self, other: TrainingIteration) -> bool:
+        return self._compare(other) > 0
+
+    def __ge__(self, other: TrainingIteration) -> bool:
+        return self._compare(other) >= 0
+
+    def _combined(self, other: TrainingIteration, sign: int, operation: str) -> TrainingIteration:
+        self._paired(other, operation)
+        others = other._specified()
+        return TrainingIteration(**{unit: value + sign * others[unit] for unit, value in self._specified().items()})
+
+    def __add__(self, other: TrainingIteration) -> TrainingIteration:
+        return self._combined(other, 1, "add")
+
+    def __sub__(self, other: TrainingIteration) -> TrainingIteration:
+        return self._combined(other, -1, "subtract")
+
+
+class Counter(Protocol):
+    """List what the callbacks read of a counter; a counter of the user's own works if it has these."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def update(self) -> int: ...
+    @property
+    def sample(self) -> int: ...
+    @property
+    def cur_iteration(self) -> TrainingIteration: ...
+
+
+class UpdateCounter:
+    """Count epochs, updates and samples from a start to an end.
+
+    Args:
+        start_iteration: where training starts; None is the beginning.
+        end_iteration: where it ends; None is never.
+        updates_per_epoch: the updates of an epoch; None where there are no epochs.
+        effective_batch_size: the samples of an update, over all devices and accumulation steps.
+
+    >>> counter = UpdateCounter(None, TrainingIteration(epoch=2), updates_per_epoch=10, effective_batch_size=4)
+    >>> counter.add_samples(4); counter.next_update(); str(counter.cur_iteration)
+    'E0_U1_S4'
+    """
+
+    def __init__(
+        self,
+        start_iteration: TrainingIteration | None = None,
+        end_iteration: TrainingIteration | None = None,
+        updates_per_epoch: int | None = None,
+        effective_batch_size: int = 1,
+    ) -> None:
+        for name, value in (("updates_per_epoch", updates_per_epoch), ("effective_batch_size", effective_batch_size)):
+            allowed_none = name == "updates_per_epoch" and value is None
+            if not allowed_none and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ScheduleError(f"UpdateCounter got {name}={value!r}; expected an int of at least 1")
+        self.updates_per_epoch = updates_per_epoch
+        self.effective_batch_size = effective_batch_size
+        start = start_iteration if start_iteration is not None else TrainingIteration(update=0)
+        self._current = start.to_fully_specified(updates_per_epoch, effective_batch_size)
+        self.end_iteration = (
+            None if end_iteration is None else end_iteration.to_fully_specified(updates_per_epoch, effective_batch_size)
+        )
+
+    @property
+    def cur_iteration(self) -> TrainingIteration:
+        """Return the epochs, updates and samples completed."""
+        return self._current
+
+    @property
+    def epoch(self) -> int:
+        """Return the epochs completed."""
+        return self._current.epoch or 0
+
+    @property
+    def update(self) -> int:
+        """Return the updates completed."""
+        return self._current.update or 0
+
+    @property
+    def sample(self) -> int:
+        """Return the samples seen."""
+        return self._current.sample or 0
+
+    @property
+    def epoch_as_float(self) -> float:
+        """Return the epochs completed with the fraction of the one under way."""
+        if self.updates_per_epoch is None:
+            raise ScheduleError("epoch_as_float needs updates_per_epoch; this counter has none")
+        return self.update / self.updates_per_epoch
+
+    @property
+    def is_full_epoch(self) -> bool:
+        """Tell whether the updates completed make whole epochs."""
+        return self.updates_per_epoch is not None and self.update % self.updates_per_epoch == 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the end is reached."""
+        return self.end_iteration is not None and self.update >= (self.end_iteration.update or 0)
+
+    def next_update(self) -> None:
+        """Count one update."""
+        self._current = replace(self._current, update=self.update + 1)
+
+    def next_epoch(self) -> None:
+        """Count one epoch."""
+        self._current = replace(self._current, epoch=self.epoch + 1)
+
+    def add_samples(self, num_samples: int) -> None:
+        """Count `num_samples` samples."""
+        self._current = replace(self._current, sample=self.sample + num_samples)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Fire every `n` epochs, updates or samples.
+
+    >>> str(Interval("update", 10)), Interval("update", 10).verbose
+    ('U10', 'every_n_updates=10')
+    """
+
+    unit: Unit
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.unit[0].upper()}{self.n}"
+
+    @property
+    def verbose(self) -> str:
+        """Return the interval as the config writes it."""
+        return f"every_n_{self.unit}s={self.n}"
+
+    def ends_between(self, before: int, now: int) -> bool:
+        """Tell whether a multiple of `n` lies in (before, now].
+
+        >>> [now for now in range(8, 88, 8) if Interval("sample", 20).ends_between(now - 8, now)]
+        [24, 40, 64, 80]
+        """
+        return now // self.n > before // self.n

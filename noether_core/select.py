@@ -1,0 +1,92 @@
+"""SELECT: match the keys and patterns of a config against the keys of a step's update outputs.
+
+A selection is immutable plain data, worked out once per key set and then only looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
+
+
+@dataclass(frozen=True)
+class Selection:
+    """List what a config tracks of one key set.
+
+    Attributes:
+        tracked: the keys to track: the exact ones in the config's order, then those that a pattern matched, in the dict's.
+        missing: the exact keys that are not there.
+        matches: for each pattern, the keys that contain it.
+    """
+
+    tracked: tuple[str, ...]
+    missing: tuple[str, ...]
+    matches: Mapping[str, tuple[str, ...]]
+
+
+def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str]) -> Selection:
+    """Return which of the `available` keys are named exactly or contain a pattern, literally and case-sensitively.
+
+    >>> select(["loss"], ["grad"], ["grad/norm", "loss", "lr"]).tracked
+    ('loss', 'grad/norm')
+    """
+    present = set(available)
+    matches = {pattern: tuple(key for key in available if pattern in key) for pattern in patterns}
+    matched = set().union(*matches.values()) if matches else set()
+    exact = dict.fromkeys(key for key in keys if key in present)
+    by_pattern = [key for key in available if key in matched and key not in exact]
+    return Selection((*exact, *by_pattern), tuple(dict.fromkeys(key for key in keys if key not in present)), matches)
+
+
+def flatten(update_outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested update outputs as one dict, keys joined by `/`. A value of None is left out: it is not there this step.
+
+    Raises:
+        UpdateOutputError: for what is no mapping, a key that is no string, or two entries that flatten to one key.
+
+    >>> flatten({"loss": 1.0, "layer": {"mean": 2.0, "std": None}})
+    {'loss': 1.0, 'layer/mean': 2.0}
+    """
+    if not isinstance(update_outputs, Mapping):
+        raise UpdateOutputError(
+            f"update_outputs is {type(update_outputs).__name__}; expected a dict from names to scalars or arrays (or None)"
+        )
+    flat: dict[str, Any] = {}
+    _flatten_into(flat, update_outputs, "")
+    return flat
+
+
+def _flatten_into(flat: dict[str, Any], outputs: Mapping[str, Any], prefix: str) -> None:
+    for name, value in outputs.items():
+        if not isinstance(name, str):
+            place = f" in {prefix[:-1]!r}" if prefix else ""
+            raise UpdateOutputError(
+                f"update_outputs has the key {name!r} of type {type(name).__name__}{place}; expected str: use {str(name)!r}"
+            )
+        key = prefix + name
+        if isinstance(value, Mapping):
+            _flatten_into(flat, value, key + "/")
+        elif value is not None:
+            if key in flat:
+                raise UpdateOutputError(f"two update outputs flatten to the key {key!r}; rename one of them")
+            flat[key] = value
+
+
+def missing_key_message(selection: Selection, available: Sequence[str]) -> str:
+    """Return what to tell a user whose exact keys are not among the update outputs."""
+    absent = selection.missing
+    subject = f"key {absent[0]!r} is" if len(absent) == 1 else f"keys {listing(absent)} are"
+    hints = {hint for key in absent if (hint := suggest(key, available))}
+    return (
+        f"{subject} not among the update outputs, which have {listing(available)}.{''.join(sorted(hints))}"
+        " Correct the name, or set missing: warn or missing: skip for an output that comes only at times"
+    )
+
+
+def require(selection: Selection, available: Sequence[str]) -> None:
+    """Raise `MissingKeyError` if an exact key is absent; the message lists what was there and the closest match."""
+    if selection.missing:
+        raise MissingKeyError(missing_key_message(selection, available))

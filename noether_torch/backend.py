@@ -1,0 +1,141 @@
+"""Give the core its operations on PyTorch tensors. Nothing here waits for the device but `to_host` and `to_numpy`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from noether_core import host
+from noether_core.backend import EagerReducer, ValueType
+from noether_core.errors import UpdateOutputError
+
+# dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
+_CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
+    torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
+    torch.float8_e4m3fn: (torch.uint8, ml_dtypes.float8_e4m3fn),
+    torch.float8_e5m2: (torch.uint8, ml_dtypes.float8_e5m2),
+}
+_FLOATS = {torch.float16, torch.float32, torch.float64, *_CARRIERS}
+_INTS = {torch.int8, torch.int16, torch.int32, torch.int64}
+_UINTS = {torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in _FLOATS | _INTS | _UINTS | {torch.bool}}
+
+
+class _TorchOps:
+    where = staticmethod(torch.where)
+    isnan = staticmethod(torch.isnan)
+    isfinite = staticmethod(torch.isfinite)
+    minimum = staticmethod(torch.minimum)
+
+    def widen(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        if values.dtype in (torch.int64, torch.uint64):
+            bits = values.view(torch.int64)
+            high = bits >> 32 if values.dtype is torch.int64 else (bits >> 32) & 0xFFFFFFFF
+            return high.double() * 2.0**32, (bits & 0xFFFFFFFF).double()
+        wide = values.double()
+        return wide, torch.zeros_like(wide)
+
+    def full(self, shape: tuple[int, ...], value: float | int, like: Tensor) -> Tensor:
+        dtype = torch.int64 if isinstance(value, int) else torch.float64
+        return torch.full(shape, value, dtype=dtype, device=like.device)
+
+    def min(self, values: Tensor) -> Tensor:
+        return torch.amin(values, 0)
+
+    def stack(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
+
+    def stack_rows(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(rows))
+
+    def concatenate(self, arrays: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(arrays), dim=-1)
+
+    def put(self, target: Tensor, slots: np.ndarray[Any, Any], values: Tensor) -> Tensor:
+        return target.index_copy(0, torch.from_numpy(slots).to(target.device), values)
+
+    def copy(self, value: Tensor) -> Tensor:
+        return value.clone(memory_format=torch.contiguous_format)
+
+    def codes(self, codes: Sequence[int], like: Tensor) -> Tensor:
+        return torch.tensor(codes, dtype=torch.int64, device=like.device)[:, None]
+
+    def to_host(self, value: Tensor) -> np.ndarray[Any, Any]:
+        return _to_numpy(value)
+
+
+def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
+    """Return a copy of a tensor as a NumPy array of the same dtype."""
+    value = value.detach().cpu().contiguous()
+    if value.dtype in _CARRIERS:
+        carrier, dtype = _CARRIERS[value.dtype]
+        return np.array(value.view(carrier).numpy()).view(dtype)
+    return np.array(value.numpy())
+
+
+class TorchBackend:
+    """Know PyTorch's tensors."""
+
+    name = "PyTorch"
+    # inference mode: no gradients are recorded, and tensors from a user's own inference mode are taken too
+    reducer = EagerReducer(_TorchOps(), torch.inference_mode)
+
+    def signature(self, values: Sequence[Any]) -> Hashable:
+        """Return what decides the plan for these values."""
+        return tuple(
+            [
+                (value.dtype, value.shape, value.device, value.layout) if isinstance(value, Tensor) else host.signature(value)
+                for value in values
+            ]
+        )
+
+    def inspect(self, key: str, value: Any) -> ValueType | None:
+        """Return the type of a tensor; None for what is none.
+
+        Raises:
+            UpdateOutputError: for a tensor without plain values: complex, quantized, sparse, on the meta device.
+        """
+        if not isinstance(value, Tensor):
+            return None
+        if value.dtype not in _NAMES:
+            raise UpdateOutputError(
+                f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats:"
+                " convert it (a complex tensor has .abs() and .real), or do not track it"
+            )
+        if value.layout is not torch.strided or value.device.type == "meta":
+            raise UpdateOutputError(
+                f"update output {key!r} is a tensor of layout {value.layout} on {value.device}; expected a dense tensor with"
+                " values: use .to_dense(), or do not track it"
+            )
+        if value.device.type == "mps":
+            raise UpdateOutputError(
+                f"update output {key!r} is on {value.device}, which has no binary64 to reduce in; move it with .cpu()"
+            )
+        return ValueType(_NAMES[value.dtype], tuple(value.shape), value.device, value.dtype is torch.float64)
+
+    def processes(self) -> tuple[int, int]:
+        """Return this process's rank and the number of processes."""
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+
+    def to_numpy(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
+        """Return copies of tensors on the host."""
+        return [_to_numpy(value) for value in values]
+
+    def from_numpy(self, value: np.ndarray[Any, Any]) -> Tensor:
+        """Return a tensor with the same dtype, shape and bits."""
+        for dtype, (carrier, name) in _CARRIERS.items():
+            if value.dtype == name:
+                bits = value.view(np.int16 if carrier is torch.int16 else np.uint8)
+                return torch.from_numpy(bits.copy()).view(dtype)
+        return torch.from_numpy(value.copy())
+
+
+BACKEND = TorchBackend()
