@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +30,13 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="Also save the final screen as a picture.")] = None,
 ) -> None:
     """Train two real workloads in JAX and in PyTorch under one config, and show both side by side."""
-    from noether_core.parity.demo import run_demo
-
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "examples" / "demo.py").is_file():
+        raise NoetherError(
+            f"the demo trains the workloads in examples/, and {str(root)!r} has none: clone the repository and run `make demo`"
+        )
+    sys.path.insert(0, str(root))
+    run_demo = importlib.import_module("examples.demo").run_demo
     raise typer.Exit(run_demo(out, svg, Console()))
 
 

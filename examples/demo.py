@@ -1,0 +1,177 @@
+"""Train both workloads in both frameworks, replay one's update outputs through both, and show everything side by side.
+
+`make demo` runs this by `noether-parity demo`. Each training is a process of its own, so that neither framework is ever
+loaded beside the other; the replays run here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+import noether_jax
+import noether_torch
+from noether_core import read_run
+from noether_core.parity import compare_runs, differing_files, read_recording, replay
+from noether_core.parity.report import drift_sentence, side_by_side
+from noether_core.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKLOADS = ("digits", "airfoil")
+FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch"}
+RUNS: dict[str, type[Run]] = {"jax": noether_jax.Run, "torch": noether_torch.Run}
+
+
+class TrainingError(Exception):
+    """Carry the output of a training that failed."""
+
+
+class Reporter:
+    """Show how far the trainings are: bars on a terminal, a line at each quarter elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
+        self.bars = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+        self._console = console
+        self._quarters: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Show one training's progress."""
+        if name not in self._tasks:
+            self._tasks[name] = self.bars.add_task(name, total=total)
+        self.bars.update(self._tasks[name], completed=done)
+        quarter = 4 * done // total
+        if not self._console.is_terminal and quarter > self._quarters.get(name, 0):
+            self._quarters[name] = quarter
+            self._console.print(f"{name}: {done}/{total} updates", highlight=False)
+
+
+def train(workload: str, framework: str, out: Path, reporter: Reporter) -> None:
+    """Run one training as a process of its own; raise `TrainingError` with its output if it fails."""
+    name = f"{workload} {FRAMEWORKS[framework]}"
+    total = 1
+    module = f"examples.{workload}.train_{framework}"
+    command = [sys.executable, "-m", module, "--out", str(out), "--record", str(out.with_suffix(".safetensors"))]
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}  # two trainings share two cores
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if progress := re.fullmatch(r"progress (\d+)/(\d+)\n", line):
+                total = int(progress[2])
+                reporter.show(name, int(progress[1]), total)
+    if process.returncode:
+        raise TrainingError(f"{' '.join(command)} exited with {process.returncode}:\n{''.join(lines[-40:])}")
+    reporter.show(name, total, total)
+
+
+def train_both(workload: str, out: Path, reporter: Reporter) -> None:
+    """Train one workload in both frameworks at once."""
+    failures: list[Exception] = []
+
+    def attempt(framework: str) -> None:
+        try:
+            train(workload, framework, out / framework, reporter)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=attempt, args=(framework,)) for framework in FRAMEWORKS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def replay_both(workload: str, out: Path) -> tuple[list[str], str]:
+    """Feed the recorded outputs of the JAX training to both front-ends.
+
+    Returns:
+        The files that differ between the two, or from what the training itself wrote; and a sentence about it.
+    """
+    trained = out / "jax"
+    recording = trained.with_suffix(".safetensors")
+    settings = replay_settings(workload)
+    for framework, run in RUNS.items():
+        replay(recording, run(out / f"replayed_{framework}", ROOT / "examples" / workload / "callbacks.yaml", **settings))
+    across, files = differing_files(out / "replayed_jax", out / "replayed_torch")
+    from_training, _ = differing_files(trained, out / "replayed_jax")
+    steps = sum(1 for _ in read_recording(recording))
+    numbers = sum(len(points) for points in read_run(out / "replayed_torch").series.values())
+    verdict = "identical to the bit" if not across and not from_training else "NOT identical"
+    sentence = (
+        f"Fed the same update outputs ({steps} accumulation steps recorded in the JAX training), the JAX and the PyTorch"
+        f" front-end wrote the same {numbers} numbers and {files} files: {verdict}."
+        if not across
+        else f"Fed the same update outputs, the front-ends differ in {', '.join(across)}."
+    )
+    return sorted({*across, *from_training}), sentence
+
+
+def replay_settings(workload: str) -> dict[str, int]:
+    """Return the arguments with which the trainings made their runs."""
+    from examples.airfoil import data as airfoil
+    from examples.digits import data as digits
+
+    data = {"airfoil": airfoil, "digits": digits}[workload]
+    return {
+        "updates_per_epoch": data.UPDATES_PER_EPOCH,
+        "effective_batch_size": data.EFFECTIVE_BATCH_SIZE,
+        "accumulation_steps": data.ACCUMULATION_STEPS,
+    }
+
+
+def run_demo(out: Path, svg: Path | None, console: Console) -> int:
+    """Run everything; return the exit status: 1 if the front-ends differ in a single bit."""
+    started = time.monotonic()
+    out = out.resolve()
+    shutil.rmtree(out, ignore_errors=True)
+    console.print("Training two workloads in JAX and in PyTorch: the same weights, batches and config.", highlight=False)
+    reporter = Reporter(console)
+    parts: list[RenderableType] = []
+    differing: list[str] = []
+    with reporter.bars:
+        for workload in WORKLOADS:
+            train_both(workload, out / workload, reporter)
+    for workload in WORKLOADS:
+        differ, fed = replay_both(workload, out / workload)
+        differing += [f"{workload}/{name}" for name in differ]
+        drift = compare_runs(read_run(out / workload / "jax"), read_run(out / workload / "torch"))
+        names = (FRAMEWORKS["jax"], FRAMEWORKS["torch"])
+        title = f"{workload}: two independent trainings, last value of each key"
+        sentences = [Text(fed, style="bold red" if differ else "bold green"), Text(drift_sentence(drift, names))]
+        parts += [Text(), side_by_side(title, drift, names), *sentences]
+    console.print(Group(*parts))
+    if svg is not None:
+        save_svg(Group(*parts), svg)
+    console.print(f"\nThe runs are in {out}: look at one with `noether-parity show {out / 'digits' / 'jax'}`.", highlight=False)
+    console.print(f"Done in {time.monotonic() - started:.0f} s.", highlight=False)
+    for name in differing:
+        console.print(f"differs: {name}", style="bold red", highlight=False)
+    return 1 if differing else 0
+
+
+def save_svg(screen: RenderableType, path: Path) -> None:
+    """Save a screen as an SVG that loads nothing from elsewhere."""
+    picture = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    picture.print(screen)
+    self_contained = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save_svg(str(path), title="make demo", code_format=self_contained)
