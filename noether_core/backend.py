@@ -203,14 +203,15 @@ class EagerReducer:
             each = [arrays[index] for _, arrays, _ in pending]
             parts.append(fold(ops, Sums(*(ops.stack_rows(field) for field in zip(*each, strict=True)))))
         total = Sums(*(ops.concatenate(field) for field in zip(*parts, strict=True)))
-        return into_slots(ops, state.sums, total, state.layout, state.num_slots)
+        slots = None if state.layout.fills(state.num_slots) else state.layout.slots
+        return into_slots(ops, state.sums, total, slots, state.num_slots)
 
 
-def into_slots(ops: SlotOps, sums: Sums | None, total: Sums, layout: Layout, num_slots: int) -> Sums:
-    """Return `sums` (None: nothing yet), grown to `num_slots`, with `total` merged into the slots of `layout`."""
+def into_slots(ops: SlotOps, sums: Sums | None, total: Sums, slots: Array | None, num_slots: int) -> Sums:
+    """Return `sums` (None: nothing yet), grown to `num_slots`, with `total` merged into `slots` (None: all, in order)."""
     empty = identity(ops, num_slots, total.high)
-    if not layout.fills(num_slots):
-        total = Sums(*(ops.put(at, layout.slots, values) for at, values in zip(empty, total, strict=True)))
+    if slots is not None:
+        total = Sums(*(ops.put(at, slots, values) for at, values in zip(empty, total, strict=True)))
     if sums is None:
         return total
     present = sums.high.shape[0]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from noether_core import host
-from noether_core.backend import Layout, Step, Taken, ValueType, into_slots
+from noether_core.backend import Step, Taken, ValueType, into_slots
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import Sums, lift, lift_array
 
@@ -49,17 +49,16 @@ class _JaxOps:
 _OPS = _JaxOps()
 
 
-class _Shape(NamedTuple):
-    """Tell a compiled step what is fixed: whether the values fill all slots, how many there are, which arrays to copy."""
-
-    fills: bool
-    num_slots: int
-    keep: tuple[bool, ...]
-
-
-@partial(jax.jit, static_argnames="shape")
+@partial(jax.jit, static_argnames=("num_slots", "keep"))
 def _absorb(
-    sums: Sums | None, scalars: Any, arrays: Any, slots: jax.Array | None, code: jax.Array, *, shape: _Shape
+    sums: Sums | None,
+    scalars: tuple[tuple[jax.Array, ...], ...],
+    arrays: tuple[jax.Array, ...],
+    slots: jax.Array | None,
+    code: jax.Array,
+    *,
+    num_slots: int,
+    keep: tuple[bool, ...],
 ) -> tuple[Sums, Taken]:
     at = code.reshape(1, 1)
     rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
@@ -67,9 +66,8 @@ def _absorb(
     parts += [lift_array(_OPS, value.reshape(-1), at) for value in arrays]
     total = Sums(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
     # the copies are new buffers: a later donation of the user's array leaves them whole
-    kept = tuple(jnp.copy(value) if keep else None for value, keep in zip(arrays, shape.keep, strict=True))
-    layout = Layout(np.arange(shape.num_slots) if shape.fills else slots, shape.keep)  # type: ignore[arg-type]
-    return into_slots(_OPS, sums, total, layout, shape.num_slots), Taken(rows, kept)
+    kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
+    return into_slots(_OPS, sums, total, slots, num_slots), Taken(rows, kept)
 
 
 class JaxReducer:
@@ -78,12 +76,16 @@ class JaxReducer:
     def absorb(self, state: Sums | None, step: Step) -> tuple[Sums, Taken]:
         """Return the sums with a step merged in, and copies of the step's values."""
         layout = step.layout
-        fills = layout.fills(step.num_slots)
-        shape = _Shape(fills, step.num_slots, layout.keep)
+        slots = None if layout.fills(step.num_slots) else layout.slots
         with jax.enable_x64(True):
-            slots = None if fills else layout.slots
             result: tuple[Sums, Taken] = _absorb(
-                state, step.scalars, step.arrays, slots, np.int64(step.code), shape=shape
+                state,
+                step.scalars,
+                step.arrays,
+                slots,
+                np.int64(step.code),
+                num_slots=step.num_slots,
+                keep=layout.keep,
             )
         return result
 

@@ -90,7 +90,7 @@ def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | No
     accumulated = optax.MultiSteps(optax.adam(data.LEARNING_RATE), every_k_schedule=data.ACCUMULATION_STEPS)
     optimizer = nnx.Optimizer(model, accumulated, wrt=nnx.Param)
     updates = epochs * data.UPDATES_PER_EPOCH
-    report_every = data.ACCUMULATION_STEPS * max(1, updates // 20)
+    report_every = data.ACCUMULATION_STEPS * data.UPDATES_PER_EPOCH // 2
     run = Run(
         out,
         callbacks=CALLBACKS,

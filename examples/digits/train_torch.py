@@ -92,7 +92,7 @@ def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | No
     model = DigitNetwork(data.initial_weights())
     optimizer = torch.optim.Adam(model.parameters(), lr=data.LEARNING_RATE)
     updates = epochs * data.UPDATES_PER_EPOCH
-    report_every = data.ACCUMULATION_STEPS * max(1, updates // 20)
+    report_every = data.ACCUMULATION_STEPS * data.UPDATES_PER_EPOCH // 2
     run = Run(
         out,
         callbacks=CALLBACKS,

@@ -1,0 +1,142 @@
+"""Generated trainings: every way of running gives the exact reference's numbers, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parity_tests.reference import Outputs, Result, Schedule, Tracker, expected
+from parity_tests.ways import WAYS
+
+# what a key holds is fixed, so that JAX compiles few signatures; two variants of each
+KINDS: dict[str, tuple[tuple[Any, tuple[int, ...]], ...]] = {
+    "loss": ((np.float32, ()), (ml_dtypes.bfloat16, ())),
+    "aux/loss": ((np.float32, ()), (np.float16, ())),
+    "aux/count": ((np.int32, ()), (np.uint8, ())),
+    "flag": ((np.bool_, ()), (np.int8, ())),
+    "field": ((np.float32, (2, 3)), (ml_dtypes.bfloat16, (5,))),
+    "aux/mask": ((np.bool_, (4,)), (np.float16, (1, 3))),
+    "lr": ((float, ()), (int, ())),
+    "time/wide": ((np.float64, ()), (np.int64, (2,))),
+}
+SCALES = ("unit", "offset", "wild", "whole", "nonfinite")
+
+
+def draw_value(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...], scale: str) -> Any:
+    values = rng.normal(size=shape)
+    if scale == "offset":
+        values = 1000.0 + values / 64
+    elif scale == "wild":
+        values = values * np.exp2(rng.integers(-10, 11, shape).astype(float))
+    elif scale == "whole":
+        values = np.round(values * 8)
+    elif scale == "nonfinite":
+        values = np.where(rng.random(shape) < 0.3, rng.choice([np.nan, np.inf, -np.inf], shape), values)
+    if dtype is float:
+        return float(values)
+    is_whole = dtype is int or np.dtype(dtype).kind in "iub"
+    if is_whole:
+        low, high = (0, 2) if dtype is np.bool_ else (0, 100) if dtype is np.uint8 else (-100, 100)
+        if dtype in (int, np.int64):
+            low, high = -(2**62), 2**62
+        whole = rng.integers(low, high, shape)
+        return int(whole) if dtype is int else np.asarray(whole, dtype)
+    return np.asarray(values, dtype)
+
+
+def nest(outputs: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in outputs.items():
+        head, _, rest = key.partition("/")
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            nested[key] = value
+    return nested
+
+
+@st.composite
+def trackers(draw: st.DrawFn, keys: tuple[str, ...]) -> Tracker:
+    reduce = draw(st.sampled_from(["mean", "mean", "last"]))
+    exact = draw(st.lists(st.sampled_from(keys), max_size=4, unique=True))
+    patterns = draw(st.lists(st.sampled_from(["aux", "loss", "l", "/", "e", ""]), max_size=2, unique=True))
+    if not exact and not patterns:
+        patterns = [""]
+    log = reduce == "mean" or draw(st.booleans())
+    if reduce == "last" and log:  # the log takes no field
+        fields = {"field", "aux/mask", "time/wide"}
+        exact, patterns = [key for key in exact if key not in fields] or ["lr"], []
+    return Tracker(
+        draw(st.sampled_from(["update", "epoch", "sample"])),
+        draw(st.integers(1, 7)),
+        tuple(exact),
+        tuple(patterns),
+        reduce,
+        log,
+        not log or draw(st.booleans()),
+        draw(st.sampled_from(["propagate", "propagate", "skip"])),
+    )
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    keys = tuple(draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=5, unique=True)))
+    variant = draw(st.integers(0, 1))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = draw(st.sampled_from(SCALES))
+    absent = draw(st.sampled_from([0.0, 0.0, 0.2]))
+    accumulation_steps = draw(st.integers(1, 3))
+
+    def step() -> Outputs:
+        if rng.random() < absent / 2:
+            return None
+        outputs = {
+            key: None if rng.random() < absent / 4 else draw_value(rng, *KINDS[key][variant], scale)
+            for key in keys
+            if rng.random() >= absent
+        }
+        return nest(outputs)
+
+    steps = tuple(tuple(step() for _ in range(accumulation_steps)) for _ in range(draw(st.integers(1, 14))))
+    chosen = draw(st.lists(trackers(keys), min_size=1, max_size=3))
+    # two callbacks that log one key under one name would rightly be refused
+    unique = {(tracker.unit, tracker.n, tracker.reduce): tracker for tracker in chosen}
+    intervals = {(tracker.unit, tracker.n): tracker for tracker in unique.values()}
+    return Schedule(
+        steps, accumulation_steps, draw(st.integers(1, 5)), draw(st.integers(1, 9)), tuple(intervals.values())
+    )
+
+
+def assert_same(found: Result, wanted: Result) -> None:
+    assert repr(found.entries) == repr(wanted.entries)  # types, order and every digit
+    assert found.files.keys() == wanted.files.keys()
+    for name, arrays in wanted.files.items():
+        assert found.files[name].keys() == arrays.keys(), name
+        for key, array in arrays.items():
+            other = found.files[name][key]
+            assert (other.dtype, other.shape) == (array.dtype, array.shape), (name, key)
+            assert other.tobytes() == array.tobytes(), (name, key)
+
+
+@pytest.mark.parametrize("part", range(4))
+@settings(max_examples=int(os.environ.get("PARITY_SCHEDULES", "2000")) // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schedule=schedules())
+@pytest.mark.filterwarnings("ignore:.*matched no update output.*:UserWarning")
+def test_every_way_gives_the_exact_numbers(part: int, schedule: Schedule) -> None:
+    wanted = expected(schedule)
+    for way, run in WAYS.items():
+        with tempfile.TemporaryDirectory() as directory:
+            found = run(schedule, Path(directory) / "run")
+        try:
+            assert_same(found, wanted)
+        except AssertionError as error:
+            error.add_note(f"way of running: {way}")
+            raise

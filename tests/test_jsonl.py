@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noether_core import RunFormatError
+from noether_core.emit.jsonl import LineFile, decode_line, encode_line, read_lines
+
+UNITS = {"epoch": 0, "update": 3, "sample": 24}
+KEYS = st.text().filter(lambda key: key not in {*UNITS, "crc32"})
+SCALARS = st.booleans() | st.integers() | st.floats()
+SPECIAL_TEXT = {"NaN", "Infinity", "-Infinity"}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Compare type and bits; -0.0 is not 0.0, and every NaN is NaN."""
+    if isinstance(a, float):
+        return type(b) is float and (math.isnan(a) and math.isnan(b) or (a == b and math.copysign(1, a) == math.copysign(1, b)))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+@given(st.dictionaries(KEYS, SCALARS))
+def test_an_entry_comes_back_as_it_was(values: dict[str, Any]) -> None:
+    entry = {**UNITS, **values}
+    assert same(decode_line(encode_line(entry)), entry)
+
+
+@given(
+    st.recursive(
+        SCALARS | st.text().filter(lambda text: text not in SPECIAL_TEXT),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=6,
+    )
+)
+def test_a_nested_value_comes_back_as_it_was(value: Any) -> None:
+    entry = {**UNITS, "value": value}
+    assert same(decode_line(encode_line(entry)), entry)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+@given(st.dictionaries(KEYS, SCALARS))
+def test_a_line_is_one_line_of_strict_ascii_json(values: dict[str, Any]) -> None:
+    line = encode_line({**UNITS, **values})
+    assert line.isascii()
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    document = json.loads(line, parse_constant=_refuse)
+    assert list(document) == [*UNITS, *values, "crc32"]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(math.nan, '"NaN"'), (math.inf, '"Infinity"'), (-math.inf, '"-Infinity"'), (-0.0, "-0.0")]
+)
+def test_a_value_that_json_lacks_is_written_as_its_name(value: float, written: str) -> None:
+    line = encode_line({**UNITS, "loss/U1": value})
+    assert f'"loss/U1":{written},' in line.decode()
+    assert same(decode_line(line)["loss/U1"], value)
+
+
+def test_every_flip_of_one_bit_is_detected() -> None:
+    line = encode_line({**UNITS, "loss/U1": 0.1, "größe": math.nan, 'quo"te': -7, "done": True})
+    for bit in range(8 * len(line)):
+        damaged = bytearray(line)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(RunFormatError, match="CRC-32"):
+            decode_line(bytes(damaged))
+
+
+def test_a_flipped_bit_in_a_file_never_gives_a_wrong_entry(tmp_path: Path) -> None:
+    entries = [{**UNITS, "update": update, "loss/U1": update / 3} for update in range(3)]
+    lines = [encode_line(entry) for entry in entries]
+    data, path = b"".join(lines), tmp_path / "1.jsonl"
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        found = read_lines(path)
+        assert found.problems
+        assert [entry for entry in entries if entry in found.entries] == found.entries
+        newline_is_hit = bit // 8 in {len(lines[0]) - 1, len(lines[0]) + len(lines[1]) - 1}
+        assert len(found.entries) == (1 if newline_is_hit else 2)
+
+
+def test_a_line_cut_at_any_byte_is_left_out_and_named_with_its_offset(tmp_path: Path) -> None:
+    first, second = ({**UNITS, "update": update, "loss/U1": 0.5} for update in (1, 2))
+    whole, cut, path = encode_line(first), encode_line(second), tmp_path / "1.jsonl"
+    for end in range(1, len(cut)):
+        path.write_bytes(whole + cut[:end])
+        found = read_lines(path)
+        assert found.entries == [first]
+        assert len(found.problems) == 1
+        assert str(path) in found.problems[0]
+        assert f"byte {len(whole)}:" in found.problems[0]
+
+
+def test_a_damaged_line_leaves_its_neighbours(tmp_path: Path) -> None:
+    entries = [{**UNITS, "update": update} for update in range(5)]
+    lines = [encode_line(entry) for entry in entries]
+    path = tmp_path / "1.jsonl"
+    path.write_bytes(lines[0] + b"not ours\n" + lines[1] + lines[2][:10] + b"\n" + b"\x00\xff\n" + lines[3] + lines[4])
+    found = read_lines(path)
+    assert found.entries == [entries[0], entries[1], entries[3], entries[4]]
+    offsets = [len(lines[0]), len(lines[0]) + 9 + len(lines[1]), len(lines[0]) + 9 + len(lines[1]) + 11]
+    assert [problem.split(", byte ")[1].split(":")[0] for problem in found.problems] == [str(at) for at in offsets]
+
+
+def test_an_empty_file_has_neither_entries_nor_problems(tmp_path: Path) -> None:
+    path = tmp_path / "1.jsonl"
+    path.touch()
+    assert read_lines(path) == ([], [])
+
+
+def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
+    file = LineFile(tmp_path / "metrics")
+    assert not (tmp_path / "metrics").exists()
+    for update in range(3):
+        file.append({**UNITS, "update": update})
+        assert file.path is not None
+        assert [entry["update"] for entry in read_lines(file.path).entries] == list(range(update + 1))
+    file.close()
+    file.close()
+
+
+def test_each_start_gets_the_next_number(tmp_path: Path) -> None:
+    (tmp_path / "7.jsonl").touch()
+    (tmp_path / "notes.jsonl").touch()
+    files = [LineFile(tmp_path) for _ in range(4)]
+    for file in files:
+        file.append(UNITS)
+        file.append(UNITS)
+    assert [file.path.name for file in files if file.path] == ["8.jsonl", "9.jsonl", "10.jsonl", "11.jsonl"]
+    assert all(file.path and len(read_lines(file.path).entries) == 2 for file in files)
+    for file in files:
+        file.close()
+
+
+def _append(directory: Path, process: int) -> None:
+    file = LineFile(directory)
+    for update in range(20):
+        file.append({**UNITS, "update": update, "process": process})
+    file.close()
+
+
+def test_processes_that_start_together_share_no_file(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_append, args=(tmp_path, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"{number}.jsonl" for number in range(1, 5)}
+    writers = [{entry["process"] for entry in read_lines(path).entries} for path in tmp_path.iterdir()]
+    assert sorted(map(sorted, writers)) == [[0], [1], [2], [3]]
