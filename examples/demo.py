@@ -42,7 +42,11 @@ class Reporter:
     """Show how far the trainings are: bars on a terminal, a line at each quarter elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
+        columns = (
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} updates"),
+        )
         self.bars = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
         self._console = console
         self._quarters: dict[str, int] = {}
@@ -110,7 +114,9 @@ def replay_both(workload: str, out: Path) -> tuple[list[str], str]:
     recording = trained.with_suffix(".safetensors")
     settings = replay_settings(workload)
     for framework, run in RUNS.items():
-        replay(recording, run(out / f"replayed_{framework}", ROOT / "examples" / workload / "callbacks.yaml", **settings))
+        replay(
+            recording, run(out / f"replayed_{framework}", ROOT / "examples" / workload / "callbacks.yaml", **settings)
+        )
     across, files = differing_files(out / "replayed_jax", out / "replayed_torch")
     from_training, _ = differing_files(trained, out / "replayed_jax")
     steps = sum(1 for _ in read_recording(recording))
@@ -143,7 +149,9 @@ def run_demo(out: Path, svg: Path | None, console: Console) -> int:
     started = time.monotonic()
     out = out.resolve()
     shutil.rmtree(out, ignore_errors=True)
-    console.print("Training two workloads in JAX and in PyTorch: the same weights, batches and config.", highlight=False)
+    console.print(
+        "Training two workloads in JAX and in PyTorch: the same weights, batches and config.", highlight=False
+    )
     reporter = Reporter(console)
     parts: list[RenderableType] = []
     differing: list[str] = []
@@ -161,7 +169,9 @@ def run_demo(out: Path, svg: Path | None, console: Console) -> int:
     console.print(Group(*parts))
     if svg is not None:
         save_svg(Group(*parts), svg)
-    console.print(f"\nThe runs are in {out}: look at one with `noether-parity show {out / 'digits' / 'jax'}`.", highlight=False)
+    console.print(
+        f"\nThe runs are in {out}: look at one with `noether-parity show {out / 'digits' / 'jax'}`.", highlight=False
+    )
     console.print(f"Done in {time.monotonic() - started:.0f} s.", highlight=False)
     for name in differing:
         console.print(f"differs: {name}", style="bold red", highlight=False)

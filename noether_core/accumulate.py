@@ -88,9 +88,7 @@ class OutputAccumulator:
         check: is given each new key and type of value, and raises if the config cannot take it.
     """
 
-    def __init__(
-        self, backend: Backend, keeps: Callable[[str], bool], check: Callable[[str, ValueType], None]
-    ) -> None:
+    def __init__(self, backend: Backend, keeps: Callable[[str], bool], check: Callable[[str, ValueType], None]) -> None:
         self._backend = backend
         self._keeps = keeps
         self._check = check
@@ -104,7 +102,9 @@ class OutputAccumulator:
     @property
     def keys(self) -> tuple[str, ...]:
         """Return the keys seen in this interval, in the order they came."""
-        return tuple(dict.fromkeys([*self._carried, *self._seen, *(key for plan in self._uses for key in plan.elements)]))
+        return tuple(
+            dict.fromkeys([*self._carried, *self._seen, *(key for plan in self._uses for key in plan.elements)])
+        )
 
     def add(self, keys: tuple[str, ...], values: Sequence[Any], update: int, accumulation_step: int) -> None:
         """Merge one accumulation step's values in; on an error everything stays as it was.
@@ -182,7 +182,9 @@ class OutputAccumulator:
             if self._keeps(keys[at])
         ]
         kept += [(keys[at], -1, index) for index, at in enumerate(arrays) if self._keeps(keys[at])]
-        layout = Layout(np.array([slots[key] for key in order], np.int64), tuple(self._keeps(keys[at]) for at in arrays))
+        layout = Layout(
+            np.array([slots[key] for key in order], np.int64), tuple(self._keeps(keys[at]) for at in arrays)
+        )
         return _PlacePlan(reducer, place, layout, tuple(map(tuple, groups.values())), tuple(arrays), tuple(kept))
 
     def _tally(self) -> dict[str, tuple[int, bool]]:
@@ -212,7 +214,9 @@ class OutputAccumulator:
                 part = Partial(Sums(*(values[slot] for values in sums)), 0, False, None, -1)
                 if (kept := copies.get(key)) is not None:
                     value = hosted[id(kept.array)]
-                    part = part._replace(last=np.asarray(value if kept.index is None else value[kept.index]), last_update=kept.update)
+                    part = part._replace(
+                        last=np.asarray(value if kept.index is None else value[kept.index]), last_update=kept.update
+                    )
                 found[key] = merge_partials(found[key], part) if key in found else part
         return {key: self._counted(key, found[key]) for key in order}
 

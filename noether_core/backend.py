@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from noether_core.reduce import Array, Ops, Sums, fold, identity, lift, lift_array, merge
+from noether_core.reduce import Array, Ops, Sums, identity, lift, lift_array, merge
 
 _PENDING = 64  # steps that are only stacked before they are reduced together
 
@@ -170,7 +170,9 @@ class EagerReducer:
         state = state or EagerState()
         with self._context():
             rows = tuple(ops.stack(group) for group in step.scalars)
-            kept = tuple(ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True))
+            kept = tuple(
+                ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)
+            )
             lifted = tuple(self._lift_array(value, step.code) for value in step.arrays)
             sums, pending = state.sums, state.pending
             if state.layout is not layout or len(pending) >= _PENDING:
@@ -198,10 +200,10 @@ class EagerReducer:
         first, lifted, _ = pending[0]
         for group, like in enumerate(first.rows):
             codes = ops.codes([code for _, _, code in pending], like)
-            parts.append(fold(ops, lift(ops, ops.stack_rows([taken.rows[group] for taken, _, _ in pending]), codes)))
+            parts.append(ops.fold(lift(ops, ops.stack_rows([taken.rows[group] for taken, _, _ in pending]), codes)))
         for index in range(len(lifted)):
             each = [arrays[index] for _, arrays, _ in pending]
-            parts.append(fold(ops, Sums(*(ops.stack_rows(field) for field in zip(*each, strict=True)))))
+            parts.append(ops.fold(Sums(*(ops.stack_rows(field) for field in zip(*each, strict=True)))))
         total = Sums(*(ops.concatenate(field) for field in zip(*parts, strict=True)))
         slots = None if state.layout.fills(state.num_slots) else state.layout.slots
         return into_slots(ops, state.sums, total, slots, state.num_slots)

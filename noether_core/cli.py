@@ -63,5 +63,7 @@ def main() -> None:
     try:
         app()
     except (NoetherError, ValidationError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"noether-parity: {error}", style="red", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"noether-parity: {error}", style="red", markup=False
+        )
         raise SystemExit(2) from None

@@ -31,7 +31,9 @@ class CallbackBaseConfig(BaseModel):
     @classmethod
     def _id_names_a_folder(cls, value: str | None) -> str | None:
         if value is not None and (value in {".", ".."} or set(value) & set('/\\\0<>:"|?*')):
-            raise ValueError(f"id {value!r} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'")
+            raise ValueError(
+                f"id {value!r} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
+            )
         return value
 
 
@@ -145,7 +147,9 @@ def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
     if isinstance(entry, CallbackConfig):
         return entry
     if not isinstance(entry, Mapping):
-        raise ConfigFileError(f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields")
+        raise ConfigFileError(
+            f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields"
+        )
     kind = entry.get("kind", entry.get("name"))
     known = CallbackConfig.model_fields["name"].default
     if isinstance(kind, str) and kind and kind.removeprefix(_NOETHER_KINDS) != known:
@@ -165,7 +169,9 @@ def load_callbacks(path: str | Path) -> list[CallbackConfig]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigFileError(f"config file {str(path)!r} does not exist; give a YAML file with a `callbacks:` list") from error
+        raise ConfigFileError(
+            f"config file {str(path)!r} does not exist; give a YAML file with a `callbacks:` list"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"config file {str(path)!r} cannot be read: {error}; give a YAML text file") from error
     except yaml.YAMLError as error:

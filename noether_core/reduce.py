@@ -48,6 +48,9 @@ class Ops(Protocol):
     def min(self, values: Array) -> Array:
         """Return the minimum over the leading axis."""
 
+    def fold(self, sums: Sums) -> Sums:
+        """Return `merge` over the leading axis (at least one row): [rows, slots] to [slots]; `fold_tree` will do."""
+
 
 class Sums(NamedTuple):
     """Hold the reduced values of every slot; all fields have the same shape. Binary64, then int64."""
@@ -74,10 +77,12 @@ def place_of(code: int) -> tuple[int, int]:
     return divmod(code, _STEPS_PER_UPDATE)
 
 
+NOTHING = Sums(0.0, 0.0, 0, 0, 0, NEVER)  # one slot of the identity
+
+
 def identity(ops: Ops, slots: int, like: Array) -> Sums:
     """Return the sums of nothing: merging them with any other gives that other."""
-    zero, none = ops.full((slots,), 0.0, like), ops.full((slots,), 0, like)
-    return Sums(zero, zero, none, none, none, ops.full((slots,), NEVER, like))
+    return Sums(*(ops.full((slots,), value, like) for value in NOTHING))
 
 
 def lift(ops: Ops, values: Array, codes: Array) -> Sums:
@@ -121,14 +126,14 @@ def merge(ops: Ops, a: Sums, b: Sums) -> Sums:
     )
 
 
-def fold(ops: Ops, sums: Sums) -> Sums:
-    """Return the merge over the leading axis (at least one row), as a tree: [rows, slots] to [slots]."""
+def fold_tree(ops: Ops, sums: Sums) -> Sums:
+    """Return the merge over the leading axis (at least one row), by halves: [rows, slots] to [slots]."""
     rows = sums.high.shape[0]
     if rows == 1:
         return Sums(*(field[0] for field in sums))
     half = rows // 2
     left, right = (Sums(*(field[at] for field in sums)) for at in (slice(half), slice(half, 2 * half)))
-    total = fold(ops, merge(ops, left, right))
+    total = fold_tree(ops, merge(ops, left, right))
     return merge(ops, total, Sums(*(field[-1] for field in sums))) if rows % 2 else total
 
 
@@ -148,7 +153,7 @@ def lift_array(ops: Ops, values: Array, code: Array) -> Sums:
         return identity(ops, 1, code)
     each = lift(ops, values[:, None], code)
     if values.shape[0] <= _TREE_ROWS:
-        return fold(ops, each)
+        return ops.fold(each)
     high, low, nan, positive, negative = (field.sum(0) for field in each[:5])
     return Sums(high, low, nan, positive, negative, ops.min(each.first))
 
@@ -176,6 +181,10 @@ class NumpyOps:
     def min(self, values: np.ndarray) -> np.ndarray:
         """Return the minimum over the leading axis."""
         return np.asarray(values.min(axis=0))
+
+    def fold(self, sums: Sums) -> Sums:
+        """Return the merge over the leading axis."""
+        return fold_tree(self, sums)
 
 
 NUMPY = NumpyOps()

@@ -71,14 +71,16 @@ class Run:
         self.counter = UpdateCounter(None, _iteration(end), updates_per_epoch, effective_batch_size)
         given = _configs(callbacks)
         _check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
-        self.log_writer = LogWriter(
-            self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path)
-        )
+        self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
         self.callbacks = [self._callback(each) for each in given]
         if record is not None:
             self.callbacks.append(OutputRecorder(record, backend=self.backend, log_writer=self.log_writer))
         for callback in self.callbacks:
-            if isinstance(callback, PeriodicCallback) and callback.interval.unit == "epoch" and updates_per_epoch is None:
+            if (
+                isinstance(callback, PeriodicCallback)
+                and callback.interval.unit == "epoch"
+                and updates_per_epoch is None
+            ):
                 raise ScheduleError(
                     f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
                 )
@@ -226,7 +228,9 @@ class Run:
             NoetherError: if the state has not this run's callbacks.
         """
         if self._state != "training":
-            raise HookOrderError(f"load_state_dict was called on a run that is {self._state}; call it inside `with run:`")
+            raise HookOrderError(
+                f"load_state_dict was called on a run that is {self._state}; call it inside `with run:`"
+            )
         named = self._named()
         if set(state.get("callbacks", {})) != set(named):
             raise NoetherError(
@@ -237,20 +241,28 @@ class Run:
             callback.load_state_dict(state["callbacks"][name])
         end = self.counter.end_iteration
         self.counter = UpdateCounter(
-            TrainingIteration(**state["iteration"]), end, self.counter.updates_per_epoch, self.counter.effective_batch_size
+            TrainingIteration(**state["iteration"]),
+            end,
+            self.counter.updates_per_epoch,
+            self.counter.effective_batch_size,
         )
         self.log_writer.update_counter = self.counter
         self._accumulated = int(state["accumulated"])
 
     def _named(self) -> dict[str, CallbackBase]:
-        return {f"{number}:{callback.callback_config.id or callback}": callback for number, callback in enumerate(self.callbacks)}
+        return {
+            f"{number}:{callback.callback_config.id or callback}": callback
+            for number, callback in enumerate(self.callbacks)
+        }
 
 
 def _iteration(end: Mapping[str, int] | TrainingIteration | None) -> TrainingIteration | None:
     if end is None or isinstance(end, TrainingIteration):
         return end
     if not isinstance(end, Mapping) or len(end) != 1 or not set(end) <= set(UNITS):
-        raise ScheduleError(f"Run got end={end!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None")
+        raise ScheduleError(
+            f"Run got end={end!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None"
+        )
     return TrainingIteration(**end)
 
 

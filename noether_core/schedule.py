@@ -42,7 +42,9 @@ class TrainingIteration:
         """
         match = re.fullmatch(r"(?:E(\d+))?(?:(?:^|_)U(\d+))?(?:(?:^|_)S(\d+))?", text, re.ASCII)
         if not text or match is None:
-            raise ScheduleError(f"cannot read {text!r} as an iteration; expected a form like 'E1_U20_S640', 'U20' or 'E1'")
+            raise ScheduleError(
+                f"cannot read {text!r} as an iteration; expected a form like 'E1_U20_S640', 'U20' or 'E1'"
+            )
         epoch, update, sample = (None if part is None else int(part) for part in match.groups())
         return cls(epoch, update, sample)
 
@@ -84,7 +86,9 @@ class TrainingIteration:
         if update is None:
             assert self.epoch is not None
             if updates_per_epoch is None and self.epoch:
-                raise ScheduleError(f"{self} counts epochs, but updates_per_epoch is None; give it, or count in updates")
+                raise ScheduleError(
+                    f"{self} counts epochs, but updates_per_epoch is None; give it, or count in updates"
+                )
             update = self.epoch * (updates_per_epoch or 0)
         epoch = self.epoch if self.epoch is not None else update // updates_per_epoch if updates_per_epoch else 0
         sample = self.sample if self.sample is not None else update * effective_batch_size

@@ -33,7 +33,9 @@ def pack(
         "version": VERSION,
         "keys": list(partials),
         "sums": {
-            name: np.array([getattr(part.sums, name) for part in parts], np.float64 if name in {"high", "low"} else np.int64)
+            name: np.array(
+                [getattr(part.sums, name) for part in parts], np.float64 if name in {"high", "low"} else np.int64
+            )
             for name in Sums._fields
         },
         "elements": np.array([part.elements for part in parts], np.int64),
@@ -55,13 +57,19 @@ def unpack(state: Any) -> Loaded:
     """
     if not isinstance(state, Mapping) or "version" not in state:
         shown = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-        raise NoetherError(f"got the state {shown}; expected what state_dict() of a TrackAdditionalOutputsCallback returned")
+        raise NoetherError(
+            f"got the state {shown}; expected what state_dict() of a TrackAdditionalOutputsCallback returned"
+        )
     if int(state["version"]) != VERSION:
-        raise NoetherError(f"the state has version {state['version']}; this version reads {VERSION}: upgrade the package")
+        raise NoetherError(
+            f"the state has version {state['version']}; this version reads {VERSION}: upgrade the package"
+        )
     try:
         return _unpack(state)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise NoetherError(f"the state is incomplete or damaged ({error!r}); load what state_dict() returned") from error
+        raise NoetherError(
+            f"the state is incomplete or damaged ({error!r}); load what state_dict() returned"
+        ) from error
 
 
 def _unpack(state: Mapping[str, Any]) -> Loaded:
@@ -69,7 +77,9 @@ def _unpack(state: Mapping[str, Any]) -> Loaded:
     vectors = [np.asarray(state["sums"][name]) for name in Sums._fields]
     rest = [np.asarray(state[name]) for name in ("elements", "wide", "last_update")]
     if any(vector.shape != (len(keys),) for vector in [*vectors, *rest]):
-        raise ValueError(f"{len(keys)} keys, but vectors of shapes {sorted({vector.shape for vector in [*vectors, *rest]})}")
+        raise ValueError(
+            f"{len(keys)} keys, but vectors of shapes {sorted({vector.shape for vector in [*vectors, *rest]})}"
+        )
     partials = {}
     for at, key in enumerate(keys):
         sums = Sums(*(vector[at] for vector in vectors))
@@ -80,5 +90,9 @@ def _unpack(state: Mapping[str, Any]) -> Loaded:
         )
     reached, (update, step) = int(state["reached"]), state["position"]
     return Loaded(
-        partials, None if reached < 0 else reached, (int(update), int(step)), int(state["steps"]), list(state["matched"])
+        partials,
+        None if reached < 0 else reached,
+        (int(update), int(step)),
+        int(state["steps"]),
+        list(state["matched"]),
     )

@@ -1,11 +1,11 @@
 """Track additional update outputs in JAX.
 
-    from noether_jax import Run
+from noether_jax import Run
 
-    with Run("runs/mine", callbacks="callbacks.yaml") as run:
-        for batch in batches:
-            params, opt_state, outputs = train_step(params, opt_state, batch)
-            run.step(update_outputs=outputs)
+with Run("runs/mine", callbacks="callbacks.yaml") as run:
+    for batch in batches:
+        params, opt_state, outputs = train_step(params, opt_state, batch)
+        run.step(update_outputs=outputs)
 """
 
 from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig

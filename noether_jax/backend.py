@@ -17,7 +17,7 @@ import numpy as np
 from noether_core import host
 from noether_core.backend import Step, Taken, ValueType, into_slots
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import Sums, lift, lift_array
+from noether_core.reduce import NOTHING, Sums, lift, lift_array, merge
 
 
 class _JaxOps:
@@ -39,6 +39,15 @@ class _JaxOps:
     def min(self, values: jax.Array) -> jax.Array:
         return jnp.min(values, 0)
 
+    def fold(self, sums: Sums) -> Sums:
+        if sums.high.shape[0] == 1:
+            return Sums(*(field[0] for field in sums))
+        # one loop to compile; the tree would unroll into hundreds of operations
+        start = [np.array(value, field.dtype) for value, field in zip(NOTHING, sums, strict=True)]
+        return Sums(
+            *jax.lax.reduce(tuple(sums), tuple(start), lambda a, b: tuple(merge(self, Sums(*a), Sums(*b))), (0,))
+        )
+
     def concatenate(self, arrays: Sequence[jax.Array]) -> jax.Array:
         return jnp.concatenate(list(arrays), axis=-1)
 
@@ -51,7 +60,7 @@ _OPS = _JaxOps()
 
 @partial(jax.jit, static_argnames=("num_slots", "keep"))
 def _absorb(
-    sums: Sums | None,
+    sums: Sums,
     scalars: tuple[tuple[jax.Array, ...], ...],
     arrays: tuple[jax.Array, ...],
     slots: jax.Array | None,
@@ -77,6 +86,8 @@ class JaxReducer:
         """Return the sums with a step merged in, and copies of the step's values."""
         layout = step.layout
         slots = None if layout.fills(step.num_slots) else layout.slots
+        if state is None:  # an identity of the same types, so that the first step is not a compilation of its own
+            state = Sums(*(np.full(step.num_slots, value) for value in NOTHING))
         with jax.enable_x64(True):
             result: tuple[Sums, Taken] = _absorb(
                 state,

@@ -1,10 +1,10 @@
 """Track additional update outputs in PyTorch.
 
-    from noether_torch import Run
+from noether_torch import Run
 
-    with Run("runs/mine", callbacks="callbacks.yaml") as run:
-        for batch in batches:
-            run.step(update_outputs=train_step(batch))
+with Run("runs/mine", callbacks="callbacks.yaml") as run:
+    for batch in batches:
+        run.step(update_outputs=train_step(batch))
 """
 
 from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig

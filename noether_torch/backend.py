@@ -13,6 +13,7 @@ from torch import Tensor
 from noether_core import host
 from noether_core.backend import EagerReducer, ValueType
 from noether_core.errors import UpdateOutputError
+from noether_core.reduce import Sums, fold_tree
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
 _CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -46,6 +47,9 @@ class _TorchOps:
 
     def min(self, values: Tensor) -> Tensor:
         return torch.amin(values, 0)
+
+    def fold(self, sums: Sums) -> Sums:
+        return fold_tree(self, sums)
 
     def stack(self, values: Sequence[Tensor]) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
@@ -89,7 +93,9 @@ class TorchBackend:
         """Return what decides the plan for these values."""
         return tuple(
             [
-                (value.dtype, value.shape, value.device, value.layout) if isinstance(value, Tensor) else host.signature(value)
+                (value.dtype, value.shape, value.device, value.layout)
+                if isinstance(value, Tensor)
+                else host.signature(value)
                 for value in values
             ]
         )

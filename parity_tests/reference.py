@@ -85,7 +85,9 @@ def expected(schedule: Schedule) -> Result:
                 chosen = []
             for start, end in chosen:
                 _end(schedule, tracker, number, start, end, by_update, files)
-    entries = [{**_iteration(schedule, update), **by_update[update]} for update in sorted(by_update) if by_update[update]]
+    entries = [
+        {**_iteration(schedule, update), **by_update[update]} for update in sorted(by_update) if by_update[update]
+    ]
     return Result(entries, files)
 
 

@@ -127,7 +127,11 @@ def assert_same(found: Result, wanted: Result) -> None:
 
 
 @pytest.mark.parametrize("part", range(4))
-@settings(max_examples=int(os.environ.get("PARITY_SCHEDULES", "2000")) // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("PARITY_SCHEDULES", "2000")) // 4,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(schedule=schedules())
 @pytest.mark.filterwarnings("ignore:.*matched no update output.*:UserWarning")
 def test_every_way_gives_the_exact_numbers(part: int, schedule: Schedule) -> None:

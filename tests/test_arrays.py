@@ -64,7 +64,6 @@ def test_an_array_comes_back_bit_by_bit(tmp_path: Path, dtype: Any, shape: tuple
 )
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
 def test_the_memory_layout_changes_no_byte(tmp_path: Path, dtype: Any, view: Any) -> None:
-    array = view(np.arange(12, dtype=dtype).reshape(3, 4) / dtype(3)).astype(dtype, copy=False)
     array = view(np.arange(12).reshape(3, 4).astype(dtype))
     plain = np.array(array.tolist(), dtype)
     assert encode_arrays({"a": array}) == encode_arrays({"a": plain})
@@ -90,7 +89,9 @@ def test_hostile_names_come_back_and_write_nothing_elsewhere(tmp_path: Path) -> 
     assert {name: float(array) for name, array in read_arrays(path).items()} == {
         name: float(number) for number, name in enumerate(HOSTILE)
     }
-    assert [found.relative_to(tmp_path).as_posix() for found in tmp_path.rglob("*") if found.is_file()] == ["in/a.safetensors"]
+    assert [found.relative_to(tmp_path).as_posix() for found in tmp_path.rglob("*") if found.is_file()] == [
+        "in/a.safetensors"
+    ]
 
 
 @pytest.mark.parametrize(

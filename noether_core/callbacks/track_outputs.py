@@ -55,10 +55,14 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.log_output, self.save_output = config.log_output, config.save_output
         super().__init__(config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments)
         if self.save_output and self.output_path is None:
-            raise NoetherError(f"{self} has save_output on, but output_path is None; give the run directory as output_path")
+            raise NoetherError(
+                f"{self} has save_output on, but output_path is None; give the run directory as output_path"
+            )
         self.out: Path | None = None
         if self.save_output and self.output_path is not None:
-            self.out = self.output_path.joinpath("update_outputs", *([config.id] if config.id else []), str(self.interval))
+            self.out = self.output_path.joinpath(
+                "update_outputs", *([config.id] if config.id else []), str(self.interval)
+            )
         self._interval = OutputAccumulator(self.backend, self._keeps, self._check)
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._matched: set[str] = set()
@@ -179,13 +183,16 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         if self._steps:
             for pattern in self.patterns:
                 if pattern not in self._matched:
-                    self._warn_once(pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it")
+                    self._warn_once(
+                        pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it"
+                    )
         partials = self._partials()
         self._interval.reset()
         self._matched.clear()
         self._steps = 0
         finished = [
-            finish(self.config, key, partial, update_counter.update) for key, partial in self._in_order(partials).items()
+            finish(self.config, key, partial, update_counter.update)
+            for key, partial in self._in_order(partials).items()
         ]
         if self.log_output:
             self._log(finished)
@@ -269,6 +276,8 @@ def _refuse_unavailable(config: TrackAdditionalOutputsCallbackConfig) -> None:
     wanted = config.reduce.values() if isinstance(config.reduce, dict) else [config.reduce]
     names = {name for each in wanted for name in ([each] if isinstance(each, str) else each)}
     for name in sorted(names - AVAILABLE):
-        raise NoetherError(f"reduce asks for {name!r}; this version computes {' and '.join(sorted(AVAILABLE))}: use one of these")
+        raise NoetherError(
+            f"reduce asks for {name!r}; this version computes {' and '.join(sorted(AVAILABLE))}: use one of these"
+        )
     if config.weight is not None:
         raise NoetherError(f"weight={config.weight!r} is not computed by this version; leave weight out")

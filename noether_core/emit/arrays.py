@@ -34,7 +34,9 @@ def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
         return safetensors.numpy.save({name: np.array(array, order="C") for name, array in sorted(arrays.items())})
     except Exception as error:
         dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-        raise NoetherError(f"cannot save arrays of dtypes {dtypes} as safetensors: {error}; convert them first") from error
+        raise NoetherError(
+            f"cannot save arrays of dtypes {dtypes} as safetensors: {error}; convert them first"
+        ) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:

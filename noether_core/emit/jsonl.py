@@ -23,7 +23,7 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
     """Return an entry as one line.
 
     >>> encode_line({"update": 3, "loss/U1": float("inf")})
-    b'{"update":3,"loss/U1":"Infinity","crc32":"01d49a5a"}\\n'
+    b'{"update":3,"loss/U1":"Infinity","crc32":"e842e18a"}\\n'
     """
     body = json.dumps(_strict(entry), ensure_ascii=True, allow_nan=False, separators=(",", ":"))[:-1].encode("ascii")
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
@@ -49,7 +49,17 @@ def decode_line(line: bytes) -> dict[str, Any]:
     if not found or tail != b'%08x"}\n' % zlib.crc32(body):
         raise RunFormatError("the line is torn or damaged: its CRC-32 does not match")
     entry: dict[str, Any] = json.loads(body + b"}")
-    return {name: _NAMES.get(value, value) if isinstance(value, str) else value for name, value in entry.items()}
+    return {name: _named(value) for name, value in entry.items()}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NAMES.get(value, value)
+    if isinstance(value, dict):
+        return {name: _named(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    return value
 
 
 class Lines(NamedTuple):
@@ -81,15 +91,23 @@ class LineFile:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._descriptor: int | None = None
+        self._is_torn = False
         self.path: Path | None = None
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry."""
+        """Write one entry.
+
+        Raises:
+            OSError: if it is not written whole; the next entry then starts a line of its own, so it may be given again.
+        """
+        line = encode_line(entry)
         if self._descriptor is None:
             self._descriptor = self._open()
-        line = encode_line(entry)
+        if self._is_torn:
+            line = b"\n" + line
         written = os.write(self._descriptor, line)
-        if written < len(line):
+        self._is_torn = written < len(line)
+        if self._is_torn:
             raise OSError(f"wrote {written} of {len(line)} bytes to {self.path}: is the disk full?")
 
     def _open(self) -> int:

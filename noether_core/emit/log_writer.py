@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from noether_core.emit.jsonl import LineFile
+from noether_core.emit.jsonl import LineFile, encode_line
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import DuplicateKeyError, NoetherError
 from noether_core.schedule import UNITS, Counter
@@ -75,14 +76,21 @@ class LogWriter:
         self._add(key, _plain(key, value), logger, format_str, None if logger is None else logger.name)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
-        """Log a string, or a list or dict of strings and numbers, under a key, once per update."""
-        self._add(key, value, None, None, None)
+        """Log a string, or a list or dict of strings and numbers, under a key, once per update.
+
+        Raises:
+            DuplicateKeyError: (a `KeyError`) if the key was logged for this update already.
+            NoetherError: if the value is none of these.
+        """
+        self._add(key, _nonscalar(key, value), None, None, None)
 
     def _add(
         self, key: str, value: Any, logger: logging.Logger | None, format_str: str | None, source: str | None
     ) -> None:
         if not isinstance(key, str) or key in {*UNITS, "crc32"}:
-            raise NoetherError(f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32")
+            raise NoetherError(
+                f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
+            )
         iteration = self._current()
         if iteration != self._iteration:
             if self._pending:
@@ -108,14 +116,14 @@ class LogWriter:
         if not self._pending:
             return
         entry = {**self._iteration, **self._pending}
-        self._pending = {}
         last = self.log_entries[-1] if self.log_entries else {}
         if {unit: last.get(unit) for unit in UNITS} == self._iteration:
             last.update(entry)
         else:
             self.log_entries.append(dict(entry))
         if self._lines is not None:
-            self._lines.append(entry)
+            self._lines.append(entry)  # what a full disk refuses stays pending, for the next flush
+        self._pending = {}
         for tracker in list(self._trackers):
             try:
                 tracker.log(entry)
@@ -125,7 +133,9 @@ class LogWriter:
     def _drop(self, tracker: Tracker, error: Exception) -> None:
         self._trackers.remove(tracker)
         kept = "; the entries are in the run directory" if self._lines is not None else ""
-        warnings.warn(f"tracker {tracker!r} failed and gets no more entries: {error!r}{kept}", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"tracker {tracker!r} failed and gets no more entries: {error!r}{kept}", RuntimeWarning, stacklevel=3
+        )
 
     def get_all_metric_values(self, key: str) -> list[Any]:
         """Return every value flushed under a key, in order."""
@@ -159,7 +169,7 @@ class BoundLogWriter:
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a value that is no number; see `LogWriter.add_nonscalar`."""
-        self._writer._add(key, value, None, None, self._source)
+        self._writer._add(key, _nonscalar(key, value), None, None, self._source)
 
 
 def _plain(key: str, value: Any) -> Scalar:
@@ -171,3 +181,15 @@ def _plain(key: str, value: Any) -> Scalar:
             " converted by float(...); text goes to add_nonscalar)"
         )
     return value
+
+
+def _nonscalar(key: str, value: Any) -> Any:
+    """Return a copy of a value that a line can hold."""
+    try:
+        encode_line({key: value})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NoetherError(
+            f"add_nonscalar got {type(value).__name__} for key {key!r}, which JSON cannot hold ({error}); expected a string, or"
+            " a list or dict of strings and plain numbers"
+        ) from error
+    return copy.deepcopy(value)

@@ -101,7 +101,9 @@ def read_run(path: str | Path) -> RunReader:
     entries: list[dict[str, Any]] = []
     problems: list[str] = []
     superseded = 0
-    starts = sorted((file for file in metrics.glob("*.jsonl") if file.stem.isdecimal()), key=lambda file: int(file.stem))
+    starts = sorted(
+        (file for file in metrics.glob("*.jsonl") if file.stem.isdecimal()), key=lambda file: int(file.stem)
+    )
     for file in starts:
         lines = read_lines(file)
         problems += lines.problems

@@ -102,11 +102,15 @@ def _shape(key: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, list):
         inner = {_shape(key, item) for item in value}
         if len(inner) > 1:
-            raise UpdateOutputError(f"update output {key!r} is a ragged list; make its rows equally long, or give {{shape: [...]}}")
+            raise UpdateOutputError(
+                f"update output {key!r} is a ragged list; make its rows equally long, or give {{shape: [...]}}"
+            )
         return (len(value), *(inner.pop() if inner else ()))
     if isinstance(value, bool | int | float):
         return ()
-    raise UpdateOutputError(f"update output {key!r} is {type(value).__name__} {value!r}; expected a number, a list or {{shape: [...]}}")
+    raise UpdateOutputError(
+        f"update output {key!r} is {type(value).__name__} {value!r}; expected a number, a list or {{shape: [...]}}"
+    )
 
 
 def explain(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:
@@ -122,7 +126,9 @@ def explain(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, 
     if isinstance(config.reduce, dict):
         for name in config.reduce:
             if not any(name in key for key in selection.tracked):
-                unmatched.append(f"reduce names {name!r}, which no tracked key contains.{suggest(name, selection.tracked)}")
+                unmatched.append(
+                    f"reduce names {name!r}, which no tracked key contains.{suggest(name, selection.tracked)}"
+                )
     matched = tuple(_match(config, key, outputs[key]) for key in selection.tracked)
     title = f"{config.name}({config.interval.verbose}, keys={keys}, patterns={patterns})"
     return Explanation(title, matched, tuple(unmatched))
@@ -134,7 +140,9 @@ def _match(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[
     logged = tuple(config.log_key(key, reduction) for reduction in reductions) if config.log_output else ()
     saved = tuple(config.tensor_name(key, reduction) for reduction in reductions) if config.save_output else ()
     is_field = config.log_output and "last" in reductions and math.prod(shape) != 1
-    problem = f"`last` of shape {shape} cannot be logged; set log_output: false and save_output: true" if is_field else ""
+    problem = (
+        f"`last` of shape {shape} cannot be logged; set log_output: false and save_output: true" if is_field else ""
+    )
     return Matched(key, shape, by, logged, saved, problem)
 
 
@@ -149,7 +157,10 @@ def render(explanations: Sequence[Explanation], outputs: Mapping[str, tuple[int,
             logged, saved = ("\n".join(map(inert, names)) or "-" for names in (match.logged, match.saved))
             table.add_row(*map(Text, (inert(match.key), str(match.shape), inert(match.by), logged, saved)))
         parts.append(table)
-        problems = [*explanation.unmatched, *(f"{match.key!r}: {match.problem}" for match in explanation.matched if match.problem)]
+        problems = [
+            *explanation.unmatched,
+            *(f"{match.key!r}: {match.problem}" for match in explanation.matched if match.problem),
+        ]
         parts += [Text(f"✗ {inert(problem)}", style="bold red") for problem in problems]
     tracked = {match.key for explanation in explanations for match in explanation.matched}
     left = [inert(key) for key in outputs if key not in tracked]

@@ -37,11 +37,28 @@ def _series_row(key: str, points: list[Point]) -> tuple[str, ...]:
     first, last = points[0], points[-1]
     numbers = [point.value for point in points if isinstance(point.value, bool | int | float)]
     if len(numbers) < len(points):
-        return (inert(key), str(len(points)), number(first.value), number(last.value), "", "", "", f"update {last.update}")
+        return (
+            inert(key),
+            str(len(points)),
+            number(first.value),
+            number(last.value),
+            "",
+            "",
+            "",
+            f"update {last.update}",
+        )
     known = [value for value in numbers if value == value]  # without NaN
     extremes = (number(min(known)), number(max(known))) if known else ("", "")
     course = sparkline(numbers)
-    return (inert(key), str(len(points)), number(first.value), number(last.value), *extremes, course, f"update {last.update}")
+    return (
+        inert(key),
+        str(len(points)),
+        number(first.value),
+        number(last.value),
+        *extremes,
+        course,
+        f"update {last.update}",
+    )
 
 
 def _arrays_table(run: RunReader) -> Table:
@@ -52,9 +69,10 @@ def _arrays_table(run: RunReader) -> Table:
         try:
             arrays = file.load()
         except RunFormatError as error:
-            table.add_row(file.interval, str(file.iteration), Text(inert(str(error)), style="bold red"), "", "")
+            problem = Text(inert(str(error)), style="bold red")
+            table.add_row(Text(inert(file.interval)), str(file.iteration), problem, "", "")
             continue
         for name, array in arrays.items():
-            row = (file.interval, str(file.iteration), inert(name), str(array.dtype), str(array.shape))
+            row = (inert(file.interval), str(file.iteration), inert(name), str(array.dtype), str(array.shape))
             table.add_row(*map(Text, row))
     return table

@@ -36,10 +36,14 @@ def sparkline(values: Sequence[Any], width: int = 24) -> str:
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
         groups = [list(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
-        values = [sum(group) / len(group) if all(map(math.isfinite, group)) else math.nan for group in groups]
+        values = [
+            sum(value / len(group) for value in group) if all(map(math.isfinite, group)) else math.nan
+            for group in groups
+        ]
     finite = [value for value in values if math.isfinite(value)]
-    low, span = (min(finite), max(finite) - min(finite)) if finite else (0.0, 0.0)
+    low, span = (min(finite) / 2, max(finite) / 2 - min(finite) / 2) if finite else (0.0, 0.0)  # halves cannot overflow
     top = len(_BARS) - 1
     return "".join(
-        "·" if not math.isfinite(value) else _BARS[round((value - low) / span * top) if span else top // 2] for value in values
+        "·" if not math.isfinite(value) else _BARS[round((value / 2 - low) / span * top) if span else top // 2]
+        for value in values
     )

@@ -13,7 +13,7 @@ from noether_core.emit.reader import RunReader
 
 
 def ulps(a: float | int, b: float | int) -> float:
-    """Return how many floating-point numbers lie between two values, counting one end.
+    """Return how many floating-point numbers lie between two values, counting one end; at least 1 for any two that differ.
 
     The numbers are float32's if both values are float32 numbers, as tracked means are, else float64's. Two NaN are equal;
     NaN beside a number is infinitely far.
@@ -27,7 +27,7 @@ def ulps(a: float | int, b: float | int) -> float:
         return math.inf
     with np.errstate(over="ignore"):
         is_float32 = all(float(np.float32(value)) == value for value in (a, b))
-    return abs(_rank(a, is_float32) - _rank(b, is_float32))
+    return max(1, abs(_rank(a, is_float32) - _rank(b, is_float32)))  # ints beyond 2**53 can share a float64
 
 
 def _rank(value: float, is_float32: bool) -> int:
@@ -82,7 +82,9 @@ def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
         The relative paths that differ or that only one has, and how many files were compared.
     """
     patterns = ("metrics/*.jsonl", "update_outputs/**/*.safetensors")
-    names = {path.relative_to(root).as_posix() for root in (a, b) for pattern in patterns for path in root.glob(pattern)}
+    names = {
+        path.relative_to(root).as_posix() for root in (a, b) for pattern in patterns for path in root.glob(pattern)
+    }
     return [name for name in sorted(names) if _bytes(a / name) != _bytes(b / name)], len(names)
 
 

@@ -42,9 +42,7 @@ class OutputRecorder(CallbackBase):
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
         self._steps = 0
 
-    def track_after_accumulation_step(
-        self, *, update_counter: Counter, update_outputs: Any = None, **_: Any
-    ) -> None:
+    def track_after_accumulation_step(self, *, update_counter: Counter, update_outputs: Any = None, **_: Any) -> None:
         """Copy this step's outputs to the host."""
         outputs = flatten(update_outputs or {})
         own = [key for key, value in outputs.items() if self._backend.inspect(key, value) is not None]
@@ -68,7 +66,9 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
     """
     arrays = read_arrays(Path(path))
     if _COUNT not in arrays:
-        raise RunFormatError(f"{str(path)!r} is no recording of update outputs; give a file that Run(..., record=...) wrote")
+        raise RunFormatError(
+            f"{str(path)!r} is no recording of update outputs; give a file that Run(..., record=...) wrote"
+        )
     steps: list[dict[str, Any]] = [{} for _ in range(int(arrays.pop(_COUNT)))]
     for name, array in sorted(arrays.items()):
         number, kind, key = name.split("/", 2)
