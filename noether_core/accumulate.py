@@ -76,7 +76,7 @@ class _Kept(NamedTuple):
     update: int
     place: Hashable
     array: Array
-    index: int | None
+    at: int | None
 
 
 class OutputAccumulator:
@@ -215,7 +215,7 @@ class OutputAccumulator:
                 if (kept := copies.get(key)) is not None:
                     value = hosted[id(kept.array)]
                     part = part._replace(
-                        last=np.asarray(value if kept.index is None else value[kept.index]), last_update=kept.update
+                        last=np.asarray(value if kept.at is None else value[kept.at]), last_update=kept.update
                     )
                 found[key] = merge_partials(found[key], part) if key in found else part
         return {key: self._counted(key, found[key]) for key in order}

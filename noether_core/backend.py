@@ -54,7 +54,7 @@ class Layout:
 
     @cached_property
     def in_order(self) -> bool:
-        """Tell whether the slots are 0, 1, 2 …"""
+        """Tell whether the slots count up from 0."""
         return bool((self.slots == np.arange(len(self.slots))).all())
 
 

@@ -24,8 +24,8 @@ class CallbackBaseConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: StrictStr | None = Field(None, min_length=1)
-    id: StrictStr | None = Field(None, min_length=1)
+    kind: StrictStr | None = Field(default=None, min_length=1)
+    id: StrictStr | None = Field(default=None, min_length=1)
 
     @field_validator("id")
     @classmethod
@@ -69,16 +69,16 @@ class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
     Raises:
         pydantic.ValidationError: for a field that is unknown, missing or out of range.
 
-    >>> config = TrackAdditionalOutputsCallbackConfig(every_n_updates=10, keys=["loss"], reduce={"loss": "last"})
+    >>> config = TrackAdditionalOutputsCallbackConfig(every_n_updates=10, keys=["loss"], reduce=["mean", "last"])
     >>> config.reductions("loss"), config.log_key("loss", "last")
-    (('last',), 'loss/U10')
+    (('mean', 'last'), 'loss/last/U10')
     """
 
     name: Literal["TrackAdditionalOutputsCallback"] = "TrackAdditionalOutputsCallback"
     keys: list[StrictStr] | None = None
     patterns: list[StrictStr] | None = None
     reduce: Reductions | dict[StrictStr, Reductions] = "mean"
-    weight: StrictStr | None = Field(None, min_length=1)
+    weight: StrictStr | None = Field(default=None, min_length=1)
     verbose: StrictBool = False
     log_output: StrictBool = True
     save_output: StrictBool = False
@@ -126,8 +126,8 @@ class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
 
     def log_key(self, key: str, reduction: Reduction) -> str:
         """Return the name under which a reduction of a key is logged."""
-        plain = isinstance(self.reduce, str) and self.reduce in {"mean", "last"}
-        return f"{key}/{self.interval}" if plain else f"{key}/{reduction}/{self.interval}"
+        is_plain = self.reduce in ("mean", "last", ["mean"], ["last"])
+        return f"{key}/{self.interval}" if is_plain else f"{key}/{reduction}/{self.interval}"
 
     def tensor_name(self, key: str, reduction: Reduction) -> str:
         """Return the name under which a reduction of a key is saved: the raw key where it has only one."""

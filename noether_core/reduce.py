@@ -19,7 +19,6 @@ values were grouped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
@@ -34,10 +33,17 @@ _TREE_ROWS = 1024  # beyond this many elements the library's own binary64 sum ta
 class Ops(Protocol):
     """List what the algebra needs of an array library beside the arrays' own operators."""
 
-    where: Callable[[Array, Array, Array], Array]
-    isnan: Callable[[Array], Array]
-    isfinite: Callable[[Array], Array]
-    minimum: Callable[[Array, Array], Array]
+    def where(self, condition: Array, values: Array, others: Array, /) -> Array:
+        """Return `values` where the condition holds, else `others`."""
+
+    def isnan(self, values: Array, /) -> Array:
+        """Tell which values are NaN."""
+
+    def isfinite(self, values: Array, /) -> Array:
+        """Tell which values are neither NaN nor infinite."""
+
+    def minimum(self, values: Array, others: Array, /) -> Array:
+        """Return the smaller of each two values."""
 
     def widen(self, values: Array) -> tuple[Array, Array]:
         """Return values of any real dtype, exactly, as the sum of two binary64 arrays of the same shape."""

@@ -137,13 +137,20 @@ class Counter(Protocol):
     """List what the callbacks read of a counter; a counter of the user's own works if it has these."""
 
     @property
-    def epoch(self) -> int: ...
+    def epoch(self) -> int:
+        """Return the epochs completed."""
+
     @property
-    def update(self) -> int: ...
+    def update(self) -> int:
+        """Return the updates completed."""
+
     @property
-    def sample(self) -> int: ...
+    def sample(self) -> int:
+        """Return the samples completed."""
+
     @property
-    def cur_iteration(self) -> TrainingIteration: ...
+    def cur_iteration(self) -> TrainingIteration:
+        """Return the epochs, updates and samples completed."""
 
 
 class UpdateCounter:

@@ -15,16 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core import host
-from noether_core.backend import Step, Taken, ValueType, into_slots
+from noether_core.backend import Reducer, Step, Taken, ValueType, into_slots
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import NOTHING, Sums, lift, lift_array, merge
 
 
 class _JaxOps:
-    where = staticmethod(jnp.where)
     isnan = staticmethod(jnp.isnan)
     isfinite = staticmethod(jnp.isfinite)
     minimum = staticmethod(jnp.minimum)
+
+    def where(self, condition: jax.Array, values: Any, others: Any) -> jax.Array:
+        return jnp.where(condition, values, others)
 
     def widen(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         if values.dtype in (jnp.int64, jnp.uint64):
@@ -110,7 +112,7 @@ class JaxBackend:
     """Know JAX's arrays."""
 
     name = "JAX"
-    reducer = JaxReducer()
+    reducer: Reducer = JaxReducer()
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
@@ -158,7 +160,8 @@ class JaxBackend:
     def from_numpy(self, value: np.ndarray[Any, Any]) -> jax.Array:
         """Return an array with the same dtype, shape and bits, 64-bit ones included."""
         with jax.enable_x64(True):
-            return jax.device_put(value)
+            array: jax.Array = jax.device_put(value)
+            return array
 
 
 def _sharding(value: jax.Array) -> Hashable:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noether_core import host
-from noether_core.backend import EagerReducer, ValueType
+from noether_core.backend import EagerReducer, Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import Sums, fold_tree
 
@@ -28,10 +28,12 @@ _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in _FLOATS | _INTS 
 
 
 class _TorchOps:
-    where = staticmethod(torch.where)
     isnan = staticmethod(torch.isnan)
     isfinite = staticmethod(torch.isfinite)
     minimum = staticmethod(torch.minimum)
+
+    def where(self, condition: Tensor, values: Any, others: Any) -> Tensor:
+        return torch.where(condition, values, others)
 
     def widen(self, values: Tensor) -> tuple[Tensor, Tensor]:
         if values.dtype in (torch.int64, torch.uint64):
@@ -87,7 +89,7 @@ class TorchBackend:
 
     name = "PyTorch"
     # inference mode: no gradients are recorded, and tensors from a user's own inference mode are taken too
-    reducer = EagerReducer(_TorchOps(), torch.inference_mode)
+    reducer: Reducer = EagerReducer(_TorchOps(), torch.inference_mode)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""

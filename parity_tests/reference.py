@@ -101,6 +101,18 @@ def _fires(schedule: Schedule, tracker: Tracker, update: int) -> bool:
     return any(count % tracker.n == 0 for count in range(before + 1, now + 1))
 
 
+def _seen(schedule: Schedule, tracker: Tracker, start: int, end: int) -> dict[str, list[tuple[int, Any]]]:
+    """Return each tracked key's values and their updates, the keys in the order they came."""
+    seen: dict[str, list[tuple[int, Any]]] = {}
+    for update in range(start, end):
+        for outputs in schedule.steps[update]:
+            values = flat(outputs or {})
+            named = [key for key in tracker.keys if key in values]
+            for key in dict.fromkeys([*named, *(key for key in values if any(p in key for p in tracker.patterns))]):
+                seen.setdefault(key, []).append((update + 1, values[key]))
+    return seen
+
+
 def _end(
     schedule: Schedule,
     tracker: Tracker,
@@ -110,16 +122,7 @@ def _end(
     by_update: dict[int, dict[str, Any]],
     files: dict[str, dict[str, np.ndarray[Any, Any]]],
 ) -> None:
-    seen: dict[str, list[tuple[int, Any]]] = {}
-    for update in range(start, end):
-        for outputs in schedule.steps[update]:
-            values = flat(outputs or {})
-            named = [key for key in tracker.keys if key in values]
-            for key in [*named, *(key for key in values if any(p in key for p in tracker.patterns))]:
-                seen.setdefault(key, [])
-            for key, value in values.items():
-                if key in seen and (key in tracker.keys or any(p in key for p in tracker.patterns)):
-                    seen[key].append((update + 1, value))
+    seen = _seen(schedule, tracker, start, end)
     order = [key for key in tracker.keys if key in seen] + [key for key in seen if key not in tracker.keys]
     label = f"{tracker.unit[0].upper()}{tracker.n}"
     arrays = {}

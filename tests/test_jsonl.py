@@ -23,7 +23,7 @@ def same(a: Any, b: Any) -> bool:
     """Compare type and bits; -0.0 is not 0.0, and every NaN is NaN."""
     if isinstance(a, float):
         return type(b) is float and (
-            math.isnan(a) and math.isnan(b) or (a == b and math.copysign(1, a) == math.copysign(1, b))
+            (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
         )
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)

@@ -15,10 +15,21 @@ from noether_core.emit.files import write_whole
 from noether_core.errors import NoetherError, RunFormatError
 
 _DTYPES: dict[str, Any] = {
-    **{"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64},
-    **{"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64},
-    **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": ml_dtypes.bfloat16},
-    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
+    "BOOL": np.bool_,
+    "I8": np.int8,
+    "I16": np.int16,
+    "I32": np.int32,
+    "I64": np.int64,
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "U64": np.uint64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
 }
 
 
@@ -51,7 +62,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         RunFormatError: for a file that is not one, or holds a dtype unknown here.
     """
     try:
-        entries = safetensors.deserialize(path.read_bytes())
+        entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except FileNotFoundError:
         raise
     except Exception as error:

@@ -20,10 +20,10 @@ _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
-    """Return an entry as one line.
+    r"""Return an entry as one line.
 
     >>> encode_line({"update": 3, "loss/U1": float("inf")})
-    b'{"update":3,"loss/U1":"Infinity","crc32":"e842e18a"}\\n'
+    b'{"update":3,"loss/U1":"Infinity","crc32":"e842e18a"}\n'
     """
     body = json.dumps(_strict(entry), ensure_ascii=True, allow_nan=False, separators=(",", ":"))[:-1].encode("ascii")
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))

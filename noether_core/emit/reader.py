@@ -65,10 +65,10 @@ class RunReader:
         """Return each logged key's points, in the order of the updates."""
         series: dict[str, list[Point]] = {}
         for entry in self.entries:
-            at = [entry[unit] for unit in UNITS]
+            at = {unit: entry[unit] for unit in UNITS}
             for key, value in entry.items():
                 if key not in UNITS:
-                    series.setdefault(key, []).append(Point(*at, value))
+                    series.setdefault(key, []).append(Point(**at, value=value))
         return series
 
     @property

@@ -124,11 +124,11 @@ def explain(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, 
             glob = " A pattern is a literal substring, no glob or regex." if set(pattern) & set("*?[]^$") else ""
             unmatched.append(f"pattern {pattern!r} is contained in no key.{glob}{suggest(pattern, available)}")
     if isinstance(config.reduce, dict):
-        for name in config.reduce:
-            if not any(name in key for key in selection.tracked):
-                unmatched.append(
-                    f"reduce names {name!r}, which no tracked key contains.{suggest(name, selection.tracked)}"
-                )
+        unmatched += [
+            f"reduce names {name!r}, which no tracked key contains.{suggest(name, selection.tracked)}"
+            for name in config.reduce
+            if not any(name in key for key in selection.tracked)
+        ]
     matched = tuple(_match(config, key, outputs[key]) for key in selection.tracked)
     title = f"{config.name}({config.interval.verbose}, keys={keys}, patterns={patterns})"
     return Explanation(title, matched, tuple(unmatched))

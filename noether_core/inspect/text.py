@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -35,7 +36,7 @@ def sparkline(values: Sequence[Any], width: int = 24) -> str:
     """
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
-        groups = [list(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        groups = [list(values[a:b]) for a, b in pairwise(edges)]
         values = [
             sum(value / len(group) for value in group) if all(map(math.isfinite, group)) else math.nan
             for group in groups
