@@ -24,6 +24,7 @@ from rich.text import Text
 import noether_jax
 import noether_torch
 from noether_core import read_run
+from noether_core.errors import NoetherError, listing
 from noether_core.parity import compare_runs, differing_files, read_recording, replay
 from noether_core.parity.report import drift_sentence, side_by_side
 from noether_core.run import Run
@@ -147,8 +148,8 @@ def replay_settings(workload: str) -> dict[str, int]:
 def run_demo(out: Path, svg: Path | None, console: Console) -> int:
     """Run everything; return the exit status: 1 if the front-ends differ in a single bit."""
     started = time.monotonic()
-    out = out.resolve()
-    shutil.rmtree(out, ignore_errors=True)
+    shown, out = out, out.resolve()
+    _clear(out)
     console.print(
         "Training two workloads in JAX and in PyTorch: the same weights, batches and config.", highlight=False
     )
@@ -170,12 +171,23 @@ def run_demo(out: Path, svg: Path | None, console: Console) -> int:
     if svg is not None:
         save_svg(Group(*parts), svg)
     console.print(
-        f"\nThe runs are in {out}: look at one with `noether-parity show {out / 'digits' / 'jax'}`.", highlight=False
+        f"\nThe runs are in {shown}: look at one with `noether-parity show {shown / 'digits' / 'jax'}`.",
+        highlight=False,
     )
     console.print(f"Done in {time.monotonic() - started:.0f} s.", highlight=False)
     for name in differing:
         console.print(f"differs: {name}", style="bold red", highlight=False)
     return 1 if differing else 0
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo's runs, and nothing else."""
+    strangers = sorted(path.name for path in out.iterdir() if path.name not in WORKLOADS) if out.is_dir() else []
+    if strangers:
+        raise NoetherError(
+            f"--out {str(out)!r} holds {listing(strangers)}; give an empty or new directory for the demo's runs"
+        )
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def save_svg(screen: RenderableType, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,14 @@ app = typer.Typer(
 )
 
 
+def _console() -> Console:
+    """Return a console that leaves tables uncut where the output is no terminal."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160
+    return console
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
@@ -37,13 +46,13 @@ def demo(
         )
     sys.path.insert(0, str(root))
     run_demo = importlib.import_module("examples.demo").run_demo
-    raise typer.Exit(run_demo(out, svg, Console()))
+    raise typer.Exit(run_demo(out, svg, _console()))
 
 
 @app.command()
 def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """Show a run: its series with sparklines, and its saved arrays."""
-    Console().print(show_run(read_run(run)))
+    _console().print(show_run(read_run(run)))
 
 
 @app.command("explain")
@@ -54,7 +63,7 @@ def explain_command(
     """Say what a config would track of these update outputs, before any training. Exits 1 if an entry matches nothing."""
     shapes = read_outputs(outputs)
     explanations = [explain(each, shapes) for each in load_callbacks(config)]
-    Console().print(render(explanations, shapes))
+    _console().print(render(explanations, shapes))
     raise typer.Exit(0 if all(each.is_clean for each in explanations) else 1)
 
 

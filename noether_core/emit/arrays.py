@@ -68,7 +68,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     except Exception as error:
         raise RunFormatError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
     arrays = {}
-    for name, entry in entries:
+    for name, entry in sorted(entries):
         if entry["dtype"] not in _DTYPES:
             raise RunFormatError(f"{path} holds {name!r} with dtype {entry['dtype']}; known here: {', '.join(_DTYPES)}")
         arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"]).copy()
