@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from noether_core.config import load_callbacks
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
-from noether_core.inspect.explain import explain, read_outputs, render
+from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
 
 app = typer.Typer(
@@ -62,16 +63,19 @@ def explain_command(
 ) -> None:
     """Say what a config would track of these update outputs, before any training. Exits 1 if an entry matches nothing."""
     shapes = read_outputs(outputs)
-    explanations = [explain(each, shapes) for each in load_callbacks(config)]
+    explanations = explain_together(load_callbacks(config), shapes)
     _console().print(render(explanations, shapes))
     raise typer.Exit(0 if all(each.is_clean for each in explanations) else 1)
 
 
 def main() -> None:
     """Run the command line; an error of ours is one message, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not have every character of ours
     try:
         app()
-    except (NoetherError, ValidationError) as error:
+    except (NoetherError, ValidationError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"noether-parity: {error}", style="red", markup=False
         )

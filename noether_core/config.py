@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, TypeAdapter, field_validator, model_validator
 
-from noether_core.errors import ConfigFileError, listing, suggest
+from noether_core.errors import ConfigFileError, NoetherError, listing, suggest
 from noether_core.schedule import UNITS, Interval
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
+AVAILABLE: frozenset[Reduction] = frozenset({"mean", "last"})
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 
 _NOETHER_KINDS = "noether.core.callbacks."
@@ -116,6 +117,17 @@ class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
             raise ValueError("log_output and save_output are both false, so nothing would come out; set one to true")
         return self
 
+    def require_available(self) -> None:
+        """Raise `NoetherError` if this asks for a reduction or a weight that this version does not compute."""
+        wanted = self.reduce.values() if isinstance(self.reduce, dict) else [self.reduce]
+        names = {name for each in wanted for name in ([each] if isinstance(each, str) else each)}
+        for name in sorted(names - AVAILABLE):
+            raise NoetherError(
+                f"reduce asks for {name!r}; this version computes {' and '.join(sorted(AVAILABLE))}: use one of these"
+            )
+        if self.weight is not None:
+            raise NoetherError(f"weight={self.weight!r} is not computed by this version; leave weight out")
+
     def reductions(self, key: str) -> tuple[Reduction, ...]:
         """Return the reductions of one key: an exact name in `reduce` wins, then its first matching pattern, then mean."""
         wanted = self.reduce
@@ -181,3 +193,18 @@ def load_callbacks(path: str | Path) -> list[CallbackConfig]:
         top = listing(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
         raise ConfigFileError(f"config file {str(path)!r} has no `callbacks:` list (its top level: {top}); add one")
     return [parse_callback(entry, f"callbacks[{i}] in {str(path)!r}") for i, entry in enumerate(entries)]
+
+
+def check_together(configs: Sequence[CallbackConfig]) -> None:
+    """Raise `NoetherError` if callbacks of one run would write the same files, or ask for what this version lacks."""
+    places: set[tuple[str | None, str]] = set()
+    for config in configs:
+        config.require_available()
+        place = (config.id, str(config.interval))
+        if config.save_output and place in places:
+            raise NoetherError(
+                f"two callbacks with save_output, interval {config.interval} and id {config.id!r} would write the same files;"
+                " give each an id of its own, or make them one"
+            )
+        if config.save_output:
+            places.add(place)

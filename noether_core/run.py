@@ -16,7 +16,7 @@ import yaml
 
 from noether_core.backend import Backend
 from noether_core.callbacks import CallbackBase, PeriodicCallback, TrackAdditionalOutputsCallback
-from noether_core.config import TrackAdditionalOutputsCallbackConfig, load_callbacks, parse_callback
+from noether_core.config import TrackAdditionalOutputsCallbackConfig, check_together, load_callbacks, parse_callback
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.trackers import Tracker, make_trackers
@@ -70,7 +70,7 @@ class Run:
         self.accumulation_steps = accumulation_steps
         self.counter = UpdateCounter(None, _iteration(end), updates_per_epoch, effective_batch_size)
         given = _configs(callbacks)
-        _check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
+        check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
         self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
         self.callbacks = [self._callback(each) for each in given]
         if record is not None:
@@ -277,16 +277,3 @@ def _configs(callbacks: Callbacks) -> list[TrackAdditionalOutputsCallbackConfig 
         each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
         for at, each in enumerate(callbacks)
     ]
-
-
-def _check_together(configs: Sequence[TrackAdditionalOutputsCallbackConfig]) -> None:
-    places: set[tuple[str | None, str]] = set()
-    for config in configs:
-        place = (config.id, str(config.interval))
-        if config.save_output and place in places:
-            raise NoetherError(
-                f"two callbacks with save_output, interval {config.interval} and id {config.id!r} would write the same files;"
-                " give each an id of its own, or make them one"
-            )
-        if config.save_output:
-            places.add(place)

@@ -11,7 +11,7 @@ from typing import Any
 from noether_core.accumulate import OutputAccumulator, Partial, first_nonfinite
 from noether_core.backend import Backend, ValueType
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether_core.config import Reduction, TrackAdditionalOutputsCallbackConfig
+from noether_core.config import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.arrays import write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, NoetherError, NonFiniteError, UpdateOutputError
@@ -20,8 +20,6 @@ from noether_core.reduce import place_of
 from noether_core.schedule import Counter
 from noether_core.select import Selection, flatten, missing_key_message, require, select
 from noether_core.state import pack, unpack
-
-AVAILABLE: frozenset[Reduction] = frozenset({"mean", "last"})
 
 
 class TrackAdditionalOutputsCallback(PeriodicCallback):
@@ -49,7 +47,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         **trainer_arguments: Any,
     ) -> None:
         config = self.config = callback_config
-        _refuse_unavailable(config)
+        config.require_available()
         self.keys, self.patterns = list(config.keys or []), list(config.patterns or [])
         self.reduce, self.verbose = config.reduce, config.verbose
         self.log_output, self.save_output = config.log_output, config.save_output
@@ -270,14 +268,3 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._interval.load(loaded.partials)
         self._reached, self._position, self._steps = loaded.reached, loaded.position, loaded.steps
         self._matched = set(loaded.matched)
-
-
-def _refuse_unavailable(config: TrackAdditionalOutputsCallbackConfig) -> None:
-    wanted = config.reduce.values() if isinstance(config.reduce, dict) else [config.reduce]
-    names = {name for each in wanted for name in ([each] if isinstance(each, str) else each)}
-    for name in sorted(names - AVAILABLE):
-        raise NoetherError(
-            f"reduce asks for {name!r}; this version computes {' and '.join(sorted(AVAILABLE))}: use one of these"
-        )
-    if config.weight is not None:
-        raise NoetherError(f"weight={config.weight!r} is not computed by this version; leave weight out")

@@ -73,7 +73,12 @@ def read_lines(path: Path) -> Lines:
     """Read every intact line of a file; a torn or damaged one is named with its offset and left out."""
     lines = Lines([], [])
     offset = 0
-    for line in path.read_bytes().splitlines(keepends=True):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        lines.problems.append(f"{path}: {error}")
+        return lines
+    for line in content.splitlines(keepends=True):
         try:
             lines.entries.append(decode_line(line))
         except RunFormatError as error:

@@ -96,7 +96,9 @@ def read_run(path: str | Path) -> RunReader:
     path = Path(path)
     metrics = path / "metrics"
     if not metrics.is_dir() and not (path / "config.yaml").is_file() and not (path / "update_outputs").is_dir():
-        state = "has no config.yaml, metrics/ or update_outputs/" if path.is_dir() else "does not exist"
+        state = "does not exist"
+        if path.exists():
+            state = "has no config.yaml, metrics/ or update_outputs/" if path.is_dir() else "is a file"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     entries: list[dict[str, Any]] = []
     problems: list[str] = []

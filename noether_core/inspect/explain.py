@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.config import TrackAdditionalOutputsCallbackConfig, check_together
 from noether_core.emit.arrays import read_arrays
-from noether_core.errors import UpdateOutputError, suggest
+from noether_core.errors import NoetherError, UpdateOutputError, suggest
 from noether_core.inspect.text import inert
 from noether_core.select import flatten, select
 
@@ -44,7 +44,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Say what one callback does: its matches, and the entries of its config that match nothing, each with a hint."""
+    """Say what one callback does: its matches, and what of its config matches nothing or would be refused."""
 
     title: str
     matched: tuple[Matched, ...]
@@ -66,6 +66,13 @@ def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
         UpdateOutputError: if the file holds none of these.
     """
     try:
+        return _read_outputs(path)
+    except RecursionError:
+        raise UpdateOutputError(f"{str(path)!r} is nested too deep to read; give arrays as {{shape: [...]}}") from None
+
+
+def _read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
         if path.suffix == ".safetensors":
             return {key: array.shape for key, array in read_arrays(path).items()}
         text = path.read_text(encoding="utf-8")
@@ -80,17 +87,19 @@ def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: _shape(key, value) for key, value in flat.items()}
 
 
-class _Shape(tuple[int, ...]):
-    """Mark a leaf that was given as `{shape: [...]}`."""
+@dataclass(frozen=True)
+class _Shape:
+    """Hold a leaf that was given as `{shape: [...]}`."""
+
+    dims: Any
 
 
 def _shapes_as_leaves(outputs: Mapping[str, Any]) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, value in outputs.items():
         if isinstance(value, Mapping):
-            shape = value.get("shape")
-            is_shape = isinstance(shape, Sequence) and value.keys() <= {"shape", "dtype"}
-            leaves[name] = _Shape(shape) if is_shape and shape is not None else _shapes_as_leaves(value)
+            is_shape = isinstance(value.get("shape"), list | str) and value.keys() <= {"shape", "dtype"}
+            leaves[name] = _Shape(value["shape"]) if is_shape else _shapes_as_leaves(value)
         else:
             leaves[name] = value
     return leaves
@@ -98,7 +107,11 @@ def _shapes_as_leaves(outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shape(key: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, _Shape):
-        return tuple(value)
+        if isinstance(value.dims, str) or any(type(dim) is not int or dim < 0 for dim in value.dims):
+            raise UpdateOutputError(
+                f"update output {key!r} has the shape {value.dims!r}; expected a list of ints of at least 0, such as [3, 4]"
+            )
+        return tuple(value.dims)
     if isinstance(value, list):
         inner = {_shape(key, item) for item in value}
         if len(inner) > 1:
@@ -111,6 +124,33 @@ def _shape(key: str, value: Any) -> tuple[int, ...]:
     raise UpdateOutputError(
         f"update output {key!r} is {type(value).__name__} {value!r}; expected a number, a list or {{shape: [...]}}"
     )
+
+
+def explain_together(
+    configs: Sequence[TrackAdditionalOutputsCallbackConfig], outputs: Mapping[str, tuple[int, ...]]
+) -> list[Explanation]:
+    """Return what each callback of a run does, with what `Run` would refuse of them together."""
+    explanations: list[Explanation] = []
+    logged: dict[str, str] = {}
+    for at, config in enumerate(configs):
+        found = explain(config, outputs)
+        matched = []
+        for match in found.matched:
+            twice = next((f"{name!r} is logged by {logged[name]} too" for name in match.logged if name in logged), "")
+            advice = f"{twice}; let one callback log it, or give different intervals" if twice else ""
+            matched.append(replace(match, problem=match.problem or advice))
+            logged.update(dict.fromkeys(match.logged, found.title))
+        refused = [str(error)] if (error := _refusal(configs[: at + 1])) else []
+        explanations.append(replace(found, matched=tuple(matched), unmatched=(*found.unmatched, *refused)))
+    return explanations
+
+
+def _refusal(configs: Sequence[TrackAdditionalOutputsCallbackConfig]) -> NoetherError | None:
+    try:
+        check_together(configs)
+    except NoetherError as error:
+        return error
+    return None
 
 
 def explain(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:

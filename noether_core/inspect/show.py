@@ -25,7 +25,8 @@ def show_run(run: RunReader) -> RenderableType:
 def _series_table(run: RunReader) -> Table:
     table = Table(title=Text(inert(str(run.path)), style="bold"), title_justify="left")
     for heading in ("key", "points", "first", "last", "min", "max", "course", "at"):
-        table.add_column(heading, justify="right" if heading in {"points", "first", "last", "min", "max"} else "left")
+        is_number = heading in {"points", "first", "last", "min", "max"}
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
     for key, points in run.series.items():
         table.add_row(*map(Text, _series_row(key, points)))
     if not run.series:
@@ -64,7 +65,7 @@ def _series_row(key: str, points: list[Point]) -> tuple[str, ...]:
 def _arrays_table(run: RunReader) -> Table:
     table = Table(title="saved arrays", title_justify="left")
     for heading in ("interval", "iteration", "array", "dtype", "shape"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for file in run.arrays:
         try:
             arrays = file.load()

@@ -28,12 +28,20 @@ def number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else inert(str(value))
 
 
-def sparkline(values: Sequence[Any], width: int = 24) -> str:
+def _as_float(value: float | int) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond binary64
+        return math.inf if value > 0 else -math.inf
+
+
+def sparkline(values: Sequence[float | int], width: int = 24) -> str:
     """Return numbers as a line of bars, `·` for what is not finite; more than `width` are averaged in groups.
 
     >>> sparkline([0.0, 1.0, 2.0, float("nan"), 4.0])
     '▁▃▅·█'
     """
+    values = [_as_float(value) for value in values]
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
         groups = [list(values[a:b]) for a, b in pairwise(edges)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class TensorBoardTracker:
                 "the tensorboard tracker needs tensorboardX: pip install 'noether-callbacks[tensorboard]'"
             ) from error
         self._directory = str(directory)
-        self._writer = SummaryWriter(self._directory, write_to_disk=True)
+        # tensorboardX names its file by the second and would write over one that is there: a restart's is its own
+        self._writer = SummaryWriter(self._directory, filename_suffix=f".{uuid.uuid4().hex[:8]}")
 
     def __repr__(self) -> str:
         return f"TensorBoardTracker({self._directory!r})"
@@ -41,10 +43,16 @@ class TensorBoardTracker:
             if key in UNITS:
                 continue
             if isinstance(value, bool | int | float):
-                self._writer.add_scalar(key, float(value), global_step=entry["update"], display_name=key)
+                self._writer.file_writer.add_summary(self._summary(key, float(value)), entry["update"])
             else:
                 self._writer.add_text(key, str(value), global_step=entry["update"])
         self._writer.flush()
+
+    def _summary(self, key: str, value: float) -> Any:
+        # add_scalar would write `_` for many characters in a tag, and so make one curve of two keys
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        return Summary(value=[Summary.Value(tag=key, simple_value=value)])
 
     def close(self) -> None:
         """Close the event file."""
