@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from noether_core.reduce import Array, Ops, Sums, identity, lift, lift_array, merge
+from noether_core.expansion import Array
+from noether_core.reduce import Columns, Ops, Sums, each, identity, lift, lift_array, merge
 
 _PENDING = 64  # steps that are only stacked before they are reduced together
 
@@ -43,10 +44,12 @@ class Layout:
     Attributes:
         slots: int64, the state's slot of each value: group by group, then array by array.
         keep: for each array, whether a copy of it is wanted.
+        columns: what the sums carry; of all layouts of one state the same.
     """
 
     slots: np.ndarray[Any, np.dtype[np.int64]]
     keep: tuple[bool, ...]
+    columns: Columns
 
     def fills(self, num_slots: int) -> bool:
         """Tell whether the values are those of all the state's slots, in order."""
@@ -67,6 +70,7 @@ class Step(NamedTuple):
         arrays: the values of any other size.
         num_slots: how many slots the state must have.
         code: the place code of this step.
+        weight: what weighs the values: one element, or as many as each array has; None where nothing does.
     """
 
     layout: Layout
@@ -74,6 +78,7 @@ class Step(NamedTuple):
     arrays: tuple[Array, ...]
     num_slots: int
     code: int
+    weight: Any = None
 
 
 class Taken(NamedTuple):
@@ -144,15 +149,27 @@ class EagerOps(SlotOps, Protocol):
     def codes(self, codes: Sequence[int], like: Array) -> Array:
         """Return place codes as int64, shape [codes, 1], on the device of `like`."""
 
+    def weight(self, value: Any, like: Array) -> Array:
+        """Return a copy of a weight (an array, or a Python or NumPy number) as a vector on the device of `like`."""
+
     def to_host(self, value: Array) -> np.ndarray[Any, Any]:
         """Return an array as a NumPy array that shares nothing with it."""
+
+
+class Pending(NamedTuple):
+    """Hold a step that is only stacked: a vector per group, its weight, and the arrays' sums."""
+
+    rows: tuple[Array, ...]
+    weight: Array | None
+    lifted: tuple[Sums, ...]
+    code: int
 
 
 class EagerState(NamedTuple):
     """Hold what is reduced, and up to 64 steps of one layout that are only stacked: an operation a step, not twenty."""
 
     sums: Sums | None = None
-    pending: tuple[tuple[Taken, tuple[Sums, ...], int], ...] = ()
+    pending: tuple[Pending, ...] = ()
     layout: Layout | None = None
     num_slots: int = 0
 
@@ -170,53 +187,58 @@ class EagerReducer:
         state = state or EagerState()
         with self._context():
             rows = tuple(ops.stack(group) for group in step.scalars)
+            weight = None if step.weight is None else ops.weight(step.weight, next(iter((*rows, *step.arrays))))
             kept = tuple(
                 ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)
             )
-            lifted = tuple(self._lift_array(value, step.code) for value in step.arrays)
+            lifted = tuple(self._lift_array(value, step.code, layout.columns, weight) for value in step.arrays)
             sums, pending = state.sums, state.pending
             if state.layout is not layout or len(pending) >= _PENDING:
                 sums, pending = self._settle(state), ()
         taken = Taken(rows, kept)
-        return EagerState(sums, (*pending, (Taken(rows, ()), lifted, step.code)), layout, step.num_slots), taken
+        return EagerState(
+            sums, (*pending, Pending(rows, weight if rows else None, lifted, step.code)), layout, step.num_slots
+        ), taken
 
     def to_host(self, state: EagerState, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
         """Return the state's sums and some copies as NumPy arrays."""
         with self._context():
             sums = self._settle(state)
             assert sums is not None  # a state is made by absorbing a step
-            return Sums(*map(self._ops.to_host, sums)), [self._ops.to_host(copy) for copy in copies]
+            return each(self._ops.to_host, sums), [self._ops.to_host(copy) for copy in copies]
 
-    def _lift_array(self, value: Array, code: int) -> Sums:
+    def _lift_array(self, value: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
         flat = value.reshape(-1)
-        return lift_array(self._ops, flat, self._ops.codes([code], flat))
+        return lift_array(self._ops, flat, self._ops.codes([code], flat), columns, weight)
 
     def _settle(self, state: EagerState) -> Sums | None:
         """Return the sums with all that is pending merged in."""
         if state.layout is None:
             return state.sums
-        ops, pending = self._ops, state.pending
+        ops, pending, columns = self._ops, state.pending, state.layout.columns
         parts = []
-        first, lifted, _ = pending[0]
-        for group, like in enumerate(first.rows):
-            codes = ops.codes([code for _, _, code in pending], like)
-            parts.append(ops.fold(lift(ops, ops.stack_rows([taken.rows[group] for taken, _, _ in pending]), codes)))
-        for index in range(len(lifted)):
-            each = [arrays[index] for _, arrays, _ in pending]
-            parts.append(ops.fold(Sums(*(ops.stack_rows(field) for field in zip(*each, strict=True)))))
-        total = Sums(*(ops.concatenate(field) for field in zip(*parts, strict=True)))
+        for group, like in enumerate(pending[0].rows):
+            codes = ops.codes([step.code for step in pending], like)
+            weights = ops.stack_rows([step.weight for step in pending]) if columns.weights else None
+            rows = ops.stack_rows([step.rows[group] for step in pending])
+            parts.append(ops.fold(lift(ops, rows, codes, columns, weights)))
+        arrays = zip(*(step.lifted for step in pending), strict=True)
+        parts += [ops.fold(each(lambda *fields: ops.stack_rows(fields), *lifted)) for lifted in arrays]
+        total = each(lambda *arrays: ops.concatenate(arrays), *parts)
         slots = None if state.layout.fills(state.num_slots) else state.layout.slots
-        return into_slots(ops, state.sums, total, slots, state.num_slots)
+        return into_slots(ops, state.sums, total, slots, state.num_slots, columns)
 
 
-def into_slots(ops: SlotOps, sums: Sums | None, total: Sums, slots: Array | None, num_slots: int) -> Sums:
+def into_slots(
+    ops: SlotOps, sums: Sums | None, total: Sums, slots: Array | None, num_slots: int, columns: Columns
+) -> Sums:
     """Return `sums` (None: nothing yet), grown to `num_slots`, with `total` merged into `slots` (None: all, in order)."""
-    empty = identity(ops, num_slots, total.high)
+    empty = identity(ops, num_slots, columns, total.first)
     if slots is not None:
-        total = Sums(*(ops.put(at, slots, values) for at, values in zip(empty, total, strict=True)))
+        total = each(lambda array, values: ops.put(array, slots, values), empty, total)
     if sums is None:
         return total
-    present = sums.high.shape[0]
+    present = sums.first.shape[0]
     if present < num_slots:
-        sums = Sums(*(ops.concatenate([old, new[present:]]) for old, new in zip(sums, empty, strict=True)))
+        sums = each(lambda old, new: ops.concatenate([old, new[present:]]), sums, empty)
     return merge(ops, sums, total)

@@ -14,7 +14,6 @@ from noether_core.schedule import UNITS, Interval
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
-AVAILABLE: frozenset[Reduction] = frozenset({"mean", "last"})
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 
 _NOETHER_KINDS = "noether.core.callbacks."
@@ -115,18 +114,15 @@ class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
             )
         if not self.log_output and not self.save_output:
             raise ValueError("log_output and save_output are both false, so nothing would come out; set one to true")
+        if "stack" in self.asked and not self.save_output:
+            raise ValueError("reduce asks for stack, which is saved and never logged; set save_output to true")
         return self
 
-    def require_available(self) -> None:
-        """Raise `NoetherError` if this asks for a reduction or a weight that this version does not compute."""
-        wanted = self.reduce.values() if isinstance(self.reduce, dict) else [self.reduce]
-        names = {name for each in wanted for name in ([each] if isinstance(each, str) else each)}
-        for name in sorted(names - AVAILABLE):
-            raise NoetherError(
-                f"reduce asks for {name!r}; this version computes {' and '.join(sorted(AVAILABLE))}: use one of these"
-            )
-        if self.weight is not None:
-            raise NoetherError(f"weight={self.weight!r} is not computed by this version; leave weight out")
+    @property
+    def asked(self) -> frozenset[Reduction]:
+        """Return every reduction that some key may get."""
+        wanted = [*self.reduce.values(), "mean"] if isinstance(self.reduce, dict) else [self.reduce]
+        return frozenset(name for each in wanted for name in (each if isinstance(each, list) else [each]))
 
     def reductions(self, key: str) -> tuple[Reduction, ...]:
         """Return the reductions of one key: an exact name in `reduce` wins, then its first matching pattern, then mean."""
@@ -196,10 +192,9 @@ def load_callbacks(path: str | Path) -> list[CallbackConfig]:
 
 
 def check_together(configs: Sequence[CallbackConfig]) -> None:
-    """Raise `NoetherError` if callbacks of one run would write the same files, or ask for what this version lacks."""
+    """Raise `NoetherError` if callbacks of one run would write the same files."""
     places: set[tuple[str | None, str]] = set()
     for config in configs:
-        config.require_available()
         place = (config.id, str(config.interval))
         if config.save_output and place in places:
             raise NoetherError(

@@ -20,6 +20,9 @@ class _HostOps(NumpyOps):
     def stack(self, values: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.array([value if isinstance(value, bool | int | float) else value.reshape(()) for value in values])
 
+    def weight(self, value: Any, like: Any) -> np.ndarray[Any, Any]:
+        return np.array(value).reshape(-1)
+
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)
 

@@ -147,15 +147,20 @@ class Run:
                 f"run.step was called at {self.counter.cur_iteration}, where training ends (end={self.counter.end_iteration});"
                 " leave the loop when run.is_finished, or give a later end"
             )
-        for callback in self.callbacks:
-            callback.track_after_accumulation_step(
-                update_counter=self.counter,
-                batch=batch,
-                losses=losses,
-                update_outputs=outputs,
-                accumulation_steps=self.accumulation_steps,
-                accumulation_step=self._accumulated,
-            )
+        for at, callback in enumerate(self.callbacks):
+            try:
+                callback.track_after_accumulation_step(
+                    update_counter=self.counter,
+                    batch=batch,
+                    losses=losses,
+                    update_outputs=outputs,
+                    accumulation_steps=self.accumulation_steps,
+                    accumulation_step=self._accumulated,
+                )
+            except Exception:
+                for earlier in self.callbacks[:at]:
+                    earlier.undo_accumulation_step()
+                raise
         self._accumulated += 1
         if self._accumulated == self.accumulation_steps:
             self._accumulated = 0

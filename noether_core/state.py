@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-from noether_core.accumulate import Partial
+from noether_core.accumulate import Partial, Tally
 from noether_core.errors import NoetherError
-from noether_core.reduce import Sums
+from noether_core.reduce import NUMPY, Columns, Sums, nothing
 
 VERSION = 1
+_COUNTS = ("nan", "positive", "negative", "first")
 
 
 class Loaded(NamedTuple):
     """Hold what `unpack` read."""
 
     partials: dict[str, Partial]
+    columns: Columns
     reached: int | None
     position: tuple[int, int]
     steps: int
@@ -25,23 +28,37 @@ class Loaded(NamedTuple):
 
 
 def pack(
-    partials: Mapping[str, Partial], reached: int | None, position: tuple[int, int], steps: int, matched: Sequence[str]
+    partials: Mapping[str, Partial],
+    columns: Columns,
+    reached: int | None,
+    position: tuple[int, int],
+    steps: int,
+    matched: Sequence[str],
 ) -> dict[str, Any]:
-    """Return a state dict: vectors with one element per key, the newest values beside them."""
+    """Return a state dict: vectors with one row per key, sums as pairs of binary64; the newest values beside them."""
     parts = list(partials.values())
+    empty = nothing(NUMPY, columns)
+    sums = {}
+    for name in Sums._fields:
+        blank = getattr(empty, name)  # the weight itself, where it is tracked, has no weights
+        if blank != ():
+            rows = [
+                getattr(part.sums, name) or blank if isinstance(blank, tuple) else getattr(part.sums, name)
+                for part in parts
+            ]
+            dtype = np.int64 if name in _COUNTS else np.float64
+            sums[name] = np.array(rows, dtype).reshape(len(parts), *np.shape(blank))
     return {
         "version": VERSION,
         "keys": list(partials),
-        "sums": {
-            name: np.array(
-                [getattr(part.sums, name) for part in parts], np.float64 if name in {"high", "low"} else np.int64
-            )
-            for name in Sums._fields
-        },
-        "elements": np.array([part.elements for part in parts], np.int64),
-        "wide": np.array([part.wide for part in parts], bool),
+        "sums": sums,
+        "is_weighted": np.array([bool(part.sums.weights) for part in parts], bool),
+        "elements": np.array([part.tally.elements for part in parts], np.int64),
+        "wide": np.array([part.tally.wide for part in parts], bool),
+        "whole": np.array([part.tally.whole for part in parts], bool),
         "last_update": np.array([part.last_update for part in parts], np.int64),
-        "last": {key: part.last.copy() for key, part in partials.items() if part.last is not None},
+        "last": {key: _plain(part.last) for key, part in partials.items() if part.last is not None},
+        "stack": {key: _plain(np.stack(part.stack)) for key, part in partials.items() if part.stack},
         "reached": -1 if reached is None else reached,
         "position": list(position),
         "steps": steps,
@@ -74,25 +91,52 @@ def unpack(state: Any) -> Loaded:
 
 def _unpack(state: Mapping[str, Any]) -> Loaded:
     keys = [str(key) for key in state["keys"]]
-    vectors = [np.asarray(state["sums"][name]) for name in Sums._fields]
-    rest = [np.asarray(state[name]) for name in ("elements", "wide", "last_update")]
-    if any(vector.shape != (len(keys),) for vector in [*vectors, *rest]):
-        raise ValueError(
-            f"{len(keys)} keys, but vectors of shapes {sorted({vector.shape for vector in [*vectors, *rest]})}"
-        )
+    columns = Columns("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
+    blank = nothing(NUMPY, columns)
+    vectors = {name: np.asarray(state["sums"][name]) for name in Sums._fields if getattr(blank, name) != ()}
+    flags = {name: np.asarray(state[name]) for name in ("is_weighted", "elements", "wide", "whole", "last_update")}
+    wanted = {name: (len(keys), *np.shape(getattr(blank, name, 0))) for name in (*vectors, *flags)}
+    for name, vector in (vectors | flags).items():
+        if vector.shape != wanted[name]:
+            raise ValueError(f"{len(keys)} keys, but {name!r} has shape {vector.shape}")
     partials = {}
     for at, key in enumerate(keys):
-        sums = Sums(*(vector[at] for vector in vectors))
-        last = state["last"].get(key)
-        elements, wide, last_update = (vector[at] for vector in rest)
+        sums = blank._replace(
+            **{name: tuple(vector[at]) if vector.ndim == 2 else vector[at] for name, vector in vectors.items()}
+        )
+        if not flags["is_weighted"][at]:
+            sums = sums._replace(weighted=(), weights=())
+        last = _array(state["last"].get(key))
         partials[key] = Partial(
-            sums, int(elements), bool(wide), None if last is None else np.asarray(last), int(last_update)
+            sums,
+            Tally(int(flags["elements"][at]), bool(flags["wide"][at]), bool(flags["whole"][at])),
+            last,
+            int(flags["last_update"][at]),
+            () if (stack := _array(state["stack"].get(key))) is None else tuple(stack),
         )
     reached, (update, step) = int(state["reached"]), state["position"]
     return Loaded(
         partials,
+        columns,
         None if reached < 0 else reached,
         (int(update), int(step)),
         int(state["steps"]),
         list(state["matched"]),
     )
+
+
+def _plain(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return an array with its dtype's name beside it: as bits where NumPy has no such dtype of its own (bfloat16)."""
+    is_own = array.dtype.kind in "biuf" and not hasattr(ml_dtypes, array.dtype.name)
+    return {"dtype": array.dtype.name, "values": array.copy() if is_own else array.view(_bits(array.dtype)).copy()}
+
+
+def _bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"u{dtype.itemsize}")
+
+
+def _array(plain: Any) -> np.ndarray[Any, Any] | None:
+    if plain is None:
+        return None
+    name, values = str(plain["dtype"]), np.asarray(plain["values"])
+    return values.view(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else values.astype(name, copy=False)

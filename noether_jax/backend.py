@@ -17,68 +17,47 @@ import numpy as np
 from noether_core import host
 from noether_core.backend import Reducer, Step, Taken, ValueType, into_slots
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import NOTHING, Sums, lift, lift_array, merge
+from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array, nothing
+from noether_jax.ops import Binary64Ops
+
+_OPS = Binary64Ops()
 
 
-class _JaxOps:
-    isnan = staticmethod(jnp.isnan)
-    isfinite = staticmethod(jnp.isfinite)
-    minimum = staticmethod(jnp.minimum)
-
-    def where(self, condition: jax.Array, values: Any, others: Any) -> jax.Array:
-        return jnp.where(condition, values, others)
-
-    def widen(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if values.dtype in (jnp.int64, jnp.uint64):
-            low = (values & values.dtype.type(0xFFFFFFFF)).astype(jnp.float64)
-            return (values >> values.dtype.type(32)).astype(jnp.float64) * 2.0**32, low
-        wide = values.astype(jnp.float64)
-        return wide, jnp.zeros_like(wide)
-
-    def full(self, shape: tuple[int, ...], value: float | int, like: jax.Array) -> jax.Array:
-        return jnp.full(shape, value, jnp.int64 if isinstance(value, int) else jnp.float64)
-
-    def min(self, values: jax.Array) -> jax.Array:
-        return jnp.min(values, 0)
-
-    def fold(self, sums: Sums) -> Sums:
-        if sums.high.shape[0] == 1:
-            return Sums(*(field[0] for field in sums))
-        # one loop to compile; the tree would unroll into hundreds of operations
-        start = [np.array(value, field.dtype) for value, field in zip(NOTHING, sums, strict=True)]
-        return Sums(
-            *jax.lax.reduce(tuple(sums), tuple(start), lambda a, b: tuple(merge(self, Sums(*a), Sums(*b))), (0,))
-        )
-
-    def concatenate(self, arrays: Sequence[jax.Array]) -> jax.Array:
-        return jnp.concatenate(list(arrays), axis=-1)
-
-    def put(self, target: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
-        return target.at[slots].set(values)
+def lift_step(
+    ops: Ops,
+    scalars: tuple[tuple[jax.Array, ...], ...],
+    arrays: tuple[jax.Array, ...],
+    weight: jax.Array | None,
+    code: jax.Array,
+    columns: Columns,
+) -> tuple[Sums, tuple[jax.Array, ...]]:
+    """Return the sums of one step's values, a slot for each, group by group and array by array; and the groups' vectors."""
+    at = code.reshape(1, 1)
+    factor = None if weight is None else weight.reshape(-1)
+    rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
+    beside = None if factor is None else factor[None]
+    parts = [each(lambda array: array[0], lift(ops, row[None], at, columns, beside)) for row in rows]
+    parts += [lift_array(ops, value.reshape(-1), at, columns, factor) for value in arrays]
+    return each(lambda *fields: jnp.concatenate(fields), *parts), rows
 
 
-_OPS = _JaxOps()
-
-
-@partial(jax.jit, static_argnames=("num_slots", "keep"))
+@partial(jax.jit, static_argnames=("num_slots", "keep", "columns"))
 def _absorb(
     sums: Sums,
     scalars: tuple[tuple[jax.Array, ...], ...],
     arrays: tuple[jax.Array, ...],
+    weight: jax.Array | None,
     slots: jax.Array | None,
     code: jax.Array,
     *,
     num_slots: int,
     keep: tuple[bool, ...],
+    columns: Columns,
 ) -> tuple[Sums, Taken]:
-    at = code.reshape(1, 1)
-    rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
-    parts = [Sums(*(field[0] for field in lift(_OPS, row[None], at))) for row in rows]
-    parts += [lift_array(_OPS, value.reshape(-1), at) for value in arrays]
-    total = Sums(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
+    total, rows = lift_step(_OPS, scalars, arrays, weight, code, columns)
     # the copies are new buffers: a later donation of the user's array leaves them whole
     kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
-    return into_slots(_OPS, sums, total, slots, num_slots), Taken(rows, kept)
+    return into_slots(_OPS, sums, total, slots, num_slots, columns), Taken(rows, kept)
 
 
 class JaxReducer:
@@ -89,16 +68,19 @@ class JaxReducer:
         layout = step.layout
         slots = None if layout.fills(step.num_slots) else layout.slots
         if state is None:  # an identity of the same types, so that the first step is not a compilation of its own
-            state = Sums(*(np.full(step.num_slots, value) for value in NOTHING))
+            state = each(lambda value: np.full(step.num_slots, value), nothing(_OPS, layout.columns))
+        weight = step.weight if step.weight is None or isinstance(step.weight, jax.Array) else np.asarray(step.weight)
         with jax.enable_x64(True):
             result: tuple[Sums, Taken] = _absorb(
                 state,
                 step.scalars,
                 step.arrays,
+                weight,
                 slots,
                 np.int64(step.code),
                 num_slots=step.num_slots,
                 keep=layout.keep,
+                columns=layout.columns,
             )
         return result
 
@@ -141,13 +123,8 @@ class JaxBackend:
                 f"update output {key!r} was deleted before the hook was called, probably by a donation;"
                 " call the hook first, or do not donate it"
             )
-        if jnp.issubdtype(value.dtype, jax.dtypes.extended) or not host.is_trackable(np.dtype(value.dtype)):
-            raise UpdateOutputError(
-                f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats:"
-                " convert it (a complex array has jnp.abs and .real), or do not track it"
-            )
-        place = frozenset(value.devices())
-        return ValueType(value.dtype.name, value.shape, place, value.dtype == np.float64)
+        dtype = check_dtype(key, value.dtype)
+        return ValueType(dtype.name, value.shape, frozenset(value.devices()), dtype == np.float64)
 
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
@@ -162,6 +139,17 @@ class JaxBackend:
         with jax.enable_x64(True):
             array: jax.Array = jax.device_put(value)
             return array
+
+
+def check_dtype(key: str, dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of an array, or raise `UpdateOutputError` if it is none that can be tracked."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended) or not host.is_trackable(np.dtype(dtype)):
+        raise UpdateOutputError(
+            f"update output {key!r} has dtype {dtype}; expected bools, ints or floats:"
+            " convert it (a complex array has jnp.abs and .real), or do not track it"
+        )
+    plain: np.dtype[Any] = np.dtype(dtype)
+    return plain
 
 
 def _sharding(value: jax.Array) -> Hashable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +13,8 @@ from torch import Tensor
 from noether_core import host
 from noether_core.backend import EagerReducer, Reducer, ValueType
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import Sums, fold_tree
+from noether_core.expansion import Expansion, add, normalise
+from noether_core.reduce import NEVER, Sums, fold_tree
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
 _CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -27,7 +28,23 @@ _UINTS = {torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in _FLOATS | _INTS | _UINTS | {torch.bool}}
 
 
+def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 64-bit ints as int64s `high, low` with value = high * 2^32 + low."""
+    bits = values.view(torch.int64)
+    high = bits >> 32 if values.dtype is torch.int64 else (bits >> 32) & 0xFFFFFFFF
+    return high, bits & 0xFFFFFFFF
+
+
+def _signed(values: Tensor) -> Tensor:
+    """Return values as a dtype that every operation takes; exact."""
+    if values.dtype in (torch.uint16, torch.uint32):
+        return values.to(torch.int64)
+    return values.double() if values.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else values
+
+
 class _TorchOps:
+    parts, deep = 2, 4
+    never = NEVER
     isnan = staticmethod(torch.isnan)
     isfinite = staticmethod(torch.isfinite)
     minimum = staticmethod(torch.minimum)
@@ -35,13 +52,15 @@ class _TorchOps:
     def where(self, condition: Tensor, values: Any, others: Any) -> Tensor:
         return torch.where(condition, values, others)
 
-    def widen(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        high = ((values.view(torch.int64) + 2**26) & -(2**27)).view(torch.float64)
+        return high, values - high
+
+    def widen(self, values: Tensor) -> tuple[Expansion, bool]:
         if values.dtype in (torch.int64, torch.uint64):
-            bits = values.view(torch.int64)
-            high = bits >> 32 if values.dtype is torch.int64 else (bits >> 32) & 0xFFFFFFFF
-            return high.double() * 2.0**32, (bits & 0xFFFFFFFF).double()
-        wide = values.double()
-        return wide, torch.zeros_like(wide)
+            high, low = _halves(values)
+            return normalise((high.double() * 2.0**32, low.double())), False
+        return (values.double(),), values.dtype.itemsize <= 2 or values.dtype is torch.float32
 
     def full(self, shape: tuple[int, ...], value: float | int, like: Tensor) -> Tensor:
         dtype = torch.int64 if isinstance(value, int) else torch.float64
@@ -52,6 +71,26 @@ class _TorchOps:
 
     def fold(self, sums: Sums) -> Sums:
         return fold_tree(self, sums)
+
+    def sum(self, values: Tensor) -> Expansion:
+        if values.dtype in _FLOATS:
+            return (_signed(values).sum(dtype=torch.float64).reshape(1),)
+        if values.dtype not in (torch.int64, torch.uint64):
+            return self.widen(_signed(values).sum(dtype=torch.int64).reshape(1))[0]
+        high, low = (self.widen(half.sum().reshape(1))[0] for half in _halves(values))
+        return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
+
+    def extremes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        if values.dtype is torch.uint64:  # with the highest bit turned, they order as int64 do
+            ends = torch.aminmax(values.view(torch.int64) ^ -(2**63))
+            low, high = ((end ^ -(2**63)).view(torch.uint64) for end in ends)
+        else:
+            low, high = torch.aminmax(_signed(values))
+        return low.reshape(1), high.reshape(1)
+
+    def choose(self, condition: Tensor, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+        # a tensor on the CPU has its value already; elsewhere looking at it would wait
+        return plain() if condition.device.type == "cpu" and bool(condition) else careful()
 
     def stack(self, values: Sequence[Tensor]) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
@@ -70,6 +109,12 @@ class _TorchOps:
 
     def codes(self, codes: Sequence[int], like: Tensor) -> Tensor:
         return torch.tensor(codes, dtype=torch.int64, device=like.device)[:, None]
+
+    def weight(self, value: Any, like: Tensor) -> Tensor:
+        if not isinstance(value, Tensor):
+            value = TorchBackend().from_numpy(np.asarray(value))
+        copied: Tensor = value.detach().reshape(-1).to(like.device, copy=True)
+        return copied
 
     def to_host(self, value: Tensor) -> np.ndarray[Any, Any]:
         return _to_numpy(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -28,6 +29,7 @@ class Tracker:
     log_output: bool
     save_output: bool
     nonfinite: str
+    weight: str | None = None
 
     def config(self, number: int) -> dict[str, Any]:
         return {
@@ -40,6 +42,7 @@ class Tracker:
             "save_output": self.save_output,
             "missing": "skip",
             "nonfinite": self.nonfinite,
+            "weight": self.weight,
         }
 
 
@@ -101,15 +104,19 @@ def _fires(schedule: Schedule, tracker: Tracker, update: int) -> bool:
     return any(count % tracker.n == 0 for count in range(before + 1, now + 1))
 
 
-def _seen(schedule: Schedule, tracker: Tracker, start: int, end: int) -> dict[str, list[tuple[int, Any]]]:
+Seen = list[tuple[int, Any, Any]]  # update, value, and its weight or None
+
+
+def _seen(schedule: Schedule, tracker: Tracker, start: int, end: int) -> dict[str, Seen]:
     """Return each tracked key's values and their updates, the keys in the order they came."""
-    seen: dict[str, list[tuple[int, Any]]] = {}
+    seen: dict[str, Seen] = {}
     for update in range(start, end):
         for outputs in schedule.steps[update]:
             values = flat(outputs or {})
             named = [key for key in tracker.keys if key in values]
             for key in dict.fromkeys([*named, *(key for key in values if any(p in key for p in tracker.patterns))]):
-                seen.setdefault(key, []).append((update + 1, values[key]))
+                weight = values[tracker.weight] if tracker.weight not in (None, key) else None
+                seen.setdefault(key, []).append((update + 1, values[key], weight))
     return seen
 
 
@@ -129,12 +136,12 @@ def _end(
     for key in order:
         result = reduced(tracker, seen[key], end)
         if result is not None:
-            arrays[key] = result
+            arrays[key] = as_array(result) if isinstance(result, int) else result
         if tracker.log_output:
             entry = by_update.setdefault(end, {})
-            if result is not None and result.size == 1:
-                entry[f"{key}/{tracker.reduce}/{label}"] = result.item()
-            bad = sum(int((~np.isfinite(np.asarray(value, np.float64))).sum()) for _, value in seen[key])
+            if result is not None and np.size(result) == 1 and tracker.reduce != "stack":
+                entry[f"{key}/{tracker.reduce}/{label}"] = result if isinstance(result, int) else result.item()
+            bad = sum(not math.isfinite(number) for number, _ in pooled(seen[key]))
             if bad:
                 entry[f"{key}/nonfinite/{label}"] = bad
     if tracker.save_output and arrays:
@@ -142,21 +149,89 @@ def _end(
         files[f"c{number}/{label}/{iteration}"] = arrays
 
 
-def reduced(tracker: Tracker, values: list[tuple[int, Any]], end: int) -> np.ndarray[Any, Any] | None:
+def as_array(whole: int) -> np.ndarray[Any, Any]:
+    for dtype in (np.int64, np.uint64):
+        if np.iinfo(dtype).min <= whole <= np.iinfo(dtype).max:
+            return np.asarray(whole, dtype)
+    return np.asarray(float(whole))
+
+
+def pooled(seen: Seen) -> list[tuple[Any, Any]]:
+    """Return every element with its weight; what weighs 0 is left out, and what weighs no finite number is NaN."""
+    pairs = []
+    for _, value, weight in seen:
+        numbers = elements(value)
+        weights = [1] * len(numbers) if weight is None else elements(weight)
+        weights = weights * len(numbers) if len(weights) == 1 else weights
+        pairs += [(x if math.isfinite(w) else math.nan, w) for x, w in zip(numbers, weights, strict=True) if w != 0]
+    return pairs
+
+
+def reduced(tracker: Tracker, seen: Seen, end: int) -> Any:
     skip = tracker.nonfinite == "skip"
     if tracker.reduce == "last":
-        update, value = values[-1]
+        update, value, _ = seen[-1]
         array = np.asarray(value)
         if update != end or (skip and array.size == 1 and not np.isfinite(array.astype(np.float64)).all()):
             return None
         return array
-    dtype = np.float64 if any(is_wide(value) for _, value in values) else np.float32
-    pooled = [number for _, value in values for number in elements(value)]
+    if tracker.reduce == "stack":
+        return np.stack([np.asarray(value) for _, value, _ in seen])
+    dtype = np.float64 if any(is_wide(value) for _, value, _ in seen) else np.float32
+    is_whole = all(np.asarray(value).dtype.kind in "iub" for _, value, _ in seen)
+    pairs = pooled(seen)
+    bad = sum(not math.isfinite(x) for x, _ in pairs)
+    if tracker.reduce == "count":
+        return sum(np.size(value) for _, value, _ in seen) - (bad if skip else 0)
     if skip:
-        pooled = [number for number in pooled if not isinstance(number, float) or math.isfinite(number)]
-    if not pooled:
+        pairs = [(x, w) for x, w in pairs if math.isfinite(x)]
+    numbers = [x for x, _ in pairs]
+    if tracker.reduce in ("min", "max"):
+        return extreme(tracker.reduce, numbers, dtype, is_whole)
+    if tracker.reduce == "sum":
+        odd = not_finite(numbers)
+        if odd is not None:
+            return np.asarray(odd, dtype)
+        total = sum(map(Fraction, numbers), Fraction(0))
+        return int(total) if is_whole else np.asarray(nearest(total, dtype), dtype)
+    if not pairs:
         return None
-    return np.asarray(mean(pooled, dtype), dtype)
+    value = moment(tracker.reduce, pairs, dtype)
+    return None if value is None else np.asarray(value, dtype)
+
+
+def extreme(reduce: str, numbers: list[Any], dtype: Any, is_whole: bool) -> Any:
+    if not numbers:
+        return None
+    if any(x != x for x in numbers):
+        return np.asarray(math.nan, dtype)
+    value = min(numbers) if reduce == "min" else max(numbers)
+    return value if is_whole else np.asarray(value + 0.0, dtype)
+
+
+def not_finite(numbers: list[Any]) -> float | None:
+    odd = {"nan" if x != x else x for x in numbers if not math.isfinite(x)}
+    if not odd:
+        return None
+    return odd.pop() if len(odd) == 1 and "nan" not in odd else math.nan
+
+
+def moment(reduce: str, pairs: list[tuple[Any, Any]], dtype: Any) -> Any:
+    odd = not_finite([x for x, _ in pairs])
+    if odd is not None:
+        return odd if reduce == "mean" else math.nan
+    exact = [(Fraction(x), Fraction(w)) for x, w in pairs]
+    mass = sum((w for _, w in exact), Fraction(0))
+    mean = sum((x * w for x, w in exact), Fraction(0)) / mass
+    if reduce == "mean":
+        return nearest(mean, dtype)
+    variance = sum(((x - mean) ** 2 * w for x, w in exact), Fraction(0)) / mass
+    return nearest(variance if reduce == "var" else root(variance), dtype)
+
+
+def root(value: Fraction) -> Fraction:
+    with localcontext(prec=120):
+        return Fraction((Decimal(value.numerator) / Decimal(value.denominator)).sqrt())
 
 
 def is_wide(value: Any) -> bool:
@@ -168,16 +243,9 @@ def elements(value: Any) -> list[Any]:
     return [int(x) for x in array] if array.dtype.kind in "iub" else [float(x) for x in array]
 
 
-def mean(numbers: list[Any], dtype: type[np.floating[Any]]) -> Any:
-    odd = [number for number in numbers if isinstance(number, float) and not math.isfinite(number)]
-    if odd:
-        return math.fsum(odd) if len({math.isnan(x) or x for x in odd}) == 1 and odd[0] == odd[0] else math.nan
-    return nearest(sum(map(Fraction, numbers), Fraction(0)) / len(numbers), dtype)
-
-
 def nearest(exact: Fraction, dtype: type[np.floating[Any]]) -> Any:
     """Round an exact number by comparing the neighbours of a first guess, ties to the even mantissa."""
-    guess = dtype(float(exact))
+    guess = dtype(float(exact))  # float() rounds fractions correctly; the cast may be one off, hence the neighbours
     candidates = {guess, np.nextafter(guess, dtype(np.inf)), np.nextafter(guess, dtype(-np.inf))}
     view = np.int64 if dtype is np.float64 else np.int32
     best = min(candidates, key=lambda c: (abs(Fraction(float(c)) - exact), int(c.view(view)) & 1))

@@ -26,7 +26,9 @@ KINDS: dict[str, tuple[tuple[Any, tuple[int, ...]], ...]] = {
     "aux/mask": ((np.bool_, (4,)), (np.float16, (1, 3))),
     "lr": ((float, ()), (int, ())),
     "time/wide": ((np.float64, ()), (np.int64, (2,))),
+    "weight": ((np.float32, ()), (int, ())),
 }
+REDUCTIONS = ("mean", "mean", "last", "sum", "min", "max", "std", "var", "count", "stack")
 SCALES = ("unit", "offset", "wild", "whole", "nonfinite")
 
 
@@ -52,6 +54,14 @@ def draw_value(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...], sca
     return np.asarray(values, dtype)
 
 
+def draw_weight(rng: np.random.Generator, dtype: Any, scale: str) -> Any:
+    if rng.random() < 0.2:
+        return dtype(0)
+    if dtype is int:
+        return int(rng.integers(1, 5000))
+    return np.asarray(np.nan if scale == "nonfinite" and rng.random() < 0.1 else rng.random(), dtype)
+
+
 def nest(outputs: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in outputs.items():
@@ -65,12 +75,12 @@ def nest(outputs: dict[str, Any]) -> dict[str, Any]:
 
 @st.composite
 def trackers(draw: st.DrawFn, keys: tuple[str, ...]) -> Tracker:
-    reduce = draw(st.sampled_from(["mean", "mean", "last"]))
+    reduce = draw(st.sampled_from(REDUCTIONS))
     exact = draw(st.lists(st.sampled_from(keys), max_size=4, unique=True))
     patterns = draw(st.lists(st.sampled_from(["aux", "loss", "l", "/", "e", ""]), max_size=2, unique=True))
     if not exact and not patterns:
         patterns = [""]
-    log = reduce == "mean" or draw(st.booleans())
+    log = draw(st.booleans()) or reduce not in ("last", "stack")
     if reduce == "last" and log:  # the log takes no field
         fields = {"field", "aux/mask", "time/wide"}
         exact, patterns = [key for key in exact if key not in fields] or ["lr"], []
@@ -81,8 +91,9 @@ def trackers(draw: st.DrawFn, keys: tuple[str, ...]) -> Tracker:
         tuple(patterns),
         reduce,
         log,
-        not log or draw(st.booleans()),
+        not log or reduce == "stack" or draw(st.booleans()),
         draw(st.sampled_from(["propagate", "propagate", "skip"])),
+        draw(st.sampled_from([None, None, "weight"])) if "weight" in keys else None,
     )
 
 
@@ -103,6 +114,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
             for key in keys
             if rng.random() >= absent
         }
+        if "weight" in keys:
+            outputs["weight"] = draw_weight(rng, KINDS["weight"][variant][0], scale)
         return nest(outputs)
 
     steps = tuple(tuple(step() for _ in range(accumulation_steps)) for _ in range(draw(st.integers(1, 14))))

@@ -162,7 +162,7 @@ def test_reduce_decides_the_reductions_and_the_names(
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_each_reduction_of_the_specification_is_known(reduction: str) -> None:
-    assert Config(**LOSS, reduce=reduction).reductions("loss") == (reduction,)
+    assert Config(**LOSS, reduce=reduction, save_output=True).reductions("loss") == (reduction,)
 
 
 @pytest.mark.parametrize("form", ["median", "Mean", None, 3, ["mean", "median"], {"loss": "median"}, {3: "mean"}])

@@ -360,12 +360,10 @@ def test_a_field_that_cannot_be_logged_is_a_problem_beforehand(tmp_path: Path) -
 @pytest.mark.parametrize(
     "callbacks",
     [
-        [{"keys": ["v"], "reduce": "sum"}],
-        [{"keys": ["v"], "weight": "w"}],
         [{"keys": ["v"]}, {"patterns": ["v"]}],
         [{"keys": ["v"], "save_output": True, "log_output": False}, {"keys": ["w"], "save_output": True}],
     ],
-    ids=["reduction", "weight", "logged twice", "saved twice"],
+    ids=["logged twice", "saved twice"],
 )
 def test_what_a_run_refuses_is_not_clean(tmp_path: Path, callbacks: list[dict[str, Any]]) -> None:
     callbacks = [{"every_n_updates": 1, **callback} for callback in callbacks]

@@ -76,6 +76,9 @@ class CallbackBase:
     ) -> None:
         """Run after each backward pass; the counter still shows the updates completed before this one."""
 
+    def undo_accumulation_step(self) -> None:
+        """Forget the last `track_after_accumulation_step`: another callback refused that step, so it is not counted."""
+
     def track_after_update_step(self, *, update_counter: Counter, times: Any = None, **_: Any) -> None:
         """Run after each update, once the counter shows it."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noether_core.accumulate import OutputAccumulator, Partial, first_nonfinite
-from noether_core.backend import Backend, ValueType
+from noether_core.accumulate import OutputAccumulator, Partial, columns_of, first_nonfinite
+from noether_core.backend import Backend
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.config import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.arrays import write_arrays
 from noether_core.emit.log_writer import ScalarWriter
-from noether_core.errors import HookOrderError, NoetherError, NonFiniteError, UpdateOutputError
+from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, NonFiniteError, listing, suggest
 from noether_core.finish import Finished, finish
 from noether_core.reduce import place_of
 from noether_core.schedule import Counter
@@ -47,7 +46,6 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         **trainer_arguments: Any,
     ) -> None:
         config = self.config = callback_config
-        config.require_available()
         self.keys, self.patterns = list(config.keys or []), list(config.patterns or [])
         self.reduce, self.verbose = config.reduce, config.verbose
         self.log_output, self.save_output = config.log_output, config.save_output
@@ -61,12 +59,14 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self.out = self.output_path.joinpath(
                 "update_outputs", *([config.id] if config.id else []), str(self.interval)
             )
-        self._interval = OutputAccumulator(self.backend, self._keeps, self._check)
+        self._interval = OutputAccumulator(self.backend, config)
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._matched: set[str] = set()
         self._steps = 0
         self._warned: set[str] = set()
         self._position = (-1, -1)
+        self._before = (self._position, 0, frozenset[str]())
+        self._emitted_at = -1
 
     def __str__(self) -> str:
         keys, patterns = self.config.keys or [], self.config.patterns or []
@@ -107,14 +107,32 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         super().track_after_accumulation_step(update_counter=update_counter)
         position = self._next_position(update_counter.update, accumulation_steps, accumulation_step)
+        before = (self._position, self._steps, frozenset(self._matched))
         if update_outputs is not None:
             outputs = flatten(update_outputs)
             selection = self._select(tuple(outputs))
             tracked = selection.tracked
             values = [outputs[key] for key in tracked]
-            self._interval.add(tracked, values, update_counter.update + 1, accumulation_step)
+            weight = self._weight(outputs) if tracked else None
+            self._interval.add(tracked, values, update_counter.update + 1, accumulation_step, weight)
             self._note_matches(selection)
         self._position = position
+        self._before = before
+
+    def undo_accumulation_step(self) -> None:
+        """Forget the last `track_after_accumulation_step`."""
+        self._position, self._steps, matched = self._before
+        self._matched = set(matched)
+        self._interval.undo()
+
+    def _weight(self, outputs: Mapping[str, Any]) -> Any:
+        name = self.config.weight
+        if name is not None and name not in outputs:
+            raise MissingKeyError(
+                f"the weight {name!r} is not among the update outputs, which have {listing(outputs)}.{suggest(name, outputs)}"
+                " It must be there at every step that has tracked values: correct the name, or return it"
+            )
+        return None if name is None else outputs[name]
 
     def _next_position(self, update: int, accumulation_steps: int, accumulation_step: int) -> tuple[int, int]:
         if not 0 <= accumulation_step < accumulation_steps:
@@ -154,16 +172,6 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._warned.add(subject)
             warnings.warn(f"{self}: {message}", UserWarning, stacklevel=2)
 
-    def _keeps(self, key: str) -> bool:
-        return "last" in self.config.reductions(key)
-
-    def _check(self, key: str, found: ValueType) -> None:
-        if self.log_output and self._keeps(key) and math.prod(found.shape) != 1:
-            raise UpdateOutputError(
-                f"update output {key!r} has shape {found.shape}, and the log takes only one number of a key reduced with"
-                " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
-            )
-
     # ------------------------------------------------------------------ the interval's end
 
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
@@ -172,44 +180,58 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._emit(update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
-        """Log and save the interval under way, if training ended in its middle."""
-        if self._interval.keys:
+        """Log and save the interval under way, if training ended in its middle.
+
+        Steps of an update that never ended belong to no iteration: what comes after the last interval's end is left out.
+        """
+        if not self._interval.keys:
+            return
+        if self._emitted_at == update_counter.update:
+            self.logger.warning("training ended in an update's middle, right after an interval: its steps are left out")
+        else:
             self._emit(update_counter)
 
     def _emit(self, update_counter: Counter) -> None:
         self._refuse_processes()
-        if self._steps:
-            for pattern in self.patterns:
-                if pattern not in self._matched:
-                    self._warn_once(
-                        pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it"
-                    )
         partials = self._partials()
+        unmatched = [pattern for pattern in self.patterns if self._steps and pattern not in self._matched]
         self._interval.reset()
         self._matched.clear()
         self._steps = 0
+        self._emitted_at = update_counter.update
         finished = [
             finish(self.config, key, partial, update_counter.update)
             for key, partial in self._in_order(partials).items()
         ]
-        if self.log_output:
-            self._log(finished)
+        error = self._log(finished) if self.log_output else None
         if self.out is not None:
             arrays = {name: array for result in finished for name, array in result.arrays.items()}
             if arrays:
                 write_arrays(self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
+        if error is not None:
+            raise error
         if self.config.nonfinite == "raise":
             self._raise_if_nonfinite(partials)
+        for pattern in unmatched:
+            self._warn_once(
+                pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it"
+            )
 
-    def _log(self, finished: list[Finished]) -> None:
+    def _log(self, finished: list[Finished]) -> Exception | None:
+        """Log everything that can be logged; return the first error."""
+        first = None
         for result in finished:
             for log_key, value in result.scalars.items():
-                self.log_writer.add_scalar(
-                    key=log_key,
-                    value=value,
-                    logger=self.logger if self.verbose else None,
-                    format_str=".5f" if self.verbose else None,
-                )
+                try:
+                    self.log_writer.add_scalar(
+                        key=log_key,
+                        value=value,
+                        logger=self.logger if self.verbose else None,
+                        format_str=".5f" if self.verbose else None,
+                    )
+                except Exception as error:
+                    first = first or error
+        return first
 
     def _in_order(self, partials: Mapping[str, Partial]) -> dict[str, Partial]:
         exact = [key for key in self.keys if key in partials]
@@ -235,7 +257,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
                 update, step = place_of(code)
                 report.append(
                     f"{key!r}: {int(sums.nan)} NaN, {int(sums.positive)} +inf, {int(sums.negative)} -inf of"
-                    f" {partial.elements} values, first at update {update}, accumulation step {step}"
+                    f" {partial.tally.elements} values, first at update {update}, accumulation step {step}"
                 )
         if report:
             raise NonFiniteError(
@@ -256,7 +278,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way as plain arrays, numbers and strings, the same for every framework."""
-        return pack(self._partials(), self._reached, self._position, self._steps, sorted(self._matched))
+        return pack(
+            self._partials(), columns_of(self.config), self._reached, self._position, self._steps, sorted(self._matched)
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, here or in another framework.
@@ -265,6 +289,12 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             NoetherError: for a state of another form; the callback stays as it was.
         """
         loaded = unpack(state)
+        wanted = columns_of(self.config)
+        if loaded.columns != wanted and loaded.partials:
+            raise NoetherError(
+                f"the state has the columns {loaded.columns._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
+                " made with the same `reduce` and `weight`"
+            )
         self._interval.load(loaded.partials)
         self._reached, self._position, self._steps = loaded.reached, loaded.position, loaded.steps
         self._matched = set(loaded.matched)

@@ -53,6 +53,12 @@ class OutputRecorder(CallbackBase):
             self._arrays[f"{self._steps:08d}/{position:04d}{kind}/{key}"] = array
         self._steps += 1
 
+    def undo_accumulation_step(self) -> None:
+        """Forget the last step."""
+        self._steps -= 1
+        prefix = f"{self._steps:08d}/"
+        self._arrays = {name: array for name, array in self._arrays.items() if not name.startswith(prefix)}
+
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Write the file."""
         write_arrays(self._path, {**self._arrays, _COUNT: np.array(self._steps)})

@@ -1,0 +1,137 @@
+"""Give the algebra JAX's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noether_core.backend import SlotOps
+from noether_core.expansion import Expansion, add, normalise
+from noether_core.reduce import NEVER, Columns, Sums, each, merge, nothing
+
+
+class _Ops(SlotOps):
+    """Share what does not depend on the precision."""
+
+    float_dtype: Any
+    int_dtype: Any
+
+    isnan = staticmethod(jnp.isnan)
+    isfinite = staticmethod(jnp.isfinite)
+    minimum = staticmethod(jnp.minimum)
+
+    def where(self, condition: jax.Array, values: Any, others: Any) -> jax.Array:
+        return jnp.where(condition, values, others)
+
+    def full(self, shape: tuple[int, ...], value: float | int, like: jax.Array) -> jax.Array:
+        return jnp.full(shape, value, self.int_dtype if isinstance(value, int) else self.float_dtype)
+
+    def min(self, values: jax.Array) -> jax.Array:
+        return jnp.min(values, 0)
+
+    def fold(self, sums: Sums) -> Sums:
+        if sums.first.shape[0] == 1:
+            return each(lambda array: array[0], sums)
+        # one loop to compile; the tree would unroll into hundreds of operations
+        arrays, form = jax.tree.flatten(sums)
+        columns = Columns(bool(sums.squares), bool(sums.minimum), bool(sums.weights))
+        start = [
+            np.array(value, array.dtype)
+            for value, array in zip(jax.tree.leaves(nothing(self, columns)), arrays, strict=True)
+        ]
+
+        def merged(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            pair = (jax.tree.unflatten(form, part) for part in (a, b))
+            return tuple(jax.tree.leaves(merge(self, *pair)))
+
+        total: Sums = jax.tree.unflatten(form, jax.lax.reduce(tuple(arrays), tuple(start), merged, (0,)))
+        return total
+
+    def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.min(values).reshape(1), jnp.max(values).reshape(1)
+
+    def choose(self, condition: jax.Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+        chosen: Sums = jax.lax.cond(condition[0], plain, careful)
+        return chosen
+
+    def concatenate(self, arrays: Sequence[jax.Array]) -> jax.Array:
+        return jnp.concatenate(list(arrays), axis=-1)
+
+    def put(self, target: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
+        return target.at[slots].set(values)
+
+
+class Binary64Ops(_Ops):
+    """Reduce in binary64; for use where `jax.enable_x64` is on."""
+
+    parts, deep = 2, 4
+    never = NEVER
+    float_dtype, int_dtype = jnp.float64, jnp.int64
+
+    def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        bits = (jax.lax.bitcast_convert_type(values, jnp.int64) + 2**26) & -(2**27)
+        high = jax.lax.bitcast_convert_type(bits, jnp.float64)
+        return high, values - high
+
+    def widen(self, values: jax.Array) -> tuple[Expansion, bool]:
+        if _is_long(values):
+            high, low = _halves(values)
+            return normalise((high.astype(jnp.float64) * 2.0**32, low.astype(jnp.float64))), False
+        is_short = values.dtype.itemsize <= 2 or values.dtype == jnp.float32
+        return (values.astype(jnp.float64),), is_short
+
+    def sum(self, values: jax.Array) -> Expansion:
+        if not (jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_):
+            return (jnp.sum(values, dtype=jnp.float64).reshape(1),)
+        if not _is_long(values):
+            return self.widen(jnp.sum(values, dtype=jnp.int64).reshape(1))[0]
+        high, low = (self.widen(jnp.sum(half).reshape(1))[0] for half in _halves(values))
+        return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
+
+
+class Binary32Ops(_Ops):
+    """Reduce in binary32, for a device that has nothing wider: the same bits come out, at several times the cost.
+
+    Magnitudes whose squares leave binary32's range (above 1e19, below 1e-19) are outside of what `std` and `var` hold.
+    """
+
+    parts, deep = 4, 6
+    never = 2**31 - 1
+    float_dtype, int_dtype = jnp.float32, jnp.int32
+
+    def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        bits = (jax.lax.bitcast_convert_type(values, jnp.int32) + 2**11) & -(2**12)
+        high = jax.lax.bitcast_convert_type(bits, jnp.float32)
+        return high, values - high
+
+    def widen(self, values: jax.Array) -> tuple[Expansion, bool]:
+        dtype = values.dtype
+        if dtype == jnp.float64:
+            parts = []
+            for _ in range(3):
+                parts.append(values.astype(jnp.float32))
+                values = values - parts[-1].astype(jnp.float64)
+            return tuple(parts), False
+        if jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize >= 4:
+            digits = [(values >> dtype.type(16 * at)) & dtype.type(0xFFFF) for at in range(dtype.itemsize // 2 - 1)]
+            digits.append(values >> dtype.type(8 * dtype.itemsize - 16))  # the leading digit has the sign
+            scaled = [digit.astype(jnp.float32) * 2.0 ** (16 * at) for at, digit in enumerate(digits)]
+            return normalise(scaled[::-1]), False
+        return (values.astype(jnp.float32),), dtype.itemsize == 1 or dtype in (jnp.float16, jnp.bfloat16)
+
+    def sum(self, values: jax.Array) -> Expansion:
+        raise NotImplementedError("without binary64 every array is merged")
+
+
+def _is_long(values: jax.Array) -> bool:
+    return values.dtype in (jnp.int64, jnp.uint64)
+
+
+def _halves(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return 64-bit ints as int64s `high, low` with value = high * 2^32 + low."""
+    low = (values & values.dtype.type(0xFFFFFFFF)).astype(jnp.int64)
+    return (values >> values.dtype.type(32)).astype(jnp.int64), low
