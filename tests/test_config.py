@@ -256,8 +256,22 @@ def test_a_wrong_entry_is_named_by_its_place(tmp_path: Path) -> None:
 names = st.text(min_size=1, max_size=8)
 reductions = st.sampled_from(REDUCTIONS)
 one_or_more = reductions | st.lists(reductions, min_size=1, max_size=3, unique=True)
+
+
+def asks_for(reduction: str, reduce: object) -> bool:
+    if isinstance(reduce, dict):
+        return any(asks_for(reduction, wanted) for wanted in reduce.values())
+    return reduction == reduce or (isinstance(reduce, list) and reduction in reduce)
+
+
+def config_of(interval: str, n: int, outputs: dict[str, bool], fields: dict[str, object]) -> Config:
+    if asks_for("stack", fields.get("reduce")):  # which needs save_output
+        outputs = outputs | {"save_output": True}
+    return Config(**{interval: n}, **outputs, **fields)
+
+
 configs = st.builds(
-    lambda interval, n, outputs, fields: Config(**{interval: n}, **outputs, **fields),
+    config_of,
     st.sampled_from(INTERVALS),
     st.integers(1, 10**9),
     st.sampled_from([{}, {"save_output": True}, {"save_output": True, "log_output": False}]),
