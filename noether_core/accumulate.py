@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -67,12 +67,42 @@ def merge_partials(a: Partial, b: Partial) -> Partial:
     return Partial(sums, a.tally + b.tally, newest.last, newest.last_update, a.stack + b.stack)
 
 
+class PartialSource(Protocol):
+    """Give a callback what was reduced elsewhere, such as inside of a compiled training step."""
+
+    def partials(self) -> Mapping[str, Partial]:
+        """Return what each key has of the interval under way, in the order to log them. This may wait for the device."""
+
+    def reset(self) -> None:
+        """Start the next interval."""
+
+
 def columns_of(config: TrackAdditionalOutputsCallbackConfig) -> Columns:
     """Return what the sums must carry for all that a config asks for."""
     asked = config.asked
     return Columns(
         squares=bool(asked & {"std", "var"}), extremes=bool(asked & {"min", "max"}), weights=config.weight is not None
     )
+
+
+def check_last(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Raise `UpdateOutputError` if a key's `last` is to be logged and is no single number."""
+    if config.log_output and "last" in config.reductions(key) and prod(shape) != 1:
+        raise UpdateOutputError(
+            f"update output {key!r} has shape {shape}, and the log takes only one number of a key reduced with"
+            " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
+        )
+
+
+def check_weight(
+    config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...], weight: tuple[int, ...]
+) -> None:
+    """Raise `UpdateOutputError` if a weight of one shape cannot weigh a value of another."""
+    if prod(weight) != 1 and weight != shape:
+        raise UpdateOutputError(
+            f"update output {key!r} has shape {shape}, and its weight {config.weight!r} has shape {weight}; expected a"
+            " weight with one element or of the value's shape: broadcast it in the training step"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +276,7 @@ class OutputAccumulator:
             by = self._inspect(self._config.weight, weight)
             types = [self._beside(by, *pair) for pair in zip(keys, values, types, strict=True)]
         for key, typed in zip(keys, types, strict=True):
-            self._check(key, typed.found.shape)
+            check_last(self._config, key, typed.found.shape)
         by_place: dict[Hashable, list[int]] = {}
         for at, key in enumerate(keys):
             by_place.setdefault((types[at].found.place, self._is_weighted(key)), []).append(at)
@@ -271,23 +301,11 @@ class OutputAccumulator:
         """Return the type of a value that is reduced where its weight is."""
         if not self._is_weighted(key):
             return typed
-        shape, other = typed.found.shape, weight.found.shape
-        if prod(other) != 1 and other != shape:
-            raise UpdateOutputError(
-                f"update output {key!r} has shape {shape}, and its weight {self._config.weight!r} has shape {other}; expected a"
-                " weight with one element or of the value's shape: broadcast it in the training step"
-            )
+        check_weight(self._config, key, typed.found.shape, weight.found.shape)
         if typed.reducer is weight.reducer or typed.reducer is not host.REDUCER:
             return typed
         moved = self._inspect(key, self._moved(value))
         return _Typed(moved.found._replace(wide=typed.found.wide), moved.reducer, moves=True)
-
-    def _check(self, key: str, shape: tuple[int, ...]) -> None:
-        if self._config.log_output and "last" in self._config.reductions(key) and prod(shape) != 1:
-            raise UpdateOutputError(
-                f"update output {key!r} has shape {shape}, and the log takes only one number of a key reduced with"
-                " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
-            )
 
     def _keeps(self, key: str) -> bool:
         return bool({"last", "stack"} & set(self._config.reductions(key)))

@@ -45,7 +45,9 @@ class Run:
 
     Attributes:
         counter: the epochs, updates and samples so far.
+        accumulated: the accumulation steps of the update under way.
         callbacks: the callback objects.
+        recorder: the one of them that records update outputs, or None.
         log_writer: what they log to; a loop may log values of its own here.
     """
 
@@ -73,8 +75,10 @@ class Run:
         check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
         self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
         self.callbacks = [self._callback(each) for each in given]
+        self.recorder = None
         if record is not None:
-            self.callbacks.append(OutputRecorder(record, backend=self.backend, log_writer=self.log_writer))
+            self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
+            self.callbacks.append(self.recorder)
         for callback in self.callbacks:
             if (
                 isinstance(callback, PeriodicCallback)
@@ -84,7 +88,7 @@ class Run:
                 raise ScheduleError(
                     f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
                 )
-        self._accumulated = 0
+        self.accumulated = 0
         self._state = "new"
 
     def _callback(self, given: TrackAdditionalOutputsCallbackConfig | CallbackBase) -> CallbackBase:
@@ -134,12 +138,20 @@ class Run:
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        if self._state != "training":
-            advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
-            raise HookOrderError(f"run.step was called on a run that is {self._state}; {advice}")
+        self._refuse_unless_training()
         many = update_outputs if isinstance(update_outputs, list | tuple) else [update_outputs]
         for outputs in many:
             self._accumulation_step(outputs, batch, losses)
+
+    def count_step(self) -> None:
+        """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
+        self._refuse_unless_training()
+        self._accumulation_step(None, None, None)
+
+    def _refuse_unless_training(self) -> None:
+        if self._state != "training":
+            advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
+            raise HookOrderError(f"run.step was called on a run that is {self._state}; {advice}")
 
     def _accumulation_step(self, outputs: Any, batch: Any, losses: Any) -> None:
         if self.counter.is_finished:
@@ -155,15 +167,15 @@ class Run:
                     losses=losses,
                     update_outputs=outputs,
                     accumulation_steps=self.accumulation_steps,
-                    accumulation_step=self._accumulated,
+                    accumulation_step=self.accumulated,
                 )
             except Exception:
                 for earlier in self.callbacks[:at]:
                     earlier.undo_accumulation_step()
                 raise
-        self._accumulated += 1
-        if self._accumulated == self.accumulation_steps:
-            self._accumulated = 0
+        self.accumulated += 1
+        if self.accumulated == self.accumulation_steps:
+            self.accumulated = 0
             self._update()
 
     def _update(self) -> None:
@@ -222,7 +234,7 @@ class Run:
         """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings."""
         return {
             "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
-            "accumulated": self._accumulated,
+            "accumulated": self.accumulated,
             "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
         }
 
@@ -252,7 +264,7 @@ class Run:
             self.counter.effective_batch_size,
         )
         self.log_writer.update_counter = self.counter
-        self._accumulated = int(state["accumulated"])
+        self.accumulated = int(state["accumulated"])
 
     def _named(self) -> dict[str, CallbackBase]:
         return {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal, Protocol
 
 from noether_core.errors import ScheduleError
@@ -262,3 +264,23 @@ class Interval:
         [24, 40, 64, 80]
         """
         return now // self.n > before // self.n
+
+    def ends(self, start: TrainingIteration, updates_per_epoch: int | None, effective_batch_size: int) -> Iterator[int]:
+        """Yield the updates at which the interval ends, from after `start` (fully specified) on.
+
+        >>> ends = Interval("sample", 20).ends(TrainingIteration(0, 1, 8), None, effective_batch_size=8)
+        >>> [next(ends) for _ in range(4)]
+        [3, 5, 8, 10]
+        """
+        epoch, update, sample = start.epoch or 0, start.update or 0, start.sample or 0
+        for number in count(getattr(start, self.unit) // self.n + 1):
+            target = number * self.n
+            if self.unit == "update":
+                yield target
+            elif self.unit == "sample":
+                end = update + -((sample - target) // effective_batch_size)
+                if end > update:
+                    yield end
+                    update, sample = end, sample + (end - update) * effective_batch_size
+            elif updates_per_epoch is not None:
+                yield (update // updates_per_epoch + target - epoch) * updates_per_epoch

@@ -10,5 +10,16 @@ with Run("runs/mine", callbacks="callbacks.yaml") as run:
 
 from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig
 from noether_jax.callbacks import Run, TrackAdditionalOutputsCallback
+from noether_jax.fused import Tracked
+from noether_jax.tracker import OutputTracker, TrackerState, track_outputs
 
-__all__ = ["LogWriter", "Run", "TrackAdditionalOutputsCallback", "TrackAdditionalOutputsCallbackConfig"]
+__all__ = [
+    "LogWriter",
+    "OutputTracker",
+    "Run",
+    "TrackAdditionalOutputsCallback",
+    "TrackAdditionalOutputsCallbackConfig",
+    "Tracked",
+    "TrackerState",
+    "track_outputs",
+]

@@ -1,9 +1,16 @@
-"""Give the core's callback and run their JAX backend."""
+"""Give the core's callback and run their JAX backend, and the run its fused way."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
 from noether_core import callbacks, run
+from noether_core.errors import HookOrderError, NoetherError
+from noether_jax import fused
 from noether_jax.backend import BACKEND
+from noether_jax.fused import Fused, Tracked
+from noether_jax.tracker import AxisName
 
 
 class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
@@ -20,7 +27,102 @@ class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
 
 
 class Run(run.Run):
-    """Track a JAX training run; see `noether_core.run.Run` for the arguments."""
+    """Track a JAX training run; see `noether_core.run.Run` for the arguments.
+
+    Update outputs are given to `step`, or reduced inside of your compiled function, where nothing leaves the device between
+    the intervals' ends:
+
+        with run:
+            tracked = run.init(jax.eval_shape(train_step, params, batch)[1])
+            for batch in batches:
+                params, tracked = fused_step(params, tracked, batch)  # jitted; calls run.track(tracked, outputs)
+                tracked = run.step(tracked)
+    """
 
     backend = BACKEND
     callback_class = TrackAdditionalOutputsCallback
+    _fused: Fused | None = None
+
+    def init(
+        self, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
+    ) -> Tracked:
+        """Return what a compiled function is to carry for this run.
+
+        Args:
+            example: update outputs, or their `jax.ShapeDtypeStruct`s, with every key that ever comes.
+            steps_per_call: the most accumulation steps that one call of `step` will count, where a function scans over many.
+            axis_name: mapped axes (of `shard_map`) whose members' values are pooled.
+
+        Raises:
+            UpdateOutputError, MissingKeyError: for outputs that cannot be tracked.
+            NoetherError: for a config that asks for what cannot be done inside of a compiled function, or a recording.
+        """
+        if self.recorder is not None:
+            raise NoetherError(
+                "this run records update outputs, and those that run.track gets never reach the host; leave record out, or"
+                " give the outputs to run.step(update_outputs=...)"
+            )
+        self._fused = Fused(self, example, steps_per_call, axis_name)
+        return self._fused.tracked
+
+    def track(self, tracked: Tracked, update_outputs: Mapping[str, Any]) -> Tracked:
+        """Return `tracked` with one accumulation step's outputs merged in. Pure: for use inside of `jit`, `scan`, `shard_map`.
+
+        Args:
+            tracked: what `init`, `step` or another `track` returned.
+            update_outputs: a dict from names to scalars or arrays, as the example was.
+        """
+        return fused.track(self._used("track", tracked).trackers, tracked, update_outputs)
+
+    @property
+    def tracked(self) -> Tracked:
+        """Return what the next call is to carry, also after `step` raised because of what an interval held."""
+        return self._used("tracked", None).tracked
+
+    def _used(self, method: str, tracked: Any) -> Fused:
+        if self._fused is None:
+            raise HookOrderError(f"run.{method} needs run.init first: tracked = run.init(example outputs)")
+        if tracked is not None and not isinstance(tracked, Tracked):
+            raise NoetherError(
+                f"run.{method} got {type(tracked).__name__} as tracked; expected what run.init, run.track or run.step returned"
+            )
+        return self._fused
+
+    @overload
+    def step(self, update_outputs: Tracked, *, steps: int = 1, batch: Any = None, losses: Any = None) -> Tracked: ...
+
+    @overload
+    def step(
+        self,
+        update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        steps: int = 1,
+        batch: Any = None,
+        losses: Any = None,
+    ) -> None: ...
+
+    def step(
+        self,
+        update_outputs: Tracked | Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        steps: int = 1,
+        batch: Any = None,
+        losses: Any = None,
+    ) -> Tracked | None:
+        """Count and track one accumulation step, and at an interval's end log and save.
+
+        Args:
+            update_outputs: as in `noether_core.run.Run.step`; or what a function that calls `track` returned, and then
+                what the next call is to carry is returned.
+            steps: how many accumulation steps that function made.
+            batch: handed to the hooks.
+            losses: handed to the hooks.
+
+        Raises:
+            NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
+        """
+        if isinstance(update_outputs, Tracked):
+            self._refuse_unless_training()
+            return self._used("step", update_outputs).step(update_outputs, steps)
+        super().step(update_outputs, batch=batch, losses=losses)
+        return None

@@ -1,4 +1,4 @@
-"""Give the algebra JAX's operations."""
+"""Give the algebra JAX's operations, in binary64 or binary32; for use where `jax.enable_x64` is on (counts are int64)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from noether_core.expansion import Expansion, add, normalise
 from noether_core.reduce import NEVER, Columns, Sums, each, merge, nothing
 
 
-class _Ops(SlotOps):
+class JaxOps(SlotOps):
     """Share what does not depend on the precision."""
 
     float_dtype: Any
-    int_dtype: Any
+    int_dtype = jnp.int64
+    never = NEVER
 
     isnan = staticmethod(jnp.isnan)
     isfinite = staticmethod(jnp.isfinite)
@@ -65,12 +66,11 @@ class _Ops(SlotOps):
         return target.at[slots].set(values)
 
 
-class Binary64Ops(_Ops):
-    """Reduce in binary64; for use where `jax.enable_x64` is on."""
+class Binary64Ops(JaxOps):
+    """Reduce in binary64."""
 
     parts, deep = 2, 4
-    never = NEVER
-    float_dtype, int_dtype = jnp.float64, jnp.int64
+    float_dtype = jnp.float64
 
     def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         bits = (jax.lax.bitcast_convert_type(values, jnp.int64) + 2**26) & -(2**27)
@@ -93,15 +93,14 @@ class Binary64Ops(_Ops):
         return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
 
 
-class Binary32Ops(_Ops):
-    """Reduce in binary32, for a device that has nothing wider: the same bits come out, at several times the cost.
+class Binary32Ops(JaxOps):
+    """Reduce in binary32, for a device that has no wider floats: the same bits come out, at several times the cost.
 
     Magnitudes whose squares leave binary32's range (above 1e19, below 1e-19) are outside of what `std` and `var` hold.
     """
 
     parts, deep = 4, 6
-    never = 2**31 - 1
-    float_dtype, int_dtype = jnp.float32, jnp.int32
+    float_dtype = jnp.float32
 
     def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         bits = (jax.lax.bitcast_convert_type(values, jnp.int32) + 2**11) & -(2**12)
@@ -135,3 +134,11 @@ def _halves(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return 64-bit ints as int64s `high, low` with value = high * 2^32 + low."""
     low = (values & values.dtype.type(0xFFFFFFFF)).astype(jnp.int64)
     return (values >> values.dtype.type(32)).astype(jnp.int64), low
+
+
+BINARY64, BINARY32 = Binary64Ops(), Binary32Ops()
+
+
+def ops_for(platform: str) -> JaxOps:
+    """Return what reduces on a platform: TPUs and Apple's GPUs have no binary64."""
+    return BINARY32 if platform in {"tpu", "mps", "metal", "METAL"} else BINARY64

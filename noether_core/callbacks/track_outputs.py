@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noether_core.accumulate import OutputAccumulator, Partial, columns_of, first_nonfinite
+from noether_core.accumulate import (
+    OutputAccumulator,
+    Partial,
+    PartialSource,
+    columns_of,
+    first_nonfinite,
+    merge_partials,
+)
 from noether_core.backend import Backend
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.config import TrackAdditionalOutputsCallbackConfig
@@ -29,6 +36,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     Attributes:
         keys, patterns, reduce, verbose, log_output, save_output: as in the config.
         out: the directory of the saved arrays, or None.
+        source: gives what was reduced elsewhere, to be merged with what the hooks were given; None where nothing was.
 
     Raises:
         NoetherError: if the config asks for what this version cannot do.
@@ -59,6 +67,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self.out = self.output_path.joinpath(
                 "update_outputs", *([config.id] if config.id else []), str(self.interval)
             )
+        self.source: PartialSource | None = None
         self._interval = OutputAccumulator(self.backend, config)
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._matched: set[str] = set()
@@ -118,6 +127,14 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._note_matches(selection)
         self._position = position
         self._before = before
+
+    def note_example(self, update_outputs: Mapping[str, Any]) -> None:
+        """Note which keys and patterns match outputs like these, which `source` will reduce.
+
+        Raises:
+            MissingKeyError: if an exact key is absent and `missing` is `error`.
+        """
+        self._note_matches(self._select(tuple(flatten(update_outputs))))
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`."""
@@ -184,7 +201,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
         Steps of an update that never ended belong to no iteration: what comes after the last interval's end is left out.
         """
-        if not self._interval.keys:
+        if not self._partials():
             return
         if self._emitted_at == update_counter.update:
             self.logger.warning("training ended in an update's middle, right after an interval: its steps are left out")
@@ -196,6 +213,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         partials = self._partials()
         unmatched = [pattern for pattern in self.patterns if self._steps and pattern not in self._matched]
         self._interval.reset()
+        if self.source is not None:
+            self.source.reset()
         self._matched.clear()
         self._steps = 0
         self._emitted_at = update_counter.update
@@ -238,7 +257,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         return {key: partials[key] for key in dict.fromkeys([*exact, *partials])}
 
     def _partials(self) -> dict[str, Partial]:
-        return self._interval.partials() if self._interval.keys else {}
+        partials = self._interval.partials() if self._interval.keys else {}
+        for key, partial in (self.source.partials() if self.source is not None else {}).items():
+            partials[key] = merge_partials(partials[key], partial) if key in partials else partial
+        return partials
 
     def _refuse_processes(self) -> None:
         _, processes = self.backend.processes()

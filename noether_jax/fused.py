@@ -1,0 +1,224 @@
+"""Drive a run whose update outputs are reduced inside of the user's own compiled function.
+
+A `Tracked` is what the function carries: for each callback a window of one or more rows, each the state of one interval. Which
+row a step belongs to is known beforehand, from the run's counter alone, so that one call may scan over several intervals.
+The host counts along, and only at an interval's end fetches the windows, all in one transfer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noether_core.accumulate import Partial
+from noether_core.callbacks import TrackAdditionalOutputsCallback
+from noether_core.errors import HookOrderError, NoetherError
+from noether_core.expansion import Array
+from noether_core.run import Run
+from noether_jax.tracker import AxisName, Tracker, TrackerState
+
+
+class Window(NamedTuple):
+    """Hold the intervals that one call can touch.
+
+    Attributes:
+        rows: the states of the intervals; each array has them as its leading axis.
+        ends: int32 [rows - 1], the positions at which all rows but the last end.
+    """
+
+    rows: TrackerState
+    ends: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tracked:
+    """Hold all that a compiled function carries for a run. A pytree of fixed structure; it may be donated.
+
+    Attributes:
+        position: int32, how many accumulation steps went in since `run.init`.
+        windows: one for each callback that tracks update outputs.
+    """
+
+    position: Array
+    windows: tuple[Window, ...] = field(default=())
+
+
+def track(trackers: tuple[Tracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
+    """Return `tracked` with one accumulation step's outputs merged in."""
+    windows = []
+    for tracker, window in zip(trackers, tracked.windows, strict=True):
+        row = jnp.sum(tracked.position >= window.ends, dtype=jnp.int32)
+        state = jax.tree.map(lambda rows, row=row: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
+        state = tracker.update_at(state, outputs, tracked.position)
+        rows = jax.tree.map(
+            lambda rows, new, row=row: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, state
+        )
+        windows.append(Window(rows, window.ends))
+    return Tracked(tracked.position + jnp.int32(1), tuple(windows))
+
+
+@jax.jit
+def _renewed(tracked: Tracked, blank: Tracked, done: tuple[np.int32, ...]) -> Tracked:
+    """Return `tracked` for the next call: the interval under way in each window's first row, the others empty."""
+    windows = []
+    for window, empty, number in zip(tracked.windows, blank.windows, done, strict=True):
+
+        def carried(rows: jax.Array, empty: jax.Array, number: Array = number) -> jax.Array:
+            first = jax.lax.dynamic_index_in_dim(jnp.concatenate([rows, empty[:1]]), number, keepdims=True)
+            return jnp.concatenate([first, empty[1:]])
+
+        windows.append(Window(jax.tree.map(carried, window.rows, empty.rows), empty.ends))
+    return Tracked(tracked.position + jnp.int32(0), tuple(windows))
+
+
+class _WindowSource:
+    """Give one callback what its window holds."""
+
+    def __init__(self, fused: Fused, number: int, callback: TrackAdditionalOutputsCallback, tracker: Tracker) -> None:
+        self._fused, self._number, self._callback = fused, number, callback
+        self.tracker = tracker
+        self.done = 0  # rows of the fetched window that were emitted
+
+    def ends(self) -> Iterator[int]:
+        """Yield the positions at which the callback's interval ends, from the counter's present place on."""
+        counter = self._fused.run.counter
+        interval = self._callback.interval
+        for update in interval.ends(counter.cur_iteration, counter.updates_per_epoch, counter.effective_batch_size):
+            yield self._fused.position_of(update)
+
+    def rows(self, steps: int) -> int:
+        """Return how many intervals a call of so many accumulation steps can touch."""
+        counter, interval = self._fused.run.counter, self._callback.interval
+        per_unit = {
+            "update": 1.0,
+            "sample": 1 / counter.effective_batch_size,
+            "epoch": counter.updates_per_epoch or 1,
+        }[interval.unit]
+        shortest = max(1, int(interval.n * per_unit)) * self._fused.run.accumulation_steps
+        return 1 + -(-(steps - 1) // shortest)
+
+    def partials(self) -> Mapping[str, Partial]:
+        """Return what each key has of the interval under way."""
+        window = self._fused.fetched().windows[self._number]
+        if self.done >= window.rows.words.shape[0]:
+            return {}
+        row = jax.tree.map(lambda rows: rows[self.done], window.rows)
+        return self.tracker.partials(row, self._fused.place_of)
+
+    def reset(self) -> None:
+        """Go on to the next interval's row."""
+        self.done += 1
+
+
+class Fused:
+    """Count along with a `Tracked`, and hand its rows to the callbacks at the intervals' ends.
+
+    Args:
+        run: the run.
+        example: outputs like those that will come, or their `jax.ShapeDtypeStruct`s.
+        steps_per_call: the most accumulation steps that one call of `run.step` will count.
+        axis_name: see `track_outputs`.
+    """
+
+    def __init__(self, run: Run, example: Mapping[str, Any], steps_per_call: int, axis_name: AxisName | None) -> None:
+        if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
+            raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
+        self.run = run
+        self._counter = run.counter
+        self._steps_per_call = steps_per_call
+        self._base = run.counter.update * run.accumulation_steps + run.accumulated
+        self._position = 0
+        self._fetched: Tracked | None = None
+        callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
+        self.trackers = tuple(Tracker(callback.config, axis_name) for callback in callbacks)
+        self._sources = [
+            _WindowSource(self, number, callback, tracker)
+            for number, (callback, tracker) in enumerate(zip(callbacks, self.trackers, strict=True))
+        ]
+        self._slots = [tracker.slots(example) for tracker in self.trackers]
+        self._rows = [source.rows(steps_per_call) for source in self._sources]
+        for callback, source in zip(callbacks, self._sources, strict=True):
+            callback.note_example(example)
+            callback.source = source
+        self.tracked: Tracked = jax.tree.map(jnp.asarray, self._blank())
+        self._next_end = self._end()
+
+    def _blank(self) -> Tracked:
+        """Return the windows of the next call, empty, in NumPy arrays."""
+        windows = []
+        for source, slots, rows in zip(self._sources, self._slots, self._rows, strict=True):
+            ends = np.array(list(islice(source.ends(), rows - 1)), np.int32)
+            blank = source.tracker.blank(slots)
+            repeated = jax.tree.map(lambda array, rows=rows: np.broadcast_to(array, (rows, *array.shape)), blank)
+            windows.append(Window(repeated, ends))
+        return Tracked(np.int32(self._position), tuple(windows))
+
+    def position_of(self, update: int) -> int:
+        """Return how many accumulation steps since `run.init` end with an update."""
+        return update * self.run.accumulation_steps - self._base
+
+    def place_of(self, step: int) -> tuple[int, int]:
+        """Return the update (from 1) and the accumulation step of a step counted from `run.init`."""
+        update, accumulation_step = divmod(self._base + step, self.run.accumulation_steps)
+        return update + 1, accumulation_step
+
+    def step(self, tracked: Tracked, steps: int) -> Tracked:
+        """Count accumulation steps, emit what they completed, and return what the next call is to carry."""
+        if self.run.counter is not self._counter:
+            raise HookOrderError("the run's state was loaded after run.init; call run.init after load_state_dict")
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self._steps_per_call:
+            raise HookOrderError(
+                f"run.step got steps={steps!r}; expected 1 to {self._steps_per_call}: give run.init the most that one call"
+                " makes as steps_per_call"
+            )
+        self.tracked, self._fetched = tracked, None
+        self._position += steps
+        is_end = self._position >= self._next_end
+        if is_end:
+            self.fetched()
+        errors = []
+        for _ in range(steps):
+            try:
+                self.run.count_step()
+            except Exception as error:
+                errors.append(error)
+        if is_end:
+            self._renew()
+        if errors:
+            raise errors[0]
+        return self.tracked
+
+    def _renew(self) -> None:
+        self.tracked = _renewed(self.tracked, self._blank(), tuple(np.int32(source.done) for source in self._sources))
+        self._fetched = None
+        for source in self._sources:
+            source.done = 0
+        self._next_end = self._end()
+
+    def _end(self) -> int:
+        """Return the position at which the next interval ends."""
+        return min((next(source.ends()) for source in self._sources), default=sys.maxsize)
+
+    def fetched(self) -> Tracked:
+        """Return the windows on the host; one transfer, and none if they are there already."""
+        if self._fetched is None:
+            if any(leaf.is_deleted() for leaf in jax.tree.leaves(self.tracked)):
+                raise HookOrderError(
+                    "what run.step returned last was donated, and run.step has not seen what came of it; call run.step with it"
+                    " before state_dict, tracked_values or the end of the run"
+                )
+            self._fetched = jax.device_get(self.tracked)
+            if int(self._fetched.position) != self._position:
+                raise HookOrderError(
+                    f"run.track was called {int(self._fetched.position)} times since run.init, and run.step counted"
+                    f" {self._position} accumulation steps; call run.step once for each call of run.track, or say steps=n"
+                )
+        return self._fetched
