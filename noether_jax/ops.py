@@ -29,7 +29,10 @@ class JaxOps(SlotOps):
         return jnp.where(condition, values, others)
 
     def full(self, shape: tuple[int, ...], value: float | int, like: jax.Array) -> jax.Array:
-        return jnp.full(shape, value, self.int_dtype if isinstance(value, int) else self.float_dtype)
+        constant = jnp.full(shape, value, self.int_dtype if isinstance(value, int) else self.float_dtype)
+        # inside of shard_map the branches of a cond must vary over the same axes, so the constant is made to look as if it did
+        one = like.reshape(-1)[0]
+        return jnp.where(one == one, constant, constant)
 
     def min(self, values: jax.Array) -> jax.Array:
         return jnp.min(values, 0)
