@@ -6,15 +6,16 @@ keys as they come and stay theirs, so a new key set extends the state and loses 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from noether_core import host
-from noether_core.backend import Backend, Layout, Reducer, Step, ValueType
+from noether_core.backend import Backend, Layout, Reducer, Step, Taken, ValueType
 from noether_core.config import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Array
@@ -105,13 +106,23 @@ def check_weight(
         )
 
 
+_Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
+
+
+def _pick(positions: Sequence[int]) -> _Pick:
+    """Return a function that takes what is at these positions."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda values: tuple(values[at] for at in positions)
+
+
 @dataclass(frozen=True, eq=False)
 class _PlacePlan:
     reducer: Reducer
     place: Hashable
     layout: Layout
-    scalars: tuple[tuple[int, ...], ...]  # positions among the tracked values, a group per dtype
-    arrays: tuple[int, ...]
+    scalars: tuple[_Pick, ...]  # take these of the tracked values, a group per dtype
+    arrays: _Pick
     kept: tuple[tuple[str, int, int], ...]  # key, and its group and index, or -1 and its array
 
 
@@ -167,6 +178,7 @@ class OutputAccumulator:
         self._config = config
         self._columns = columns_of(config)
         self._plans: dict[Hashable, _Plan] = {}
+        self._latest: tuple[Hashable, _Plan] | None = None
         self._places: dict[Hashable, _Place] = {}
         self._uses: dict[_Plan, int] = {}
         self._seen: dict[str, Tally] = {}
@@ -201,23 +213,15 @@ class OutputAccumulator:
         if len(self._uses) > _MOST_PLANS:
             self._tally()
         plan = self._plan(keys, values, weight)
-        for key, shape in plan.shapes.items():
-            if self._shapes.get(key, shape) != shape:
-                raise UpdateOutputError(
-                    f"update output {key!r} has shape {shape} and had {self._shapes[key]} earlier in this interval; `stack`"
-                    " takes values of one shape: pad it, or reduce it with another reduction"
-                )
+        self._check_stacks(plan)
         if plan.moved:
             values = [self._moved(value) if at in plan.moved else value for at, value in enumerate(values)]
-        code = place_code(update, accumulation_step)
-        done = []
-        for part in plan.places:
-            place = self._places[part.place]
-            groups = tuple(tuple(values[at] for at in group) for group in part.scalars)
-            arrays = tuple(values[at] for at in part.arrays)
-            factor = weight if part.layout.columns.weights else None
-            step = Step(part.layout, groups, arrays, len(place.slots), code, factor)
-            done.append(part.reducer.absorb(place.state, step))
+        try:
+            done = [self._absorb(part, values, place_code(update, accumulation_step), weight) for part in plan.places]
+        except Exception:
+            for key, value in zip(keys, values, strict=True):
+                self._inspect(key, value)  # a value that was deleted looks as before, and is named here
+            raise
         self._before = _Before(
             plan,
             [self._places[part.place].state for part in plan.places],
@@ -233,6 +237,21 @@ class OutputAccumulator:
                     self._stacks.setdefault(key, []).append(kept)
         self._shapes.update(plan.shapes)
         self._uses[plan] = self._uses.get(plan, 0) + 1
+
+    def _absorb(self, part: _PlacePlan, values: Sequence[Any], code: int, weight: Any) -> tuple[Any, Taken]:
+        place = self._places[part.place]
+        groups = tuple([pick(values) for pick in part.scalars])
+        factor = weight if part.layout.columns.weights else None
+        step = Step(part.layout, groups, part.arrays(values), len(place.slots), code, factor)
+        return part.reducer.absorb(place.state, step)
+
+    def _check_stacks(self, plan: _Plan) -> None:
+        for key, shape in plan.shapes.items():
+            if self._shapes.get(key, shape) != shape:
+                raise UpdateOutputError(
+                    f"update output {key!r} has shape {shape} and had {self._shapes[key]} earlier in this interval; `stack`"
+                    " takes values of one shape: pad it, or reduce it with another reduction"
+                )
 
     def undo(self) -> None:
         """Forget the last step, which nobody has looked at since."""
@@ -250,24 +269,27 @@ class OutputAccumulator:
             del self._uses[before.plan]
 
     def _moved(self, value: Any) -> Any:
-        return self._backend.from_numpy(np.asarray(value))
+        return self._backend.from_numpy(host.as_numpy(value))
 
     # ------------------------------------------------------------------ plans
 
     def _plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> _Plan:
         signature = (keys, self._backend.signature(values if weight is None else (*values, weight)))
+        if self._latest is not None and signature == self._latest[0]:  # nearly always, and cheaper than a hash
+            return self._latest[1]
         plan = self._plans.get(signature)
         if plan is None:
             plan = self._make_plan(keys, values, weight)
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             self._plans[signature] = plan
+        self._latest = signature, plan
         return plan
 
     def _inspect(self, key: str, value: Any) -> _Typed:
         found = self._backend.inspect(key, value)
         if found is not None:
-            return _Typed(found, self._backend.reducer)
+            return _Typed(found, host.REDUCER if found.place == host.PLACE else self._backend.reducer)
         return _Typed(host.inspect(key, value, self._backend.name), host.REDUCER)
 
     def _make_plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> _Plan:
@@ -304,8 +326,7 @@ class OutputAccumulator:
         check_weight(self._config, key, typed.found.shape, weight.found.shape)
         if typed.reducer is weight.reducer or typed.reducer is not host.REDUCER:
             return typed
-        moved = self._inspect(key, self._moved(value))
-        return _Typed(moved.found._replace(wide=typed.found.wide), moved.reducer, moves=True)
+        return _Typed(typed.found._replace(place=weight.found.place), self._backend.reducer, moves=True)
 
     def _keeps(self, key: str) -> bool:
         return bool({"last", "stack"} & set(self._config.reductions(key)))
@@ -333,10 +354,11 @@ class OutputAccumulator:
         kept += [(keys[at], -1, index) for index, at in enumerate(arrays) if self._keeps(keys[at])]
         layout = Layout(
             np.array([slots[key] for key in order], np.int64),
+            tuple(groups),
             tuple(self._keeps(keys[at]) for at in arrays),
             self._columns._replace(weights=self._is_weighted(keys[members[0]])),
         )
-        return _PlacePlan(reducer, place, layout, tuple(map(tuple, groups.values())), tuple(arrays), tuple(kept))
+        return _PlacePlan(reducer, place, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))
 
     # ------------------------------------------------------------------ results
 

@@ -18,7 +18,8 @@ import numpy as np
 from noether_core.expansion import Array
 from noether_core.reduce import Columns, Ops, Sums, each, identity, lift, lift_array, merge
 
-_PENDING = 64  # steps that are only stacked before they are reduced together
+_PENDING = 256  # steps that are only stacked before they are reduced together, and
+_PENDING_VALUES = 2**15  # how many values these may have
 
 
 class ValueType(NamedTuple):
@@ -27,7 +28,8 @@ class ValueType(NamedTuple):
     Attributes:
         dtype: the dtype's name, `float32`, `bfloat16`, `int64`, `bool` …
         shape: its shape.
-        place: what it must share with others to be reduced with them, such as its device.
+        place: what it must share with others to be reduced with them, such as its device; `host.PLACE` for a single number
+            whose `item()` waits for nothing.
         wide: whether a mean of it is rounded to float64 (float64 and Python numbers) and not to float32.
     """
 
@@ -43,11 +45,13 @@ class Layout:
 
     Attributes:
         slots: int64, the state's slot of each value: group by group, then array by array.
+        dtypes: the dtype of each group of scalars.
         keep: for each array, whether a copy of it is wanted.
         columns: what the sums carry; of all layouts of one state the same.
     """
 
     slots: np.ndarray[Any, np.dtype[np.int64]]
+    dtypes: tuple[str, ...]
     keep: tuple[bool, ...]
     columns: Columns
 
@@ -137,8 +141,8 @@ class SlotOps(Ops, Protocol):
 class EagerOps(SlotOps, Protocol):
     """Add what `EagerReducer` needs of an array library."""
 
-    def stack(self, values: Sequence[Any]) -> Array:
-        """Return one-element values of one dtype as a new vector."""
+    def stack(self, values: Sequence[Any], dtype: str) -> Array:
+        """Return one-element values of the dtype of that name as a new vector."""
 
     def stack_rows(self, rows: Sequence[Array]) -> Array:
         """Return arrays of one shape and dtype stacked along a new leading axis."""
@@ -166,7 +170,7 @@ class Pending(NamedTuple):
 
 
 class EagerState(NamedTuple):
-    """Hold what is reduced, and up to 64 steps of one layout that are only stacked: an operation a step, not twenty."""
+    """Hold what is reduced, and some steps of one layout that are only stacked: an operation a step, not twenty."""
 
     sums: Sums | None = None
     pending: tuple[Pending, ...] = ()
@@ -186,14 +190,14 @@ class EagerReducer:
         ops, layout = self._ops, step.layout
         state = state or EagerState()
         with self._context():
-            rows = tuple(ops.stack(group) for group in step.scalars)
+            rows = tuple(map(ops.stack, step.scalars, layout.dtypes))
             weight = None if step.weight is None else ops.weight(step.weight, next(iter((*rows, *step.arrays))))
             kept = tuple(
                 ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)
             )
             lifted = tuple(self._lift_array(value, step.code, layout.columns, weight) for value in step.arrays)
             sums, pending = state.sums, state.pending
-            if state.layout is not layout or len(pending) >= _PENDING:
+            if state.layout is not layout or len(pending) >= min(_PENDING, 1 + _PENDING_VALUES // len(layout.slots)):
                 sums, pending = self._settle(state), ()
         taken = Taken(rows, kept)
         return EagerState(

@@ -17,11 +17,15 @@ _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
 
 
 class _HostOps(NumpyOps):
-    def stack(self, values: Sequence[Any]) -> np.ndarray[Any, Any]:
-        return np.array([value if isinstance(value, bool | int | float) else value.reshape(()) for value in values])
+    def stack(self, values: Sequence[Any], dtype: str) -> np.ndarray[Any, Any]:
+        try:  # NumPy's scalars and other libraries' have it
+            numbers = [value.item() for value in values]
+        except AttributeError:
+            numbers = [value if type(value) in _PYTHON_DTYPES else value.item() for value in values]
+        return np.array(numbers, _dtype(dtype))
 
     def weight(self, value: Any, like: Any) -> np.ndarray[Any, Any]:
-        return np.array(value).reshape(-1)
+        return as_numpy(value).reshape(-1)
 
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)
@@ -42,6 +46,15 @@ class _HostOps(NumpyOps):
 
     def to_host(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return value.copy()
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def as_numpy(value: Any) -> np.ndarray[Any, Any]:
+    """Return a copy of a Python number, a NumPy value, or another library's single number that is on the host."""
+    return np.array(value if isinstance(value, bool | int | float | np.ndarray | np.generic) else value.item())
 
 
 REDUCER = EagerReducer(_HostOps())

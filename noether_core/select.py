@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
@@ -54,6 +55,12 @@ def flatten(update_outputs: Mapping[str, Any]) -> dict[str, Any]:
         raise UpdateOutputError(
             f"update_outputs is {type(update_outputs).__name__}; expected a dict from names to scalars or arrays (or None)"
         )
+    kinds = set(map(type, update_outputs.values()))
+    is_flat = NoneType not in kinds and not any(issubclass(kind, Mapping) for kind in kinds)
+    if is_flat and set(map(type, update_outputs)) <= {
+        str
+    }:  # as most are: the walk would cost more than all that follows
+        return dict(update_outputs)
     flat: dict[str, Any] = {}
     _flatten_into(flat, update_outputs, "")
     return flat

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,9 @@ import numpy as np
 from noether_core import host
 from noether_core.backend import Reducer, Step, Taken, ValueType, into_slots
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array, nothing
-from noether_jax.ops import Binary64Ops
-
-_OPS = Binary64Ops()
+from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array
+from noether_jax import words
+from noether_jax.ops import JaxOps, ops_for
 
 
 def lift_step(
@@ -41,53 +41,80 @@ def lift_step(
     return each(lambda *fields: jnp.concatenate(fields), *parts), rows
 
 
-@partial(jax.jit, static_argnames=("num_slots", "keep", "columns"))
+@partial(jax.jit, static_argnames=("ops", "num_slots", "keep", "columns"))
 def _absorb(
-    sums: Sums,
+    state: jax.Array,
     scalars: tuple[tuple[jax.Array, ...], ...],
     arrays: tuple[jax.Array, ...],
     weight: jax.Array | None,
     slots: jax.Array | None,
     code: jax.Array,
     *,
+    ops: JaxOps,
     num_slots: int,
     keep: tuple[bool, ...],
     columns: Columns,
-) -> tuple[Sums, Taken]:
-    total, rows = lift_step(_OPS, scalars, arrays, weight, code, columns)
+) -> tuple[jax.Array, Taken]:
+    total, rows = lift_step(ops, scalars, arrays, weight, code, columns)
     # the copies are new buffers: a later donation of the user's array leaves them whole
     kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
-    return into_slots(_OPS, sums, total, slots, num_slots, columns), Taken(rows, kept)
+    sums, _ = words.unpack(ops, columns, state)
+    return words.pack(into_slots(ops, sums, total, slots, num_slots, columns)), Taken(rows, kept)
+
+
+class JaxState(NamedTuple):
+    """Hold the sums as words (see `noether_jax.words`), and what reads them."""
+
+    words: Any
+    ops: JaxOps
+    columns: Columns
 
 
 class JaxReducer:
-    """Absorb a step in one compiled call."""
+    """Absorb a step in one compiled call.
 
-    def absorb(self, state: Sums | None, step: Step) -> tuple[Sums, Taken]:
+    Args:
+        ops: what to reduce with; None: whatever the values' device has.
+    """
+
+    def __init__(self, ops: JaxOps | None = None) -> None:
+        self._ops = ops
+
+    def absorb(self, state: JaxState | None, step: Step) -> tuple[JaxState, Taken]:
         """Return the sums with a step merged in, and copies of the step's values."""
         layout = step.layout
         slots = None if layout.fills(step.num_slots) else layout.slots
         if state is None:  # an identity of the same types, so that the first step is not a compilation of its own
-            state = each(lambda value: np.full(step.num_slots, value), nothing(_OPS, layout.columns))
+            ops = self._ops or ops_for(jax.default_backend())
+            state = JaxState(words.initial(ops, layout.columns, step.num_slots), ops, layout.columns)
         weight = step.weight if step.weight is None or isinstance(step.weight, jax.Array) else np.asarray(step.weight)
         with jax.enable_x64(True):
-            result: tuple[Sums, Taken] = _absorb(
-                state,
+            packed, taken = _absorb(
+                state.words,
                 step.scalars,
                 step.arrays,
                 weight,
                 slots,
                 np.int64(step.code),
+                ops=state.ops,
                 num_slots=step.num_slots,
                 keep=layout.keep,
                 columns=layout.columns,
             )
-        return result
+        return state._replace(words=packed), taken
 
-    def to_host(self, state: Sums, copies: Sequence[jax.Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+    def to_host(self, state: JaxState, copies: Sequence[jax.Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
         """Return the sums and some copies as NumPy arrays."""
-        sums, arrays = jax.device_get((state, list(copies)))
+        packed, arrays = jax.device_get((state.words, list(copies)))
+        sums, _ = words.from_host(state.ops, state.columns, packed)
         return sums, [np.array(array) for array in arrays]
+
+
+_type_of = attrgetter("aval", "sharding")
+
+
+def _is_concrete(value: Any) -> bool:
+    return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
 
 
 class JaxBackend:
@@ -98,12 +125,9 @@ class JaxBackend:
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
-        return tuple(
-            [
-                (value.dtype, value.shape, _sharding(value)) if isinstance(value, jax.Array) else host.signature(value)
-                for value in values
-            ]
-        )
+        if _is_concrete(values[0]) and len(set(map(type, values))) == 1:
+            return tuple(map(_type_of, values))
+        return tuple([_type_of(value) if _is_concrete(value) else host.signature(value) for value in values])
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of a JAX array; None for what is none.
@@ -150,10 +174,6 @@ def check_dtype(key: str, dtype: Any) -> np.dtype[Any]:
         )
     plain: np.dtype[Any] = np.dtype(dtype)
     return plain
-
-
-def _sharding(value: jax.Array) -> Hashable:
-    return None if isinstance(value, jax.core.Tracer) or value.is_deleted() else value.sharding
 
 
 BACKEND = JaxBackend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import ml_dtypes
@@ -92,7 +93,7 @@ class _TorchOps:
         # a tensor on the CPU has its value already; elsewhere looking at it would wait
         return plain() if condition.device.type == "cpu" and bool(condition) else careful()
 
-    def stack(self, values: Sequence[Tensor]) -> Tensor:
+    def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def stack_rows(self, rows: Sequence[Tensor]) -> Tensor:
@@ -129,6 +130,9 @@ def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
     return np.array(value.numpy())
 
 
+_type_of = attrgetter("dtype", "shape", "device")
+
+
 class TorchBackend:
     """Know PyTorch's tensors."""
 
@@ -138,14 +142,9 @@ class TorchBackend:
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
-        return tuple(
-            [
-                (value.dtype, value.shape, value.device, value.layout)
-                if isinstance(value, Tensor)
-                else host.signature(value)
-                for value in values
-            ]
-        )
+        if set(map(type, values)) == {Tensor}:
+            return tuple(map(_type_of, values))
+        return tuple([_type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of a tensor; None for what is none.
@@ -169,7 +168,10 @@ class TorchBackend:
             raise UpdateOutputError(
                 f"update output {key!r} is on {value.device}, which has no binary64 to reduce in; move it with .cpu()"
             )
-        return ValueType(_NAMES[value.dtype], tuple(value.shape), value.device, value.dtype is torch.float64)
+        shape = tuple(value.shape)
+        # one number on the CPU is read in a tenth of the time that an operation on it takes
+        place = host.PLACE if value.device.type == "cpu" and not shape else value.device
+        return ValueType(_NAMES[value.dtype], shape, place, value.dtype is torch.float64)
 
     def processes(self) -> tuple[int, int]:
         """Return this process's rank and the number of processes."""

@@ -121,7 +121,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             outputs = flatten(update_outputs)
             selection = self._select(tuple(outputs))
             tracked = selection.tracked
-            values = [outputs[key] for key in tracked]
+            values = [*map(outputs.__getitem__, tracked)]
             weight = self._weight(outputs) if tracked else None
             self._interval.add(tracked, values, update_counter.update + 1, accumulation_step, weight)
             self._note_matches(selection)
