@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
+
+# eight devices, for what runs on several; to be said before anything loads JAX
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=False)
 hypothesis.settings.register_profile("full", deadline=None, derandomize=False, max_examples=2000)

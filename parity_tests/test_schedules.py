@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parity_tests.reference import Outputs, Result, Schedule, Tracker, expected
-from parity_tests.ways import WAYS
+from parity_tests.ways import FUSED_WAYS, WAYS, can_be_fused
 
 # what a key holds is fixed, so that JAX compiles few signatures; two variants of each
 KINDS: dict[str, tuple[tuple[Any, tuple[int, ...]], ...]] = {
@@ -139,6 +140,18 @@ def assert_same(found: Result, wanted: Result) -> None:
             assert other.tobytes() == array.tobytes(), (name, key)
 
 
+def check(schedule: Schedule, ways: Mapping[str, Callable[[Schedule, Path], Result]]) -> None:
+    wanted = expected(schedule)
+    for way, run in ways.items():
+        with tempfile.TemporaryDirectory() as directory:
+            found = run(schedule, Path(directory) / "run")
+        try:
+            assert_same(found, wanted)
+        except AssertionError as error:
+            error.add_note(f"way of running: {way}")
+            raise
+
+
 @pytest.mark.parametrize("part", range(4))
 @settings(
     max_examples=int(os.environ.get("PARITY_SCHEDULES", "2000")) // 4,
@@ -148,12 +161,38 @@ def assert_same(found: Result, wanted: Result) -> None:
 @given(schedule=schedules())
 @pytest.mark.filterwarnings("ignore:.*matched no update output.*:UserWarning")
 def test_every_way_gives_the_exact_numbers(part: int, schedule: Schedule) -> None:
-    wanted = expected(schedule)
-    for way, run in WAYS.items():
-        with tempfile.TemporaryDirectory() as directory:
-            found = run(schedule, Path(directory) / "run")
-        try:
-            assert_same(found, wanted)
-        except AssertionError as error:
-            error.add_note(f"way of running: {way}")
-            raise
+    check(schedule, WAYS)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PARITY_FUSED", "16"))))
+@pytest.mark.filterwarnings("ignore:.*matched no update output.*:UserWarning")
+def test_every_fused_way_gives_the_exact_numbers(seed: int) -> None:
+    # a compilation each: drawn by a seed, since shrinking would take minutes
+    schedule = draw_fusible(np.random.default_rng(seed))
+    assert can_be_fused(schedule)
+    check(schedule, FUSED_WAYS)
+
+
+def draw_fusible(rng: np.random.Generator) -> Schedule:
+    """Return a schedule whose every step has the same outputs, as a compiled function gives them."""
+    narrow = {key: kinds for key, kinds in KINDS.items() if key not in ("lr", "time/wide")}
+    keys = [str(key) for key in rng.choice(list(narrow), rng.integers(1, 6), replace=False)]
+    variant = int(rng.integers(2)) if "weight" not in keys else 0
+    scale, accumulation_steps = str(rng.choice(SCALES)), int(rng.integers(1, 4))
+
+    def step() -> Outputs:
+        outputs = {key: draw_value(rng, *narrow[key][variant], scale) for key in keys}
+        if "weight" in keys:
+            outputs["weight"] = np.asarray(draw_weight(rng, np.float32, scale))
+        return nest(outputs)
+
+    trackers = []
+    for unit in rng.choice(["update", "epoch", "sample"], rng.integers(1, 4), replace=False):
+        reduce = str(rng.choice(["mean", "last", "sum", "min", "max", "std", "var", "count"]))
+        weight = "weight" if "weight" in keys and rng.random() < 0.5 else None
+        log = reduce != "last"
+        trackers.append(
+            Tracker(str(unit), int(rng.integers(1, 8)), (keys[0],), ("",), reduce, log, not log, "propagate", weight)
+        )
+    steps = tuple(tuple(step() for _ in range(accumulation_steps)) for _ in range(rng.integers(1, 15)))
+    return Schedule(steps, accumulation_steps, int(rng.integers(1, 6)), int(rng.integers(1, 10)), tuple(trackers))
