@@ -189,12 +189,12 @@ class Tracker:
 
     def update(self, state: TrackerState, outputs: Mapping[str, Any]) -> TrackerState:
         """Return the state with one step's outputs merged in."""
+        if not isinstance(state, TrackerState):
+            raise NoetherError(f"update got a state of type {type(state).__name__}; expected what init returned")
         return self.update_at(state, outputs, state.step)
 
     def update_at(self, state: TrackerState, outputs: Mapping[str, Any], step: jax.Array) -> TrackerState:
         """Return the state with the outputs of the step of that number (int32, counted from 0) merged in."""
-        if not isinstance(state, TrackerState):
-            raise NoetherError(f"update got a state of type {type(state).__name__}; expected what init returned")
         flat = flatten(outputs)
         present = self._present(state.slots, flat)
         numbered = state.step + jnp.int32(1)
