@@ -160,8 +160,8 @@ def test_every_value_of_either_run_is_listed_by_key_then_update(tmp_path: Path) 
     ids=lambda value: f"{value!r:.24}",
 )
 def test_the_distance_of_two_logged_values(tmp_path: Path, a: Any, b: Any, distance: float) -> None:
-    for one, other in ((a, b), (b, a)):
-        (row,) = compared(tmp_path / str(one)[:9], [{"v": one}], [{"v": other}])
+    for turn, (one, other) in enumerate([(a, b), (b, a)]):
+        (row,) = compared(tmp_path / str(turn), [{"v": one}], [{"v": other}])
         assert row.ulps == distance
 
 
