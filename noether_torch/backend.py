@@ -186,6 +186,7 @@ class TorchBackend:
 
     def from_numpy(self, value: np.ndarray[Any, Any]) -> Tensor:
         """Return a tensor with the same dtype, shape and bits."""
+        value = np.asarray(value)  # a NumPy scalar has no tensor of its own
         for dtype, (carrier, name) in _CARRIERS.items():
             if value.dtype == name:
                 bits = value.view(np.int16 if carrier is torch.int16 else np.uint8)

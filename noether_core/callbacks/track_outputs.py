@@ -200,6 +200,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Log and save the interval under way, if training ended in its middle.
 
         Steps of an update that never ended belong to no iteration: what comes after the last interval's end is left out.
+        If training ends in an update's middle, `last` writes nothing for a key that this update had a value of: it keeps the
+        newest value only, and that one is of no iteration.
         """
         if not self._partials():
             return

@@ -16,23 +16,32 @@ def ulps(a: float | int, b: float | int) -> float:
     """Return how many floating-point numbers lie between two values, counting one end; at least 1 for any two that differ.
 
     The numbers are float32's if both values are float32 numbers, as tracked means are, else float64's. Two NaN are equal;
-    NaN beside a number is infinitely far.
+    NaN beside a number is infinitely far, and so are an infinity and an int beyond float64 from whatever differs.
 
     >>> ulps(1.0, 1.0 + 2**-23), ulps(0.1, 0.1 + 2**-56)
     (1, 1)
     """
     if a == b or (a != a and b != b):
         return 0
-    if not (math.isfinite(a) and math.isfinite(b)):
+    if not (_is_float64(a) and _is_float64(b)):
         return math.inf
     with np.errstate(over="ignore"):
-        is_float32 = all(float(np.float32(value)) == value for value in (a, b))
+        is_float32 = all(float(np.float32(float(value))) == value for value in (a, b))
     return max(1, abs(_rank(a, is_float32) - _rank(b, is_float32)))  # ints beyond 2**53 can share a float64
 
 
-def _rank(value: float, is_float32: bool) -> int:
+def _is_float64(value: float | int) -> bool:
+    """Tell whether a number is finite and within float64's range, which an int may leave."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _rank(value: float | int, is_float32: bool) -> int:
     """Return a number's place in the order of all numbers of its format (0 for zero)."""
-    bits = int(np.float32(abs(value)).view(np.int32)) if is_float32 else int(np.float64(abs(value)).view(np.int64))
+    size = abs(float(value))
+    bits = int(np.float32(size).view(np.int32)) if is_float32 else int(np.float64(size).view(np.int64))
     return -bits if value < 0 else bits
 
 
@@ -65,14 +74,15 @@ def compare_runs(a: RunReader, b: RunReader) -> list[Difference]:
         )
         for update in sorted(values_a.keys() | values_b.keys()):
             pair = values_a.get(update), values_b.get(update)
-            rows.append(Difference(key, update, *pair, _distance(*pair)))
+            in_both = update in values_a and update in values_b
+            rows.append(Difference(key, update, *pair, _distance(*pair) if in_both else math.inf))
     return rows
 
 
 def _distance(a: Any, b: Any) -> float:
     if isinstance(a, bool | int | float) and isinstance(b, bool | int | float):
         return ulps(a, b)
-    return 0 if a == b and a is not None else math.inf
+    return 0 if a == b or repr(a) == repr(b) else math.inf  # the repr, because a list with NaN does not equal itself
 
 
 def differing_files(a: Path, b: Path) -> tuple[list[str], int]:

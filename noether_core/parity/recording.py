@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from noether_core import host
 from noether_core.backend import Backend
 from noether_core.callbacks.base import CallbackBase
 from noether_core.config import CallbackBaseConfig
-from noether_core.emit.arrays import read_arrays, write_arrays
+from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
 from noether_core.emit.log_writer import ScalarWriter
-from noether_core.errors import RunFormatError
+from noether_core.errors import NoetherError, RunFormatError, UpdateOutputError
 from noether_core.schedule import Counter
 from noether_core.select import flatten
 
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
     from noether_core.run import Run
 
 _COUNT = "accumulation_steps"
+_NAME = re.compile(r"(\d+)/(\d+)([ap])/(.*)", re.ASCII | re.DOTALL)  # step, position, array or Python number, key
+_PYTHON_DTYPES = ("bool", "int64", "float64")
 
 
 class OutputRecorder(CallbackBase):
     """Write every accumulation step's update outputs to one safetensors file when training ends.
 
     Each step waits for the device, and the copies are held in host memory until the end: this is for comparing, not for
-    long trainings.
+    long trainings. Every output is recorded, tracked or not. So one that cannot be (text, an object, a list, a complex
+    number, an int beyond 64 bits) is refused at its step, before anything is lost, and never left out silently.
 
     Args:
         path: the file.
@@ -39,35 +44,70 @@ class OutputRecorder(CallbackBase):
         super().__init__(CallbackBaseConfig(kind="OutputRecorder"), log_writer=log_writer)
         self._path = Path(path)
         self._backend = backend
-        self._arrays: dict[str, np.ndarray[Any, Any]] = {}
-        self._steps = 0
+        self._steps: list[dict[str, np.ndarray[Any, Any]]] = []
+        self._writable: set[tuple[str, np.dtype[Any]]] = set()
 
     def track_after_accumulation_step(self, *, update_counter: Counter, update_outputs: Any = None, **_: Any) -> None:
-        """Copy this step's outputs to the host."""
+        """Copy this step's outputs to the host.
+
+        Raises:
+            UpdateOutputError: for an output that cannot be recorded; the message names its key and type.
+        """
         outputs = flatten(update_outputs or {})
-        own = [key for key, value in outputs.items() if self._backend.inspect(key, value) is not None]
+        try:
+            own = [key for key, value in outputs.items() if self._is_own(key, value)]
+        except UpdateOutputError as error:
+            raise _not_recorded(error) from error
         hosted = dict(zip(own, self._backend.to_numpy([outputs[key] for key in own]), strict=True))
+        step = {}
         for position, (key, value) in enumerate(outputs.items()):
-            kind = "p" if isinstance(value, bool | int | float) and not isinstance(value, np.generic) else "a"
             array = hosted[key] if key in hosted else np.array(value)
-            self._arrays[f"{self._steps:08d}/{position:04d}{kind}/{key}"] = array
-        self._steps += 1
+            self._require_writable(key, array.dtype)
+            kind = "p" if type(value) in (bool, int, float) else "a"
+            step[f"{len(self._steps):08d}/{position:04d}{kind}/{key}"] = array
+        self._steps.append(step)
+
+    def _is_own(self, key: str, value: Any) -> bool:
+        """Tell an array of the framework from a value on the host; raise for what is neither."""
+        if self._backend.inspect(key, value) is not None:
+            return True
+        host.inspect(key, value, self._backend.name)
+        return False
+
+    def _require_writable(self, key: str, dtype: np.dtype[Any]) -> None:
+        """Raise for a key or dtype that the file cannot hold: at the end it would be too late."""
+        if (key, dtype) not in self._writable:
+            try:
+                encode_arrays({f"/{key}": np.empty(0, dtype)})
+            except NoetherError as error:
+                reason = (
+                    f"update output {key!r} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
+                )
+                raise _not_recorded(reason) from error
+            self._writable.add((key, dtype))
 
     def undo_accumulation_step(self) -> None:
         """Forget the last step."""
-        self._steps -= 1
-        prefix = f"{self._steps:08d}/"
-        self._arrays = {name: array for name, array in self._arrays.items() if not name.startswith(prefix)}
+        self._steps.pop()
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Write the file."""
-        write_arrays(self._path, {**self._arrays, _COUNT: np.array(self._steps)})
+        arrays = {name: array for step in self._steps for name, array in step.items()}
+        write_arrays(self._path, {**arrays, _COUNT: np.array(len(self._steps))})
+
+
+def _not_recorded(reason: object) -> UpdateOutputError:
+    return UpdateOutputError(
+        f"{reason}. A recording holds every update output, tracked or not: leave this one out of update_outputs, or train"
+        " without record"
+    )
 
 
 def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
-    """Yield each accumulation step's flattened outputs, NumPy arrays and Python numbers; None where there were none.
+    """Return each accumulation step's flattened outputs, NumPy arrays and Python numbers; None where there were none.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         RunFormatError: if the file is no recording.
     """
     arrays = read_arrays(Path(path))
@@ -75,18 +115,55 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
         raise RunFormatError(
             f"{str(path)!r} is no recording of update outputs; give a file that Run(..., record=...) wrote"
         )
-    steps: list[dict[str, Any]] = [{} for _ in range(int(arrays.pop(_COUNT)))]
-    for name, array in sorted(arrays.items()):
-        number, kind, key = name.split("/", 2)
-        steps[int(number)][key] = array.item() if kind.endswith("p") else array
-    for step in steps:
-        yield step or None
+    count = arrays.pop(_COUNT)
+    if count.shape != () or count.dtype.kind not in "iu" or count < 0:
+        raise _damaged(
+            path, f"its {_COUNT!r} is {count.dtype} of shape {count.shape}, {count.tolist()!r:.40}; expected an int"
+        )
+    steps = _steps(path, arrays, int(count))
+    return (steps.get(number) for number in range(int(count)))
+
+
+def _steps(path: str | Path, arrays: dict[str, np.ndarray[Any, Any]], count: int) -> dict[int, dict[str, Any]]:
+    """Return the outputs of each step that had some, in the order of the training's dict."""
+    entries = []
+    for name, array in arrays.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _damaged(path, f"it holds {name!r:.80}; expected names like '00000000/0000a/loss'")
+        number, position, kind, key = int(match[1]), int(match[2]), match[3], match[4]
+        if number >= count:
+            raise _damaged(path, f"it holds {name!r:.80}, but counts {count} accumulation steps")
+        if kind == "p" and (array.shape != () or array.dtype not in _PYTHON_DTYPES):
+            raise _damaged(path, f"its Python number {name!r:.80} is {array.dtype} of shape {array.shape}")
+        entries.append((number, position, key, array.item() if kind == "p" else array))
+    steps: dict[int, dict[str, Any]] = {}
+    for number, position, key, value in sorted(entries, key=lambda entry: entry[:2]):  # names have any number of digits
+        step = steps.setdefault(number, {})
+        if key in step or position != len(step):
+            raise _damaged(
+                path, f"step {number} has {key!r:.80} at position {position}, after {len(step)} other outputs"
+            )
+        step[key] = value
+    return steps
+
+
+def _damaged(path: str | Path, found: str) -> RunFormatError:
+    return RunFormatError(
+        f"{str(path)!r} is no recording, or a damaged one: {found}; give a file that Run(..., record=...) wrote"
+    )
 
 
 def replay(path: str | Path, run: Run) -> None:
-    """Feed a recording through a run's front-end, as arrays of its framework."""
+    """Feed a recording through a new run's front-end, as arrays of its framework.
+
+    Raises:
+        FileNotFoundError, RunFormatError: if the file is no recording; the run is then not begun.
+        HookOrderError: if the run was used before.
+    """
+    recording = read_recording(path)
     with run:
-        for outputs in read_recording(path):
+        for outputs in recording:
             converted = outputs and {
                 key: run.backend.from_numpy(value) if isinstance(value, np.ndarray) else value
                 for key, value in outputs.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from fractions import Fraction
 
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ def side_by_side(title: str, differences: Sequence[Difference], names: tuple[str
     for row in latest.values():
         values = ("-" if value is None else _full(value) for value in (row.a, row.b))
         style = "green" if row.ulps == 0 else ""
-        apart = Text(f"{row.ulps:,}" if math.isfinite(row.ulps) else "∞", style=style)
+        apart = Text(_finite(row.ulps, ","), style=style)
         table.add_row(Text(inert(row.key)), str(row.update), *map(Text, values), apart)
     return table
 
@@ -32,8 +33,15 @@ def _full(value: object) -> str:
     return f"{value:.9g}" if isinstance(value, float) else number(value)
 
 
+def _finite(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "∞"
+
+
 def drift_sentence(differences: Sequence[Difference], names: tuple[str, str]) -> str:
-    """Say how far two trainings drifted apart, from their first shared update to their last."""
+    """Say how far two trainings drifted apart, from their first shared update to their last.
+
+    NaN or an infinity beside another number is infinitely far.
+    """
     both = [row for row in differences if isinstance(row.a, int | float) and isinstance(row.b, int | float)]
     if not both:
         return f"{names[0]} and {names[1]} logged no number in common."
@@ -43,11 +51,15 @@ def drift_sentence(differences: Sequence[Difference], names: tuple[str, str]) ->
     early, late = (statistics.median(row.ulps for row in both if row.update == update) for update in (first, last))
     return (
         f"Trained independently, from the same weights on the same batches, {names[0]} and {names[1]} drifted from a median"
-        f" of {early:,.0f} ulps at update {first} to {late:,.0f} at update {last}; {equal} of {len(both)} numbers were"
-        f" equal, and the widest relative difference was {_relative(widest):.2g} ({inert(widest.key)}, update {widest.update})."
+        f" of {_finite(early, ',.0f')} ulps at update {first} to {_finite(late, ',.0f')} at update {last}; {equal} of"
+        f" {len(both)} numbers were equal, and the widest relative difference was {_finite(_relative(widest), '.2g')}"
+        f" ({inert(widest.key)}, update {widest.update})."
     )
 
 
 def _relative(row: Difference) -> float:
-    scale = max(abs(row.a), abs(row.b))
-    return abs(row.a - row.b) / scale if scale and math.isfinite(scale) else 0.0 if row.ulps == 0 else math.inf
+    """Return |a - b| / max(|a|, |b|), at most 2; infinite where the distance is."""
+    if row.ulps == 0 or not math.isfinite(row.ulps):
+        return row.ulps
+    a, b = Fraction(row.a), Fraction(row.b)  # floats' difference may overflow, and large ints' vanish
+    return float(abs(a - b) / max(abs(a), abs(b)))

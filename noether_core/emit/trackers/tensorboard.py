@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.abc
+import sys
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
+
+
+class _TorchRefused(importlib.abc.MetaPathFinder):
+    """Refuse to import torch in the thread that made this; other threads find it as ever."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "torch" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError("torch is left out here", name=fullname)
+
+
+@contextlib.contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """Keep an import from loading torch, unless it is loaded already.
+
+    tensorboardX loads it for one annotation, wherever it is installed: a second, and hundreds of megabytes, of every JAX
+    training. Without it the annotation is NumPy's, and nothing else is different.
+    """
+    finder = _TorchRefused()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 class TensorBoardTracker:
@@ -25,7 +55,8 @@ class TensorBoardTracker:
 
     def __init__(self, directory: str | Path) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            with _torch_left_out():
+                from tensorboardX import SummaryWriter
         except ImportError as error:
             raise MissingDependencyError(
                 "the tensorboard tracker needs tensorboardX: pip install 'noether-callbacks[tensorboard]'"
