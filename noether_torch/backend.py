@@ -43,6 +43,24 @@ def _signed(values: Tensor) -> Tensor:
     return values.double() if values.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else values
 
 
+_PIECE = 2**20  # elements: a copy of so many fits into the cache
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Return the sum of a vector in binary64.
+
+    On the CPU, PyTorch makes a binary64 copy first: of a large array that is piece by piece, in memory that is used again.
+    """
+    if values.device.type != "cpu" or values.shape[0] <= _PIECE or values.dtype is torch.float64:
+        return values.sum(dtype=torch.float64)
+    pieces = torch.split(values, _PIECE)
+    wide = torch.empty(_PIECE, dtype=torch.float64)
+    sums = torch.empty(len(pieces), dtype=torch.float64)
+    for at, piece in enumerate(pieces):
+        torch.sum(wide[: len(piece)].copy_(piece), 0, out=sums[at])
+    return sums.sum()
+
+
 class _TorchOps:
     parts, deep = 2, 4
     never = NEVER
@@ -75,7 +93,7 @@ class _TorchOps:
 
     def sum(self, values: Tensor) -> Expansion:
         if values.dtype in _FLOATS:
-            return (_signed(values).sum(dtype=torch.float64).reshape(1),)
+            return (_sum(_signed(values)).reshape(1),)
         if values.dtype not in (torch.int64, torch.uint64):
             return self.widen(_signed(values).sum(dtype=torch.int64).reshape(1))[0]
         high, low = (self.widen(half.sum().reshape(1))[0] for half in _halves(values))
