@@ -138,12 +138,13 @@ class TrackOutputs(Callback):
         update_outputs = dict(outputs) if isinstance(outputs, Mapping) else {}
         if loss is not None:
             update_outputs["loss"] = loss
+        is_last = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         assert self.run is not None
         self.run.step(
             update_outputs or None,
             batch=batch,
             ends_update=ended,
-            ends_epoch=trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches,
+            ends_epoch=self.run.counter.epoch < trainer.current_epoch + is_last,
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
