@@ -164,6 +164,12 @@ def test_a_run_resumed_in_mid_interval_gives_the_uninterrupted_numbers(
     assert arrays.items() >= expected_arrays.items()  # the training that was cut saved an interval's beginning too
 
 
+class Fails(pl.Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 4:
+            raise ZeroDivisionError("on purpose")
+
+
 # Lightning would take the checkpoint of the fit before if none were given, which is not so at the first
 @pytest.mark.filterwarnings("ignore:.*was called without a model")
 @pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")
@@ -172,9 +178,9 @@ def test_a_checkpoint_made_on_an_exception_holds_the_interval_under_way(tmp_path
     trainer(tmp_path, TrackOutputs(CONFIGS, tmp_path / "whole"), max_epochs=2).fit(whole, Batches())
     rescue = OnExceptionCheckpoint(tmp_path, "rescue")
     with pytest.raises(ZeroDivisionError):
-        trainer(tmp_path, TrackOutputs(CONFIGS, tmp_path / "cut"), rescue, enable_checkpointing=True, max_epochs=2).fit(
-            Regression(fails_at=4), Batches()
-        )
+        trainer(
+            tmp_path, TrackOutputs(CONFIGS, tmp_path / "cut"), Fails(), rescue, enable_checkpointing=True, max_epochs=2
+        ).fit(Regression(), Batches())
     trainer(tmp_path, TrackOutputs(CONFIGS, tmp_path / "cut"), max_epochs=2).fit(
         Regression(), Batches(), ckpt_path=tmp_path / "rescue.ckpt", weights_only=True
     )
