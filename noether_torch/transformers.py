@@ -59,7 +59,7 @@ def record(trainer: Trainer, update_outputs: Mapping[str, Any]) -> None:
     )
 
 
-class TrackOutputs(TrainerCallback, ExportableState):  # type: ignore[misc] # transformers' types are not exported
+class TrackOutputs(TrainerCallback, ExportableState):
     """Track what `record` is given, micro-batch by micro-batch, whatever the trainer divides the loss by.
 
     What is logged goes into the trainer's own log too, and so to all it reports to. The interval under way is part of
@@ -117,11 +117,12 @@ class TrackOutputs(TrainerCallback, ExportableState):  # type: ignore[misc] # tr
         self._trainer = None  # what a training that was cut off has left to emit is no part of this one's log
         self._finish()
         self._recorded, self._is_in_update = {}, False
-        saved = state.stateful_callbacks.setdefault(type(self).__name__, {}).get("run") if state.global_step else None
+        states: dict[str, Any] = state.stateful_callbacks  # type: ignore[assignment] # so the trainer keeps them
+        saved = states.setdefault(type(self).__name__, {}).get("run") if state.global_step else None
         batches = _length(named.get("train_dataloader"))
         accumulation_steps = args.gradient_accumulation_steps
         self.run = Run(
-            Path(args.output_dir) / "noether" if self._path is None else self._path,
+            Path(str(args.output_dir)) / "noether" if self._path is None else self._path,
             self._configs,
             updates_per_epoch=None if batches is None else max(1, -(-batches // accumulation_steps)),
             effective_batch_size=(state.train_batch_size or args.train_batch_size)
