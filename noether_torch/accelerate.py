@@ -21,7 +21,7 @@ from noether_torch import callbacks as torch_callbacks
 from noether_torch.checkpoint import as_arrays, as_tensors
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator  # type: ignore[import-untyped] # it ships without types
 
 
 class Run(torch_callbacks.Run):

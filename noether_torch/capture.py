@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from noether_core.errors import NoetherError, listing, suggest
@@ -20,7 +19,7 @@ from noether_core.select import select
 
 Statistic = Callable[[Tensor], Tensor]
 
-_COMPILED = "_orig_mod."  # what torch.compile puts before the names
+_COMPILED = "_orig_mod"  # the name that torch.compile gives to what it wraps
 
 
 class CapturedActivations:
@@ -35,9 +34,7 @@ class CapturedActivations:
         self._statistics = statistics
         self._held: dict[str, Tensor] = {}
         self._is_active = True
-        self._handles = [
-            module.register_forward_hook(self._hook(name), always_call=False) for name, module in modules.items()
-        ]
+        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         key = f"activations/{name}" if name else "activations"
@@ -60,8 +57,8 @@ class CapturedActivations:
     def take(self) -> dict[str, Tensor]:
         """Return the activations since the last call, and let go of them.
 
-        Of a module that ran several times, these are the last run's: also take what an evaluation left, or it comes with the
-        next step where that step does not run the module.
+        Where a module ran several times, these are its last run's. An evaluation runs modules too: the next step's runs
+        replace what it left.
 
         Returns:
             `activations/<module name>`, or `activations/<module name>/<statistic>`, to detached tensors, in the order the
@@ -110,7 +107,10 @@ def capture_activations(
     """
     if isinstance(patterns, str):
         raise NoetherError(f"capture_activations got the string {patterns!r}; write a list: [{patterns!r}]")
-    modules = {name.replace(_COMPILED, "").replace("_orig_mod", ""): module for name, module in model.named_modules()}
+    modules = {
+        ".".join(part for part in name.split(".") if part != _COMPILED): module
+        for name, module in model.named_modules()
+    }
     selection = select((), patterns, tuple(modules))
     for pattern, names in selection.matches.items():
         if not names:
