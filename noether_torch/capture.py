@@ -99,6 +99,7 @@ def capture_activations(
     Raises:
         NoetherError: if a pattern matches no module.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> with capture_activations(model, ["1"], {"zeros": lambda x: (x == 0).sum()}) as activations:
     ...     output = model(torch.zeros(1, 2))
