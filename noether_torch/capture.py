@@ -88,7 +88,8 @@ def capture_activations(
 ) -> CapturedActivations:
     """Capture what the modules whose name contains one of `patterns` return, at each forward pass from now on.
 
-    Under `torch.compile`, call this before the model's first forward pass: what is compiled then has the hooks in it.
+    Under `torch.compile`, call this before the model's first forward pass, or after `torch.compiler.reset()`: what is compiled
+    then has the hooks in it, and what was compiled before has none.
 
     Args:
         model: the model, compiled or not.
