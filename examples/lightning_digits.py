@@ -4,7 +4,6 @@ Run it from the repository's root: `python -m examples.lightning_digits`.
 """
 
 import sys
-import warnings
 
 import lightning.pytorch as pl
 import torch
@@ -32,7 +31,7 @@ class Digits(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Return the loss and the update outputs."""
-        images, labels = batch
+        images, labels = batch[0], batch[1].long()
         hidden = functional.relu(self.body(images))
         logits = self.classify(hidden)
         class_loss = functional.cross_entropy(logits, labels)
@@ -49,17 +48,13 @@ class Digits(pl.LightningModule):
 def main() -> None:
     """Train for four epochs of 44 batches, three to an update; an epoch's last update has two."""
     pl.seed_everything(0)
-    images, labels = (torch.from_numpy(array) for array in data.load()[0])
-    loader = DataLoader(TensorDataset(images, labels.long()), batch_size=32, shuffle=True)
-    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-    trainer = pl.Trainer(
-        max_epochs=4, accumulate_grad_batches=3, **quiet, callbacks=[TrackOutputs(CALLBACKS, OUT)]
-    )  # +
+    loader = DataLoader(TensorDataset(*map(torch.from_numpy, data.load()[0])), batch_size=32, shuffle=True)
+    options = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    options |= {"max_epochs": 4, "accumulate_grad_batches": 3, "accelerator": "cpu"}
+    trainer = pl.Trainer(**options, callbacks=[TrackOutputs(CALLBACKS, OUT)])  # +
     trainer.fit(Digits(), loader)
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", ".*does not have many workers")
-    warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning asks PyTorch for it under its old name
     main()
     app(["show", OUT], standalone_mode=False)

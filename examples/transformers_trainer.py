@@ -33,9 +33,8 @@ class ThreeHeads(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the three heads' predictions."""
-        hidden = self.body(input_ids)
-        first = hidden.last_hidden_state[:, 0]
-        return self.token(hidden.last_hidden_state), self.total(first)[:, 0], self.order(first)[:, 0]
+        hidden = self.body(input_ids).last_hidden_state
+        return self.token(hidden), self.total(hidden[:, 0])[:, 0], self.order(hidden[:, 0])[:, 0]
 
 
 class ThreeLosses(Trainer):
@@ -56,7 +55,6 @@ class ThreeLosses(Trainer):
 if __name__ == "__main__":
     set_seed(0)
     sequences = [{"input_ids": ids} for ids in torch.randint(32, (320, 8))]
-    quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True}
-    arguments = TrainingArguments(OUT + "/trainer", gradient_accumulation_steps=2, learning_rate=3e-3, **quiet)
+    arguments = TrainingArguments(OUT + "/trainer", gradient_accumulation_steps=2, learning_rate=3e-3, report_to=[])
     ThreeLosses(ThreeHeads(), arguments, train_dataset=sequences, callbacks=[TrackOutputs(CALLBACKS, OUT)]).train()  # +
     app(["show", OUT], standalone_mode=False)

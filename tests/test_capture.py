@@ -196,5 +196,5 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     run = read_run(tmp_path / "run")
     assert [point.epoch for point in run.series["loss/E1"]] == [1, 2, 3, 4]
     lines = (ROOT / "examples" / "torch_plain.py").read_text(encoding="utf-8").splitlines()
-    assert sum(line.endswith("  # +") for line in lines) == 3
+    assert 2 <= sum(line.endswith("  # +") for line in lines) <= 3
     assert len(lines) <= 60
