@@ -33,15 +33,13 @@ class CapturedActivations:
         self.names = tuple(modules)
         self._statistics = statistics
         self._held: dict[str, Tensor] = {}
-        self._is_active = True
         self._handles = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         key = f"activations/{name}" if name else "activations"
 
         def hold(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self._is_active:  # a compiled model keeps its hooks, and asks this
-                self._hold(key, output)
+            self._hold(key, output)
 
         return hold
 
@@ -69,7 +67,6 @@ class CapturedActivations:
 
     def remove(self) -> None:
         """Take the hooks off the modules and let go of what is held. Leaving the `with` block does this."""
-        self._is_active = False
         self._held = {}
         for handle in self._handles:
             handle.remove()
