@@ -36,6 +36,7 @@ class Run:
         updates_per_epoch: the updates of an epoch; None where there are no epochs.
         effective_batch_size: the samples of an update, over all accumulation steps.
         accumulation_steps: how many calls of `step` make an update.
+        start: where training starts, if others trained before, such as `{"update": 100}`; None: at the beginning.
         end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
         trackers: `"console"`, `"tensorboard"`, or objects with `log` and `close`.
         record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording.
@@ -62,6 +63,7 @@ class Run:
         updates_per_epoch: int | None = None,
         effective_batch_size: int = 1,
         accumulation_steps: int = 1,
+        start: Mapping[str, int] | TrainingIteration | None = None,
         end: Mapping[str, int] | TrainingIteration | None = None,
         trackers: Sequence[Tracker | str] = (),
         record: str | Path | None = None,
@@ -70,7 +72,9 @@ class Run:
         if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
             raise ScheduleError(f"Run got accumulation_steps={accumulation_steps!r}; expected an int of at least 1")
         self.accumulation_steps = accumulation_steps
-        self.counter = UpdateCounter(None, _iteration(end), updates_per_epoch, effective_batch_size)
+        self.counter = UpdateCounter(
+            _iteration(start, "start"), _iteration(end, "end"), updates_per_epoch, effective_batch_size
+        )
         given = _configs(callbacks)
         check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
         self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
@@ -126,6 +130,8 @@ class Run:
         *,
         batch: Any = None,
         losses: Any = None,
+        ends_update: bool | None = None,
+        ends_epoch: bool | None = None,
     ) -> None:
         """Count and track one accumulation step, and at an interval's end log and save.
 
@@ -134,6 +140,9 @@ class Run:
                 update's, where your function does the accumulation itself, or many updates'.
             batch: handed to the hooks.
             losses: handed to the hooks.
+            ends_update: whether this step ends an update, where another trainer decides that; None: as
+                `accumulation_steps` says.
+            ends_epoch: whether an update that ends now ends its epoch too; None: as `updates_per_epoch` says.
 
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
@@ -142,11 +151,18 @@ class Run:
         many = update_outputs if isinstance(update_outputs, list | tuple) else [update_outputs]
         for outputs in many:
             self._accumulation_step(outputs, batch, losses)
+            self._end_update(ends_update, ends_epoch)
 
     def count_step(self) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
         self._refuse_unless_training()
         self._accumulation_step(None, None, None)
+        self._end_update(None, None)
+
+    def _end_update(self, ends_update: bool | None, ends_epoch: bool | None) -> None:
+        if (self.accumulated >= self.accumulation_steps) if ends_update is None else ends_update:
+            self.accumulated = 0
+            self._update(ends_epoch)
 
     def _refuse_unless_training(self) -> None:
         if self._state != "training":
@@ -166,7 +182,7 @@ class Run:
                     batch=batch,
                     losses=losses,
                     update_outputs=outputs,
-                    accumulation_steps=self.accumulation_steps,
+                    accumulation_steps=max(self.accumulation_steps, self.accumulated + 1),
                     accumulation_step=self.accumulated,
                 )
             except Exception:
@@ -174,15 +190,12 @@ class Run:
                     earlier.undo_accumulation_step()
                 raise
         self.accumulated += 1
-        if self.accumulated == self.accumulation_steps:
-            self.accumulated = 0
-            self._update()
 
-    def _update(self) -> None:
+    def _update(self, ends_epoch: bool | None) -> None:
         counter = self.counter
         counter.add_samples(counter.effective_batch_size)
         counter.next_update()
-        ends_epoch = counter.is_full_epoch
+        ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
         if ends_epoch:
             counter.next_epoch()
         for callback in self.callbacks:
@@ -273,14 +286,14 @@ class Run:
         }
 
 
-def _iteration(end: Mapping[str, int] | TrainingIteration | None) -> TrainingIteration | None:
-    if end is None or isinstance(end, TrainingIteration):
-        return end
-    if not isinstance(end, Mapping) or len(end) != 1 or not set(end) <= set(UNITS):
+def _iteration(given: Mapping[str, int] | TrainingIteration | None, name: str) -> TrainingIteration | None:
+    if given is None or isinstance(given, TrainingIteration):
+        return given
+    if not isinstance(given, Mapping) or len(given) != 1 or not set(given) <= set(UNITS):
         raise ScheduleError(
-            f"Run got end={end!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None"
+            f"Run got {name}={given!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None"
         )
-    return TrainingIteration(**end)
+    return TrainingIteration(**given)
 
 
 def _configs(callbacks: Callbacks) -> list[TrackAdditionalOutputsCallbackConfig | CallbackBase]:

@@ -99,6 +99,8 @@ class Run(run.Run):
         steps: int = 1,
         batch: Any = None,
         losses: Any = None,
+        ends_update: bool | None = None,
+        ends_epoch: bool | None = None,
     ) -> None: ...
 
     def step(
@@ -108,6 +110,8 @@ class Run(run.Run):
         steps: int = 1,
         batch: Any = None,
         losses: Any = None,
+        ends_update: bool | None = None,
+        ends_epoch: bool | None = None,
     ) -> Tracked | None:
         """Count and track one accumulation step, and at an interval's end log and save.
 
@@ -117,6 +121,7 @@ class Run(run.Run):
             steps: how many accumulation steps that function made.
             batch: handed to the hooks.
             losses: handed to the hooks.
+            ends_update, ends_epoch: as in `noether_core.run.Run.step`.
 
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
@@ -124,5 +129,7 @@ class Run(run.Run):
         if isinstance(update_outputs, Tracked):
             self._refuse_unless_training()
             return self._used("step", update_outputs).step(update_outputs, steps)
-        super().step(update_outputs, batch=batch, losses=losses)
+        super().step(
+            update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch
+        )
         return None

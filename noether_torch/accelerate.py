@@ -1,0 +1,115 @@
+"""Track a loop that Accelerate runs.
+
+with Run("runs/mine", "callbacks.yaml", accelerator=accelerator) as run:
+    for batch in loader:
+        with accelerator.accumulate(model):
+            ...
+            run.step({"loss": loss})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noether_core.emit.trackers import Tracker
+from noether_core.errors import NoetherError
+from noether_core.run import Callbacks
+from noether_core.schedule import UNITS
+from noether_torch import callbacks as torch_callbacks
+from noether_torch.checkpoint import as_arrays, as_tensors
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # type: ignore[import-untyped] # it ships without types
+
+
+class Run(torch_callbacks.Run):
+    """Track a training run with the accelerator's accumulation, checkpoints and trackers.
+
+    A call of `step` is an accumulation step; it ends the update where the accelerator syncs the gradients, so also at the
+    dataloader's end. `accelerator.save_state` holds the interval under way, as tensors; `accelerator.load_state` may come
+    before the `with` block or in it. What is logged goes to `accelerator.log` too, with the update as its step.
+
+    Args:
+        path: the run directory; made if need be.
+        callbacks: a YAML file with a `callbacks:` list, or configs, or callback objects.
+        accelerator: the `accelerate.Accelerator`.
+        trackers: as for `noether_torch.Run`, beside the accelerator's own.
+        **arguments: `updates_per_epoch`, `effective_batch_size`, `start`, `end` and `record`, as for `noether_torch.Run`.
+
+    Raises:
+        NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        callbacks: Callbacks,
+        *,
+        accelerator: Accelerator,
+        trackers: Sequence[Tracker | str] = (),
+        **arguments: Any,
+    ) -> None:
+        if not hasattr(accelerator, "sync_gradients"):
+            raise NoetherError(f"Run got accelerator={accelerator!r:.80}; expected an accelerate.Accelerator")
+        if "accumulation_steps" in arguments:
+            raise NoetherError(
+                "Run got accumulation_steps; the accelerator decides that: Accelerator(gradient_accumulation_steps=...)"
+            )
+        super().__init__(
+            path,
+            callbacks,
+            accumulation_steps=accelerator.gradient_accumulation_steps,
+            trackers=trackers if isinstance(trackers, str) else [*trackers, _AcceleratorLog(accelerator)],
+            **arguments,
+        )
+        self._accelerator = accelerator
+        self._loaded: Mapping[str, Any] | None = None
+        accelerator.register_for_checkpointing(self)
+
+    def start(self) -> None:
+        """Begin training, where a checkpoint that was loaded before left it."""
+        super().start()
+        if self._loaded is not None:
+            super().load_state_dict(self._loaded)
+
+    def step(
+        self,
+        update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        batch: Any = None,
+        losses: Any = None,
+        ends_update: bool | None = None,
+        ends_epoch: bool | None = None,
+    ) -> None:
+        """Count and track one accumulation step; it ends the update where the accelerator synced the gradients."""
+        ends_update = self._accelerator.sync_gradients if ends_update is None else ends_update
+        super().step(update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""
+        return dict(as_tensors(super().state_dict()))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        arrays = as_arrays(state)
+        if self._state == "new":
+            self._loaded = arrays
+        else:
+            super().load_state_dict(arrays)
+
+
+class _AcceleratorLog(Tracker):
+    """Give an entry's values to the accelerator's trackers."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        values = {key: value for key, value in entry.items() if key not in UNITS}
+        if self._accelerator.trackers:
+            self._accelerator.log(values, step=entry["update"])
+
+    def close(self) -> None:
+        """Do nothing: `accelerator.end_training` closes them."""
