@@ -37,7 +37,8 @@ class Run:
         effective_batch_size: the samples of an update, over all accumulation steps.
         accumulation_steps: how many calls of `step` make an update.
         end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
-        trackers: `"console"`, `"tensorboard"`, or objects with `log` and `close`.
+        trackers: `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"`, `"mlflow"`; one of these with options, such as
+            `{"kind": "wandb", "project": "airfoil", "mode": "online"}`; or objects with `log` and `close`.
         record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording.
 
     Raises:
@@ -61,7 +62,7 @@ class Run:
         effective_batch_size: int = 1,
         accumulation_steps: int = 1,
         end: Mapping[str, int] | TrainingIteration | None = None,
-        trackers: Sequence[Tracker | str] = (),
+        trackers: Sequence[Tracker | str | Mapping[str, Any]] = (),
         record: str | Path | None = None,
     ) -> None:
         self.path = Path(path)

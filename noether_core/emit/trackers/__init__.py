@@ -59,22 +59,29 @@ def _described(trackers: str | Mapping[str, Any]) -> str:
 
 def _make(tracker: Tracker | str | Mapping[str, Any], run_path: Path) -> Tracker:
     if isinstance(tracker, str):
-        return make_tracker(tracker, run_path, {})
+        return _of_run(tracker, run_path, {})
     if isinstance(tracker, Mapping):
         options = dict(tracker)
         if not isinstance(options.get("kind"), str):
             raise NoetherError(f"the tracker {tracker!r} has no kind; write {{'kind': 'wandb', ...}} with the tool's name")
-        return make_tracker(options.pop("kind"), run_path, options)
+        return _of_run(options.pop("kind"), run_path, options)
     if not (callable(getattr(tracker, "log", None)) and callable(getattr(tracker, "close", None))):
         raise NoetherError(f"tracker {tracker!r} has no log and close methods; give a name or an object with both")
     return tracker
 
 
-def make_tracker(kind: str, run_path: Path, options: Mapping[str, Any]) -> Tracker:
-    """Return the tracker of that kind, with its files where a run has them.
+def _of_run(kind: str, run_path: Path, options: Mapping[str, Any]) -> Tracker:
+    name = {} if kind in {"console", "tensorboard"} else {"name": run_path.resolve().name}
+    directory = run_path if kind == "wandb" else run_path / kind  # W&B makes a directory wandb/ in the one it is given
+    return make_tracker(kind, directory, {**name, **options})
+
+
+def make_tracker(kind: str, directory: Path, options: Mapping[str, Any]) -> Tracker:
+    """Return the tracker of that kind, with its files in a directory.
 
     Raises:
         NoetherError: for an unknown kind or option.
+        MissingDependencyError: if the tool is not installed.
     """
     if kind not in _CLASSES:
         raise NoetherError(f"unknown tracker {kind!r}; known are {listing(_CLASSES)}.{suggest(kind, _CLASSES)}")
@@ -87,12 +94,7 @@ def make_tracker(kind: str, run_path: Path, options: Mapping[str, Any]) -> Track
             f"the {kind} tracker got the options {listing(options)}; it takes"
             f" {listing(name for name in parameters if name != 'directory')}"
         )
-    if kind == "console":
-        return made(**options)  # type: ignore[no-any-return]
-    if "name" in parameters:
-        options = {"name": run_path.resolve().name, **options}
-    directory = run_path if kind == "wandb" else run_path / kind  # W&B makes a directory wandb/ in the one it is given
-    return made(directory, **options)  # type: ignore[no-any-return]
+    return made(**options) if kind == "console" else made(directory, **options)  # type: ignore[no-any-return]
 
 
 def require(kind: str, *packages: str) -> None:

@@ -41,6 +41,7 @@ class Feed:
         self._taken = 0
         self._is_inline = bool(getattr(tracker, "inline", False))
         self._is_finished = False
+        self._is_abandoned = False
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
 
@@ -61,7 +62,7 @@ class Feed:
             self._thread.start()
 
     def _run(self) -> None:
-        while (entry := self._entries.get()) is not None:
+        while (entry := self._entries.get()) is not None and not self._is_abandoned:
             self._log(entry)
             if self.error is not None:
                 return
@@ -97,11 +98,12 @@ class Feed:
             self._entries.put(None)
 
     def wait(self, deadline: float) -> bool:
-        """Wait for the end until `time.monotonic()` is `deadline`; tell whether it came."""
+        """Wait for the end until `time.monotonic()` is `deadline`; tell whether it came. If not, no more entries are taken."""
         if self._thread is None:
             return True
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._thread.is_alive()
+        self._is_abandoned = self._thread.is_alive()
+        return not self._is_abandoned
 
     @property
     def is_ours(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from noether_core.emit.trackers import require
 from noether_core.emit.trackers.continuation import Continuation
 from noether_core.emit.trackers.process import ProcessTracker
-from noether_core.emit.trackers.values import as_float
+from noether_core.emit.trackers.values import storable
 from noether_core.errors import NoetherError
 
 
@@ -74,7 +74,7 @@ class _Tool:
         if self._run is None:
             self._run = self._open(update)
         self._continuation.note(update)
-        metrics = {key: _storable(value) for key, value in entry.items() if key != "update"}
+        metrics = {key: storable(value) for key, value in entry.items() if key != "update"}
         self._run.log(metrics, step=update)
 
     def close(self) -> None:
@@ -84,8 +84,3 @@ class _Tool:
         lost = [str(each.message) for each in self._complaints if "Reserved keys renamed" not in str(each.message)]
         if lost:
             raise NoetherError(f"trackio warned {len(lost)} times, first: {lost[0]}")
-
-
-def _storable(value: Any) -> Any:
-    is_wide = isinstance(value, int) and not -(2**63) <= value < 2**63
-    return as_float(value) if is_wide else value

@@ -21,3 +21,13 @@ def as_float(value: float | int) -> float:
 def is_number(value: Any) -> bool:
     """Tell a number from text, a list or a dict."""
     return isinstance(value, bool | int | float)
+
+
+def storable(value: Any) -> Any:
+    """Return a value with an int beyond 64 bits as binary64; anything else as it is.
+
+    >>> storable(2**70), storable(2**60 + 1)
+    (1.1805916207174113e+21, 1152921504606846977)
+    """
+    is_wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return as_float(value) if is_wide else value

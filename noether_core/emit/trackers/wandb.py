@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from noether_core.emit.trackers import require
 from noether_core.emit.trackers.continuation import Continuation
 from noether_core.emit.trackers.process import ProcessTracker
+from noether_core.emit.trackers.values import storable
 from noether_core.errors import NoetherError
 
 # Nothing of the machine, the code or the terminal is recorded: only what is logged.
@@ -29,7 +30,8 @@ class WandbTracker(ProcessTracker):
     """Log to a W&B run: the update is its step; `update`, `epoch` and `sample` are further axes.
 
     A restart that goes on where the run stopped continues it (same id, `resume="allow"`); offline that is a second directory,
-    which `wandb sync` appends. One that begins earlier is a second run. Numbers are kept as binary64.
+    which `wandb sync` appends. One that begins earlier is a second run. Numbers are kept as binary64;
+    an int beyond 64 bits is rounded to that.
 
     Args:
         directory: in which W&B makes its `wandb/`; the run directory.
@@ -103,7 +105,7 @@ class _Tool:
         if self._run is None:
             self._run = self._open(update)
         self._continuation.note(update)
-        self._run.log(dict(entry), step=update)
+        self._run.log({key: storable(value) for key, value in entry.items()}, step=update)
 
     def close(self) -> None:
         if self._run is not None:
