@@ -157,9 +157,7 @@ def test_closing_gives_every_tracker_the_time_it_needs(tmp_path: Path) -> None:
     assert all(tracker.entries == read_run(tmp_path).entries for tracker in trackers)
     assert all(tracker.is_closed for tracker in trackers)
     assert trackers[2].threads == {threading.current_thread().name}
-    assert len(trackers[0].threads | trackers[1].threads | trackers[2].threads) == 3 or (
-        trackers[0].threads.isdisjoint(trackers[2].threads)
-    )
+    assert trackers[0].threads.isdisjoint(trackers[2].threads)
     assert writer.dropped_entries == {repr(tracker): 0 for tracker in trackers}
 
 
@@ -272,7 +270,7 @@ class Slow:
         self.file.write(f"{entry['update']}\\n")
     def close(self):
         self.file.write("closed\\n")
-        self.file.flush()
+        self.file.close()
 
 counter = UpdateCounter()
 writer = LogWriter(sys.argv[1], update_counter=counter, trackers=[Slow()])
@@ -305,8 +303,8 @@ def test_a_tool_whose_process_dies_is_dropped_and_named(tmp_path: Path) -> None:
 
 
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
-    (tracker,) = make_trackers([{"kind": "trackio", "project": "no/such:project"}], tmp_path)
-    with pytest.raises(NoetherError, match=r"process of TrackioTracker.* ended with code 1: .*[Pp]roject"):  # noqa: PT012
+    (tracker,) = make_trackers([{"kind": "wandb", "settings": {"no_such_setting": 1}}], tmp_path)
+    with pytest.raises(NoetherError, match=r"process of WandbTracker.* ended with code 1: .*no_such_setting"):  # noqa: PT012
         tracker.log({"epoch": 0, "update": 1, "sample": 8, "loss": 0.5})
         tracker.close()
 
@@ -319,14 +317,18 @@ KILLED = PROGRAM.replace("[Slow()]", "make_trackers(['trackio'], Path(sys.argv[1
 def test_the_tools_process_outlives_a_kill_and_writes_what_it_was_given(tmp_path: Path) -> None:
     script = KILLED + "time.sleep(1); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60).returncode == -9
-    query = "import sys; from trackio.sqlite_storage import SQLiteStorage as s; print(s.get_max_steps_for_runs('noether'))"
+    query = (
+        "import sys; from trackio.sqlite_storage import SQLiteStorage as s; print(s.get_max_steps_for_runs('noether'))"
+    )
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
     for _ in range(30):
-        done = subprocess.run([sys.executable, "-c", query], capture_output=True, text=True, check=False, env=environment)
-        if "50" in done.stdout:
+        done = subprocess.run(
+            [sys.executable, "-c", query], capture_output=True, text=True, check=False, env=environment
+        )
+        if ": 50}" in done.stdout:
             break
         time.sleep(0.5)
-    assert f"{{'{tmp_path.name}': 50}}" in done.stdout
+    assert ": 50}" in done.stdout
 
 
 def test_a_warning_made_an_error_comes_after_every_tracker_was_fed(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def _make(tracker: Tracker | str | Mapping[str, Any], run_path: Path) -> Tracker
     if isinstance(tracker, Mapping):
         options = dict(tracker)
         if not isinstance(options.get("kind"), str):
-            raise NoetherError(f"the tracker {tracker!r} has no kind; write {{'kind': 'wandb', ...}} with the tool's name")
+            raise NoetherError(
+                f"the tracker {tracker!r} has no kind; write {{'kind': 'wandb', ...}} with the tool's name"
+            )
         return _of_run(options.pop("kind"), run_path, options)
     if not (callable(getattr(tracker, "log", None)) and callable(getattr(tracker, "close", None))):
         raise NoetherError(f"tracker {tracker!r} has no log and close methods; give a name or an object with both")
@@ -89,9 +91,11 @@ def make_tracker(kind: str, directory: Path, options: Mapping[str, Any]) -> Trac
     parameters = inspect.signature(made).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     unknown = [name for name in options if name not in parameters and not takes_any]
-    if unknown or "directory" in options:
+    if "directory" in options:
+        unknown = ["directory"]  # for the class's own caller; in a run each tool has its place
+    if unknown:
         raise NoetherError(
-            f"the {kind} tracker got the options {listing(options)}; it takes"
+            f"the {kind} tracker got {listing(unknown)}, which it does not take; its options are"
             f" {listing(name for name in parameters if name != 'directory')}"
         )
     return made(**options) if kind == "console" else made(directory, **options)  # type: ignore[no-any-return]

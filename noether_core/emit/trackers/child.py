@@ -18,7 +18,7 @@ def main() -> None:
         _take_entries()
     except Exception as error:
         traceback.print_exc()
-        print(repr(error), file=sys.stderr)  # noqa: T201 -- read by the parent
+        print(type(error).__name__ + ":", *str(error).split(), file=sys.stderr)  # noqa: T201 -- read by the parent
         sys.exit(1)
 
 

@@ -70,7 +70,10 @@ class ProcessTracker:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._complaints = tempfile.TemporaryFile()
         environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
-        path = [str(Path(__file__).parents[3]), *(each for each in sys.path if each)]  # what is importable here is there
+        path = [
+            str(Path(__file__).parents[3]),
+            *(each for each in sys.path if each),
+        ]  # what is importable here is there
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "noether_core.emit.trackers.child"],
             stdin=subprocess.PIPE,
