@@ -43,35 +43,35 @@ def _cell(value: Any) -> str:
 def parquet_bytes(entries: Sequence[dict[str, Any]]) -> bytes:
     """Return the entries as a Parquet file, its missing cells null.
 
-    A column is bool, int64 or float64 where each of its values is one exactly (an int beside floats, say); otherwise it is text,
-    as in the CSV: never a rounded number.
+    A column is bool, int64 or float64 where each of its values is one exactly (an int beside floats, say); otherwise it is
+    text, as in the CSV: never a rounded number.
 
     Raises:
         MissingDependencyError: if pyarrow is not installed.
     """
     try:
-        import pyarrow
+        import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError as error:
         raise MissingDependencyError(
             "the Parquet export needs pyarrow: pip install 'noether-callbacks[parquet]'"
         ) from error
     columns = {key: [entry.get(key) for entry in entries] for key in _columns(entries)}
-    table = pyarrow.table({_utf8(key): pyarrow.array(*_typed(pyarrow, values)) for key, values in columns.items()})
-    sink = pyarrow.BufferOutputStream()
+    table = pa.table({_utf8(key): pa.array(*_typed(pa, values)) for key, values in columns.items()})
+    sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def _typed(pyarrow: Any, values: list[Any]) -> tuple[list[Any], Any]:
+def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
     present = [value for value in values if value is not None]
     if all(isinstance(value, bool) for value in present):
-        return values, pyarrow.bool_()
+        return values, pa.bool_()
     if all(type(value) is int and -(2**63) <= value < 2**63 for value in present):
-        return values, pyarrow.int64()
+        return values, pa.int64()
     if all(is_number(value) and (isinstance(value, float) or as_float(value) == value) for value in present):
-        return [None if value is None else float(value) for value in values], pyarrow.float64()
-    return [None if value is None else _utf8(_cell(value)) for value in values], pyarrow.string()
+        return [None if value is None else float(value) for value in values], pa.float64()
+    return [None if value is None else _utf8(_cell(value)) for value in values], pa.string()
 
 
 def _utf8(text: str) -> str:

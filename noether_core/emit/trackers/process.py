@@ -7,6 +7,7 @@ lock, or another run. The child outlives a killed training, and writes what it w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from noether_core.errors import NoetherError
 
@@ -50,8 +51,7 @@ class ProcessTracker:
                 f"the {self.kind} tracker's options {dict(options)!r:.200} cannot be sent to its process: {error};"
                 " give strings, numbers, lists and dicts"
             ) from error
-        self._child: subprocess.Popen[bytes] | None = None
-        self._complaints: IO[bytes] | None = None
+        self._child: _Child | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._directory)!r})"
@@ -63,45 +63,10 @@ class ProcessTracker:
             NoetherError: if the process has ended; with its last words.
         """
         if self._child is None:
-            self._start()
-        self._send(json.dumps(entry))
-
-    def _start(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._complaints = tempfile.TemporaryFile()
-        environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
-        path = [
-            str(Path(__file__).parents[3]),
-            *(each for each in sys.path if each),
-        ]  # what is importable here is there
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "noether_core.emit.trackers.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._complaints,
-            env={**environment, **_SETTINGS, "PYTHONPATH": os.pathsep.join(path)},
-            start_new_session=True,  # Ctrl-C is for the training; the child ends when it is told to
-        )
-        self._send(self._options)
-
-    def _send(self, line: str) -> None:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(line.encode("ascii") + b"\n")
-            self._child.stdin.flush()
-        except OSError as error:
-            raise self._failure() from error
-
-    def _failure(self) -> NoetherError:
-        assert self._child is not None
-        assert self._complaints is not None
-        self._child.wait()
-        self._complaints.seek(0)
-        words = self._complaints.read().decode("utf-8", "replace").strip().splitlines()
-        return NoetherError(
-            f"the process of {self!r} ended with code {self._child.returncode}: {words[-1] if words else 'it said nothing'}"
-        )
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._child = _Child(repr(self))
+            self._child.send(self._options)
+        self._child.send(json.dumps(entry))
 
     def close(self) -> None:
         """Tell the process to end, and wait until it has written everything.
@@ -109,19 +74,55 @@ class ProcessTracker:
         Raises:
             NoetherError: if it failed; with its last words.
         """
-        if self._child is None:
-            return
-        assert self._child.stdin is not None
-        assert self._complaints is not None
+        if self._child is not None:
+            child, self._child = self._child, None
+            child.end()
+
+
+class _Child:
+    """Hold a running child process, the pipe to it, and what it writes to standard error."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by end()
+        environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
+        path = [
+            str(Path(__file__).parents[3]),
+            *(each for each in sys.path if each),
+        ]  # what is importable here is there
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "noether_core.emit.trackers.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._complaints,
+            env={**environment, **_SETTINGS, "PYTHONPATH": os.pathsep.join(path)},
+            start_new_session=True,  # Ctrl-C is for the training; the child ends when it is told to
+        )
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin
+
+    def send(self, line: str) -> None:
         try:
-            if self._child.poll() is None:
-                self._send("null")  # the end; a process forked from this one may hold the pipe open
-            if self._child.wait() != 0:
+            self._pipe.write(line.encode("ascii") + b"\n")
+            self._pipe.flush()
+        except OSError as error:
+            raise self._failure() from error
+
+    def end(self) -> None:
+        try:
+            if self._process.poll() is None:
+                self.send("null")  # the end; a process forked from this one may hold the pipe open
+            if self._process.wait() != 0:
                 raise self._failure()
         finally:
-            try:
-                self._child.stdin.close()
-            except OSError:
-                pass  # what was buffered for a process that has ended; said above
+            with contextlib.suppress(OSError):  # what is buffered for a process that has ended
+                self._pipe.close()
             self._complaints.close()
-            self._child = None
+
+    def _failure(self) -> NoetherError:
+        code = self._process.wait()
+        self._complaints.seek(0)
+        words = self._complaints.read().decode("utf-8", "replace").strip().splitlines()
+        return NoetherError(
+            f"the process of {self._owner} ended with code {code}: {words[-1] if words else 'it said nothing'}"
+        )
