@@ -26,6 +26,8 @@ def close_feeds(feeds: Sequence[Feed], run_path: Path | None, time_limit: float)
 
 
 def _missed(feed: Feed, has_ended: bool, time_limit: float) -> str:
+    if feed.failed_at == "log":
+        return ""  # warned about as a failure
     parts = []
     if feed.dropped:
         parts.append(f"missed {feed.dropped} entries, which met a full queue")
