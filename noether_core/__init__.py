@@ -12,6 +12,7 @@ from noether_core.config import (
     TrackAdditionalOutputsCallbackConfig,
     load_callbacks,
 )
+from noether_core.emit.export import export_run
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.emit.trackers import Tracker
@@ -51,6 +52,7 @@ __all__ = [
     "TrainingIteration",
     "UpdateCounter",
     "UpdateOutputError",
+    "export_run",
     "load_callbacks",
     "read_run",
 ]

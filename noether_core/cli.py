@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from noether_core.config import load_callbacks
+from noether_core.emit.export import export_run
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
+from noether_core.inspect.text import inert
 
 app = typer.Typer(
     help="See what a training step computes, and whether a port computes the same.",
@@ -66,6 +68,23 @@ def explain_command(
     explanations = explain_together(load_callbacks(config), shapes)
     _console().print(render(explanations, shapes))
     raise typer.Exit(0 if all(each.is_clean for each in explanations) else 1)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[str, typer.Option(help="tensorboard, wandb (offline), trackio, mlflow, csv or parquet.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file or directory to write; by default one in the run's exports/.")
+    ] = None,
+) -> None:
+    """Fill a tool, or write a table, from a run: each key and update once. A second export takes the first one's place."""
+    exported = export_run(run, to, out)
+    for problem in exported.problems:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"damaged, left out: {inert(problem)}", style="bold red", markup=False
+        )
+    print(f"{exported.entries} entries: {inert(str(exported.path))}")  # noqa: T201
 
 
 def main() -> None:

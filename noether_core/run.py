@@ -38,7 +38,8 @@ class Run:
         accumulation_steps: how many calls of `step` make an update.
         start: where training starts, if others trained before, such as `{"update": 100}`; None: at the beginning.
         end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
-        trackers: `"console"`, `"tensorboard"`, or objects with `log` and `close`.
+        trackers: `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"`, `"mlflow"`; one of these with options, such as
+            `{"kind": "wandb", "project": "airfoil", "mode": "online"}`; or objects with `log` and `close`.
         record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording.
 
     Raises:
@@ -65,7 +66,7 @@ class Run:
         accumulation_steps: int = 1,
         start: Mapping[str, int] | TrainingIteration | None = None,
         end: Mapping[str, int] | TrainingIteration | None = None,
-        trackers: Sequence[Tracker | str] = (),
+        trackers: Sequence[Tracker | str | Mapping[str, Any]] = (),
         record: str | Path | None = None,
     ) -> None:
         self.path = Path(path)

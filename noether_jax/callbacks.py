@@ -129,7 +129,5 @@ class Run(run.Run):
         if isinstance(update_outputs, Tracked):
             self._refuse_unless_training()
             return self._used("step", update_outputs).step(update_outputs, steps)
-        super().step(
-            update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch
-        )
+        super().step(update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch)
         return None

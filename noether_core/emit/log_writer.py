@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,13 @@ import numpy as np
 
 from noether_core.emit.jsonl import LineFile, encode_line
 from noether_core.emit.trackers import Tracker
+from noether_core.emit.trackers.closing import close_feeds, warn_of_failure
+from noether_core.emit.trackers.feed import Feed
 from noether_core.errors import DuplicateKeyError, NoetherError
 from noether_core.schedule import UNITS, Counter
 
 Scalar = float | int | bool
+CLOSING_TIME = 10.0  # seconds
 
 
 class ScalarWriter(Protocol):
@@ -34,8 +37,10 @@ class LogWriter:
     Args:
         output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
         update_counter: says which epoch, update and sample an entry belongs to.
-        trackers: are given each entry after it is in the file. One that raises is warned about once and left out from
-            then on; the file has what it missed.
+        trackers: are given each entry after it is in the file, each on a thread of its own: the caller never waits for one
+            (one with a true attribute `inline`, such as the console's, is called by the caller itself). One that raises is
+            warned about once and left out from then on. Entries that meet a full queue (1,000) are dropped for that
+            tracker. The file has what a tracker missed, and `noether-parity export` fills it later.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -48,8 +53,11 @@ class LogWriter:
     ) -> None:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
-        self._lines = None if output_path is None else LineFile(Path(output_path) / "metrics")
-        self._trackers = list(trackers)
+        self._path = None if output_path is None else Path(output_path)
+        self._lines = None if self._path is None else LineFile(self._path / "metrics")
+        self._feeds = self._all_feeds = [Feed(tracker) for tracker in trackers]  # those fed, and those ever fed
+        self._failed: list[Feed] = []
+        self._is_awaited = False
         self._pending: dict[str, Any] = {}
         self._sources: dict[str, str | None] = {}
         self._iteration: dict[str, int] = {}
@@ -124,34 +132,53 @@ class LogWriter:
         if self._lines is not None:
             self._lines.append(entry)  # what a full disk refuses stays pending, for the next flush
         self._pending = {}
-        for tracker in list(self._trackers):
-            try:
-                tracker.log(entry)
-            except Exception as error:
-                self._drop(tracker, error)
+        self._feed(entry)
 
-    def _drop(self, tracker: Tracker, error: Exception) -> None:
-        self._trackers.remove(tracker)
-        kept = "; the entries are in the run directory" if self._lines is not None else ""
-        warnings.warn(
-            f"tracker {tracker!r} failed and gets no more entries: {error!r}{kept}", RuntimeWarning, stacklevel=3
-        )
+    def _feed(self, entry: dict[str, Any]) -> None:
+        if not self._feeds:
+            return
+        if not self._is_awaited:
+            atexit.register(self._close_feeds)  # for a program that ends without close()
+            self._is_awaited = True
+        for feed in self._feeds:
+            feed.put(entry)
+        self._report_failures()
+
+    def _report_failures(self) -> None:
+        """Warn of each tracker that raised, here on the caller's thread, once."""
+        for feed in self._feeds:
+            if feed.failed_at == "log" and feed not in self._failed:
+                self._failed.append(feed)
+                warn_of_failure(feed, self._path)
+
+    @property
+    def dropped_entries(self) -> dict[str, int]:
+        """Return how many entries each tracker missed because its queue was full, by the tracker's repr."""
+        return {repr(feed.tracker): feed.dropped for feed in self._all_feeds}
 
     def get_all_metric_values(self, key: str) -> list[Any]:
         """Return every value flushed under a key, in order."""
         return [entry[key] for entry in self.log_entries if key in entry]
 
-    def close(self) -> None:
-        """Flush, and close the file and the trackers."""
-        self.flush()
-        if self._lines is not None:
-            self._lines.close()
-        for tracker in self._trackers:
-            try:
-                tracker.close()
-            except Exception as error:
-                warnings.warn(f"tracker {tracker!r} failed to close: {error!r}", RuntimeWarning, stacklevel=2)
-        self._trackers = []
+    def close(self, time_limit: float = CLOSING_TIME) -> None:
+        """Flush, and close the file and the trackers.
+
+        Args:
+            time_limit: how many seconds all trackers together have for what they have not taken yet. One that needs longer is
+                warned about and left behind.
+        """
+        try:
+            self.flush()
+            if self._lines is not None:
+                self._lines.close()
+        finally:
+            self._close_feeds(time_limit)
+
+    def _close_feeds(self, time_limit: float = CLOSING_TIME) -> None:
+        atexit.unregister(self._close_feeds)
+        close_feeds(self._feeds, self._path, time_limit)
+        self._report_failures()
+        self._feeds = []
 
 
 class BoundLogWriter:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from noether_core.errors import NoetherError, suggest
+from noether_core.errors import MissingDependencyError, NoetherError, listing, suggest
+
+TOOLS = ("tensorboard", "wandb", "trackio", "mlflow")
+_CLASSES = {
+    "console": "ConsoleTracker",
+    "tensorboard": "TensorBoardTracker",
+    "wandb": "WandbTracker",
+    "trackio": "TrackioTracker",
+    "mlflow": "MlflowTracker",
+}
 
 
 class Tracker(Protocol):
-    """Take log entries: dicts with `epoch`, `update` and `sample`, then the values."""
+    """Take log entries: dicts with `epoch`, `update` and `sample`, then the values.
+
+    Both methods are called on one thread, which is not the one that made the tracker; an attribute `inline = True` has them
+    called by the training itself.
+    """
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Take one entry."""
@@ -19,29 +35,88 @@ class Tracker(Protocol):
         """Write what is still held."""
 
 
-def make_trackers(trackers: Sequence[Tracker | str], run_path: Path) -> list[Tracker]:
-    """Return trackers, those given by name made for the run: `console`, `tensorboard`.
+def make_trackers(trackers: Sequence[Tracker | str | Mapping[str, Any]], run_path: Path) -> list[Tracker]:
+    """Return trackers, those given by name made for the run.
+
+    Args:
+        trackers: each is `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"` or `"mlflow"`; or one of these with options,
+            `{"kind": "wandb", "project": "airfoil", "mode": "online"}`, the options being the class's arguments; or an object
+            with `log` and `close`.
+        run_path: the run directory, in which each tool has its files.
 
     Raises:
-        NoetherError: for an unknown name or an object without `log` and `close`.
+        NoetherError: for an unknown name or option, or an object without `log` and `close`.
+        MissingDependencyError: if a tool is not installed.
     """
-    if isinstance(trackers, str):
-        raise NoetherError(f"trackers is the string {trackers!r}; write a list: trackers=[{trackers!r}]")
+    if isinstance(trackers, str | Mapping):
+        raise NoetherError(f"trackers is {_described(trackers)}; write a list: trackers=[{trackers!r}]")
     return [_make(tracker, run_path) for tracker in trackers]
 
 
-def _make(tracker: Tracker | str, run_path: Path) -> Tracker:
-    if tracker == "console":
-        from noether_core.emit.trackers.console import ConsoleTracker
+def _described(trackers: str | Mapping[str, Any]) -> str:
+    return f"the string {trackers!r}" if isinstance(trackers, str) else f"a mapping, {trackers!r:.80}"
 
-        return ConsoleTracker()
-    if tracker == "tensorboard":
-        from noether_core.emit.trackers.tensorboard import TensorBoardTracker
 
-        return TensorBoardTracker(run_path / "tensorboard")
+def _make(tracker: Tracker | str | Mapping[str, Any], run_path: Path) -> Tracker:
     if isinstance(tracker, str):
-        hint = suggest(tracker, ["console", "tensorboard"])
-        raise NoetherError(f"unknown tracker {tracker!r}; the names known here are 'console' and 'tensorboard'.{hint}")
+        return _of_run(tracker, run_path, {})
+    if isinstance(tracker, Mapping):
+        options = dict(tracker)
+        if not isinstance(options.get("kind"), str):
+            raise NoetherError(
+                f"the tracker {tracker!r} has no kind; write {{'kind': 'wandb', ...}} with the tool's name"
+            )
+        return _of_run(options.pop("kind"), run_path, options)
     if not (callable(getattr(tracker, "log", None)) and callable(getattr(tracker, "close", None))):
         raise NoetherError(f"tracker {tracker!r} has no log and close methods; give a name or an object with both")
     return tracker
+
+
+def _of_run(kind: str, run_path: Path, options: Mapping[str, Any]) -> Tracker:
+    name = {} if kind in {"console", "tensorboard"} else {"name": run_path.resolve().name}
+    directory = run_path if kind == "wandb" else run_path / kind  # W&B makes a directory wandb/ in the one it is given
+    return make_tracker(kind, directory, {**name, **options})
+
+
+def make_tracker(kind: str, directory: Path, options: Mapping[str, Any]) -> Tracker:
+    """Return the tracker of that kind, with its files in a directory.
+
+    Raises:
+        NoetherError: for an unknown kind or option.
+        MissingDependencyError: if the tool is not installed.
+    """
+    if kind not in _CLASSES:
+        raise NoetherError(f"unknown tracker {kind!r}; known are {listing(_CLASSES)}.{suggest(kind, _CLASSES)}")
+    made: type[Any] = getattr(importlib.import_module(f"noether_core.emit.trackers.{kind}"), _CLASSES[kind])
+    parameters = inspect.signature(made).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    unknown = [name for name in options if name not in parameters and not takes_any]
+    if "directory" in options:
+        unknown = ["directory"]  # for the class's own caller; in a run each tool has its place
+    if unknown:
+        raise NoetherError(
+            f"the {kind} tracker got {listing(unknown)}, which it does not take; its options are"
+            f" {listing(name for name in parameters if name != 'directory')}"
+        )
+    return made(**options) if kind == "console" else made(directory, **options)  # type: ignore[no-any-return]
+
+
+def require(kind: str, *packages: str) -> None:
+    """Check, without importing them, that packages are installed.
+
+    Raises:
+        MissingDependencyError: naming the extra to install.
+    """
+    missing = [package for package in packages if not _is_installed(package)]
+    if missing:
+        raise MissingDependencyError(
+            f"the {kind} tracker needs {' and '.join(missing)}: pip install 'noether-callbacks[{kind}]'"
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None  # a folder of that name, as W&B makes one, has no origin

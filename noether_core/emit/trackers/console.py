@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.text import Text
@@ -13,11 +13,13 @@ from noether_core.schedule import UNITS
 
 
 class ConsoleTracker:
-    """Print entries, one line each.
+    """Print entries, one line each, between the program's own lines: it is called by the training itself.
 
     Args:
         console: where to; by default standard output.
     """
+
+    inline: ClassVar[bool] = True
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)

@@ -9,8 +9,9 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from noether_core.emit.trackers.values import as_float, is_number
 from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
 
@@ -44,7 +45,8 @@ def _torch_left_out() -> Iterator[None]:
 class TensorBoardTracker:
     """Write each number as a scalar with the update as its step, and any other value as text.
 
-    TensorBoard keeps scalars as float32.
+    TensorBoard keeps scalars as float32. A restart has a file of its own, and takes the place of what an earlier one wrote from
+    its first update on.
 
     Args:
         directory: where the event files go.
@@ -53,28 +55,39 @@ class TensorBoardTracker:
         MissingDependencyError: if tensorboardX is not installed.
     """
 
+    kind: ClassVar[str] = "tensorboard"
+
     def __init__(self, directory: str | Path) -> None:
         try:
             with _torch_left_out():
-                from tensorboardX import SummaryWriter
+                import tensorboardX
         except ImportError as error:
             raise MissingDependencyError(
                 "the tensorboard tracker needs tensorboardX: pip install 'noether-callbacks[tensorboard]'"
             ) from error
-        self._directory = str(directory)
-        # tensorboardX names its file by the second and would write over one that is there: a restart's is its own
-        self._writer = SummaryWriter(self._directory, filename_suffix=f".{uuid.uuid4().hex[:8]}")
+        self._tool = tensorboardX
+        self._directory = Path(directory)
+        self._writer: Any = None
 
     def __repr__(self) -> str:
-        return f"TensorBoardTracker({self._directory!r})"
+        return f"TensorBoardTracker({str(self._directory)!r})"
+
+    def _open(self, update: int) -> Any:
+        # TensorBoard reads files in the order of their names, which tensorboardX makes from the second: a number orders
+        # those of one second, and what follows keeps two processes from writing to one file.
+        number = sum(1 for _ in self._directory.glob("events.*"))
+        suffix = f".{number:05d}.{uuid.uuid4().hex[:8]}"
+        return self._tool.SummaryWriter(str(self._directory), filename_suffix=suffix, purge_step=update)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Write one entry, and flush it to the file."""
+        if self._writer is None:
+            self._writer = self._open(entry["update"])
         for key, value in entry.items():
             if key in UNITS:
                 continue
-            if isinstance(value, bool | int | float):
-                self._writer.file_writer.add_summary(self._summary(key, float(value)), entry["update"])
+            if is_number(value):
+                self._writer.file_writer.add_summary(self._summary(key, as_float(value)), entry["update"])
             else:
                 self._writer.add_text(key, str(value), global_step=entry["update"])
         self._writer.flush()
@@ -87,4 +100,5 @@ class TensorBoardTracker:
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

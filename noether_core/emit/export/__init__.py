@@ -1,0 +1,85 @@
+"""Fill a tool, or write a table, from a run directory: each key and update once, from the newest attempt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from noether_core.emit.export.tables import csv_bytes, parquet_bytes
+from noether_core.emit.files import write_whole
+from noether_core.emit.reader import RunReader, read_run
+from noether_core.emit.trackers import TOOLS, make_tracker
+from noether_core.errors import NoetherError, listing, suggest
+
+_TABLES: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {"csv": csv_bytes, "parquet": parquet_bytes}
+_MARKER = "noether-export.json"
+
+
+class Exported(NamedTuple):
+    """Say what an export wrote.
+
+    Attributes:
+        path: the file, or the tool's directory.
+        entries: how many entries it holds.
+        problems: a sentence for each damaged line of the run, which is left out.
+    """
+
+    path: Path
+    entries: int
+    problems: list[str]
+
+
+def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Exported:
+    """Write a run's entries for another tool. A second export takes the first one's place.
+
+    Args:
+        run: a run directory.
+        to: `tensorboard`, `wandb` (offline), `trackio`, `mlflow`, `csv` or `parquet`.
+        out: the file, or the directory that the tool's files go to; by default `exports/` in the run directory.
+
+    Raises:
+        NoetherError: for another `to`, a run without entries, or a directory that no export wrote.
+        MissingDependencyError: if the tool is not installed.
+    """
+    if to not in (*TOOLS, *_TABLES):
+        known = [*TOOLS, *_TABLES]
+        raise NoetherError(f"cannot export to {to!r}; known are {listing(known)}.{suggest(to, known)}")
+    reader = read_run(run)
+    if not reader.entries:
+        raise NoetherError(f"{str(run)!r} has no log entries, so there is nothing to export")
+    default = reader.path / "exports" / (f"metrics.{to}" if to in _TABLES else to)
+    path = default if out is None else Path(out)
+    if to in _TABLES:
+        if path.is_dir():
+            raise NoetherError(f"--out {str(path)!r} is a directory; give a file, such as metrics.{to}")
+        write_whole(path, _TABLES[to](reader.entries))
+    else:
+        _fill(reader, to, path)
+    return Exported(path, len(reader.entries), reader.problems)
+
+
+def _fill(reader: RunReader, to: str, path: Path) -> None:
+    """Give every entry to a tool whose directory is new."""
+    name = reader.path.resolve().name
+    tracker = make_tracker(to, path, {} if to == "tensorboard" else {"name": name})
+    _clear(path)
+    # first of all, so that an export that was cut short may be done again
+    write_whole(path / _MARKER, json.dumps({"run": str(reader.path.resolve()), "to": to}).encode())
+    try:
+        for entry in reader.entries:
+            tracker.log(entry)
+    finally:
+        tracker.close()
+
+
+def _clear(path: Path) -> None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / _MARKER).is_file():
+        raise NoetherError(
+            f"{str(path)!r} exists and is no earlier export, so it is left as it is; give a new directory with --out"
+        )
+    shutil.rmtree(path)
