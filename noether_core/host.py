@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -44,7 +45,8 @@ class _HostOps(NumpyOps):
         return value.copy()
 
 
-REDUCER = EagerReducer(_HostOps())
+# infinities that meet are counted, not warned about
+REDUCER = EagerReducer(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore"))
 
 
 def is_trackable(dtype: np.dtype[Any]) -> bool:
