@@ -2,7 +2,7 @@
 
 An expansion is the unevaluated sum of arrays, the largest first: n of binary64 hold 53 n bits, n of binary32 hold 24 n.
 Sources: Knuth, The Art of Computer Programming vol. 2, 4.2.2 (the exact sum of two numbers); Dekker, Numerische Mathematik
-18, 1971 (the exact product, renormalisation); Shewchuk, Discrete & Computational Geometry 18, 1997 (longer expansions).
+18, 1971 (halves and their products, renormalisation); Shewchuk, Discrete & Computational Geometry 18, 1997 (longer expansions).
 
 No step relies on a product being rounded before it is added, so a compiler's fused multiply-adds change nothing.
 """
@@ -31,11 +31,19 @@ def two_sum(a: Array, b: Array) -> Expansion:
 
 
 def two_product(ops: SplitOps, a: Array, b: Array) -> Expansion:
-    """Return the rounded product and what the rounding took away."""
-    product = a * b
+    """Return the rounded product and what the rounding took away.
+
+    Only products of halves are multiplied out, which are exact, and so is the sum of the middle two: what a compiler fuses
+    into a multiply-add rounds nothing else. (Dekker's error term starts from `a * b` itself, whose rounding a fused
+    `a_high * b_high - a * b` would skip.)
+    """
     a_high, a_low = ops.split(a)
     b_high, b_low = ops.split(b)
-    return product, (((a_high * b_high - product) + a_high * b_low) + a_low * b_high) + a_low * b_low
+    high, error = two_sum(a_high * b_high, a_high * b_low + a_low * b_high)
+    high, more = two_sum(high, a_low * b_low)
+    low = error + more
+    product = high + low
+    return product, low - (product - high)
 
 
 def add(a: Expansion, b: Expansion) -> Expansion:

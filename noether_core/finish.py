@@ -182,7 +182,7 @@ def nearest(value: Fraction, dtype: Float) -> float:
     try:
         wide = float(value)  # correctly rounded
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
     if dtype is np.float64 or Fraction(wide) == value:
         return _cast(wide, dtype)
     if not int(np.float64(wide).view(np.int64)) & 1:

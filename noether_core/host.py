@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -57,7 +58,8 @@ def as_numpy(value: Any) -> np.ndarray[Any, Any]:
     return np.array(value if isinstance(value, bool | int | float | np.ndarray | np.generic) else value.item())
 
 
-REDUCER = EagerReducer(_HostOps())
+# infinities that meet are counted, not warned about
+REDUCER = EagerReducer(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore"))
 
 
 def is_trackable(dtype: np.dtype[Any]) -> bool:

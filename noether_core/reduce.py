@@ -315,7 +315,8 @@ def _lift_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weig
     used = lifted.minimum[0] != math.inf
     total = normalise(map(_total, lifted.total))
     factor = lifted.weights[0] if weights is not None else None
-    mass = _total(ops.where(used, 1.0, 0.0)) if factor is None else _total(factor)
+    ones = ops.where(used, 1.0, lifted.total[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
+    mass = _total(ones if factor is None else factor)
     squares, weighted = _moments(ops, lifted.total, total[0], mass, factor, used)
     first = ops.min(lifted.first[:, None])
     least = _outermost(ops, lifted.minimum, 0, math.inf)

@@ -121,7 +121,8 @@ class Run(run.Run):
             steps: how many accumulation steps that function made.
             batch: handed to the hooks.
             losses: handed to the hooks.
-            ends_update, ends_epoch: as in `noether_core.run.Run.step`.
+            ends_update: as in `noether_core.run.Run.step`.
+            ends_epoch: likewise.
 
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.

@@ -1,0 +1,112 @@
+"""List the ways the algebra can be run: each `ops` with how arrays get in and out, for the tests of its laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+import noether_jax
+import noether_torch
+from noether_core.reduce import NUMPY, Columns, Sums, each, identity, lift, lift_array, merge
+from noether_jax.ops import Binary32Ops, Binary64Ops
+from noether_torch.backend import _TorchOps
+
+Host = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Library:
+    """Hold an `ops`, how its arrays are made of NumPy's and brought back, and how its functions are compiled."""
+
+    name: str
+    ops: Any
+    from_numpy: Callable[[Any], Any]
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+
+    @property
+    def float_dtype(self) -> Any:
+        return np.float32 if self.ops.parts == 4 else np.float64
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def call(self, function: Callable[..., Any], *arrays: Host) -> Any:
+        """Return what a function of `(ops, *arrays)` gives for NumPy arrays, as NumPy arrays."""
+        with self.scope(), np.errstate(over="ignore", invalid="ignore"):
+            result = _compiled(self, function)(*(self.from_numpy(array) for array in arrays))
+            return jax.tree.map(np.asarray, result)  # torch's tensors are leaves that NumPy reads
+
+    def place(self, code: Any) -> Host:
+        return np.asarray(code, np.int32 if self.ops.parts == 4 else np.int64)
+
+
+@cache
+def _compiled(library: Library, function: Callable[..., Any]) -> Callable[..., Any]:
+    return library.compiled(lambda *arrays: function(library.ops, *arrays))
+
+
+def x64() -> AbstractContextManager[Any]:
+    return jax.enable_x64(True)
+
+
+JAX = noether_jax.Run.backend
+LIBRARIES = (
+    Library("numpy", NUMPY, np.asarray),
+    Library("torch", _TorchOps(), noether_torch.Run.backend.from_numpy, torch.inference_mode),
+    Library("jax64", Binary64Ops(), JAX.from_numpy, x64, jax.jit),
+    Library("jax32", Binary32Ops(), JAX.from_numpy, x64, jax.jit),
+)
+
+
+# ---------------------------------------------------------------------- the algebra's functions, one object per setting
+
+
+@cache
+def lifting(columns: Columns) -> Callable[..., Sums]:
+    return lambda ops, values, codes, *weights: lift(ops, values, codes, columns, *weights)
+
+
+@cache
+def lifting_array(columns: Columns) -> Callable[..., Sums]:
+    return lambda ops, values, code, *weights: lift_array(ops, values, code, columns, *weights)
+
+
+@cache
+def identity_of(slots: int, columns: Columns) -> Callable[..., Sums]:
+    return lambda ops, like: identity(ops, slots, columns, like)
+
+
+def merged(library: Library, a: Sums, b: Sums) -> Sums:
+    form = jax.tree.structure(a)
+    leaves = library.call(_merging(form), *jax.tree.leaves(a), *jax.tree.leaves(b))
+    total: Sums = leaves
+    return total
+
+
+@cache
+def _merging(form: Any) -> Callable[..., Sums]:
+    count = form.num_leaves
+    return lambda ops, *leaves: merge(ops, form.unflatten(leaves[:count]), form.unflatten(leaves[count:]))
+
+
+def folded(library: Library, sums: Sums) -> Sums:
+    form = jax.tree.structure(sums)
+    total: Sums = library.call(_folding(form), *jax.tree.leaves(sums))
+    return total
+
+
+@cache
+def _folding(form: Any) -> Callable[..., Sums]:
+    return lambda ops, *leaves: ops.fold(form.unflatten(leaves))
+
+
+def row(sums: Sums, at: int) -> Sums:
+    return each(lambda array: array[at], sums)
