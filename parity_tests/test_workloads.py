@@ -175,7 +175,7 @@ def test_the_first_update_s_outputs_agree_closely(trained: Any, workload: str) -
 
 @workloads
 def test_after_the_first_update_they_still_do(trained: Any, workload: str) -> None:
-    """An optimizer that differed (in bias correction, epsilon, or how it averages micro-batches) would show here."""
+    """An optimizer with another learning rate or bias correction would show here; Adam forgives a gradient's scale."""
     steps = DATA[workload].ACCUMULATION_STEPS
     in_jax, in_torch = (
         [step["loss"] for step in read_recording(trained(workload, framework).recording) if step]
