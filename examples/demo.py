@@ -1,7 +1,7 @@
 """Train both workloads in both frameworks, replay one's update outputs through both, and show everything side by side.
 
-`make demo` runs this by `noether-parity demo`. Each training is a process of its own, so that neither framework is ever
-loaded beside the other; the replays run here.
+`make demo` runs this by `noether-parity demo`. Each training is a process of its own, in which the other framework is never
+loaded; the replays run here, where both are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch"}
 RUNS: dict[str, type[Run]] = {"jax": noether_jax.Run, "torch": noether_torch.Run}
 
 
-class TrainingError(Exception):
+class TrainingError(NoetherError):
     """Carry the output of a training that failed."""
 
 
@@ -64,12 +64,13 @@ class Reporter:
             self._console.print(f"{name}: {done}/{total} updates", highlight=False)
 
 
-def train(workload: str, framework: str, out: Path, reporter: Reporter) -> None:
+def train(workload: str, framework: str, out: Path, reporter: Reporter, epochs: int | None = None) -> None:
     """Run one training as a process of its own; raise `TrainingError` with its output if it fails."""
     name = f"{workload} {FRAMEWORKS[framework]}"
     total = 1
     module = f"examples.{workload}.train_{framework}"
     command = [sys.executable, "-m", module, "--out", str(out), "--record", str(out.with_suffix(".safetensors"))]
+    command += [] if epochs is None else ["--epochs", str(epochs)]
     threads = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}  # two trainings share two cores
     with subprocess.Popen(
         command, cwd=ROOT, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -86,13 +87,13 @@ def train(workload: str, framework: str, out: Path, reporter: Reporter) -> None:
     reporter.show(name, total, total)
 
 
-def train_both(workload: str, out: Path, reporter: Reporter) -> None:
+def train_both(workload: str, out: Path, reporter: Reporter, epochs: int | None = None) -> None:
     """Train one workload in both frameworks at once."""
     failures: list[Exception] = []
 
     def attempt(framework: str) -> None:
         try:
-            train(workload, framework, out / framework, reporter)
+            train(workload, framework, out / framework, reporter, epochs)
         except Exception as error:
             failures.append(error)
 
@@ -122,13 +123,15 @@ def replay_both(workload: str, out: Path) -> tuple[list[str], str]:
     from_training, _ = differing_files(trained, out / "replayed_jax")
     steps = sum(1 for _ in read_recording(recording))
     numbers = sum(len(points) for points in read_run(out / "replayed_torch").series.values())
-    verdict = "identical to the bit" if not across and not from_training else "NOT identical"
-    sentence = (
-        f"Fed the same update outputs ({steps} accumulation steps recorded in the JAX training), the JAX and the PyTorch"
-        f" front-end wrote the same {numbers} numbers and {files} files: {verdict}."
-        if not across
-        else f"Fed the same update outputs, the front-ends differ in {', '.join(across)}."
-    )
+    if across:
+        sentence = f"Fed the same update outputs, the front-ends differ in {', '.join(across)}."
+    elif from_training:
+        sentence = f"Both replays differ from what the JAX training itself wrote in {', '.join(from_training)}."
+    else:
+        sentence = (
+            f"Fed the same update outputs ({steps} accumulation steps recorded in the JAX training), the JAX and the PyTorch"
+            f" front-end wrote the same {numbers} numbers and {files} files: identical to the bit."
+        )
     return sorted({*across, *from_training}), sentence
 
 
@@ -145,24 +148,41 @@ def replay_settings(workload: str) -> dict[str, int]:
     }
 
 
-def run_demo(out: Path, svg: Path | None, console: Console) -> int:
-    """Run everything; return the exit status: 1 if the front-ends differ in a single bit."""
+def run_demo(out: Path, svg: Path | None, console: Console, epochs: int | None = None) -> int:
+    """Run everything; return the exit status: 1 if the front-ends differ in a single bit.
+
+    Args:
+        out: where the runs go; an earlier demo's are removed.
+        svg: where to save the final screen as a picture; None for no picture.
+        console: where to print.
+        epochs: how long to train; None for each workload's own number.
+
+    Raises:
+        NoetherError: if `out` holds something else, or a training fails.
+    """
     started = time.monotonic()
-    shown, out = out, out.resolve()
-    _clear(out)
+    _clear(out.resolve())
     console.print(
         "Training two workloads in JAX and in PyTorch: the same weights, batches and config.", highlight=False
     )
     reporter = Reporter(console)
-    parts: list[RenderableType] = []
-    differing: list[str] = []
     with reporter.bars:
         for workload in WORKLOADS:
-            train_both(workload, out / workload, reporter)
+            train_both(workload, out.resolve() / workload, reporter, epochs)
+    status = report(out, svg, console)
+    console.print(f"Done in {time.monotonic() - started:.0f} s.", highlight=False)
+    return status
+
+
+def report(out: Path, svg: Path | None, console: Console) -> int:
+    """Replay and compare the trainings in `out`, and show all of it; return the exit status."""
+    parts: list[RenderableType] = []
+    differing: list[str] = []
     for workload in WORKLOADS:
-        differ, fed = replay_both(workload, out / workload)
+        directory = out.resolve() / workload
+        differ, fed = replay_both(workload, directory)
         differing += [f"{workload}/{name}" for name in differ]
-        drift = compare_runs(read_run(out / workload / "jax"), read_run(out / workload / "torch"))
+        drift = compare_runs(read_run(directory / "jax"), read_run(directory / "torch"))
         names = (FRAMEWORKS["jax"], FRAMEWORKS["torch"])
         title = f"{workload}: two independent trainings, last value of each key"
         sentences = [Text(fed, style="bold red" if differ else "bold green"), Text(drift_sentence(drift, names))]
@@ -171,10 +191,9 @@ def run_demo(out: Path, svg: Path | None, console: Console) -> int:
     if svg is not None:
         save_svg(Group(*parts), svg)
     console.print(
-        f"\nThe runs are in {shown}: look at one with `noether-parity show {shown / 'digits' / 'jax'}`.",
+        f"\nThe runs are in {out}: look at one with `noether-parity show {out / 'digits' / 'jax'}`.",
         highlight=False,
     )
-    console.print(f"Done in {time.monotonic() - started:.0f} s.", highlight=False)
     for name in differing:
         console.print(f"differs: {name}", style="bold red", highlight=False)
     return 1 if differing else 0
@@ -182,6 +201,8 @@ def run_demo(out: Path, svg: Path | None, console: Console) -> int:
 
 def _clear(out: Path) -> None:
     """Remove an earlier demo's runs, and nothing else."""
+    if out.exists() and not out.is_dir():
+        raise NoetherError(f"--out {str(out)!r} is a file; give an empty or new directory for the demo's runs")
     strangers = sorted(path.name for path in out.iterdir() if path.name not in WORKLOADS) if out.is_dir() else []
     if strangers:
         raise NoetherError(
