@@ -45,7 +45,7 @@ class Library:
             return jax.tree.map(np.asarray, result)  # torch's tensors are leaves that NumPy reads
 
     def place(self, code: Any) -> Host:
-        return np.asarray(code, np.int32 if self.ops.parts == 4 else np.int64)
+        return np.asarray(code, np.int64)
 
 
 @cache
