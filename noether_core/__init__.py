@@ -5,13 +5,16 @@ the order data passes through them: `config`, `select`, `reduce` (with `backend`
 hooks are in `callbacks`, driven by `run`; `parity` compares runs.
 """
 
-from noether_core.callbacks import CallbackBase, PeriodicCallback
-from noether_core.config import (
-    CallbackBaseConfig,
-    PeriodicCallbackConfig,
-    TrackAdditionalOutputsCallbackConfig,
-    load_callbacks,
+from noether_core.callbacks import (
+    BestMetricCallback,
+    CallbackBase,
+    MetricEarlyStopCallback,
+    PeriodicCallback,
+    ProgressCallback,
+    ThroughputCallback,
 )
+from noether_core.config import TrackAdditionalOutputsCallbackConfig, load_callbacks
+from noether_core.config_base import CallbackBaseConfig, PeriodicCallbackConfig
 from noether_core.emit.export import export_run
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.reader import RunReader, read_run
@@ -28,25 +31,43 @@ from noether_core.errors import (
     ScheduleError,
     UpdateOutputError,
 )
+from noether_core.loop_configs import (
+    BestMetricCallbackConfig,
+    LearningRateCallbackConfig,
+    MetricEarlyStopCallbackConfig,
+    OnlineLossCallbackConfig,
+    ProgressCallbackConfig,
+    ThroughputCallbackConfig,
+)
 from noether_core.schedule import Interval, TrainingIteration, UpdateCounter
 
 __all__ = [
+    "BestMetricCallback",
+    "BestMetricCallbackConfig",
     "CallbackBase",
     "CallbackBaseConfig",
     "ConfigFileError",
     "DuplicateKeyError",
     "HookOrderError",
     "Interval",
+    "LearningRateCallbackConfig",
     "LogWriter",
+    "MetricEarlyStopCallback",
+    "MetricEarlyStopCallbackConfig",
     "MissingDependencyError",
     "MissingKeyError",
     "NoetherError",
     "NonFiniteError",
+    "OnlineLossCallbackConfig",
     "PeriodicCallback",
     "PeriodicCallbackConfig",
+    "ProgressCallback",
+    "ProgressCallbackConfig",
     "RunFormatError",
     "RunReader",
     "ScheduleError",
+    "ThroughputCallback",
+    "ThroughputCallbackConfig",
     "TrackAdditionalOutputsCallbackConfig",
     "Tracker",
     "TrainingIteration",

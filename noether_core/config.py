@@ -1,69 +1,26 @@
-"""Say what to track: the schemas of the callbacks and the YAML that holds them. All validation of a config is here."""
+"""Say what to track: the tracking callback's schema, and the YAML that holds a list of callbacks.
+
+`config_base.py` has what all callbacks' configs share, `loop_configs.py` those of the callbacks beside the tracking one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, TypeAdapter, field_validator, model_validator
+from pydantic import Field, StrictBool, StrictStr, field_validator, model_validator
 
+from noether_core.config_base import NOETHER_KINDS, NamedCallbackConfig
 from noether_core.errors import ConfigFileError, NoetherError, listing, suggest
-from noether_core.schedule import UNITS, Interval
+from noether_core.loop_configs import LOOP_CONFIGS
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
-
-_NOETHER_KINDS = "noether.core.callbacks."
 
 
-class CallbackBaseConfig(BaseModel):
-    """Hold what every callback's config has. Frozen; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: StrictStr | None = Field(default=None, min_length=1)
-    id: StrictStr | None = Field(default=None, min_length=1)
-
-    @field_validator("id")
-    @classmethod
-    def _id_names_a_folder(cls, value: str | None) -> str | None:
-        if value is not None and (value in {".", ".."} or set(value) & set('/\\\0<>:"|?*')):
-            raise ValueError(
-                f"id {value!r} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
-            )
-        return value
-
-
-class PeriodicCallbackConfig(CallbackBaseConfig):
-    """Add the interval: exactly one of the three `every_n_*` fields."""
-
-    every_n_epochs: PositiveInt | None = None
-    every_n_updates: PositiveInt | None = None
-    every_n_samples: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _one_interval(self) -> Self:
-        given = {f"every_n_{unit}s": n for unit in UNITS if (n := getattr(self, f"every_n_{unit}s")) is not None}
-        if len(given) != 1:
-            arrived = ", ".join(f"{name}={n}" for name, n in given.items()) or "none of them"
-            raise ValueError(
-                f"got {arrived}; set exactly one of every_n_epochs, every_n_updates and every_n_samples"
-                " (for two intervals, write two callbacks)"
-            )
-        return self
-
-    @property
-    def interval(self) -> Interval:
-        """Return the one interval that is set."""
-        unit = next(unit for unit in UNITS if getattr(self, f"every_n_{unit}s") is not None)
-        return Interval(unit, getattr(self, f"every_n_{unit}s"))
-
-
-class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
+class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     """Say which update outputs to track, how to reduce them, and where they go.
 
     Raises:
@@ -108,10 +65,6 @@ class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
             raise ValueError("keys and patterns are both empty; name at least one exact key or one substring pattern")
         if "" in (self.keys or []):
             raise ValueError("keys holds an empty string; name the update output, or use patterns: [''] to track all")
-        if self.kind is not None and self.kind.removeprefix(_NOETHER_KINDS) != self.name:
-            raise ValueError(
-                f"kind {self.kind!r} is not {self.name}; use {_NOETHER_KINDS + self.name!r}, {self.name!r}, or leave it out"
-            )
         if not self.log_output and not self.save_output:
             raise ValueError("log_output and save_output are both false, so nothing would come out; set one to true")
         if "stack" in self.asked and not self.save_output:
@@ -142,11 +95,13 @@ class TrackAdditionalOutputsCallbackConfig(PeriodicCallbackConfig):
         return key if len(self.reductions(key)) == 1 else f"{key}/{reduction}"
 
 
-CallbackConfig = TrackAdditionalOutputsCallbackConfig
+CallbackConfig = NamedCallbackConfig
+_CONFIGS: tuple[type[CallbackConfig], ...] = (TrackAdditionalOutputsCallbackConfig, *LOOP_CONFIGS)
+KINDS = {config.model_fields["name"].default: config for config in _CONFIGS}
 
 
 def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
-    """Return the config that a mapping describes.
+    """Return the config that a mapping describes: of the class that `kind` (or `name`) says, else the tracking callback's.
 
     Raises:
         ConfigFileError: if `entry` is no mapping or its `kind` is not known here.
@@ -158,12 +113,15 @@ def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
         raise ConfigFileError(
             f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields"
         )
-    kind = entry.get("kind", entry.get("name"))
-    known = CallbackConfig.model_fields["name"].default
-    if isinstance(kind, str) and kind and kind.removeprefix(_NOETHER_KINDS) != known:
-        hint = suggest(kind.removeprefix(_NOETHER_KINDS), [known])
-        raise ConfigFileError(f"{where} has kind {kind!r}; the kinds known here: {known!r}.{hint}")
-    return TypeAdapter(CallbackConfig).validate_python(dict(entry))
+    kind = entry.get("kind") or entry.get("name")
+    known = TrackAdditionalOutputsCallbackConfig.model_fields["name"].default
+    if isinstance(kind, str):
+        known = kind.removeprefix(NOETHER_KINDS)
+        if known not in KINDS:
+            raise ConfigFileError(
+                f"{where} has kind {kind!r}; the kinds known here: {listing(KINDS)}.{suggest(known, KINDS)}"
+            )
+    return KINDS[known].model_validate(dict(entry))
 
 
 def load_callbacks(path: str | Path) -> list[CallbackConfig]:
@@ -195,6 +153,8 @@ def check_together(configs: Sequence[CallbackConfig]) -> None:
     """Raise `NoetherError` if callbacks of one run would write the same files."""
     places: set[tuple[str | None, str]] = set()
     for config in configs:
+        if not isinstance(config, TrackAdditionalOutputsCallbackConfig):
+            continue
         place = (config.id, str(config.interval))
         if config.save_output and place in places:
             raise NoetherError(

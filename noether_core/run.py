@@ -1,8 +1,9 @@
 """Drive the callbacks' hooks, in the right order, for a plain training loop.
 
 For each accumulation step: `track_after_accumulation_step`, the counter still showing what was completed before. After an
-update's last one: the counter moves; `track_after_update_step`; `after_update`; a flush, unless the update ends an epoch;
-then, at an epoch's end, `after_epoch` and a flush. So one entry holds all that was logged for one update.
+update's last one: the counter moves; `track_after_update_step`; `after_update`; at an epoch's end, `after_epoch`; then the same
+two of the callbacks that read the log (`reads_log`), which so see what all the others logged, wherever they stand in the
+list; a flush. So one entry holds all that was logged for one update.
 """
 
 from __future__ import annotations
@@ -15,16 +16,29 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from noether_core.backend import Backend
-from noether_core.callbacks import CallbackBase, PeriodicCallback, TrackAdditionalOutputsCallback
-from noether_core.config import TrackAdditionalOutputsCallbackConfig, check_together, load_callbacks, parse_callback
+from noether_core.callbacks import (
+    BestMetricCallback,
+    CallbackBase,
+    MetricEarlyStopCallback,
+    PeriodicCallback,
+    ProgressCallback,
+    ThroughputCallback,
+)
+from noether_core.config import CallbackConfig, check_together, load_callbacks, parse_callback
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError, NoetherError, ScheduleError
+from noether_core.errors import HookOrderError, NoetherError, ScheduleError, listing
+from noether_core.loop_configs import (
+    BestMetricCallbackConfig,
+    MetricEarlyStopCallbackConfig,
+    ProgressCallbackConfig,
+    ThroughputCallbackConfig,
+)
 from noether_core.parity.recording import OutputRecorder
 from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
 
-Callbacks = str | Path | Sequence[TrackAdditionalOutputsCallbackConfig | Mapping[str, Any] | CallbackBase]
+Callbacks = str | Path | Sequence[CallbackConfig | Mapping[str, Any] | CallbackBase]
 
 
 class Run:
@@ -54,7 +68,12 @@ class Run:
     """
 
     backend: ClassVar[Backend]
-    callback_class: ClassVar[type[TrackAdditionalOutputsCallback]]
+    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
+        BestMetricCallbackConfig: BestMetricCallback,
+        MetricEarlyStopCallbackConfig: MetricEarlyStopCallback,
+        ProgressCallbackConfig: ProgressCallback,
+        ThroughputCallbackConfig: ThroughputCallback,
+    }
 
     def __init__(
         self,
@@ -77,7 +96,7 @@ class Run:
             _iteration(start, "start"), _iteration(end, "end"), updates_per_epoch, effective_batch_size
         )
         given = _configs(callbacks)
-        check_together([each for each in given if isinstance(each, TrackAdditionalOutputsCallbackConfig)])
+        check_together([each for each in given if isinstance(each, CallbackConfig)])
         self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
         self.callbacks = [self._callback(each) for each in given]
         self.recorder = None
@@ -94,12 +113,21 @@ class Run:
                     f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
                 )
         self.accumulated = 0
+        self._times: dict[str, float] | None = None  # of the update under way
         self._state = "new"
 
-    def _callback(self, given: TrackAdditionalOutputsCallbackConfig | CallbackBase) -> CallbackBase:
-        if isinstance(given, TrackAdditionalOutputsCallbackConfig):
-            return self.callback_class(given, log_writer=self.log_writer, output_path=self.path)
-        return given
+    def _callback(self, given: CallbackConfig | CallbackBase) -> CallbackBase:
+        if isinstance(given, CallbackBase):
+            return given
+        chosen = next(
+            (self.callback_classes[kind] for kind in type(given).__mro__ if kind in self.callback_classes), None
+        )
+        if chosen is None:
+            raise NoetherError(
+                f"Run got a {type(given).__name__}, for which it knows no callback; give the callback object itself, or one of"
+                f" {listing(sorted(kind.__name__ for kind in self.callback_classes))}"
+            )
+        return chosen(given, log_writer=self.log_writer, output_path=self.path)
 
     def __enter__(self) -> Self:
         self.start()
@@ -133,6 +161,7 @@ class Run:
         losses: Any = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
+        times: Mapping[str, float] | None = None,
     ) -> None:
         """Count and track one accumulation step, and at an interval's end log and save.
 
@@ -144,12 +173,16 @@ class Run:
             ends_update: whether this step ends an update, where another trainer decides that; None: as
                 `accumulation_steps` says.
             ends_epoch: whether an update that ends now ends its epoch too; None: as `updates_per_epoch` says.
+            times: seconds by name, such as `{"data": 0.1, "update": 0.4}`; those of an update's accumulation steps are added up
+                and handed to the hooks. For calls of at most one update.
 
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
         self._refuse_unless_training()
         many = update_outputs if isinstance(update_outputs, list | tuple) else [update_outputs]
+        if times is not None:
+            self._add_times(times, self.accumulated + len(many))
         for outputs in many:
             self._accumulation_step(outputs, batch, losses)
             self._end_update(ends_update, ends_epoch)
@@ -169,6 +202,20 @@ class Run:
         if self._state != "training":
             advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
             raise HookOrderError(f"run.step was called on a run that is {self._state}; {advice}")
+        if self._stopped_by is not None:
+            raise HookOrderError(
+                f"run.step was called at {self.counter.cur_iteration}, after {self._stopped_by} ended the training;"
+                " leave the loop when run.is_finished"
+            )
+
+    def _add_times(self, times: Mapping[str, float], steps: int) -> None:
+        if steps > self.accumulation_steps:
+            raise HookOrderError(
+                f"run.step got times together with {steps} accumulation steps of an update that has {self.accumulation_steps};"
+                " time one update a call, or leave times out"
+            )
+        before = self._times or {}
+        self._times = {**before, **{name: before.get(name, 0.0) + seconds for name, seconds in times.items()}}
 
     def _accumulation_step(self, outputs: Any, batch: Any, losses: Any) -> None:
         if self.counter.is_finished:
@@ -199,19 +246,24 @@ class Run:
         ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
         if ends_epoch:
             counter.next_epoch()
+        times, self._times = self._times, None
         for callback in self.callbacks:
-            callback.track_after_update_step(update_counter=counter, times=None)
-        errors = self._each(lambda callback: callback.after_update(update_counter=counter))
-        if ends_epoch:
-            errors += self._each(lambda callback: callback.after_epoch(update_counter=counter))
+            callback.track_after_update_step(update_counter=counter, times=times)
+        errors = []
+        for reads_log in (False, True):
+            errors += self._each(reads_log, lambda callback: callback.after_update(update_counter=counter))
+            if ends_epoch:
+                errors += self._each(reads_log, lambda callback: callback.after_epoch(update_counter=counter))
         self.log_writer.flush()
         if errors:
             raise errors[0]
 
-    def _each(self, hook: Callable[[CallbackBase], None]) -> list[Exception]:
-        """Call a periodic hook of every callback, whatever the others do; return what was raised."""
+    def _each(self, reads_log: bool, hook: Callable[[CallbackBase], None]) -> list[Exception]:
+        """Call a periodic hook of the callbacks that read the log or don't, whatever the others do; return what was raised."""
         errors = []
         for callback in self.callbacks:
+            if callback.reads_log is not reads_log:
+                continue
             try:
                 hook(callback)
             except Exception as error:
@@ -220,15 +272,21 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Tell whether the run's end is reached."""
-        return self.counter.is_finished
+        """Tell whether the run's end is reached, or a callback wants training to end."""
+        return self.counter.is_finished or self._stopped_by is not None
+
+    @property
+    def _stopped_by(self) -> CallbackBase | None:
+        return next((callback for callback in self.callbacks if callback.should_stop), None)
 
     def finish(self) -> None:
         """End training: emit the interval under way, flush and close. Leaving the `with` block does this."""
         if self._state != "training":
             return
         self._state = "finished"
-        errors = self._each(lambda callback: callback.after_training(update_counter=self.counter))
+        errors = []
+        for reads_log in (False, True):
+            errors += self._each(reads_log, lambda callback: callback.after_training(update_counter=self.counter))
         self.log_writer.close()
         if errors:
             raise errors[0]
@@ -297,7 +355,7 @@ def _iteration(given: Mapping[str, int] | TrainingIteration | None, name: str) -
     return TrainingIteration(**given)
 
 
-def _configs(callbacks: Callbacks) -> list[TrackAdditionalOutputsCallbackConfig | CallbackBase]:
+def _configs(callbacks: Callbacks) -> list[CallbackConfig | CallbackBase]:
     if isinstance(callbacks, str | Path):
         return list(load_callbacks(callbacks))
     if not isinstance(callbacks, Sequence):

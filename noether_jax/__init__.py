@@ -8,15 +8,40 @@ with Run("runs/mine", callbacks="callbacks.yaml") as run:
         run.step(update_outputs=outputs)
 """
 
-from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig
-from noether_jax.callbacks import Run, TrackAdditionalOutputsCallback
+from noether_core import (
+    BestMetricCallback,
+    BestMetricCallbackConfig,
+    LearningRateCallbackConfig,
+    LogWriter,
+    MetricEarlyStopCallback,
+    MetricEarlyStopCallbackConfig,
+    OnlineLossCallbackConfig,
+    ProgressCallback,
+    ProgressCallbackConfig,
+    ThroughputCallback,
+    ThroughputCallbackConfig,
+    TrackAdditionalOutputsCallbackConfig,
+)
+from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_jax.fused import Tracked
 from noether_jax.tracker import OutputTracker, TrackerState, track_outputs
 
 __all__ = [
+    "BestMetricCallback",
+    "BestMetricCallbackConfig",
+    "LearningRateCallback",
+    "LearningRateCallbackConfig",
     "LogWriter",
+    "MetricEarlyStopCallback",
+    "MetricEarlyStopCallbackConfig",
+    "OnlineLossCallback",
+    "OnlineLossCallbackConfig",
     "OutputTracker",
+    "ProgressCallback",
+    "ProgressCallbackConfig",
     "Run",
+    "ThroughputCallback",
+    "ThroughputCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
     "Tracked",

@@ -1,12 +1,15 @@
-"""Give the core's callback and run their JAX backend, and the run its fused way."""
+"""Give the core's callbacks and run their JAX backend, and the run its fused way."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 from noether_core import callbacks, run
+from noether_core.callbacks import CallbackBase
+from noether_core.config import CallbackConfig, TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
+from noether_core.loop_configs import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_jax import fused
 from noether_jax.backend import BACKEND
 from noether_jax.fused import Fused, Tracked
@@ -20,6 +23,32 @@ class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
         callback_config: a `TrackAdditionalOutputsCallbackConfig`.
         log_writer: a `LogWriter`.
         output_path: the run directory; needed with `save_output`.
+        name: the callback's name among others.
+    """
+
+    backend = BACKEND
+
+
+class OnlineLossCallback(callbacks.OnlineLossCallback):
+    """Log the mean of each JAX loss over the interval, and stop at one that is not finite.
+
+    Args:
+        callback_config: an `OnlineLossCallbackConfig`.
+        log_writer: a `LogWriter`.
+        output_path: not used.
+        name: the callback's name among others.
+    """
+
+    backend = BACKEND
+
+
+class LearningRateCallback(callbacks.LearningRateCallback):
+    """Log the learning rate, from a JAX update output or from an optimizer.
+
+    Args:
+        callback_config: a `LearningRateCallbackConfig`.
+        log_writer: a `LogWriter`.
+        output_path: not used.
         name: the callback's name among others.
     """
 
@@ -40,7 +69,12 @@ class Run(run.Run):
     """
 
     backend = BACKEND
-    callback_class = TrackAdditionalOutputsCallback
+    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
+        **run.Run.callback_classes,
+        LearningRateCallbackConfig: LearningRateCallback,
+        OnlineLossCallbackConfig: OnlineLossCallback,
+        TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
+    }
     _fused: Fused | None = None
 
     def init(
@@ -101,6 +135,7 @@ class Run(run.Run):
         losses: Any = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
+        times: Mapping[str, float] | None = None,
     ) -> None: ...
 
     def step(
@@ -112,6 +147,7 @@ class Run(run.Run):
         losses: Any = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
+        times: Mapping[str, float] | None = None,
     ) -> Tracked | None:
         """Count and track one accumulation step, and at an interval's end log and save.
 
@@ -123,6 +159,7 @@ class Run(run.Run):
             losses: handed to the hooks.
             ends_update: as in `noether_core.run.Run.step`.
             ends_epoch: likewise.
+            times: likewise.
 
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
@@ -130,5 +167,7 @@ class Run(run.Run):
         if isinstance(update_outputs, Tracked):
             self._refuse_unless_training()
             return self._used("step", update_outputs).step(update_outputs, steps)
-        super().step(update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch)
+        super().step(
+            update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch, times=times
+        )
         return None

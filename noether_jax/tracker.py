@@ -107,7 +107,12 @@ def track_outputs(
     >>> tracker.compute(state)
     {'loss': array(1.5, dtype=float32)}
     """
-    tracker = Tracker(parse_callback(config), axis_name, precision)
+    parsed = parse_callback(config)
+    if not isinstance(parsed, TrackAdditionalOutputsCallbackConfig):
+        raise NoetherError(
+            f"track_outputs got a {type(parsed).__name__}; expected a TrackAdditionalOutputsCallbackConfig or its fields"
+        )
+    tracker = Tracker(parsed, axis_name, precision)
     return OutputTracker(tracker.init, tracker.update, tracker.merge, tracker.compute)
 
 

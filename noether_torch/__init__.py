@@ -7,7 +7,37 @@ with Run("runs/mine", callbacks="callbacks.yaml") as run:
         run.step(update_outputs=train_step(batch))
 """
 
-from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig
-from noether_torch.callbacks import Run, TrackAdditionalOutputsCallback
+from noether_core import (
+    BestMetricCallback,
+    BestMetricCallbackConfig,
+    LearningRateCallbackConfig,
+    LogWriter,
+    MetricEarlyStopCallback,
+    MetricEarlyStopCallbackConfig,
+    OnlineLossCallbackConfig,
+    ProgressCallback,
+    ProgressCallbackConfig,
+    ThroughputCallback,
+    ThroughputCallbackConfig,
+    TrackAdditionalOutputsCallbackConfig,
+)
+from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 
-__all__ = ["LogWriter", "Run", "TrackAdditionalOutputsCallback", "TrackAdditionalOutputsCallbackConfig"]
+__all__ = [
+    "BestMetricCallback",
+    "BestMetricCallbackConfig",
+    "LearningRateCallback",
+    "LearningRateCallbackConfig",
+    "LogWriter",
+    "MetricEarlyStopCallback",
+    "MetricEarlyStopCallbackConfig",
+    "OnlineLossCallback",
+    "OnlineLossCallbackConfig",
+    "ProgressCallback",
+    "ProgressCallbackConfig",
+    "Run",
+    "ThroughputCallback",
+    "ThroughputCallbackConfig",
+    "TrackAdditionalOutputsCallback",
+    "TrackAdditionalOutputsCallbackConfig",
+]

@@ -82,10 +82,13 @@ class Run(torch_callbacks.Run):
         losses: Any = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
+        times: Mapping[str, float] | None = None,
     ) -> None:
         """Count and track one accumulation step; it ends the update where the accelerator synced the gradients."""
         ends_update = self._accelerator.sync_gradients if ends_update is None else ends_update
-        super().step(update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch)
+        super().step(
+            update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch, times=times
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""

@@ -1,8 +1,13 @@
-"""Give the core's callback and run their PyTorch backend."""
+"""Give the core's callbacks and run their PyTorch backend."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from noether_core import callbacks, run
+from noether_core.callbacks import CallbackBase
+from noether_core.config import CallbackConfig, TrackAdditionalOutputsCallbackConfig
+from noether_core.loop_configs import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_torch.backend import BACKEND
 
 
@@ -19,8 +24,39 @@ class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
     backend = BACKEND
 
 
+class OnlineLossCallback(callbacks.OnlineLossCallback):
+    """Log the mean of each PyTorch loss over the interval, and stop at one that is not finite.
+
+    Args:
+        callback_config: an `OnlineLossCallbackConfig`.
+        log_writer: a `LogWriter`.
+        output_path: not used.
+        name: the callback's name among others.
+    """
+
+    backend = BACKEND
+
+
+class LearningRateCallback(callbacks.LearningRateCallback):
+    """Log the learning rate, from a PyTorch update output or from an optimizer.
+
+    Args:
+        callback_config: a `LearningRateCallbackConfig`.
+        log_writer: a `LogWriter`.
+        output_path: not used.
+        name: the callback's name among others.
+    """
+
+    backend = BACKEND
+
+
 class Run(run.Run):
     """Track a PyTorch training run; see `noether_core.run.Run` for the arguments."""
 
     backend = BACKEND
-    callback_class = TrackAdditionalOutputsCallback
+    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
+        **run.Run.callback_classes,
+        LearningRateCallbackConfig: LearningRateCallback,
+        OnlineLossCallbackConfig: OnlineLossCallback,
+        TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
+    }

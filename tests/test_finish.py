@@ -25,7 +25,7 @@ EVERYTHING = ["mean", "sum", "min", "max", "std", "var", "count"]
 
 each_library = pytest.mark.parametrize("library", LIBRARIES, ids=repr)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-few = settings(max_examples=20)
+few = settings(max_examples=10)
 
 
 # ---------------------------------------------------------------------- rounding once
@@ -269,7 +269,7 @@ def test_a_large_array_with_nan_and_infinities_logs_what_a_small_one_does(
     front_end: Any, is_host: bool, size: int, dtype: Any, tmp_path: Path
 ) -> None:
     values = np.full(size, 2.0, dtype)
-    values[:3] = [NAN, INF, -INF]
+    values[:3] = [INF, -INF, NAN]
     given = values if is_host else front_end.Run.backend.from_numpy(values)
     entry = {"every_n_updates": 1, "keys": ["x"], "reduce": ["sum", "max", "std", "count"], "nonfinite": "skip"}
     with front_end.Run(tmp_path, [entry]) as run:

@@ -32,7 +32,7 @@ WEIGHTED = Columns(squares=True, extremes=True, weights=True)
 ROWS, SLOTS = 6, 3
 
 each_library = pytest.mark.parametrize("library", LIBRARIES, ids=repr)
-few = settings(max_examples=15)
+few = settings(max_examples=10)
 
 # magnitudes whose sums and squares every expansion here holds without rounding, whatever cancels
 float32s = st.floats(-(2.0**16), 2.0**16, width=32, allow_subnormal=False).map(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from noether_core.config import CallbackBaseConfig
+from noether_core.config_base import CallbackBaseConfig
 from noether_core.emit.log_writer import LogWriter, ScalarWriter
 from noether_core.schedule import Counter
 
@@ -28,7 +28,14 @@ class CallbackBase:
 
     Raises:
         TypeError: for any other keyword argument.
+
+    Attributes:
+        reads_log: whether it reads what the others log for an update: a loop calls its hooks after all the others'.
+        should_stop: whether it wants training to end.
     """
+
+    reads_log: ClassVar[bool] = False
+    should_stop: bool = False
 
     def __init__(
         self,

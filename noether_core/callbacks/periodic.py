@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noether_core.callbacks.base import CallbackBase
-from noether_core.config import PeriodicCallbackConfig
+from noether_core.config_base import PeriodicCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
-from noether_core.errors import HookOrderError
+from noether_core.errors import HookOrderError, NoetherError
 from noether_core.schedule import Counter
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
@@ -95,3 +95,19 @@ class PeriodicCallback(CallbackBase):
     def at_eval(self, *, update_counter: Counter, **_: Any) -> None:
         """Call `periodic_callback` with the interval type `eval`."""
         self.periodic_callback(interval_type="eval", update_counter=update_counter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the interval stands; a subclass adds what it holds."""
+        return {"reached": -1 if self._reached is None else self._reached}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            NoetherError: for a state of another form.
+        """
+        try:
+            reached = int(state["reached"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise NoetherError(f"{self} got the state {state!r:.200}; load what its state_dict() returned") from error
+        self._reached = None if reached < 0 else reached

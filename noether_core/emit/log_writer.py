@@ -156,6 +156,14 @@ class LogWriter:
         """Return how many entries each tracker missed because its queue was full, by the tracker's repr."""
         return {repr(feed.tracker): feed.dropped for feed in self._all_feeds}
 
+    def current_values(self) -> dict[str, Any]:
+        """Return what is logged so far for the update that the counter shows, flushed or not."""
+        iteration = self._current()
+        last = self.log_entries[-1] if self.log_entries else {}
+        flushed = last if {unit: last.get(unit) for unit in UNITS} == iteration else {}
+        pending = self._pending if self._iteration == iteration else {}
+        return {key: value for key, value in {**flushed, **pending}.items() if key not in UNITS}
+
     def get_all_metric_values(self, key: str) -> list[Any]:
         """Return every value flushed under a key, in order."""
         return [entry[key] for entry in self.log_entries if key in entry]
@@ -197,6 +205,10 @@ class BoundLogWriter:
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a value that is no number; see `LogWriter.add_nonscalar`."""
         self._writer._add(key, _nonscalar(key, value), None, None, self._source)
+
+    def current_values(self) -> dict[str, Any]:
+        """Return what is logged so far for the update that the counter shows; see `LogWriter.current_values`."""
+        return self._writer.current_values()
 
 
 def _plain(key: str, value: Any) -> Scalar:

@@ -14,10 +14,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from noether_core.config import TrackAdditionalOutputsCallbackConfig, check_together
+from noether_core.config import CallbackConfig, TrackAdditionalOutputsCallbackConfig, check_together
 from noether_core.emit.arrays import read_arrays
 from noether_core.errors import NoetherError, UpdateOutputError, suggest
 from noether_core.inspect.text import inert
+from noether_core.loop_configs import LearningRateCallbackConfig, LoopConfig
 from noether_core.select import flatten, select
 
 
@@ -44,11 +45,15 @@ class Matched:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Say what one callback does: its matches, and what of its config matches nothing or would be refused."""
+    """Say what one callback does: its matches, and what of its config matches nothing or would be refused.
+
+    `logs` are the names that a callback which tracks no update outputs logs under; None for one that does.
+    """
 
     title: str
     matched: tuple[Matched, ...]
     unmatched: tuple[str, ...]
+    logs: tuple[str, ...] | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -126,9 +131,7 @@ def _shape(key: str, value: Any) -> tuple[int, ...]:
     )
 
 
-def explain_together(
-    configs: Sequence[TrackAdditionalOutputsCallbackConfig], outputs: Mapping[str, tuple[int, ...]]
-) -> list[Explanation]:
+def explain_together(configs: Sequence[CallbackConfig], outputs: Mapping[str, tuple[int, ...]]) -> list[Explanation]:
     """Return what each callback of a run does, with what `Run` would refuse of them together."""
     explanations: list[Explanation] = []
     logged: dict[str, str] = {}
@@ -145,7 +148,7 @@ def explain_together(
     return explanations
 
 
-def _refusal(configs: Sequence[TrackAdditionalOutputsCallbackConfig]) -> NoetherError | None:
+def _refusal(configs: Sequence[CallbackConfig]) -> NoetherError | None:
     try:
         check_together(configs)
     except NoetherError as error:
@@ -153,8 +156,21 @@ def _refusal(configs: Sequence[TrackAdditionalOutputsCallbackConfig]) -> Noether
     return None
 
 
-def explain(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:
+def explain(config: CallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:
     """Return what a callback of this config does with update outputs of these keys and shapes."""
+    if isinstance(config, TrackAdditionalOutputsCallbackConfig):
+        return _explain_tracking(config, outputs)
+    unmatched = []
+    key = config.key if isinstance(config, LearningRateCallbackConfig) else None
+    if key is not None and not any(name == key or name.startswith(key + "/") for name in outputs):
+        unmatched = [f"key {key!r} is not among the update outputs.{suggest(key, outputs)}"]
+    logs = config.logs if isinstance(config, LoopConfig) else ()
+    return Explanation(f"{config.name}({config.interval.verbose})", (), tuple(unmatched), logs)
+
+
+def _explain_tracking(
+    config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, tuple[int, ...]]
+) -> Explanation:
     available = list(outputs)
     keys, patterns = config.keys or [], config.patterns or []
     selection = select(keys, patterns, available)
@@ -190,13 +206,7 @@ def render(explanations: Sequence[Explanation], outputs: Mapping[str, tuple[int,
     """Return what `noether-parity explain` prints."""
     parts: list[RenderableType] = []
     for explanation in explanations:
-        table = Table(title=Text(inert(explanation.title), style="bold"), title_justify="left")
-        for heading in ("update output", "shape", "matched by", "logged as", "saved as"):
-            table.add_column(heading, overflow="fold")
-        for match in explanation.matched:
-            logged, saved = ("\n".join(map(inert, names)) or "-" for names in (match.logged, match.saved))
-            table.add_row(*map(Text, (inert(match.key), str(match.shape), inert(match.by), logged, saved)))
-        parts.append(table)
+        parts.append(_table(explanation) if explanation.logs is None else _names(explanation.title, explanation.logs))
         problems = [
             *explanation.unmatched,
             *(f"{match.key!r}: {match.problem}" for match in explanation.matched if match.problem),
@@ -207,3 +217,18 @@ def render(explanations: Sequence[Explanation], outputs: Mapping[str, tuple[int,
     if left:
         parts.append(Text(f"not tracked: {', '.join(left)}", style="dim"))
     return Group(*parts)
+
+
+def _table(explanation: Explanation) -> Table:
+    table = Table(title=Text(inert(explanation.title), style="bold"), title_justify="left")
+    for heading in ("update output", "shape", "matched by", "logged as", "saved as"):
+        table.add_column(heading, overflow="fold")
+    for match in explanation.matched:
+        logged, saved = ("\n".join(map(inert, names)) or "-" for names in (match.logged, match.saved))
+        table.add_row(*map(Text, (inert(match.key), str(match.shape), inert(match.by), logged, saved)))
+    return table
+
+
+def _names(title: str, logs: Sequence[str]) -> Text:
+    lines = [f"  logs {inert(name)}" for name in logs] or ["  logs no values"]
+    return Text("\n").join([Text(inert(title), style="bold"), *map(Text, lines)])

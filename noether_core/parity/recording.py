@@ -12,7 +12,7 @@ import numpy as np
 from noether_core import host
 from noether_core.backend import Backend
 from noether_core.callbacks.base import CallbackBase
-from noether_core.config import CallbackBaseConfig
+from noether_core.config_base import CallbackBaseConfig
 from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, RunFormatError, UpdateOutputError

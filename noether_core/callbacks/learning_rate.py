@@ -1,0 +1,186 @@
+"""Log the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
+from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.emit.log_writer import ScalarWriter
+from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
+from noether_core.loop_configs import LearningRateCallbackConfig
+from noether_core.schedule import Counter
+from noether_core.select import flatten
+
+_PREFIX = "optim/lr"
+
+
+class LearningRateCallback(TrackAdditionalOutputsCallback):
+    """Log the learning rate of the interval's last update, from an update output or from an optimizer.
+
+    Logs `optim/lr/{interval}`, or `optim/lr/{name}/{interval}` for each of several: a dict's names, or the parameter groups'
+    `name` (their number where they have none). See `LearningRateCallbackConfig` for where it is read from.
+
+    The front-ends' classes of this name add the backend; use those.
+
+    Raises:
+        NoetherError: unless the config has exactly one of `key` and `source`.
+    """
+
+    def __init__(
+        self,
+        callback_config: LearningRateCallbackConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        self._key, self._source = callback_config.key, callback_config.source
+        tracking = TrackAdditionalOutputsCallbackConfig(
+            every_n_epochs=callback_config.every_n_epochs,
+            every_n_updates=callback_config.every_n_updates,
+            every_n_samples=callback_config.every_n_samples,
+            patterns=[_PREFIX],
+            reduce="last",
+            verbose=callback_config.verbose,
+        )
+        super().__init__(tracking, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments)
+        self.callback_config = callback_config
+        if (self._key is None) == (self._source is None):
+            raise NoetherError(
+                f"{self} got {'neither key nor source' if self._key is None else 'both key and source'}; give one: key, the"
+                " update output that holds the learning rate, or (in Python) source, an optimizer, its state or a function"
+            )
+        self._seen_at = -1
+
+    def __str__(self) -> str:
+        return PeriodicCallback.__str__(self)
+
+    def track_after_accumulation_step(
+        self,
+        *,
+        update_counter: Counter,
+        update_outputs: Any = None,
+        batch: Any = None,
+        losses: Any = None,
+        accumulation_steps: int = 1,
+        accumulation_step: int = 0,
+        **_: Any,
+    ) -> None:
+        """Take the update output that holds the learning rate, if there is one to take.
+
+        Raises:
+            MissingKeyError: if the update outputs have none of that name.
+            UpdateOutputError: for a value that is no number.
+        """
+        rates = None if self._key is None or update_outputs is None else self._outputs(flatten(update_outputs))
+        super().track_after_accumulation_step(
+            update_counter=update_counter,
+            update_outputs=rates,
+            accumulation_steps=accumulation_steps,
+            accumulation_step=accumulation_step,
+        )
+
+    def _outputs(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        key = str(self._key)
+        rates = {
+            _PREFIX + name.removeprefix(key): value
+            for name, value in outputs.items()
+            if name == key or name.startswith(key + "/")
+        }
+        if not rates:
+            raise MissingKeyError(
+                f"{self}: the learning rate's key {key!r} is not among the update outputs, which have {listing(outputs)}."
+                f"{suggest(key, outputs)} Correct the key, or return it from the training step"
+            )
+        return rates
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
+        """Log the learning rate."""
+        if interval_type != "eval":
+            self._log_source(update_counter)
+        super().periodic_callback(interval_type=interval_type, update_counter=update_counter)
+
+    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Log the learning rate of an interval that training ended in the middle of."""
+        self._log_source(update_counter)
+        super().after_training(update_counter=update_counter)
+
+    def _log_source(self, update_counter: Counter) -> None:
+        if self._source is None or self._seen_at == update_counter.update or not update_counter.update:
+            return
+        self._seen_at = update_counter.update
+        for name, value in read_rates(self._source, update_counter.update - 1).items():
+            self.log_writer.add_scalar(
+                key=f"{_PREFIX}{name and '/'}{name}/{self.interval}",
+                value=_number(name, value),
+                logger=self.logger if self.verbose else None,
+                format_str=".5g" if self.verbose else None,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the interval under way, and the last update that was logged."""
+        return {**super().state_dict(), "seen_at": self._seen_at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            NoetherError: for a state of another form.
+        """
+        super().load_state_dict(state)
+        self._seen_at = int(state.get("seen_at", -1))
+
+
+def read_rates(source: Any, update: int) -> dict[str, Any]:
+    """Return the learning rates that a source has, by name; a lone one's name is empty.
+
+    Args:
+        source: as `LearningRateCallbackConfig` says.
+        update: the update's number, counted from 0, for a function.
+
+    Raises:
+        UpdateOutputError: for a source that has none.
+
+    >>> read_rates(lambda update: 0.1 / (1 + update), 1)
+    {'': 0.05}
+    """
+    groups = getattr(source, "param_groups", None)
+    if groups is not None:
+        rates = {str(group.get("name", at)): group["lr"] for at, group in enumerate(groups)}
+        return {"": next(iter(rates.values()))} if len(groups) == 1 else rates
+    found = _hyperparams(source)
+    if found:
+        return {"": found[0]} if len(found) == 1 else {str(at): rate for at, rate in enumerate(found)}
+    if callable(source):
+        return read_rates(source(update), update)
+    if isinstance(source, Mapping):
+        return {str(name): value for name, value in source.items()}
+    if isinstance(source, tuple | list) or source is None:
+        raise UpdateOutputError(
+            f"the source of the learning rate is {type(source).__name__} {source!r:.80}, which has none; expected a number,"
+            " a dict of numbers, an optimizer with param_groups, or optax's state of inject_hyperparams(...)(learning_rate=...)"
+        )
+    return {"": source}
+
+
+def _hyperparams(source: Any) -> list[Any]:
+    """Return the learning rates in an optax state: of each part that has `hyperparams`, however deep in the chain."""
+    hyperparams = getattr(source, "hyperparams", None)
+    if isinstance(hyperparams, Mapping) and "learning_rate" in hyperparams:
+        return [hyperparams["learning_rate"]]
+    parts = source if isinstance(source, tuple | list) else ()
+    return [rate for part in parts for rate in _hyperparams(part)]
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UpdateOutputError(
+            f"the learning rate {name!r} is {type(value).__name__} {value!r:.80}; expected a number"
+        ) from error

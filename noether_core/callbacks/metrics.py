@@ -1,0 +1,231 @@
+"""Watch a metric that another callback logs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
+
+from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.emit.log_writer import ScalarWriter
+from noether_core.errors import NoetherError, listing, suggest
+from noether_core.loop_configs import BestMetricCallbackConfig, MetricConfig, MetricEarlyStopCallbackConfig
+from noether_core.schedule import Counter
+
+
+class _LogReader(ScalarWriter, Protocol):
+    def current_values(self) -> dict[str, Any]:
+        """Return what is logged so far for the current update."""
+
+
+class MetricCallback(PeriodicCallback):
+    """Keep the best value of `source_metric_key`, looking at each interval's end whether the update's entry has it.
+
+    `Run` calls such a callback after all the others, wherever it stands in the list; a loop of your own must list it last. An
+    update whose entry lacks the metric says nothing about it; NaN is never the best.
+
+    Raises:
+        NoetherError: if the log writer cannot be read.
+    """
+
+    reads_log: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        callback_config: MetricConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        super().__init__(
+            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
+        )
+        if not callable(getattr(log_writer, "current_values", None)):
+            raise NoetherError(
+                f"{self} reads what is logged, and its log_writer {type(log_writer).__name__} has no current_values();"
+                " give a LogWriter, or add that method"
+            )
+        self._log = cast("_LogReader", self.log_writer)
+        self._source = callback_config.source_metric_key
+        self._sign = -1 if callback_config.higher_is_better else 1
+        self._best = math.nan  # no value yet
+        self._best_at = 0
+        self._is_warned = False
+
+    def _look(self, update_counter: Counter, min_delta: float = 0.0) -> bool | None:
+        """Tell whether this update has a value of the source better than the best so far, and note it; None: it has none."""
+        values = self._log.current_values()
+        value = values.get(self._source)
+        if not isinstance(value, bool | int | float):
+            self._warn_once(values)
+            return None
+        is_better = math.isnan(self._best) or self._sign * value < self._sign * self._best - min_delta
+        if math.isnan(value) or not is_better:
+            return False
+        self._best, self._best_at = float(value), update_counter.update
+        return True
+
+    def _warn_once(self, values: dict[str, Any]) -> None:
+        if not self._is_warned and math.isnan(self._best):
+            self._is_warned = True
+            self.logger.warning(
+                "%s: %r is not a number that this update logged; it logged %s.%s Name a log key whole, with its interval,"
+                " and use the same interval here",
+                self,
+                self._source,
+                listing(values),
+                suggest(self._source, values),
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value so far and where it was."""
+        return {**super().state_dict(), "best": self._best, "best_at": self._best_at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            NoetherError: for a state of another form.
+        """
+        try:
+            best, best_at = float(state["best"]), int(state["best_at"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise NoetherError(f"{self} got the state {state!r:.200}; load what its state_dict() returned") from error
+        super().load_state_dict(state)
+        self._best, self._best_at = best, best_at
+
+
+class BestMetricCallback(MetricCallback):
+    """Log `{target}/at_best/{source}` for each target at every update at which the source is better than ever before.
+
+    A target is a whole log key of the same update's entry, or a literal substring of some; without targets it is the source.
+    """
+
+    def __init__(
+        self,
+        callback_config: BestMetricCallbackConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        super().__init__(
+            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
+        )
+        self._config = callback_config
+        self._looked_at = -1
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
+        """Log the targets if the source improved."""
+        if interval_type == "eval":
+            return
+        self._looked_at = update_counter.update
+        if self._look(update_counter):
+            for target, value in self._targets().items():
+                self.log_writer.add_scalar(
+                    key=self._config.log_key(target),
+                    value=value,
+                    logger=self.logger if self._config.verbose else None,
+                    format_str=".5f" if self._config.verbose else None,
+                )
+
+    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Look once more: the others logged what they had of an interval that training ended in the middle of."""
+        if self._looked_at != update_counter.update and self._source in self._log.current_values():
+            self.periodic_callback(interval_type="update", update_counter=update_counter)
+
+    def _targets(self) -> dict[str, float]:
+        values = {
+            key: value
+            for key, value in self._log.current_values().items()
+            if isinstance(value, bool | int | float) and "/at_best/" not in key
+        }
+        found = {}
+        for target in self._config.target_metric_keys or [self._source]:
+            names = [target] if target in values else [key for key in values if target in key]
+            found.update({key: values[key] for key in names})
+            if not names:
+                self.logger.warning(
+                    "%s: the target %r is neither a log key of this update nor part of one; it logged %s.%s",
+                    self,
+                    target,
+                    listing(values),
+                    suggest(target, values),
+                )
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value so far, where it was, and the last update looked at."""
+        return {**super().state_dict(), "looked_at": self._looked_at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            NoetherError: for a state of another form.
+        """
+        super().load_state_dict(state)
+        self._looked_at = int(state.get("looked_at", -1))
+
+
+class MetricEarlyStopCallback(MetricCallback):
+    """Set `should_stop` once `patience` interval ends in a row had the source without an improvement on the best.
+
+    `Run.is_finished` is true from then on; leave the loop at it, and the run ends as at any other end:
+
+        for batch in batches:
+            run.step(train_step(batch))
+            if run.is_finished:
+                break
+    """
+
+    def __init__(
+        self,
+        callback_config: MetricEarlyStopCallbackConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        super().__init__(
+            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
+        )
+        self._patience, self._min_delta = callback_config.patience, callback_config.min_delta
+        self._waited = 0
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
+        """Count the interval, and end training if it was one too many."""
+        if interval_type == "eval":
+            return
+        is_better = self._look(update_counter, self._min_delta)
+        if is_better is None:
+            return
+        self._waited = 0 if is_better else self._waited + 1
+        if self._waited >= self._patience and not self.should_stop:
+            self.should_stop = True
+            self.logger.info(
+                "training ends at %s: in %d interval ends in a row %r was not better than %s, its value at update %d",
+                update_counter.cur_iteration,
+                self._waited,
+                self._source,
+                self._best,
+                self._best_at,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value so far, and how long there was no better one."""
+        return {**super().state_dict(), "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; a training that was ended stays so.
+
+        Raises:
+            NoetherError: for a state of another form.
+        """
+        super().load_state_dict(state)
+        self._waited = int(state.get("waited", 0))
+        self.should_stop = self._waited >= self._patience

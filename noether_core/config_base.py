@@ -1,0 +1,71 @@
+"""Define what every callback's config has: where it comes from, its id, its interval. Frozen; unknown fields are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
+
+from noether_core.schedule import UNITS, Interval
+
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+
+NOETHER_KINDS = "noether.core.callbacks."
+
+
+class CallbackBaseConfig(BaseModel):
+    """Hold what every callback's config has. Frozen; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: StrictStr | None = Field(default=None, min_length=1)
+    id: StrictStr | None = Field(default=None, min_length=1)
+
+    @field_validator("id")
+    @classmethod
+    def _id_names_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and (value in {".", ".."} or set(value) & set('/\\\0<>:"|?*')):
+            raise ValueError(
+                f"id {value!r} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
+            )
+        return value
+
+
+class PeriodicCallbackConfig(CallbackBaseConfig):
+    """Add the interval: exactly one of the three `every_n_*` fields."""
+
+    every_n_epochs: PositiveInt | None = None
+    every_n_updates: PositiveInt | None = None
+    every_n_samples: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> Self:
+        given = {f"every_n_{unit}s": n for unit in UNITS if (n := getattr(self, f"every_n_{unit}s")) is not None}
+        if len(given) != 1:
+            arrived = ", ".join(f"{name}={n}" for name, n in given.items()) or "none of them"
+            raise ValueError(
+                f"got {arrived}; set exactly one of every_n_epochs, every_n_updates and every_n_samples"
+                " (for two intervals, write two callbacks)"
+            )
+        return self
+
+    @property
+    def interval(self) -> Interval:
+        """Return the one interval that is set."""
+        unit = next(unit for unit in UNITS if getattr(self, f"every_n_{unit}s") is not None)
+        return Interval(unit, getattr(self, f"every_n_{unit}s"))
+
+
+class NamedCallbackConfig(PeriodicCallbackConfig):
+    """Add the name of the class to build, which is what `kind` says where it is given."""
+
+    name: str
+
+    @model_validator(mode="after")
+    def _kind_is_the_name(self) -> Self:
+        if self.kind is not None and self.kind.removeprefix(NOETHER_KINDS) != self.name:
+            raise ValueError(
+                f"kind {self.kind!r} is not {self.name}; use {NOETHER_KINDS + self.name!r}, {self.name!r}, or leave it out"
+            )
+        return self

@@ -1,0 +1,150 @@
+"""Define the configs of the callbacks that a training loop wants beside the tracking one. Each says what it logs, and where."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, StrictBool, StrictStr, field_validator
+
+from noether_core.config_base import NamedCallbackConfig, PositiveInt
+
+
+class LoopConfig(NamedCallbackConfig):
+    """Add what is logged: nothing, unless a subclass says so."""
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Return the names it logs under."""
+        return ()
+
+
+class OnlineLossCallbackConfig(LoopConfig):
+    """Log the mean of each loss over the interval, and stop at one that is not finite."""
+
+    name: Literal["OnlineLossCallback"] = "OnlineLossCallback"
+    verbose: StrictBool = False
+    nonfinite: Literal["raise", "propagate", "skip"] = "raise"
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Return the names it logs under; `{name}` stands for each loss's, which is `total` for a lone number."""
+        return (f"loss/online/{{name}}/{self.interval}",)
+
+
+class LearningRateCallbackConfig(LoopConfig):
+    """Log the learning rate of the interval's last update.
+
+    Attributes:
+        key: the update output that holds it: a number, or a dict from names to numbers.
+        source: in Python only, instead of `key`: an optimizer with `param_groups`, a state with `hyperparams` (optax's
+            `inject_hyperparams`), or a function of the update's number, counted from 0 as optax's schedules do, that returns
+            one of these, a number, or a dict from names to numbers. It is read at the interval's end and never written
+            to a file.
+    """
+
+    name: Literal["LearningRateCallback"] = "LearningRateCallback"
+    key: StrictStr | None = Field(default=None, min_length=1)
+    source: Any = Field(default=None, exclude=True, repr=False)
+    verbose: StrictBool = False
+
+    @field_validator("source")
+    @classmethod
+    def _is_no_name(cls, value: Any) -> Any:
+        if isinstance(value, str | bytes | bool):
+            raise ValueError(
+                f"got source={value!r}; expected an optimizer, its state or a function. The name of an update output is `key`"
+            )
+        return value
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Return the names it logs under; `{name}` stands for a parameter group's, where there are several."""
+        return f"optim/lr/{self.interval}", f"optim/lr/{{name}}/{self.interval}"
+
+
+class ThroughputCallbackConfig(LoopConfig):
+    """Log how many samples and updates pass per second, and how long they wait for data."""
+
+    name: Literal["ThroughputCallback"] = "ThroughputCallback"
+    verbose: StrictBool = False
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Return the names it logs under; the ones about data only where the loop hands over its times."""
+        measured = ("samples_per_second", "updates_per_second", "data_wait_seconds", "data_wait_share")
+        return tuple(f"profiling/{name}/{self.interval}" for name in measured)
+
+
+class ProgressCallbackConfig(LoopConfig):
+    """Say through `logging` how far the training is; with `bar`, also show a bar where there is a terminal. Logs no values."""
+
+    name: Literal["ProgressCallback"] = "ProgressCallback"
+    bar: StrictBool = False
+
+
+class MetricConfig(LoopConfig):
+    """Name a value of the log to watch, as a whole log key with its interval (`loss/U10`), and which way is better."""
+
+    source_metric_key: StrictStr = Field(min_length=1)
+    higher_is_better: StrictBool
+
+
+class BestMetricCallbackConfig(MetricConfig):
+    """Log what metrics were at the update at which another one was best so far.
+
+    Attributes:
+        target_metric_keys: what is logged then: whole log keys, or literal substrings of them; None: the source itself.
+    """
+
+    name: Literal["BestMetricCallback"] = "BestMetricCallback"
+    target_metric_keys: list[StrictStr] | None = Field(default=None, min_length=1)
+    verbose: StrictBool = False
+
+    @field_validator("target_metric_keys", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"got the string {value!r}; write a list: [{value}]")
+        if isinstance(value, list) and "" in value:
+            raise ValueError("holds an empty string, which every log key contains; name the targets")
+        return value
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Return the names it logs under, a substring standing for the log keys that contain it."""
+        return tuple(self.log_key(target) for target in self.target_metric_keys or [self.source_metric_key])
+
+    def log_key(self, target: str) -> str:
+        """Return the name under which a target is logged."""
+        return f"{target}/at_best/{self.source_metric_key}"
+
+
+class MetricEarlyStopCallbackConfig(MetricConfig):
+    """End training when a metric stops improving. Logs no values.
+
+    Attributes:
+        patience: how many interval ends in a row that have the metric may pass without an improvement.
+        min_delta: by how much more than nothing a value must be better to count as an improvement.
+    """
+
+    name: Literal["MetricEarlyStopCallback"] = "MetricEarlyStopCallback"
+    patience: PositiveInt
+    min_delta: float = Field(default=0.0, strict=True, ge=0.0)
+
+    @field_validator("min_delta")
+    @classmethod
+    def _is_finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError(f"got {value}; no value could improve by as much: give a finite number of at least 0")
+        return value
+
+
+LOOP_CONFIGS: tuple[type[LoopConfig], ...] = (
+    OnlineLossCallbackConfig,
+    LearningRateCallbackConfig,
+    ThroughputCallbackConfig,
+    ProgressCallbackConfig,
+    BestMetricCallbackConfig,
+    MetricEarlyStopCallbackConfig,
+)
