@@ -271,7 +271,7 @@ def check_sums(total: Sums, slot: int, values: Any, weights: Any, places: list[i
 
 
 @each_library
-@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("rows", [1, 7])
 def test_folding_is_merging_row_by_row(library: Library, rows: int) -> None:
     values = np.random.default_rng(rows).normal(1e3, 1e3, (rows, SLOTS)).astype(np.float32)
     sums = library.call(lifting(ALL), values, library.place([[1]]))
@@ -410,7 +410,7 @@ def test_an_arrays_weights_count(library: Library, size: int, is_mask: bool) -> 
 
 @each_library
 @pytest.mark.parametrize("size", [1024, 1025])
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "uint64"])
 def test_arrays_of_ints_and_bools_are_summed_exactly(library: Library, size: int, dtype: str) -> None:
     info = None if dtype == "bool" else np.iinfo(dtype)
     low, high = (0, 2) if info is None else (int(info.min), int(info.max))
