@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_the_fifteen_lines_run(framework: str, tmp_path: Path) -> None:
-    (source,) = (block for block in BLOCKS if f"from noether_{framework} import" in block)
+    (source,) = (block for block in BLOCKS if f"from noether_{framework} import" in block and "run.init" not in block)
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -29,6 +29,18 @@ def test_the_fifteen_lines_run(framework: str, tmp_path: Path) -> None:
     losses = [point.value for point in series["loss/U10"]]
     assert len(losses) == 10
     assert losses[-1] < losses[0]
+
+
+def test_the_fused_lines_run(tmp_path: Path) -> None:
+    (source,) = (block for block in BLOCKS if "run.init" in block)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {key: len(points) for key, points in read_run(tmp_path / "runs" / "fused").series.items()} == {
+        "loss/U10": 10,
+        "peak/U10": 10,
+    }
 
 
 def test_the_config_loads(tmp_path: Path) -> None:
