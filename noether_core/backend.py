@@ -1,8 +1,8 @@
 """Say what a framework's front-end must add: look at a value, and reduce a step's values on their device.
 
-`EagerReducer` does the reducing for the libraries that run operation by operation (NumPy, PyTorch); a front-end that
-compiles brings its own `Reducer`. Values that are not the framework's own (Python numbers, NumPy arrays) are the core's
-business: see `host.py`.
+`PendingReducer` does the reducing, with the `Kernels` of an array library: `EagerKernels` for those that run operation by
+operation (NumPy, PyTorch); a front-end that compiles brings its own. Values that are not the framework's own (Python
+numbers, NumPy arrays) are the core's business: see `host.py`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import numpy as np
 from noether_core.expansion import Array
 from noether_core.reduce import Columns, Ops, Sums, each, identity, lift, lift_array, merge
 
-_PENDING = 256  # steps that are only stacked before they are reduced together, and
-_PENDING_VALUES = 2**15  # how many values these may have
+_PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
 
 
 class ValueType(NamedTuple):
@@ -139,7 +138,7 @@ class SlotOps(Ops, Protocol):
 
 
 class EagerOps(SlotOps, Protocol):
-    """Add what `EagerReducer` needs of an array library."""
+    """Add what `EagerKernels` needs of an array library."""
 
     def stack(self, values: Sequence[Any], dtype: str) -> Array:
         """Return one-element values of the dtype of that name as a new vector."""
@@ -161,76 +160,121 @@ class EagerOps(SlotOps, Protocol):
 
 
 class Pending(NamedTuple):
-    """Hold a step that is only stacked: a vector per group, its weight, and the arrays' sums."""
+    """Hold a step that is only stacked: a vector per group, its weight, and what its arrays were lifted to."""
 
     rows: tuple[Array, ...]
     weight: Array | None
-    lifted: tuple[Sums, ...]
+    lifted: Any
     code: int
 
 
-class EagerState(NamedTuple):
-    """Hold what is reduced, and some steps of one layout that are only stacked: an operation a step, not twenty."""
+class Kernels(Protocol):
+    """Do what `PendingReducer` asks for, with one array library. Nothing is changed in place."""
 
-    sums: Sums | None = None
-    pending: tuple[Pending, ...] = ()
-    layout: Layout | None = None
-    num_slots: int = 0
+    most_pending: int  # steps that are only stacked before they are reduced together
+
+    def take(self, step: Step) -> tuple[Pending, Taken]:
+        """Return a step stacked, its arrays lifted; and copies of its values. It is called at every step: be quick."""
+
+    def settle(self, state: ReducerState) -> Any:
+        """Return the state's sums with all that is pending merged in."""
+
+    def to_host(self, sums: Any, columns: Columns, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+        """Return settled sums and some copies as NumPy arrays. This waits for the device."""
 
 
-class EagerReducer:
-    """Reduce with a library that runs operation by operation."""
+class ReducerState(NamedTuple):
+    """Hold what is reduced, and some steps of one layout that are only stacked: an operation a step, not twenty.
+
+    Attributes:
+        sums: what is reduced, in the kernels' own form; None: nothing yet.
+        pending: the steps that are not, oldest first.
+        layout: of those steps.
+        num_slots: how many slots the sums must have.
+    """
+
+    sums: Any
+    pending: tuple[Pending, ...]
+    layout: Layout
+    num_slots: int
+
+
+class PendingReducer:
+    """Take each step with as little work as possible, and reduce many of them together.
+
+    Args:
+        kernels: do the work, with one array library.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+
+    def absorb(self, state: ReducerState | None, step: Step) -> tuple[ReducerState, Taken]:
+        """Return the state with a step merged in, and copies of the step's values."""
+        pending, taken = self._kernels.take(step)
+        layout = step.layout
+        if state is None:
+            return ReducerState(None, (pending,), layout, step.num_slots), taken
+        if state.layout is layout and len(state.pending) < most_pending(self._kernels, layout):
+            return ReducerState(state.sums, (*state.pending, pending), layout, step.num_slots), taken
+        return ReducerState(self._kernels.settle(state), (pending,), layout, step.num_slots), taken
+
+    def to_host(self, state: ReducerState, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+        """Return the state's sums and some copies as NumPy arrays."""
+        return self._kernels.to_host(self._kernels.settle(state), state.layout.columns, copies)
+
+
+def most_pending(kernels: Kernels, layout: Layout) -> int:
+    """Return how many steps of a layout may be pending."""
+    return min(kernels.most_pending, 1 + _PENDING_VALUES // len(layout.slots))
+
+
+class EagerKernels:
+    """Work with a library that runs operation by operation."""
+
+    most_pending = 256
 
     def __init__(self, ops: EagerOps, context: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self._ops = ops
         self._context = context
 
-    def absorb(self, state: EagerState | None, step: Step) -> tuple[EagerState, Taken]:
-        """Return the state with a step merged in, and copies of the step's values."""
+    def take(self, step: Step) -> tuple[Pending, Taken]:
+        """Return a step stacked, its arrays lifted; and copies of its values."""
         ops, layout = self._ops, step.layout
-        state = state or EagerState()
         with self._context():
             rows = tuple(map(ops.stack, step.scalars, layout.dtypes))
             weight = None if step.weight is None else ops.weight(step.weight, next(iter((*rows, *step.arrays))))
             kept = tuple(
-                ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)
+                [ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)]
             )
-            lifted = tuple(self._lift_array(value, step.code, layout.columns, weight) for value in step.arrays)
-            sums, pending = state.sums, state.pending
-            if state.layout is not layout or len(pending) >= min(_PENDING, 1 + _PENDING_VALUES // len(layout.slots)):
-                sums, pending = self._settle(state), ()
-        taken = Taken(rows, kept)
-        return EagerState(
-            sums, (*pending, Pending(rows, weight if rows else None, lifted, step.code)), layout, step.num_slots
-        ), taken
-
-    def to_host(self, state: EagerState, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the state's sums and some copies as NumPy arrays."""
-        with self._context():
-            sums = self._settle(state)
-            assert sums is not None  # a state is made by absorbing a step
-            return each(self._ops.to_host, sums), [self._ops.to_host(copy) for copy in copies]
+            lifted = tuple([self._lift_array(value, step.code, layout.columns, weight) for value in step.arrays])
+        return Pending(rows, weight if rows else None, lifted, step.code), Taken(rows, kept)
 
     def _lift_array(self, value: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
         flat = value.reshape(-1)
         return lift_array(self._ops, flat, self._ops.codes([code], flat), columns, weight)
 
-    def _settle(self, state: EagerState) -> Sums | None:
+    def settle(self, state: ReducerState) -> Sums:
         """Return the sums with all that is pending merged in."""
-        if state.layout is None:
-            return state.sums
-        ops, pending, columns = self._ops, state.pending, state.layout.columns
+        ops, pending, layout = self._ops, state.pending, state.layout
+        columns = layout.columns
         parts = []
-        for group, like in enumerate(pending[0].rows):
-            codes = ops.codes([step.code for step in pending], like)
-            weights = ops.stack_rows([step.weight for step in pending]) if columns.weights else None
-            rows = ops.stack_rows([step.rows[group] for step in pending])
-            parts.append(ops.fold(lift(ops, rows, codes, columns, weights)))
-        arrays = zip(*(step.lifted for step in pending), strict=True)
-        parts += [ops.fold(each(lambda *fields: ops.stack_rows(fields), *lifted)) for lifted in arrays]
-        total = each(lambda *arrays: ops.concatenate(arrays), *parts)
-        slots = None if state.layout.fills(state.num_slots) else state.layout.slots
-        return into_slots(ops, state.sums, total, slots, state.num_slots, columns)
+        with self._context():
+            for group, like in enumerate(pending[0].rows):
+                codes = ops.codes([step.code for step in pending], like)
+                weights = ops.stack_rows([step.weight for step in pending]) if columns.weights else None
+                rows = ops.stack_rows([step.rows[group] for step in pending])
+                parts.append(ops.fold(lift(ops, rows, codes, columns, weights)))
+            arrays = zip(*(step.lifted for step in pending), strict=True)
+            parts += [ops.fold(each(lambda *fields: ops.stack_rows(fields), *lifted)) for lifted in arrays]
+            total = each(lambda *arrays: ops.concatenate(arrays), *parts)
+            slots = None if layout.fills(state.num_slots) else layout.slots
+            return into_slots(ops, state.sums, total, slots, state.num_slots, columns)
+
+    def to_host(self, sums: Sums, columns: Columns, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+        """Return settled sums and some copies as NumPy arrays."""
+        with self._context():
+            return each(self._ops.to_host, sums), [self._ops.to_host(copy) for copy in copies]
 
 
 def into_slots(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from noether_core.backend import EagerReducer, ValueType
+from noether_core.backend import EagerKernels, PendingReducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import NumpyOps
 
@@ -19,9 +19,9 @@ _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
 
 class _HostOps(NumpyOps):
     def stack(self, values: Sequence[Any], dtype: str) -> np.ndarray[Any, Any]:
-        try:  # NumPy's scalars and other libraries' have it
-            numbers = [value.item() for value in values]
-        except AttributeError:
+        try:  # NumPy's scalars and other libraries' have it; where all are of one type, this is the fastest
+            numbers = list(map(type(values[0]).item, values))
+        except (AttributeError, TypeError):
             numbers = [value if type(value) in _PYTHON_DTYPES else value.item() for value in values]
         return np.array(numbers, _dtype(dtype))
 
@@ -49,6 +49,7 @@ class _HostOps(NumpyOps):
         return value.copy()
 
 
+@cache
 def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
 
@@ -59,7 +60,7 @@ def as_numpy(value: Any) -> np.ndarray[Any, Any]:
 
 
 # infinities that meet are counted, not warned about
-REDUCER = EagerReducer(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore"))
+REDUCER = PendingReducer(EagerKernels(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore")))
 
 
 def is_trackable(dtype: np.dtype[Any]) -> bool:

@@ -5,8 +5,10 @@ A selection is immutable plain data, worked out once per key set and then only l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from types import NoneType
 from typing import Any
 
@@ -27,6 +29,17 @@ class Selection:
     missing: tuple[str, ...]
     matches: Mapping[str, tuple[str, ...]]
 
+    @cached_property
+    def _pick(self) -> Any:
+        return itemgetter(*self.tracked)
+
+    def values(self, outputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the values of the tracked keys."""
+        if len(self.tracked) > 1:
+            picked: tuple[Any, ...] = self._pick(outputs)
+            return picked
+        return tuple([outputs[key] for key in self.tracked])
+
 
 def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str]) -> Selection:
     """Return which of the `available` keys are named exactly or contain a pattern, literally and case-sensitively.
@@ -42,8 +55,12 @@ def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str
     return Selection((*exact, *by_pattern), tuple(dict.fromkeys(key for key in keys if key not in present)), matches)
 
 
-def flatten(update_outputs: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(update_outputs: Mapping[str, Any], known: Collection[tuple[str, ...]] = ()) -> Mapping[str, Any]:
     """Return nested update outputs as one dict, keys joined by `/`. A value of None is left out: it is not there this step.
+
+    Args:
+        update_outputs: the dict; it is returned itself where it is flat.
+        known: flat key sets that were checked before.
 
     Raises:
         UpdateOutputError: for what is no mapping, a key that is no string, or two entries that flatten to one key.
@@ -57,10 +74,9 @@ def flatten(update_outputs: Mapping[str, Any]) -> dict[str, Any]:
         )
     kinds = set(map(type, update_outputs.values()))
     is_flat = NoneType not in kinds and not any(issubclass(kind, Mapping) for kind in kinds)
-    if is_flat and set(map(type, update_outputs)) <= {
-        str
-    }:  # as most are: the walk would cost more than all that follows
-        return dict(update_outputs)
+    # most are: the walk would cost more than all that follows
+    if is_flat and (tuple(update_outputs) in known or set(map(type, update_outputs)) <= {str}):
+        return update_outputs
     flat: dict[str, Any] = {}
     _flatten_into(flat, update_outputs, "")
     return flat

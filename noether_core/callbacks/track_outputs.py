@@ -118,10 +118,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         position = self._next_position(update_counter.update, accumulation_steps, accumulation_step)
         before = (self._position, self._steps, frozenset(self._matched))
         if update_outputs is not None:
-            outputs = flatten(update_outputs)
+            outputs = flatten(update_outputs, known=self._selections)
             selection = self._select(tuple(outputs))
             tracked = selection.tracked
-            values = [*map(outputs.__getitem__, tracked)]
+            values = selection.values(outputs)
             weight = self._weight(outputs) if tracked else None
             self._interval.add(tracked, values, update_counter.update + 1, accumulation_step, weight)
             self._note_matches(selection)
