@@ -183,7 +183,8 @@ class UpdateCounter:
         self.updates_per_epoch = updates_per_epoch
         self.effective_batch_size = effective_batch_size
         start = start_iteration if start_iteration is not None else TrainingIteration(update=0)
-        self._current = start.to_fully_specified(updates_per_epoch, effective_batch_size)
+        start = start.to_fully_specified(updates_per_epoch, effective_batch_size)
+        self._epoch, self._update, self._sample = start.epoch or 0, start.update or 0, start.sample or 0
         self.end_iteration = (
             None if end_iteration is None else end_iteration.to_fully_specified(updates_per_epoch, effective_batch_size)
         )
@@ -191,22 +192,22 @@ class UpdateCounter:
     @property
     def cur_iteration(self) -> TrainingIteration:
         """Return the epochs, updates and samples completed."""
-        return self._current
+        return TrainingIteration(self._epoch, self._update, self._sample)
 
     @property
     def epoch(self) -> int:
         """Return the epochs completed."""
-        return self._current.epoch or 0
+        return self._epoch
 
     @property
     def update(self) -> int:
         """Return the updates completed."""
-        return self._current.update or 0
+        return self._update
 
     @property
     def sample(self) -> int:
         """Return the samples seen."""
-        return self._current.sample or 0
+        return self._sample
 
     @property
     def epoch_as_float(self) -> float:
@@ -227,15 +228,15 @@ class UpdateCounter:
 
     def next_update(self) -> None:
         """Count one update."""
-        self._current = replace(self._current, update=self.update + 1)
+        self._update += 1
 
     def next_epoch(self) -> None:
         """Count one epoch."""
-        self._current = replace(self._current, epoch=self.epoch + 1)
+        self._epoch += 1
 
     def add_samples(self, num_samples: int) -> None:
         """Count `num_samples` samples."""
-        self._current = replace(self._current, sample=self.sample + num_samples)
+        self._sample += num_samples
 
 
 @dataclass(frozen=True)
