@@ -17,6 +17,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from noether_core import read_run
 from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, NonFiniteError, UpdateOutputError
@@ -166,6 +168,40 @@ def test_a_nan_is_located_and_training_may_go_on(tmp_path: Path) -> None:
         for loss in (1.0, 2.0, 3.0, 4.0):
             state = run.step(step(state, {"loss": jnp.float32(loss)}))
         assert run.log_writer.log_entries[-1]["loss/U2"] == 2.5
+
+
+def test_the_run_keeps_a_state_that_is_not_donated(tmp_path: Path) -> None:
+    with Run(tmp_path, CONFIGS, **TRAINING) as run:
+        optimizer = before_multi_steps(run)
+        jax.jit(optimizer.init)(PARAMS)
+        assert run.state_dict()["accumulated"] == 0
+        state = stepping(optimizer)(optimizer.init(PARAMS), outputs(1)[0])
+        assert run.state_dict()["accumulated"] == 0  # the step is not counted yet
+        run.step(state)
+        assert run.state_dict()["accumulated"] == 1
+
+
+def test_the_shards_of_a_mesh_are_pooled(tmp_path: Path) -> None:
+    config = [{"every_n_updates": 2, "patterns": ["x", "norm"], "reduce": ["mean", "count"]}]
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    batches = np.arange(64, dtype=np.float32).reshape(4, 16)
+    with Run(tmp_path, config, accumulation_steps=2) as run:
+        optimizer = record_optimizer(optax.sgd(0.5), run, {"x": jnp.zeros(2)}, axis_name="data")
+        state = jax.device_put(optimizer.init(jnp.ones(4)), NamedSharding(mesh, P()))
+
+        def update(state: Any, x: Any) -> Any:
+            return optimizer.update(jnp.ones(4), state, jnp.ones(4), update_outputs={"x": x})[1]
+
+        step = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
+        for batch in batches:
+            state = run.step(step(state, batch))
+        (entry,) = run.log_writer.log_entries
+    assert (entry["x/mean/U2"], entry["x/count/U2"]) == (31.5, 64)
+    assert (entry["grad_norm/mean/U2"], entry["grad_norm/count/U2"]) == (
+        2.0,
+        32,
+    )  # of 4 accumulation steps on 8 devices
+    assert (entry["update_norm/mean/U2"], entry["update_norm/count/U2"]) == (1.0, 16)
 
 
 def test_an_nnx_optimizer_carries_it(tmp_path: Path) -> None:
