@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax  # type: ignore[import-untyped] # it ships without types
 
 from noether_core.errors import NoetherError
@@ -32,8 +33,9 @@ def norms(name: str, tree: Any, groups: Groups) -> dict[str, jax.Array]:
     for label, leaf in _labelled(tree, groups):
         array = jnp.asarray(leaf)
         if jnp.issubdtype(array.dtype, jnp.inexact):
-            wide = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-            squares.setdefault(label, []).append(jnp.sum(jnp.square(jnp.abs(wide))))
+            size = jnp.abs(array)
+            wide = size if size.dtype == jnp.float64 else size.astype(jnp.float32)
+            squares.setdefault(label, []).append(jnp.sum(jnp.square(wide)))
     total = [square for group in squares.values() for square in group]
     return {
         name: _root(total),
@@ -41,28 +43,30 @@ def norms(name: str, tree: Any, groups: Groups) -> dict[str, jax.Array]:
     }
 
 
-def _labelled(tree: Any, groups: Groups) -> Iterator[tuple[str, Any]]:
-    """Yield each leaf with its group's label; the label of a tree that is one leaf is empty."""
+def _labelled(tree: Any, groups: Groups) -> list[tuple[str, Any]]:
+    """Return each leaf with its group's label; the label of a tree that is one leaf is empty."""
     if groups is None:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            yield jax.tree_util.keystr(path[:1], simple=True), leaf
-        return
+        paths = jax.tree_util.tree_leaves_with_path(tree)
+        return [(jax.tree_util.keystr(path[:1], simple=True), leaf) for path, leaf in paths]
     labels = groups(tree) if callable(groups) else groups
+    found: list[tuple[str, Any]] = []
     try:
-        parts = jax.tree.map(lambda label, part: (str(label), jax.tree.leaves(part)), labels, tree)
+        jax.tree.map(
+            lambda label, part: found.extend((str(label), leaf) for leaf in jax.tree.leaves(part)), labels, tree
+        )
     except ValueError as error:
         raise NoetherError(
             "the labels in groups do not fit the parameters; give a label for each, or for each subtree, as"
             f" optax.multi_transform takes them: {error}"
         ) from error
-    for label, leaves in jax.tree.leaves(parts, is_leaf=lambda node: isinstance(node, tuple) and len(node) == 2):
-        for leaf in leaves:
-            yield label, leaf
+    return found
 
 
 def _root(squares: list[jax.Array]) -> jax.Array:
-    total = jnp.stack([square.astype(jnp.result_type(*squares)) for square in squares]).sum() if squares else 0.0
-    return jnp.sqrt(total).astype(jnp.float32)
+    if not squares:
+        return jnp.zeros((), jnp.float32)
+    widest = np.result_type(*(square.dtype for square in squares))
+    return jnp.sqrt(jnp.stack([square.astype(widest) for square in squares]).sum()).astype(jnp.float32)
 
 
 def learning_rates(before: Any, after: Any, schedule: Schedule | float | None) -> dict[str, jax.Array]:
@@ -70,15 +74,15 @@ def learning_rates(before: Any, after: Any, schedule: Schedule | float | None) -
 
     Args:
         before: the optimizer's state before the update; its count goes into the schedule.
-        after: and after it; it holds what `optax.inject_hyperparams` used. Where several optimizers have one, each key
-            ends in a group of `optax.multi_transform`, the name in an `optax.named_chain`, or a number.
-        schedule: the learning rate, or its schedule, where it is not injected.
+        after: and after it; it holds what `optax.inject_hyperparams` or a line search used. Where several optimizers have
+            one, each key ends in a group of `optax.multi_transform`, the name in an `optax.named_chain`, or a number.
+        schedule: the learning rate, or its schedule, where the state does not hold it.
     """
     if schedule is None:
         found = [
             (path, value)
             for path, value in optax.tree.get_all_with_path(after, "learning_rate")
-            if getattr(path[-2], "name", None) == "hyperparams"
+            if [getattr(entry, "name", None) for entry in path[-2:-1]] != ["hyperparams_states"]
         ]
         names = ["/".join(str(entry.key) for entry in path[:-1] if hasattr(entry, "key")) for path, _ in found]
         if len(set(names) - {""}) < len(names):

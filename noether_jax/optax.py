@@ -110,7 +110,8 @@ def record_optimizer(
 
     The keys, all float32: `grad_norm`, of what comes in; `update_norm`, of what goes out; `param_norm`, of the parameters
     before the update; each also by group, as in `grad_norm/encoder`; and `learning_rate`, see below. What no config names
-    is not computed by a compiled update.
+    is not computed by a compiled update. The `update_outputs` go no further: optax's line searches would refuse them, so these
+    are to be wrapped, not chained with `record_outputs`.
 
     Around `optax.MultiSteps`, with a run of `accumulation_steps=k`, `grad_norm` is tracked of each micro-batch, and the others
     once an update, at its last micro-batch. Inside of `MultiSteps`, `grad_norm` is of the mean gradient; for the rest, see
@@ -123,7 +124,8 @@ def record_optimizer(
         groups: labels of the parameters, or a function that gives them, as for `optax.multi_transform`; None: their
             top-level keys.
         learning_rate: the number, or the schedule, which gets the optimizer's own count; None: what
-            `optax.inject_hyperparams` uses, and no such key without it. Several have `learning_rate/group`.
+            `optax.inject_hyperparams` or a line search keeps in its state, and no such key without. Several have
+            `learning_rate/group`.
         steps_per_call: as for `Run.init`.
         axis_name: as for `track_outputs`.
 
@@ -152,8 +154,7 @@ def record_optimizer(
     def update(
         updates: Any, state: RecordOptimizerState, params: Any = None, *, update_outputs: Any = None, **extra: Any
     ) -> tuple[Any, RecordOptimizerState]:
-        passed = extra if update_outputs is None else extra | {"update_outputs": update_outputs}
-        new, inner_state = inner.update(updates, state.inner_state, params, **passed)
+        new, inner_state = inner.update(updates, state.inner_state, params, **extra)
         if params is None and any(key.split("/")[0] == "param_norm" for key in state.record.keys):
             raise NoetherError(
                 "param_norm is tracked, and update got no params; call optimizer.update(grads, state, params)"

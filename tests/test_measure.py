@@ -47,7 +47,25 @@ def test_norms_are_by_group(what: str, groups: Any, sizes: dict[str, int]) -> No
     assert found == {"grad_norm": 6.0, "update_norm": 3.0}
 
 
-def test_norms_are_summed_in_float32_at_least() -> None:
+def test_tuples_have_groups_too() -> None:
+    params = (jnp.ones(4), [jnp.ones(9), jnp.ones(16)])
+    found = recorded_numbers(optax.sgd(1.0), params, params, groups=("a", ["b", "c"]))
+    assert {key: value for key, value in found.items() if "param" in key} == {
+        "param_norm": np.sqrt(np.float32(29)),
+        "param_norm/a": 2.0,
+        "param_norm/b": 3.0,
+        "param_norm/c": 4.0,
+    }
+    assert recorded_numbers(optax.sgd(1.0), params, params)["grad_norm/1"] == 5.0
+
+
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+def test_norms_are_summed_in_float32_at_least(promotion: str) -> None:
+    with jax.numpy_dtype_promotion(promotion):
+        check_norms()
+
+
+def check_norms() -> None:
     params = {
         "half": jnp.full(300, 300, jnp.float16),
         "brain": jnp.full(1000, 0.1, jnp.bfloat16),
@@ -60,7 +78,7 @@ def test_norms_are_summed_in_float32_at_least() -> None:
     assert found["grad_norm/z"] == 5.0
     np.testing.assert_allclose(found["param_norm"], np.sqrt(300**3 + brain**2 + 25), rtol=1e-6)
     with jax.enable_x64(True):
-        wide = {"w": jnp.full(3, 1e30), "steps": jnp.int32(7), "none": None}
+        wide = {"w": jnp.full(3, 1e30), "b": jnp.ones(1, jnp.bfloat16), "steps": jnp.int32(7), "none": None}
         found = recorded_numbers(optax.identity(), wide, wide)
     assert found["param_norm"] == np.float32(np.sqrt(3) * 1e30)  # whose square no float32 holds
     assert "param_norm/steps" not in found
@@ -106,6 +124,27 @@ def test_the_learning_rate_is_the_one_used(
         for key, value in track_outputs(config).compute(optax.tree.get(state, "recorded")).items():
             found.setdefault(key, []).append(value.item())
     assert {key: values for key, values in found.items() if "rate" in key} == wanted
+
+
+def test_a_line_searchs_learning_rate_is_found_and_its_arguments_pass() -> None:
+    config = {"every_n_updates": 1, "keys": ["learning_rate", "loss"], "reduce": "last"}
+    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=15, decrease_factor=0.5)
+    recorder = record_optimizer(optax.chain(optax.sgd(1.0), search), config, {"loss": jnp.float32(0)})
+
+    def loss_of(w: Any) -> Any:
+        return 2 * jnp.sum(w**2)
+
+    @jax.jit
+    def step(w: Any, state: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(w)
+        arguments = {"value": loss, "grad": grads, "value_fn": loss_of, "update_outputs": {"loss": loss}}
+        return recorder.update(grads, state, w, **arguments)
+
+    updates, state = step(jnp.ones(2), recorder.init(jnp.ones(2)))
+    values = track_outputs(config).compute(optax.tree.get(state, "recorded"))
+    assert values["loss"] == 4.0
+    assert updates.tolist() == [-4.0 * values["learning_rate"]] * 2
+    assert 0 < values["learning_rate"] < 1
 
 
 def test_around_multi_steps_an_update_has_one_update_norm(tmp_path: Path) -> None:
