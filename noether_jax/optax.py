@@ -13,9 +13,9 @@ The update stays pure: nothing is emitted from inside of it, but by `run.step`. 
 
     nnx.update(optimizer.opt_state, nnx.state(run.step(nnx.as_pure(optimizer.opt_state))))
 
-To go on from a checkpoint of the state, make the run with `start={"update": n}`. If the run's own `state_dict` is loaded, it
-brings the interval under way: put a fresh one into the optimizer's state, `with_records(restored, optimizer.init(params))`.
-That, and `without_records`, also take the state to another config.
+To go on from a checkpoint of the state, saved after a whole update, make the run with `start={"update": n}`. Or load the run's
+own `state_dict`, which brings the interval under way, and put a fresh one into the optimizer's state:
+`with_records(restored, optimizer.init(params))`. That, and `without_records`, also take the state to another config.
 """
 
 from __future__ import annotations

@@ -79,6 +79,22 @@ def test_a_state_is_not_counted_twice(tmp_path: Path) -> None:
     run.log_writer.close()
 
 
+def test_a_run_that_starts_elsewhere_is_refused(tmp_path: Path) -> None:
+    config, loss = [{"every_n_updates": 1, "keys": ["loss"]}], {"loss": jnp.float32(1)}
+    with Run(tmp_path / "first", config) as run:
+        optimizer = record_optimizer(optax.sgd(0.1), run, loss)
+        _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, update_outputs=loss)
+        state = run.step(state)
+    run = Run(tmp_path / "second", config)
+    run.start()
+    optimizer = record_optimizer(optax.sgd(0.1), run, loss)
+    optimizer.init(PARAMS)
+    _, state = optimizer.update(PARAMS, state, PARAMS, update_outputs=loss)
+    with pytest.raises(HookOrderError, match=r"make the run with the start at which the checkpoint was saved"):
+        run.step(state)
+    run.log_writer.close()
+
+
 BASE = {"every_n_updates": 3, "keys": ["a"]}
 CHANGES = [
     ("a key more", BASE | {"keys": ["a", "b"]}),
