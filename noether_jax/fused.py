@@ -30,7 +30,7 @@ class Window(NamedTuple):
 
     Attributes:
         rows: the states of the intervals; each array has them as its leading axis.
-        ends: int32 [rows - 1], the positions at which all rows but the last end.
+        ends: int32 [rows], the positions at which the rows end; the last one is out of reach.
     """
 
     rows: TrackerState
@@ -43,12 +43,52 @@ class Tracked:
     """Hold all that a compiled function carries for a run. A pytree of fixed structure; it may be donated.
 
     Attributes:
-        position: int32, how many accumulation steps went in since `run.init`.
+        position: int32, how many accumulation steps the training has made, those before `run.init` too.
         windows: one for each callback that tracks update outputs.
     """
 
     position: Array
     windows: tuple[Window, ...] = field(default=())
+
+
+def path_to_tracked(tree: Any) -> tuple[int, ...] | None:
+    """Return the way to the first `Tracked` in a pytree, as a child's number at each level; None if there is none."""
+    if isinstance(tree, Tracked):
+        return ()
+    for number, child in enumerate(_children(tree)):
+        if (path := path_to_tracked(child)) is not None:
+            return (number, *path)
+    return None
+
+
+def at_path(tree: Any, path: tuple[int, ...]) -> Tracked | None:
+    """Return the `Tracked` at the end of a way that `path_to_tracked` returned for such a pytree; None for another's."""
+    for number in path:
+        children = _children(tree)
+        if number >= len(children):
+            return None
+        tree = children[number]
+    return tree if isinstance(tree, Tracked) else None
+
+
+def _children(tree: Any) -> list[Any]:
+    level = jax.tree_util.default_registry.flatten_one_level(tree)
+    return [] if level is None else list(level[0])
+
+
+def put_tracked(tree: Any, new: Tracked) -> Any:
+    """Return a pytree with another `Tracked` in the place of the one it has."""
+    count = sum(map(_is_tracked, jax.tree.leaves(tree, is_leaf=_is_tracked)))
+    if count != 1:
+        raise NoetherError(
+            f"run.step got a tree with {count} states of tracked update outputs; expected one: record in one place of an"
+            " optimizer, or make a run for each"
+        )
+    return jax.tree.map(lambda node: new if _is_tracked(node) else node, tree, is_leaf=_is_tracked)
+
+
+def _is_tracked(node: Any) -> bool:
+    return isinstance(node, Tracked)
 
 
 def track(trackers: tuple[Tracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
@@ -126,16 +166,19 @@ class Fused:
         example: outputs like those that will come, or their `jax.ShapeDtypeStruct`s.
         steps_per_call: the most accumulation steps that one call of `run.step` will count.
         axis_name: see `track_outputs`.
+        loaded: how many accumulation steps `load_state_dict` brought.
     """
 
-    def __init__(self, run: Run, example: Mapping[str, Any], steps_per_call: int, axis_name: AxisName | None) -> None:
+    def __init__(
+        self, run: Run, example: Mapping[str, Any], steps_per_call: int, axis_name: AxisName | None, loaded: int
+    ) -> None:
         if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
             raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
         self.run = run
         self._counter = run.counter
         self._steps_per_call = steps_per_call
-        self._base = run.counter.update * run.accumulation_steps + run.accumulated
-        self._position = 0
+        self._loaded = loaded
+        self._begun = self._position = run.counter.update * run.accumulation_steps + run.accumulated
         self._fetched: Tracked | None = None
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
         self.trackers = tuple(Tracker(callback.config, axis_name) for callback in callbacks)
@@ -155,19 +198,19 @@ class Fused:
         """Return the windows of the next call, empty, in NumPy arrays."""
         windows = []
         for source, slots, rows in zip(self._sources, self._slots, self._rows, strict=True):
-            ends = np.array(list(islice(source.ends(), rows - 1)), np.int32)
+            ends = np.array([*islice(source.ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
             blank = source.tracker.blank(slots)
             repeated = jax.tree.map(lambda array, rows=rows: np.broadcast_to(array, (rows, *array.shape)), blank)
             windows.append(Window(repeated, ends))
         return Tracked(np.int32(self._position), tuple(windows))
 
     def position_of(self, update: int) -> int:
-        """Return how many accumulation steps since `run.init` end with an update."""
-        return update * self.run.accumulation_steps - self._base
+        """Return how many accumulation steps end with an update."""
+        return update * self.run.accumulation_steps
 
     def place_of(self, step: int) -> tuple[int, int]:
-        """Return the update (from 1) and the accumulation step of a step counted from `run.init`."""
-        update, accumulation_step = divmod(self._base + step, self.run.accumulation_steps)
+        """Return the update (from 1) and the accumulation step of a step."""
+        update, accumulation_step = divmod(step, self.run.accumulation_steps)
         return update + 1, accumulation_step
 
     def step(self, tracked: Tracked, steps: int) -> Tracked:
@@ -215,10 +258,24 @@ class Fused:
                     "what run.step returned last was donated, and run.step has not seen what came of it; call run.step with it"
                     " before state_dict, tracked_values or the end of the run"
                 )
-            self._fetched = jax.device_get(self.tracked)
-            if int(self._fetched.position) != self._position:
-                raise HookOrderError(
-                    f"run.track was called {int(self._fetched.position)} times since run.init, and run.step counted"
-                    f" {self._position} accumulation steps; call run.step once for each call of run.track, or say steps=n"
-                )
+            fetched: Tracked = jax.device_get(self.tracked)
+            self._check(fetched)
+            self._fetched = fetched
         return self._fetched
+
+    def _check(self, fetched: Tracked) -> None:
+        """Refuse what has seen other steps than the run counted, or again those that `load_state_dict` brought."""
+        position = int(fetched.position)
+        if position != self._position:
+            raise HookOrderError(
+                f"run.track was called {position - self._begun} times since run.init, and run.step counted"
+                f" {self._position - self._begun} accumulation steps; call run.step once for each call of run.track, or say"
+                " steps=n; after a restart, make the run with the start at which the checkpoint was saved"
+            )
+        begun = [position - int(np.sum(window.rows.step)) for window in fetched.windows]
+        if min(begun, default=position) < self._loaded:
+            raise HookOrderError(
+                "what run.step got holds steps that load_state_dict has brought already, and that would count twice; carry what"
+                " run.init returns after it (of an optimizer: with_records(state, optimizer.init(params))), or leave it out and"
+                " make the run with the start at which the checkpoint was saved"
+            )
