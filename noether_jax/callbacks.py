@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 from noether_core import callbacks, run
 from noether_core.callbacks import CallbackBase
@@ -12,8 +12,10 @@ from noether_core.errors import HookOrderError, NoetherError
 from noether_core.loop_configs import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_jax import fused
 from noether_jax.backend import BACKEND
-from noether_jax.fused import Fused, Tracked
+from noether_jax.fused import Fused, Tracked, find_tracked, put_tracked
 from noether_jax.tracker import AxisName
+
+Tree = TypeVar("Tree")  # a pytree that holds a Tracked
 
 
 class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
@@ -76,6 +78,7 @@ class Run(run.Run):
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
     _fused: Fused | None = None
+    _loaded = 0  # accumulation steps
 
     def init(
         self, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
@@ -96,7 +99,7 @@ class Run(run.Run):
                 "this run records update outputs, and those that run.track gets never reach the host; leave record out, or"
                 " give the outputs to run.step(update_outputs=...)"
             )
-        self._fused = Fused(self, example, steps_per_call, axis_name)
+        self._fused = Fused(self, example, steps_per_call, axis_name, self._loaded)
         return self._fused.tracked
 
     def track(self, tracked: Tracked, update_outputs: Mapping[str, Any]) -> Tracked:
@@ -107,6 +110,15 @@ class Run(run.Run):
             update_outputs: a dict from names to scalars or arrays, as the example was.
         """
         return fused.track(self._used("track", tracked).trackers, tracked, update_outputs)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`.
+
+        Raises:
+            NoetherError: if the state has not this run's callbacks.
+        """
+        super().load_state_dict(state)
+        self._loaded = self.counter.update * self.accumulation_steps + self.accumulated
 
     @property
     def tracked(self) -> Tracked:
@@ -138,9 +150,12 @@ class Run(run.Run):
         times: Mapping[str, float] | None = None,
     ) -> None: ...
 
+    @overload
+    def step(self, update_outputs: Tree, *, steps: int = 1, batch: Any = None, losses: Any = None) -> Tree: ...
+
     def step(
         self,
-        update_outputs: Tracked | Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        update_outputs: Any = None,
         *,
         steps: int = 1,
         batch: Any = None,
@@ -148,12 +163,12 @@ class Run(run.Run):
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
         times: Mapping[str, float] | None = None,
-    ) -> Tracked | None:
+    ) -> Any:
         """Count and track one accumulation step, and at an interval's end log and save.
 
         Args:
-            update_outputs: as in `noether_core.run.Run.step`; or what a function that calls `track` returned, and then
-                what the next call is to carry is returned.
+            update_outputs: as in `noether_core.run.Run.step`; or what a function that calls `track` returned, alone or in
+                a pytree, such as the state of an optimizer; and then what the next call is to carry is returned.
             steps: how many accumulation steps that function made.
             batch: handed to the hooks.
             losses: handed to the hooks.
@@ -164,10 +179,19 @@ class Run(run.Run):
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        if isinstance(update_outputs, Tracked):
+        tracked = find_tracked(update_outputs) if _may_hold_tracked(update_outputs) else None
+        if tracked is not None:
             self._refuse_unless_training()
-            return self._used("step", update_outputs).step(update_outputs, steps)
+            new = self._used("step", tracked).step(tracked, steps)
+            return update_outputs if new is tracked else put_tracked(update_outputs, new)
         super().step(
             update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch, times=times
         )
         return None
+
+
+def _may_hold_tracked(given: Any) -> bool:
+    """Tell update outputs, a dict of arrays or a list of these, from a pytree of states."""
+    if isinstance(given, Mapping):
+        return any(isinstance(value, tuple | Tracked) for value in given.values())
+    return not (given is None or isinstance(given, list))

@@ -43,12 +43,36 @@ class Tracked:
     """Hold all that a compiled function carries for a run. A pytree of fixed structure; it may be donated.
 
     Attributes:
-        position: int32, how many accumulation steps went in since `run.init`.
+        position: int32, how many accumulation steps the training has made, those before `run.init` too.
         windows: one for each callback that tracks update outputs.
     """
 
     position: Array
     windows: tuple[Window, ...] = field(default=())
+
+
+def find_tracked(tree: Any) -> Tracked | None:
+    """Return the first `Tracked` in a pytree, or None; what comes after it is not looked at."""
+    if isinstance(tree, Tracked):
+        return tree
+    level = jax.tree_util.default_registry.flatten_one_level(tree)
+    children = () if level is None else level[0]
+    return next((found for child in children if (found := find_tracked(child)) is not None), None)
+
+
+def put_tracked(tree: Any, new: Tracked) -> Any:
+    """Return a pytree with another `Tracked` in the place of the one it has."""
+    count = sum(map(_is_tracked, jax.tree.leaves(tree, is_leaf=_is_tracked)))
+    if count != 1:
+        raise NoetherError(
+            f"run.step got a tree with {count} states of tracked update outputs; expected one: record in one place of an"
+            " optimizer, or make a run for each"
+        )
+    return jax.tree.map(lambda node: new if _is_tracked(node) else node, tree, is_leaf=_is_tracked)
+
+
+def _is_tracked(node: Any) -> bool:
+    return isinstance(node, Tracked)
 
 
 def track(trackers: tuple[Tracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
@@ -126,16 +150,19 @@ class Fused:
         example: outputs like those that will come, or their `jax.ShapeDtypeStruct`s.
         steps_per_call: the most accumulation steps that one call of `run.step` will count.
         axis_name: see `track_outputs`.
+        loaded: how many accumulation steps `load_state_dict` brought.
     """
 
-    def __init__(self, run: Run, example: Mapping[str, Any], steps_per_call: int, axis_name: AxisName | None) -> None:
+    def __init__(
+        self, run: Run, example: Mapping[str, Any], steps_per_call: int, axis_name: AxisName | None, loaded: int
+    ) -> None:
         if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
             raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
         self.run = run
         self._counter = run.counter
         self._steps_per_call = steps_per_call
-        self._base = run.counter.update * run.accumulation_steps + run.accumulated
-        self._position = 0
+        self._loaded = loaded
+        self._begun = self._position = run.counter.update * run.accumulation_steps + run.accumulated
         self._fetched: Tracked | None = None
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
         self.trackers = tuple(Tracker(callback.config, axis_name) for callback in callbacks)
@@ -162,12 +189,12 @@ class Fused:
         return Tracked(np.int32(self._position), tuple(windows))
 
     def position_of(self, update: int) -> int:
-        """Return how many accumulation steps since `run.init` end with an update."""
-        return update * self.run.accumulation_steps - self._base
+        """Return how many accumulation steps end with an update."""
+        return update * self.run.accumulation_steps
 
     def place_of(self, step: int) -> tuple[int, int]:
-        """Return the update (from 1) and the accumulation step of a step counted from `run.init`."""
-        update, accumulation_step = divmod(self._base + step, self.run.accumulation_steps)
+        """Return the update (from 1) and the accumulation step of a step."""
+        update, accumulation_step = divmod(step, self.run.accumulation_steps)
         return update + 1, accumulation_step
 
     def step(self, tracked: Tracked, steps: int) -> Tracked:
@@ -215,10 +242,23 @@ class Fused:
                     "what run.step returned last was donated, and run.step has not seen what came of it; call run.step with it"
                     " before state_dict, tracked_values or the end of the run"
                 )
-            self._fetched = jax.device_get(self.tracked)
-            if int(self._fetched.position) != self._position:
-                raise HookOrderError(
-                    f"run.track was called {int(self._fetched.position)} times since run.init, and run.step counted"
-                    f" {self._position} accumulation steps; call run.step once for each call of run.track, or say steps=n"
-                )
+            fetched: Tracked = jax.device_get(self.tracked)
+            self._check(fetched)
+            self._fetched = fetched
         return self._fetched
+
+    def _check(self, fetched: Tracked) -> None:
+        """Refuse what has seen other steps than the run counted, or again those that `load_state_dict` brought."""
+        position = int(fetched.position)
+        if position != self._position:
+            raise HookOrderError(
+                f"run.track was called {position - self._begun} times since run.init, and run.step counted"
+                f" {self._position - self._begun} accumulation steps; call run.step once for each call of run.track, or say"
+                " steps=n; after a restart, make the run with the start at which the checkpoint was saved"
+            )
+        begun = [position - int(np.sum(window.rows.step)) for window in fetched.windows]
+        if min(begun, default=position) < self._loaded:
+            raise HookOrderError(
+                "what run.step got holds steps that load_state_dict has brought already, and they would count twice; carry what"
+                " run.init returns after load_state_dict, or leave load_state_dict out and make the run with a start"
+            )

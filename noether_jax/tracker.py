@@ -107,13 +107,20 @@ def track_outputs(
     >>> tracker.compute(state)
     {'loss': array(1.5, dtype=float32)}
     """
+    tracker = Tracker(tracking_config(config), axis_name, precision)
+    return OutputTracker(tracker.init, tracker.update, tracker.merge, tracker.compute)
+
+
+def tracking_config(
+    config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any],
+) -> TrackAdditionalOutputsCallbackConfig:
+    """Return the config of a tracking callback that is given as one or as its fields; refuse another callback's."""
     parsed = parse_callback(config)
     if not isinstance(parsed, TrackAdditionalOutputsCallbackConfig):
         raise NoetherError(
-            f"track_outputs got a {type(parsed).__name__}; expected a TrackAdditionalOutputsCallbackConfig or its fields"
+            f"got a {type(parsed).__name__} to track outputs by; expected a TrackAdditionalOutputsCallbackConfig or its fields"
         )
-    tracker = Tracker(parsed, axis_name, precision)
-    return OutputTracker(tracker.init, tracker.update, tracker.merge, tracker.compute)
+    return parsed
 
 
 class Tracker:

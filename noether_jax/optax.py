@@ -1,0 +1,198 @@
+"""Track update outputs, and what only the optimizer knows, inside of an optax optimizer.
+
+with Run("runs/mine", callbacks="callbacks.yaml") as run:
+    optimizer = optax.chain(record_outputs(run, example), optax.adam(1e-3))
+    opt_state = optimizer.init(params)
+    for batch in batches:
+        params, opt_state = train_step(params, opt_state, batch)
+        # jitted; calls optimizer.update(grads, opt_state, params, update_outputs=outputs)
+        opt_state = run.step(opt_state)
+
+The interval under way is part of the optimizer's state: whatever carries that (`jit`, `scan`, a checkpoint) carries it too.
+The update stays pure; so a state does not emit by itself, `run.step` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing
+from noether_core.select import flatten
+from noether_jax.recorder import Recorder, RecordState, Tracking
+from noether_jax.tracker import AxisName
+
+try:
+    import optax  # type: ignore[import-untyped] # it ships without types
+
+    from noether_jax.measure import Groups, Schedule, learning_rates, norms
+except ImportError as error:
+    raise MissingDependencyError("noether_jax.optax needs optax: pip install 'noether-callbacks[jax]'") from error
+
+
+class RecordOptimizerState(NamedTuple):
+    """Hold the interval under way, and the state of the optimizer that is recorded."""
+
+    record: RecordState
+    inner_state: Any
+
+
+def record_outputs(
+    tracking: Tracking, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Return a transformation that tracks the `update_outputs` given to `update`, and leaves the updates alone.
+
+    Before `optax.MultiSteps`, as in `optax.chain(record_outputs(run, example), multi_steps.gradient_transformation())`, it
+    sees every micro-batch: give the run `accumulation_steps=k`, so that each has its update and accumulation step. Inside of
+    `MultiSteps` it sees the last micro-batch of each update and none of the others: call `run.step` once an update then, and
+    leave the run's `accumulation_steps` at 1. A `k` that varies, and updates that `should_skip_update_fn` refuses, move the
+    counts of the first apart; take the second there.
+
+    Args:
+        tracking: a run, whose callbacks track; the state goes to `run.step`. Or a config, for a state of your own: give
+            `optax.tree.get(opt_state, "recorded")` to the functions of `track_outputs(config)`; each call is an update.
+        example: update outputs, or their `jax.ShapeDtypeStruct`s, with every key that ever comes.
+        steps_per_call: as for `Run.init`.
+        axis_name: as for `track_outputs`.
+
+    Raises:
+        NoetherError: for a config that asks for what cannot be done inside of a compiled function; from `update`, if it got
+            no `update_outputs`: flax's `TrainState.apply_gradients`, for one, passes none on.
+        UpdateOutputError, MissingKeyError: from `init` and `update`, for outputs that cannot be tracked.
+
+    >>> config = {"every_n_updates": 2, "keys": ["loss"]}
+    >>> optimizer = optax.chain(record_outputs(config, {"loss": jnp.float32(0)}), optax.sgd(0.1))
+    >>> state = optimizer.init(jnp.zeros(2))
+    >>> for loss in (1.0, 2.0):
+    ...     _, state = optimizer.update(jnp.ones(2), state, update_outputs={"loss": jnp.float32(loss)})
+    >>> track_outputs(config).compute(optax.tree.get(state, "recorded"))
+    {'loss': array(1.5, dtype=float32)}
+    """
+    recorder = Recorder(tracking, steps_per_call, axis_name)
+
+    def init(params: Any) -> RecordState:
+        return recorder.init(example)
+
+    def update(
+        updates: Any, state: RecordState, params: Any = None, *, update_outputs: Any = None, **extra: Any
+    ) -> tuple[Any, RecordState]:
+        if update_outputs is None:
+            raise NoetherError(
+                "record_outputs got no update outputs; call optimizer.update(updates, state, params, update_outputs=...)"
+                " with the dict that the step computed"
+            )
+        return updates, recorder.update(state, update_outputs)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def record_optimizer(
+    optimizer: optax.GradientTransformation,
+    tracking: Tracking,
+    example: Mapping[str, Any] | None = None,
+    *,
+    groups: Groups = None,
+    learning_rate: Schedule | float | None = None,
+    steps_per_call: int = 1,
+    axis_name: AxisName | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap a whole optimizer, and track what it sees and does beside the `update_outputs` given to `update`, if any.
+
+    The keys, all float32: `grad_norm`, of what comes in; `update_norm`, of what goes out; `param_norm`, of the parameters
+    before the update; each also by group, as in `grad_norm/encoder`; and `learning_rate`, see below. What no config names
+    is not computed by a compiled update.
+
+    Around `optax.MultiSteps`, with a run of `accumulation_steps=k`, `grad_norm` is tracked of each micro-batch, and the others
+    once an update, at its last micro-batch. Inside of `MultiSteps`, `grad_norm` is of the mean gradient; for the rest, see
+    `record_outputs`.
+
+    Args:
+        optimizer: what to wrap; `optax.MultiSteps` by its `gradient_transformation()`.
+        tracking: as for `record_outputs`.
+        example: likewise; None if `update` is given no update outputs.
+        groups: labels of the parameters, or a function that gives them, as for `optax.multi_transform`; None: their
+            top-level keys.
+        learning_rate: the number, or the schedule, which gets the optimizer's own count; None: what
+            `optax.inject_hyperparams` uses, and no such key without it. Several have `learning_rate/group`.
+        steps_per_call: as for `Run.init`.
+        axis_name: as for `track_outputs`.
+
+    Raises:
+        NoetherError, UpdateOutputError, MissingKeyError: as `record_outputs`.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+    recorder = Recorder(tracking, steps_per_call, axis_name)
+
+    def of_update(updates: Any, params: Any, before: Any, after: Any) -> dict[str, jax.Array]:
+        numbers = norms("update_norm", updates, groups) | learning_rates(before, after, learning_rate)
+        return numbers if params is None else numbers | norms("param_norm", params, groups)
+
+    def init(params: Any) -> RecordOptimizerState:
+        given, state = flatten(example or {}), inner.init(params)
+        own = jax.eval_shape(
+            lambda params, state: norms("grad_norm", params, groups) | of_update(params, params, state, state),
+            *(params, state),
+        )
+        if both := [key for key in own if key in given]:
+            raise UpdateOutputError(
+                f"the example has {listing(both)}, which record_optimizer tracks itself; give these outputs other names"
+            )
+        return RecordOptimizerState(recorder.init(given | own), state)
+
+    def update(
+        updates: Any, state: RecordOptimizerState, params: Any = None, *, update_outputs: Any = None, **extra: Any
+    ) -> tuple[Any, RecordOptimizerState]:
+        passed = extra if update_outputs is None else extra | {"update_outputs": update_outputs}
+        new, inner_state = inner.update(updates, state.inner_state, params, **passed)
+        if params is None and any(key.split("/")[0] == "param_norm" for key in state.record.keys):
+            raise NoetherError(
+                "param_norm is tracked, and update got no params; call optimizer.update(grads, state, params)"
+            )
+        outputs = flatten(update_outputs or {}) | norms("grad_norm", updates, groups)
+        record = recorder.update(state.record, outputs, of_update(new, params, state.inner_state, inner_state))
+        return new, RecordOptimizerState(record, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def without_records(opt_state: Any) -> Any:
+    """Return an optimizer's state without what was recorded, whose structure is the same under every config.
+
+    So a checkpoint of it, or of the whole state and read with `partial_restore=True`, can be restored under another config:
+
+        target = without_records(optimizer.init(params))
+        restored = checkpointer.restore(path, args=PyTreeRestore(target, partial_restore=True))
+        opt_state = with_records(restored, optimizer.init(params))
+    """
+    return jax.tree.map(
+        lambda node: RecordState(None, None) if _is_record(node) else node, opt_state, is_leaf=_is_record
+    )
+
+
+def with_records(opt_state: Any, fresh: Any) -> Any:
+    """Return an optimizer's state with the records of another one of the same optimizer, such as a fresh one.
+
+    Raises:
+        NoetherError: if `fresh` has no records in the places where `opt_state` has them.
+    """
+    try:
+        return jax.tree.map(
+            lambda own, new: _record(new) if _is_record(own) else own, opt_state, fresh, is_leaf=_is_record
+        )
+    except ValueError as error:
+        raise NoetherError(
+            f"with_records got the states of two different optimizers: {error}. Give it the state to go on with, and then"
+            " optimizer.init(params) of the same optimizer"
+        ) from error
+
+
+def _is_record(node: Any) -> bool:
+    return isinstance(node, RecordState)
+
+
+def _record(node: Any) -> RecordState:
+    if not isinstance(node, RecordState) or node.recorded is None:
+        raise ValueError("the second has no record where the first has one")
+    return node

@@ -1,0 +1,99 @@
+"""Hold the interval under way in an optimizer's state; see `noether_jax.optax`."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from noether_core.callbacks import TrackAdditionalOutputsCallback
+from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import NoetherError
+from noether_jax import fused
+from noether_jax.callbacks import Run
+from noether_jax.fused import Tracked
+from noether_jax.tracker import AxisName, Tracker, TrackerState, tracking_config
+
+Tracking = Run | TrackAdditionalOutputsCallbackConfig | Mapping[str, Any]
+
+
+class RecordState(NamedTuple):
+    """Hold the interval under way; `optax.tree.get(opt_state, "recorded")` finds it.
+
+    Attributes:
+        recorded: what a run carries; or a config's `TrackerState`; or None, see `without_records`.
+        schema: a dict whose one key stands for the config and the example, so that a checkpoint that was made with others
+            has another structure, and is not taken for one of these.
+    """
+
+    recorded: Tracked | TrackerState | None
+    schema: dict[str, jax.Array] | None
+
+    @property
+    def keys(self) -> set[str]:
+        """Return the keys that are tracked."""
+        states = jax.tree.leaves(self.recorded, is_leaf=lambda node: isinstance(node, TrackerState))
+        return {slot.key for state in states if isinstance(state, TrackerState) for slot in state.slots}
+
+
+class Recorder:
+    """Hold what both transformations do with the update outputs."""
+
+    def __init__(self, tracking: Tracking, steps_per_call: int, axis_name: AxisName | None) -> None:
+        self._run = tracking if isinstance(tracking, Run) else None
+        if isinstance(tracking, Run):
+            callbacks = [each for each in tracking.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
+            configs = [callback.config for callback in callbacks]
+        else:
+            configs = [tracking_config(tracking)]
+            if steps_per_call != 1:
+                raise NoetherError(
+                    f"got steps_per_call={steps_per_call} for a config; a run counts calls, give the run"
+                )
+        self._trackers = tuple(Tracker(config, axis_name) for config in configs)
+        # those of an accumulation step that does not end its update: what comes once an update may be absent
+        lenient = [config.model_copy(update={"missing": "skip"}) for config in configs]
+        self._lenient = tuple(Tracker(config, axis_name) for config in lenient)
+        self._steps_per_call, self._axis_name = steps_per_call, axis_name
+
+    def init(self, example: Mapping[str, Any]) -> RecordState:
+        """Return the state of no values."""
+        recorded: Tracked | TrackerState
+        if self._run is None:
+            recorded = self._trackers[0].init(example)
+        else:
+            with jax.ensure_compile_time_eval():  # the run keeps it, also if this is traced
+                recorded = self._run.init(example, steps_per_call=self._steps_per_call, axis_name=self._axis_name)
+            recorded = jax.tree.map(jnp.array, recorded)  # a copy, for it may be donated
+        return RecordState(recorded, {self._schema(recorded): jnp.zeros((), jnp.uint32)})
+
+    def _schema(self, recorded: Tracked | TrackerState) -> str:
+        """Return a name for what the numbers in a state mean."""
+        fields = {"every_n_epochs", "every_n_updates", "every_n_samples", "reduce", "weight"}
+        meaning = [tracker.config.model_dump(include=fields) for tracker in self._trackers]
+        arrays = jax.tree.map(lambda array: (array.shape, array.dtype.name), recorded)
+        return f"of_{zlib.crc32(repr((meaning, arrays)).encode()):08x}"
+
+    def update(
+        self, state: RecordState, outputs: Mapping[str, Any], of_update: Mapping[str, Any] | None = None
+    ) -> RecordState:
+        """Return the state with one accumulation step's outputs merged in, and with its update's if it ends one."""
+        recorded, both = state.recorded, {**outputs, **(of_update or {})}
+        if isinstance(recorded, TrackerState) and self._run is None:
+            return state._replace(recorded=self._trackers[0].update(recorded, both))
+        if not isinstance(recorded, Tracked) or self._run is None:
+            raise NoetherError(
+                f"update got a state that records {type(recorded).__name__}; expected what init returned, or with_records"
+            )
+        steps = self._run.accumulation_steps
+        if of_update is None or steps == 1:
+            return state._replace(recorded=fused.track(self._trackers, recorded, both))
+        new = jax.lax.cond(
+            recorded.position % steps == steps - 1,
+            lambda: fused.track(self._trackers, recorded, both),
+            lambda: fused.track(self._lenient, recorded, outputs),
+        )
+        return state._replace(recorded=new)
