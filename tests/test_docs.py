@@ -19,7 +19,7 @@ PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / 
 COMMAND = re.compile(r"`python -m examples\.(\w+)`")
 SHOWN = [name for name, text in PAGES.items() if COMMAND.search(text)]
 COMPARED = [name for name, text in PAGES.items() if "```diff" in text]
-LINES = {"jax_fused": 5}  # its page says why; elsewhere at most three
+LINES = {"jax_fused": 5, "optax_chain": 6}  # their pages say why; elsewhere at most three
 MARK = "  # +"
 
 
