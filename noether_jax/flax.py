@@ -40,9 +40,9 @@ def intermediate_outputs(
     tuple, its parts have their index at the end: `weights/0` and `weights/1`.
 
     Args:
-        intermediates: for NNX, what `nnx.capture` returned beside the result, with its `method_outputs` or without (or what
-            `nnx.pop` returned); for Linen, the collection that `apply` returned with `mutable=["intermediates"]` or with
-            `capture_intermediates`.
+        intermediates: for NNX, the State that `nnx.capture` returned beside the result, with `method_outputs` or without, or
+            that `nnx.pop` returned; for Linen, the collection that `apply` returned with `mutable=["intermediates"]` or with
+            `capture_intermediates`; or, of either, gradients with respect to what `perturb` adds.
         patterns: literal parts of keys, to return the ones that contain any of these; None: all.
         statistics: functions from an array to an array, by the names to track them under, as in
             `blocks/0/attention/weights/max`; None: the intermediates themselves.

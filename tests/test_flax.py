@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import runpy
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from flax import linen as nn
 from flax import nnx
 from flax_models import Block, LinenNetwork, Network, batch
 
+import noether_jax.flax
 from noether_core import NoetherError, UpdateOutputError, read_run
 from noether_jax.flax import intermediate_outputs
 
@@ -94,6 +96,36 @@ def test_what_is_popped_off_an_nnx_model_has_the_same_keys() -> None:
     assert shapes(intermediate_outputs(nnx.pop(model, nnx.Intermediate))) == shapes(intermediate_outputs(sown))
 
 
+class Perturbed(nnx.Module):
+    def __init__(self) -> None:
+        self.layer = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return 3 * self.perturb("hidden", self.layer(x)).sum()
+
+
+class LinenPerturbed(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return 3 * self.perturb("hidden", nn.Dense(4)(x)).sum()
+
+
+def test_gradients_of_intermediates_have_keys_too() -> None:
+    model, x = nnx.Dict(inner=Perturbed()), batch(0)
+    _, zeros = nnx.capture(lambda model: model.inner(x), nnx.Perturbation)(model)
+
+    def loss(model: nnx.Dict, zeros: nnx.State) -> jax.Array:
+        return nnx.capture(lambda model: model.inner(x), nnx.Intermediate, init=zeros)(model)[0]
+
+    gradients = nnx.grad(loss, argnums=1)(model, zeros)
+    variables = LinenPerturbed().init(jax.random.key(0), x)
+    of_linen = jax.grad(lambda variables: LinenPerturbed().apply(variables, x))(variables)["perturbations"]
+    for key, found in {"inner/hidden": gradients, "hidden": of_linen}.items():
+        outputs = intermediate_outputs(found)
+        assert list(outputs) == [key]
+        np.testing.assert_array_equal(outputs[key], jnp.full((5, 4), 3.0))
+
+
 def test_patterns_and_statistics() -> None:
     _, sown = nnx.capture(Network(), nnx.Intermediate)(batch(0))
     statistics = {"max": jnp.max, "rms": lambda x: jnp.sqrt(jnp.mean(x**2))}
@@ -119,6 +151,12 @@ def test_what_cannot_work_says_so() -> None:
         intermediate_outputs(result[1], "norms")
     with pytest.raises(UpdateOutputError, match=r"two intermediates have the key 'pair/0'; rename"):
         intermediate_outputs({"pair": {"__call__": ((1.0, 2.0),), "0": {"__call__": (3.0,)}}})
+
+
+def test_the_docstrings_examples_run() -> None:
+    failed, tried = doctest.testmod(noether_jax.flax)
+    assert tried
+    assert not failed
 
 
 def test_a_missing_flax_is_explained() -> None:
