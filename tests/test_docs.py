@@ -156,12 +156,15 @@ def test_what_a_page_points_to_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
 def test_the_lines_of_python_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for language, file in (("yaml", "callbacks.yaml"),):
-        for block in blocks(name, language):
-            Path(file).write_text(block, encoding="utf-8")
-    for block in blocks(name, "python"):
-        exec(compile(block, f"docs/{name}.md", "exec"), {})
+    """Run them beside each of the page's YAML blocks, as `callbacks.yaml`."""
+    for number, config in enumerate(blocks(name, "yaml") or [""]):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        monkeypatch.chdir(directory)
+        Path("callbacks.yaml").write_text(config, encoding="utf-8")
+        for block in blocks(name, "python"):
+            exec(compile(block, f"docs/{name}.md", "exec"), {})
+        assert list(directory.glob("runs/*/metrics/1.jsonl"))
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "yaml")])
