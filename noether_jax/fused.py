@@ -30,7 +30,7 @@ class Window(NamedTuple):
 
     Attributes:
         rows: the states of the intervals; each array has them as its leading axis.
-        ends: int32 [rows - 1], the positions at which all rows but the last end.
+        ends: int32 [rows], the positions at which the rows end; the last one is out of reach.
     """
 
     rows: TrackerState
@@ -182,7 +182,7 @@ class Fused:
         """Return the windows of the next call, empty, in NumPy arrays."""
         windows = []
         for source, slots, rows in zip(self._sources, self._slots, self._rows, strict=True):
-            ends = np.array(list(islice(source.ends(), rows - 1)), np.int32)
+            ends = np.array([*islice(source.ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
             blank = source.tracker.blank(slots)
             repeated = jax.tree.map(lambda array, rows=rows: np.broadcast_to(array, (rows, *array.shape)), blank)
             windows.append(Window(repeated, ends))
@@ -259,6 +259,7 @@ class Fused:
         begun = [position - int(np.sum(window.rows.step)) for window in fetched.windows]
         if min(begun, default=position) < self._loaded:
             raise HookOrderError(
-                "what run.step got holds steps that load_state_dict has brought already, and they would count twice; carry what"
-                " run.init returns after load_state_dict, or leave load_state_dict out and make the run with a start"
+                "what run.step got holds steps that load_state_dict has brought already, and that would count twice; carry what"
+                " run.init returns after it (of an optimizer: with_records(state, optimizer.init(params))), or leave it out and"
+                " make the run with the start at which the checkpoint was saved"
             )

@@ -52,8 +52,8 @@ def _labelled(tree: Any, groups: Groups) -> Iterator[tuple[str, Any]]:
         parts = jax.tree.map(lambda label, part: (str(label), jax.tree.leaves(part)), labels, tree)
     except ValueError as error:
         raise NoetherError(
-            f"the labels in groups do not fit the parameters: {error}. Give a label for each, or for each subtree, as"
-            " optax.multi_transform takes them"
+            "the labels in groups do not fit the parameters; give a label for each, or for each subtree, as"
+            f" optax.multi_transform takes them: {error}"
         ) from error
     for label, leaves in jax.tree.leaves(parts, is_leaf=lambda node: isinstance(node, tuple) and len(node) == 2):
         for leaf in leaves:

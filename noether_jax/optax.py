@@ -62,6 +62,8 @@ def record_outputs(
             no `update_outputs`: flax's `TrainState.apply_gradients`, for one, passes none on.
         UpdateOutputError, MissingKeyError: from `init` and `update`, for outputs that cannot be tracked.
 
+    >>> import jax.numpy as jnp
+    >>> from noether_jax import track_outputs
     >>> config = {"every_n_updates": 2, "keys": ["loss"]}
     >>> optimizer = optax.chain(record_outputs(config, {"loss": jnp.float32(0)}), optax.sgd(0.1))
     >>> state = optimizer.init(jnp.zeros(2))
@@ -183,8 +185,8 @@ def with_records(opt_state: Any, fresh: Any) -> Any:
         )
     except ValueError as error:
         raise NoetherError(
-            f"with_records got the states of two different optimizers: {error}. Give it the state to go on with, and then"
-            " optimizer.init(params) of the same optimizer"
+            "with_records got the states of two different optimizers; give it the state to go on with, and then"
+            f" optimizer.init(params) of the same optimizer: {error}"
         ) from error
 
 

@@ -179,7 +179,7 @@ class Tracker:
     def blank(self, slots: tuple[Slot, ...]) -> TrackerState:
         """Return the state of no values, in NumPy arrays."""
         return TrackerState(
-            words.initial(self._ops, self.columns, len(slots), 0, -1),
+            words.initial(self._ops, self.columns, max(1, len(slots)), 0, -1),  # Orbax saves no array without elements
             {slot.key: np.zeros(*_kept(slot)) for slot in slots if self._keeps(slot.key)},
             np.zeros((), np.int32),
             slots,
