@@ -1,9 +1,10 @@
 """Track what Flax models keep aside, of NNX and of Linen, and track update outputs as an NNX metric.
 
-logits, intermediates = nnx.capture(model, nnx.Intermediate)(images)                          # NNX
-logits, variables = model.apply({"params": params}, images, mutable=["intermediates"])        # Linen
-...
+logits, intermediates = nnx.capture(model, nnx.Intermediate)(images)                    # in NNX
 run.step({"loss": loss, **intermediate_outputs(intermediates)})
+
+logits, variables = model.apply({"params": params}, images, mutable=["intermediates"])  # in Linen
+run.step({"loss": loss, **intermediate_outputs(variables["intermediates"])})
 """
 
 from __future__ import annotations
@@ -99,12 +100,16 @@ def _matching(patterns: Sequence[str], keys: tuple[str, ...]) -> tuple[str, ...]
 class TrackOutputs(nnx.Metric):
     """Reduce update outputs as an NNX metric, alone or in an `nnx.MultiMetric`: in the bits that a `Run` logs.
 
-    `update` and `reset` may be called inside of `nnx.jit`. The state is a variable of fixed structure.
+    `update` and `reset` may be called inside of `nnx.jit`; `compute` is for outside. What it returns can be logged, as in
+    `run.log_writer.add_scalar`, or be an update output itself: `run.step({**outputs, "test": metric.compute()})`.
 
     Args:
         config: a `TrackAdditionalOutputsCallbackConfig`, or its fields as a dict. Its interval is not looked at: it lasts
             from one `reset` to the next.
         example: what `update` will get, with every key that ever comes: arrays, or their `jax.ShapeDtypeStruct`s.
+
+    Attributes:
+        state: the variable that holds it all, a `TrackerState`, whose structure never changes.
 
     Raises:
         NoetherError: if the config asks for what cannot be done inside of a compiled function.
