@@ -107,9 +107,8 @@ def test_without_the_added_lines_it_is_a_loop_that_needs_nothing_of_ours(name: s
     found = subprocess.run(undefined, input=plain, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
     rest = plain.partition('"""\n\n')[2]  # after the docstring
-    assert re.findall(r".*noether.*", rest) == [
-        "from noether_core.cli import app"
-    ]  # which shows the run, once it is done
+    shows_the_run = "from noether_core.cli import app"
+    assert re.findall(r".*noether.*", rest) == [shows_the_run]
 
 
 # ------------------------------------------------------------------ the examples
