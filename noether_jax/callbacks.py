@@ -12,7 +12,7 @@ from noether_core.errors import HookOrderError, NoetherError
 from noether_core.loop_configs import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_jax import fused
 from noether_jax.backend import BACKEND
-from noether_jax.fused import Fused, Tracked, find_tracked, put_tracked
+from noether_jax.fused import Fused, Tracked, at_path, path_to_tracked, put_tracked
 from noether_jax.tracker import AxisName
 
 Tree = TypeVar("Tree")  # a pytree that holds a Tracked
@@ -79,6 +79,7 @@ class Run(run.Run):
     }
     _fused: Fused | None = None
     _loaded = 0  # accumulation steps
+    _path: tuple[int, ...] = ()  # to the Tracked in what step gets
 
     def init(
         self, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
@@ -179,7 +180,7 @@ class Run(run.Run):
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        tracked = find_tracked(update_outputs) if _may_hold_tracked(update_outputs) else None
+        tracked = self._tracked_in(update_outputs)
         if tracked is not None:
             self._refuse_unless_training()
             new = self._used("step", tracked).step(tracked, steps)
@@ -189,9 +190,13 @@ class Run(run.Run):
         )
         return None
 
-
-def _may_hold_tracked(given: Any) -> bool:
-    """Tell update outputs, a dict of arrays or a list of these, from a pytree of states."""
-    if isinstance(given, Mapping):
-        return any(isinstance(value, tuple | Tracked) for value in given.values())
-    return not (given is None or isinstance(given, list))
+    def _tracked_in(self, given: Any) -> Tracked | None:
+        """Return the `Tracked` that a pytree holds; None for update outputs, which are a dict of arrays or a list of these."""
+        if given is None or isinstance(given, list):
+            return None
+        if isinstance(given, Mapping) and not any(isinstance(value, tuple | Tracked) for value in given.values()):
+            return None
+        tracked = at_path(given, self._path)
+        if tracked is None and (path := path_to_tracked(given)) is not None:
+            self._path, tracked = path, at_path(given, path)
+        return tracked

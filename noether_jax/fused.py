@@ -51,13 +51,29 @@ class Tracked:
     windows: tuple[Window, ...] = field(default=())
 
 
-def find_tracked(tree: Any) -> Tracked | None:
-    """Return the first `Tracked` in a pytree, or None; what comes after it is not looked at."""
+def path_to_tracked(tree: Any) -> tuple[int, ...] | None:
+    """Return the way to the first `Tracked` in a pytree, as a child's number at each level; None if there is none."""
     if isinstance(tree, Tracked):
-        return tree
+        return ()
+    for number, child in enumerate(_children(tree)):
+        if (path := path_to_tracked(child)) is not None:
+            return (number, *path)
+    return None
+
+
+def at_path(tree: Any, path: tuple[int, ...]) -> Tracked | None:
+    """Return the `Tracked` at the end of a way that `path_to_tracked` returned for such a pytree; None for another's."""
+    for number in path:
+        children = _children(tree)
+        if number >= len(children):
+            return None
+        tree = children[number]
+    return tree if isinstance(tree, Tracked) else None
+
+
+def _children(tree: Any) -> list[Any]:
     level = jax.tree_util.default_registry.flatten_one_level(tree)
-    children = () if level is None else level[0]
-    return next((found for child in children if (found := find_tracked(child)) is not None), None)
+    return [] if level is None else list(level[0])
 
 
 def put_tracked(tree: Any, new: Tracked) -> Any:

@@ -9,7 +9,13 @@ with Run("runs/mine", callbacks="callbacks.yaml") as run:
         opt_state = run.step(opt_state)
 
 The interval under way is part of the optimizer's state: whatever carries that (`jit`, `scan`, a checkpoint) carries it too.
-The update stays pure; so a state does not emit by itself, `run.step` does.
+The update stays pure: nothing is emitted from inside of it, but by `run.step`. Of an `nnx.Optimizer`:
+
+    nnx.update(optimizer.opt_state, nnx.state(run.step(nnx.as_pure(optimizer.opt_state))))
+
+To go on from a checkpoint of the state, make the run with `start={"update": n}`. If the run's own `state_dict` is loaded, it
+brings the interval under way: put a fresh one into the optimizer's state, `with_records(restored, optimizer.init(params))`.
+That, and `without_records`, also take the state to another config.
 """
 
 from __future__ import annotations
