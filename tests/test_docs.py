@@ -127,7 +127,7 @@ def test_the_example_shows_what_its_page_shows(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "run")])
     monkeypatch.delenv("COLUMNS", raising=False)
-    runpy.run_module(f"examples.{example(name)}", run_name="__main__")
+    runpy.run_path(str(ROOT / "examples" / f"{example(name)}.py"), run_name="__main__")
     text = blocks(name, "text")[0]
     assert text.startswith(f"runs/{example(name)}\n")
     assert rows(text) == rows(capsys.readouterr().out) != []
