@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-full check lint types format clean
+.PHONY: demo docs test test-full check lint types format clean
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -13,6 +13,9 @@ WORKERS ?= 2
 
 demo: .venv/.ready ## train both workloads in both frameworks, and show them side by side
 	$(BIN)/noether-parity demo
+
+docs: .venv/.ready ## run every example again, for the pages' outputs and pictures
+	$(BIN)/python docs/make.py
 
 test: .venv/.ready lint types ## every check
 	$(BIN)/pytest -n $(WORKERS)

@@ -6,7 +6,6 @@ loaded; the replays run here, where both are.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ import threading
 import time
 from pathlib import Path
 
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -25,6 +23,7 @@ import noether_jax
 import noether_torch
 from noether_core import read_run
 from noether_core.errors import NoetherError, listing
+from noether_core.inspect.picture import save_svg
 from noether_core.parity import compare_runs, differing_files, read_recording, replay
 from noether_core.parity.report import drift_sentence, side_by_side
 from noether_core.run import Run
@@ -189,7 +188,7 @@ def report(out: Path, svg: Path | None, console: Console) -> int:
         parts += [Text(), side_by_side(title, drift, names), *sentences]
     console.print(Group(*parts))
     if svg is not None:
-        save_svg(Group(*parts), svg)
+        save_svg(Group(*parts), svg, "make demo", width=112)
     console.print(
         f"\nThe runs are in {out}: look at one with `noether-parity show {out / 'digits' / 'jax'}`.",
         highlight=False,
@@ -209,12 +208,3 @@ def _clear(out: Path) -> None:
             f"--out {str(out)!r} holds {listing(strangers)}; give an empty or new directory for the demo's runs"
         )
     shutil.rmtree(out, ignore_errors=True)
-
-
-def save_svg(screen: RenderableType, path: Path) -> None:
-    """Save a screen as an SVG that loads nothing from elsewhere."""
-    picture = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    picture.print(screen)
-    self_contained = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save_svg(str(path), title="make demo", code_format=self_contained)

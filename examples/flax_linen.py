@@ -48,8 +48,7 @@ def main():
     training, model, optimizer = data.load()[0], Network(), optax.MultiSteps(optax.adam(3e-3), 2)
     params = model.init(jax.random.key(0), training.images)["params"]
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
-    run = noether_jax.Run(OUT, CALLBACKS, updates_per_epoch=22, effective_batch_size=64, accumulation_steps=2)  # +
-    with run:
+    with noether_jax.Run(OUT, CALLBACKS, updates_per_epoch=22, accumulation_steps=2) as run:  # +
         for images, labels in data.batches(training, 4):
             state, outputs, intermediates = train_step(state, images, labels)
             run.step({**outputs, **noether_jax.flax.intermediate_outputs(intermediates)})  # +

@@ -18,7 +18,7 @@ from noether_torch.lightning import TrackOutputs  # +
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/lightning_digits"
 CALLBACKS = [
     {"every_n_epochs": 1, "keys": ["loss", "accuracy"]},
-    {"every_n_updates": 15, "patterns": ["_loss"], "reduce": ["mean", "std"]},
+    {"every_n_updates": 5, "patterns": ["_loss"], "reduce": ["mean", "std"]},
 ]
 
 

@@ -1,6 +1,6 @@
 """Track inside of an optax optimizer, whose state carries the numbers through a compiled scan over a whole epoch.
 
-The added lines end in `# +`: two more than in `examples/optax_plain.py`, for here no output leaves the compiled function.
+The added lines end in `# +`: three more than in `examples/optax_plain.py`, for here no output leaves the compiled function.
 Run it from the repository's root: `python -m examples.optax_chain`.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     training, params = data.load()[0], jax.tree.map(jax.numpy.asarray, data.initial_weights())
     schedule = optax.cosine_decay_schedule(3e-3, EPOCHS * 44)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.inject_hyperparams(optax.adam)(schedule))
-    example = jax.eval_shape(loss_and_outputs, params, *training)[1]
+    example = jax.eval_shape(loss_and_outputs, params, *training)[1]  # +
     with noether_jax.Run(OUT, CALLBACKS, updates_per_epoch=44, effective_batch_size=32) as run:  # +
         optimizer = noether_jax.optax.record_optimizer(optimizer, run, example, steps_per_call=44)  # +
         opt_state = optimizer.init(params)

@@ -17,7 +17,7 @@ from noether_torch.transformers import TrackOutputs, record  # +
 
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/transformers_trainer"
 CALLBACKS = [
-    {"every_n_updates": 10, "patterns": ["_loss"]},
+    {"every_n_updates": 5, "patterns": ["_loss"]},
     {"every_n_epochs": 1, "patterns": ["_loss"], "reduce": "std"},
 ]
 

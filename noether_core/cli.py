@@ -18,6 +18,7 @@ from noether_core.emit.export import export_run
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
 from noether_core.inspect.explain import explain_together, read_outputs, render
+from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
 from noether_core.inspect.text import inert
 
@@ -53,9 +54,15 @@ def demo(
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def show(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    svg: Annotated[Path | None, typer.Option(help="Also save it as a picture.")] = None,
+) -> None:
     """Show a run: its series with sparklines, and its saved arrays."""
-    _console().print(show_run(read_run(run)))
+    screen = show_run(read_run(run))
+    _console().print(screen)
+    if svg is not None:
+        save_svg(screen, svg, f"noether-parity show {inert(str(run))}")
 
 
 @app.command("explain")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ from torch import Tensor, nn
 from noether_core import NoetherError, UpdateOutputError, read_run
 from noether_torch import Run as PlainRun
 from noether_torch.accelerate import Run
-
-ROOT = Path(__file__).parents[1]
 
 BATCHES, BATCH_SIZE = 7, 4
 CONFIGS = [
@@ -185,14 +181,3 @@ def test_what_cannot_work_says_so(tmp_path: Path) -> None:
         Run(tmp_path, [config], accelerator=Accelerator(cpu=True), trackers="console")
     with Run(tmp_path, [config], accelerator=Accelerator(cpu=True)) as run, pytest.raises(UpdateOutputError):
         run.step({"loss": "high"})
-
-
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "run")])
-    runpy.run_module("examples.accelerate_digits", run_name="__main__")
-    assert "loss/E1" in capsys.readouterr().out
-    run = read_run(tmp_path / "run")
-    assert [point.epoch for point in run.series["loss/E1"]] == [1, 2, 3, 4]
-    lines = (ROOT / "examples" / "accelerate_digits.py").read_text(encoding="utf-8").splitlines()
-    assert 2 <= sum(line.endswith("  # +") for line in lines) <= 3
-    assert len(lines) <= 60

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import gc
-import runpy
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from torch import Tensor, nn
 from noether_core import NoetherError, read_run
 from noether_torch import Run
 from noether_torch.capture import capture_activations
-
-ROOT = Path(__file__).parents[1]
 
 CONFIG = {"every_n_updates": 2, "keys": ["loss"], "patterns": ["activations/"], "reduce": ["mean", "max", "count"]}
 
@@ -185,16 +181,3 @@ def test_what_cannot_work_says_so() -> None:
         capture_activations(Network(), ["head", "encodr"])
     with pytest.raises(NoetherError, match=r"string 'head'; write a list: \['head'\]"):
         capture_activations(Network(), "head")
-
-
-# torch.compile's own tracing uses what PyTorch deprecates
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "run")])
-    runpy.run_module("examples.torch_plain", run_name="__main__")
-    assert "loss/E1" in capsys.readouterr().out
-    run = read_run(tmp_path / "run")
-    assert [point.epoch for point in run.series["loss/E1"]] == [1, 2, 3, 4]
-    lines = (ROOT / "examples" / "torch_plain.py").read_text(encoding="utf-8").splitlines()
-    assert 2 <= sum(line.endswith("  # +") for line in lines) <= 3
-    assert len(lines) <= 60

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -86,7 +88,7 @@ def outputs(tmp_path: Path) -> Path:
     ("arguments", "phrases"),
     [
         (["--help"], ["demo", "show", "explain", "Usage"]),
-        (["show", "--help"], ["A run directory"]),
+        (["show", "--help"], ["A run directory", "--svg"]),
         (["explain", "--help"], ["callbacks", ".json, .yaml or .safetensors"]),
         (["demo", "--help"], ["--out", "--svg"]),
     ],
@@ -121,6 +123,17 @@ def test_show_exits_0(run_path: Path) -> None:
     assert done.exit_code == 0
     assert "loss/U1" in done.output
     assert "saved arrays" in done.output
+
+
+def test_show_saves_a_picture_that_loads_nothing(run_path: Path) -> None:
+    run_path = run_path.rename(run_path.with_name("a <b> & c"))
+    picture = run_path.parent / "pictures" / "run.svg"
+    done = CliRunner().invoke(app, ["show", str(run_path), "--svg", str(picture)])
+    assert (done.exit_code, "loss/U1" in done.output) == (0, True)
+    source = picture.read_text(encoding="utf-8")
+    shown = " ".join("".join(ET.fromstring(source).itertext()).replace("\xa0", " ").split())
+    assert all(phrase in shown for phrase in ("noether-parity show", "a <b> & c", "loss/U1", "█▃▁", "saved arrays"))
+    assert not re.search(r"@font-face|@import|<script|<image|href=", source)
 
 
 def test_explain_exits_0_when_all_is_well(config: Path, outputs: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tool_readers import mlflow_runs, trackio_runs, wandb_runs
+from tool_readers import mlflow_runs, tensorboard_series, trackio_runs, wandb_runs
 
 from noether_core import LogWriter, MissingDependencyError, NoetherError, UpdateCounter, read_run
 from noether_core.cli import main
@@ -60,11 +59,6 @@ def expected(path: Path, key: str = "loss/U1") -> list[tuple[int, Any]]:
     return [(point.update, point.value) for point in read_run(path).series[key]]
 
 
-def tensorboard(path: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
-
-
 def single(value: float) -> float:
     with np.errstate(over="ignore"):
         return float(np.float32(value))
@@ -83,7 +77,7 @@ def test_each_tool_gets_each_update_once_even_when_exported_twice(run_path: Path
     trackio = trackio_runs(paths["trackio"])
     mlflow = mlflow_runs(paths["mlflow"])
     assert list(trackio) == list(mlflow) == ["airfoil"]
-    curves = tensorboard(paths["tensorboard"])
+    curves = tensorboard_series(paths["tensorboard"])
     for key in ("loss/U1", "gone", "third"):
         exact = expected(run_path, key)
         assert equal(wandb[key], exact)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from noether_core import HookOrderError, MissingKeyError, NoetherError, read_run
 from noether_torch import Run
 from noether_torch.lightning import TrackOutputs
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = [
     {"every_n_updates": 3, "keys": ["loss"], "patterns": ["part/"]},
     {"every_n_epochs": 1, "keys": ["loss"], "reduce": ["mean", "last", "count"]},
@@ -338,14 +336,3 @@ def test_the_end_of_a_run_refuses_more_steps(tmp_path: Path) -> None:
     assert callback.run is not None
     with pytest.raises(HookOrderError, match="finished"):
         callback.run.step({})
-
-
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "run")])
-    runpy.run_module("examples.lightning_digits", run_name="__main__")
-    assert "loss/E1" in capsys.readouterr().out
-    run = read_run(tmp_path / "run")
-    assert [point.epoch for point in run.series["loss/E1"]] == [1, 2, 3, 4]
-    lines = (ROOT / "examples" / "lightning_digits.py").read_text(encoding="utf-8").splitlines()
-    assert 2 <= sum(line.endswith("  # +") for line in lines) <= 3
-    assert len(lines) <= 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +30,6 @@ from optax_cases import (
     stepping,
 )
 
-from noether_core import read_run
 from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, UpdateOutputError
 from noether_jax import Run, track_outputs
 from noether_jax.optax import record_optimizer, record_outputs, with_records, without_records
@@ -257,22 +255,6 @@ def test_step_takes_any_tree_that_holds_what_is_tracked(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- the examples
-
-
-@pytest.mark.parametrize(("name", "marked"), [("optax_plain", 3), ("optax_chain", 5)])
-def test_the_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, marked: int
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "run")])
-    monkeypatch.delitem(sys.modules, "examples.optax_plain", raising=False)  # the other example imports it
-    runpy.run_module(f"examples.{name}", run_name="__main__")
-    assert "loss/E1" in capsys.readouterr().out
-    run = read_run(tmp_path / "run")
-    assert [point.epoch for point in run.series["loss/E1"]] == [1, 2, 3, 4]
-    assert run.series["accuracy/E1"][-1].value > 0.9
-    lines = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").splitlines()
-    assert sum(line.endswith("  # +") for line in lines) == marked
-    assert len(lines) <= 60
 
 
 def test_the_plain_example_trains_without_its_added_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tool_readers import tensorboard_series
 
 from noether_core import LogWriter, UpdateCounter, read_run
 from noether_core.emit.export import export_run
@@ -36,8 +37,7 @@ def events(path: Path) -> EventAccumulator:
 
 def curves(path: Path) -> Curves:
     """Return what TensorBoard shows: (update, value) for each tag."""
-    accumulator = events(path)
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+    return tensorboard_series(path / "tensorboard")
 
 
 def logged(path: Path) -> Curves:

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tool_readers import Series, mlflow_runs, trackio_runs, wandb_runs
+from tool_readers import Series, mlflow_runs, tensorboard_series, trackio_runs, wandb_runs
 
 from noether_core import LogWriter, MissingDependencyError, NoetherError, UpdateCounter, read_run
 from noether_core.emit.trackers import make_trackers, require
@@ -55,7 +56,7 @@ def start(path: Path, updates: range, trackers: list[Any]) -> None:
 def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trackers") / "airfoil"
     for updates in STARTS:
-        start(path, updates, TOOLS)
+        start(path, updates, [*TOOLS, "tensorboard"])
     return path
 
 
@@ -123,8 +124,40 @@ def test_mlflow_has_the_numbers_of_the_jsonl(run_path: Path) -> None:
         assert runs[name]["tags"]["note"] == str({"at": [updates[-1], "ß"]})
 
 
+def single(value: Any) -> float:
+    """Return what TensorBoard keeps: binary32."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def newest(starts: list[Series], key: str) -> list[tuple[int, Any]]:
+    """Return one key's points over several starts, each taking the place of what the ones before had from its first on."""
+    points: list[tuple[int, Any]] = []
+    for series in starts:
+        first = series[key][0][0]
+        points = [point for point in points if point[0] < first] + series[key]
+    return points
+
+
+def test_each_tool_s_own_reader_gives_the_numbers_of_one_jsonl(run_path: Path) -> None:
+    """All four tools followed one run; each number is bit by bit the JSONL's, in the format that the tool keeps."""
+    series = read_run(run_path).series
+    wandb = [start for starts in sorted(wandb_runs(run_path).values(), key=len, reverse=True) for start in starts]
+    trackio, mlflow = trackio_runs(run_path / "trackio"), mlflow_runs(run_path / "mlflow")
+    curves = tensorboard_series(run_path / "tensorboard")
+    for key in logged(1):
+        updates, values = [point.update for point in series[key]], [point.value for point in series[key]]
+        assert updates == list(range(1, 10))
+        same({key: newest(wandb, key)}, key, updates, values)
+        same({key: newest([trackio["airfoil"], trackio["airfoil-2"]], key)}, key, updates, values)
+        metrics = [mlflow[name]["metrics"] for name in ("airfoil", "airfoil-2")]
+        name = metric_name(key)
+        same({name: newest(metrics, name)}, name, updates, [mlflow_value(value) for value in values])
+        same(curves, key, updates, [single(value) for value in values])
+
+
 def test_nothing_is_outside_the_run_directory(run_path: Path) -> None:
-    assert {path.name for path in run_path.iterdir()} == {"metrics", *TOOLS}
+    assert {path.name for path in run_path.iterdir()} == {"metrics", "tensorboard", *TOOLS}
     assert [path.name for path in run_path.parent.iterdir()] == ["airfoil"]
 
 

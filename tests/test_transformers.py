@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from noether_core import MissingKeyError, NoetherError, UpdateOutputError, read_run
 from noether_torch import Run
 from noether_torch.transformers import TrackOutputs, record
-
-ROOT = Path(__file__).parents[1]
 
 SAMPLES, BATCH_SIZE = 26, 4  # 7 batches an epoch, the last one of 2
 CONFIGS = [
@@ -241,14 +238,3 @@ def test_a_missing_transformers_is_explained() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
     assert "pip install 'noether-callbacks[transformers]'" in done.stderr
-
-
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "run")])
-    runpy.run_module("examples.transformers_trainer", run_name="__main__")
-    assert "order_loss/std/E1" in capsys.readouterr().out
-    run = read_run(tmp_path / "run")
-    assert [point.epoch for point in run.series["order_loss/std/E1"]] == [1, 2, 3]
-    lines = (ROOT / "examples" / "transformers_trainer.py").read_text(encoding="utf-8").splitlines()
-    assert 2 <= sum(line.endswith("  # +") for line in lines) <= 3
-    assert len(lines) <= 60

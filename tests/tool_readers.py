@@ -47,6 +47,14 @@ def _python(script: str, *arguments: str, **environment: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def tensorboard_series(directory: Path) -> Series:
+    """Return the curves that TensorBoard shows: {tag: [(update, value)]}, what a restart took the place of left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
 def trackio_runs(directory: Path, project: str = "noether") -> dict[str, Series]:
     found = _python(TRACKIO, project, TRACKIO_DIR=str(directory))
     return {name: _by_key(rows, "step", {"timestamp"}) for name, rows in found.items()}
