@@ -98,8 +98,11 @@ class Reducer(Protocol):
     def absorb(self, state: Any, step: Step) -> tuple[Any, Taken]:
         """Return the state (None: nothing yet) with a step merged in, and copies of the step's values."""
 
-    def to_host(self, state: Any, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the state's sums and some copies as NumPy arrays. This is the one place that waits for the device."""
+    def to_host(self, states: Sequence[Any], copies: Sequence[Array]) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer.
+
+        This is the one place that waits for the device.
+        """
 
 
 class Backend(Protocol):
@@ -124,8 +127,11 @@ class Backend(Protocol):
     def to_numpy(self, values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
         """Return copies of the framework's arrays on the host."""
 
-    def from_numpy(self, value: np.ndarray[Any, Any]) -> Any:
-        """Return an array of the framework, on its default device, with the same dtype, shape and bits."""
+    def from_numpy(self, value: np.ndarray[Any, Any], like: Any = None) -> Any:
+        """Return an array of the framework with the same dtype, shape and bits, that goes together with `like`.
+
+        Without `like` it is on the default device.
+        """
 
 
 class SlotOps(Ops, Protocol):
@@ -156,8 +162,8 @@ class EagerOps(SlotOps, Protocol):
     def weight(self, value: Any, like: Array) -> Array:
         """Return a copy of a weight (an array, or a Python or NumPy number) as a vector on the device of `like`."""
 
-    def to_host(self, value: Array) -> np.ndarray[Any, Any]:
-        """Return an array as a NumPy array that shares nothing with it."""
+    def to_host(self, values: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
+        """Return arrays as NumPy arrays that share nothing with them; of each device all in one transfer."""
 
 
 class Pending(NamedTuple):
@@ -204,12 +210,20 @@ class EagerReducer:
             sums, (*pending, Pending(rows, weight if rows else None, lifted, step.code)), layout, step.num_slots
         ), taken
 
-    def to_host(self, state: EagerState, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the state's sums and some copies as NumPy arrays."""
+    def to_host(
+        self, states: Sequence[EagerState], copies: Sequence[Array]
+    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer."""
         with self._context():
-            sums = self._settle(state)
-            assert sums is not None  # a state is made by absorbing a step
-            return each(self._ops.to_host, sums), [self._ops.to_host(copy) for copy in copies]
+            settled = [self._settle(state) for state in states]
+            fields: list[Array] = []
+            for sums in settled:
+                assert sums is not None  # a state is made by absorbing a step
+                each(fields.append, sums)
+            hosted = self._ops.to_host([*fields, *copies])
+        arrays = iter(hosted)
+        found = [each(lambda _: next(arrays), sums) for sums in settled if sums is not None]
+        return found, list(arrays)
 
     def _lift_array(self, value: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
         flat = value.reshape(-1)

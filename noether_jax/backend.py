@@ -103,10 +103,12 @@ class JaxReducer:
             )
         return state._replace(words=packed), taken
 
-    def to_host(self, state: JaxState, copies: Sequence[jax.Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the sums and some copies as NumPy arrays."""
-        packed, arrays = jax.device_get((state.words, list(copies)))
-        sums, _ = words.from_host(state.ops, state.columns, packed)
+    def to_host(
+        self, states: Sequence[JaxState], copies: Sequence[jax.Array]
+    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return the sums of each state and some copies as NumPy arrays; all are fetched at once."""
+        packed, arrays = jax.device_get(([state.words for state in states], list(copies)))
+        sums = [words.from_host(state.ops, state.columns, each)[0] for state, each in zip(states, packed, strict=True)]
         return sums, [np.array(array) for array in arrays]
 
 
@@ -158,8 +160,8 @@ class JaxBackend:
         """Return copies of arrays on the host."""
         return [np.array(value) for value in jax.device_get(list(values))]
 
-    def from_numpy(self, value: np.ndarray[Any, Any]) -> jax.Array:
-        """Return an array with the same dtype, shape and bits, 64-bit ones included."""
+    def from_numpy(self, value: np.ndarray[Any, Any], like: Any = None) -> jax.Array:
+        """Return an array with the same dtype, shape and bits, 64-bit ones included; committed to no device."""
         with jax.enable_x64(True):
             array: jax.Array = jax.device_put(value)
             return array
