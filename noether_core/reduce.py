@@ -254,8 +254,8 @@ def lift_array(ops: Ops, values: Array, code: Array, columns: Columns, weights: 
     summed likewise about a number s close to its mean m, and its sum, where squares are asked for, from the same
     differences, so that sum and squares fit together: the array's own variance, of standard deviation d, has a relative
     error of 4 * elements * 2^-53 * (1 + ((m - s) / d)^2) at most, and |m - s| <= 2^-26 |m|. So an offset of 1e6 costs a
-    spread of 1e-2 nothing. Ints and bools are summed exactly, unless they are weighed. Without binary64 every array is
-    merged.
+    spread of 1e-2 nothing. Ints and bools are summed exactly, unless they are weighed; for their variance the same holds
+    while sum|x - s| < 2^53. Without binary64 every array is merged.
 
     Args:
         ops: the array library.
@@ -283,8 +283,8 @@ def lift_array(ops: Ops, values: Array, code: Array, columns: Columns, weights: 
         squares: Expansion = ()
         if columns.squares:
             mass = ops.full((1,), float(values.shape[0]), total[0])
-            squares, about = _moments(ops, ops.widen(values)[0], total, mass)
-            summed = about[:2]
+            squares, fitting = _moments(ops, ops.widen(values)[0], total[0] / mass, mass)
+            summed = total if is_whole else fitting[:2]
         first = ops.full((1,), ops.never, total[0])
         return Sums(_padded(summed, 2, zero), squares, least, greatest, (), (), none, none, none, first)
 
@@ -294,33 +294,24 @@ def lift_array(ops: Ops, values: Array, code: Array, columns: Columns, weights: 
 
 
 def _moments(
-    ops: Ops, wide: Expansion, total: Expansion, mass: Array, weights: Array | None = None, used: Array | None = None
+    ops: Ops, wide: Expansion, near: Array, mass: Array, weights: Array | None = None, used: Array | None = None
 ) -> tuple[Expansion, Expansion]:
     """Return the sums of weighted squares and of weighted values of a large array, worked out about a number near its mean.
 
-    sum w x^2 = sum w d^2 + 2 s sum w d + s^2 sum w, with d = x - s; the last terms are exact products. The sum of the values
-    is sum w d + s sum w, so that what rounding took from sum w d cancels in the variance; a `total` of two parts, which is
-    exact, gives sum w d instead.
+    sum w x^2 = sum w d^2 + 2 s sum w d + s^2 sum w and sum w x = sum w d + s sum w, with d = x - s; all but the sums of w d and
+    w d^2 are exact products. What rounding took from sum w d is missing in both, and cancels in the variance.
     """
-    (origin, _) = ops.split(total[0] / wide[0].shape[0])
+    (origin, _) = ops.split(near)
     shifted = wide[0] - origin
     if len(wide) == 2:
         shifted = shifted + wide[1]
     if used is not None:
         shifted = ops.where(used, shifted, 0.0)
     product = shifted if weights is None else shifted * weights
-    about = multiply(ops, (origin,), (mass,), ops.deep)
-    zero = origin * 0.0
-    if len(total) == 2:
-        weighted = _padded(total, ops.deep, zero)
-        first = add(weighted, tuple(-part for part in about))[:2]
-    else:
-        first = (_total(product),)
-        weighted = add(_padded(first, ops.deep, zero), about)
-    squares = _padded((_total(product * shifted),), ops.deep, zero)
-    squares = add(squares, multiply(ops, (origin * 2.0,), first, ops.deep))
+    first, second = ((sum_, *(sum_ * 0.0,) * (ops.deep - 1)) for sum_ in (_total(product), _total(product * shifted)))
+    squares = add(second, multiply(ops, (origin * 2.0,), first[:1], ops.deep))
     squares = add(squares, multiply(ops, (origin * origin,), (mass,), ops.deep))
-    return squares, weighted
+    return squares, add(first, multiply(ops, (origin,), (mass,), ops.deep))
 
 
 def _total(values: Array) -> Array:
@@ -334,8 +325,10 @@ def _lift_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weig
     total = normalise(map(_total, lifted.total))
     factor = lifted.weights[0] if weights is not None else None
     ones = ops.where(used, 1.0, lifted.total[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
-    mass = _total(ones if factor is None else factor)
-    squares, weighted = _moments(ops, lifted.total, total[:1], mass, factor, used)
+    count = _total(ones)
+    mass = count if factor is None else _total(factor)
+    near = total[0] / ops.where(count == 0, 1.0, count)
+    squares, weighted = _moments(ops, lifted.total, near, mass, factor, used)
     if columns.squares and not columns.weights:
         total = weighted[:2]
     first = ops.min(lifted.first[:, None])

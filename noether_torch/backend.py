@@ -54,8 +54,8 @@ def _sum(values: Tensor) -> Tensor:
     if values.device.type != "cpu" or values.shape[0] <= _PIECE or values.dtype is torch.float64:
         return values.sum(dtype=torch.float64)
     pieces = torch.split(values, _PIECE)
-    wide = torch.empty(_PIECE, dtype=torch.float64)
-    sums = torch.empty(len(pieces), dtype=torch.float64)
+    wide = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
+    sums = torch.empty(len(pieces), dtype=torch.float64, device="cpu")
     for at, piece in enumerate(pieces):
         torch.sum(wide[: len(piece)].copy_(piece), 0, out=sums[at])
     return sums.sum()
@@ -132,12 +132,12 @@ class _TorchOps:
         return value.clone(memory_format=torch.contiguous_format)
 
     def codes(self, codes: Sequence[int], like: Tensor) -> Tensor:
-        return _beside(like, torch.tensor(codes, dtype=torch.int64)[:, None])
+        return _beside(like, torch.tensor(codes, dtype=torch.int64, device="cpu")[:, None])
 
     def weight(self, value: Any, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
             value = TorchBackend().from_numpy(np.asarray(value))
-        return _beside(like, value.detach().reshape(-1).clone())
+        return _beside(like, value.reshape(-1).clone())
 
     def to_host(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
         return _to_numpy(values)

@@ -1,31 +1,29 @@
-"""Stand in for an accelerator: tensors that say they are on one, and note every time that the host waits for it.
+"""Stand in for an accelerator: tensors that say they are on one, and notes of every time that the host waits for it.
 
-No operation reaches such a tensor but through PyTorch's dispatcher, so whatever looks at a value (`item`, `bool`, `tolist`,
+No operation reaches such a tensor but through PyTorch's dispatcher, so whatever looks at a value (`item`, `bool`, `float`,
 `nonzero`, `cpu`) is seen here, whoever calls it. As with CUDA, a copy to the device waits unless it is `non_blocking`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-from torch.utils._pytree import tree_map
 
 _setup_privateuseone_for_python_backend("counted")
 DEVICE = torch.device("counted", 0)
 aten = torch.ops.aten
-# what CUDA cannot do without the host knowing values, or that hands a value to the host
+# what gives the host a value, or has a shape that depends on values
 WAITS = {
     aten._local_scalar_dense.default,
     aten.nonzero.default,
     aten.masked_select.default,
     aten.equal.default,
     aten.is_nonzero.default,
-    aten.unique_dim.default,
     aten._unique2.default,
 }
 
@@ -72,28 +70,22 @@ class CountedDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        flat: list[Any] = []
-        tree_map(flat.append, (args, kwargs))
-        is_there = any(isinstance(each, OnDevice) for each in flat)
+        tensors = list(_tensors(args))
+        is_there = any(isinstance(each, OnDevice) for each in tensors)
         target = kwargs.get("device")
         goes_there = is_there if target is None else torch.device(target).type == DEVICE.type
         if function in WAITS and is_there:
             self.waits.append(str(function))
         if function is aten.copy_.default:
             self._note_copy(args[1], isinstance(args[0], OnDevice), len(args) > 2 and args[2])
-        elif target is not None and any(isinstance(each, Tensor) for each in flat):
-            source = next(each for each in flat if isinstance(each, Tensor))
-            self._note_copy(source, goes_there, kwargs.get("non_blocking", False))
-        elif is_there:
-            for each in flat:
-                if isinstance(each, Tensor) and not isinstance(each, OnDevice) and each.ndim:
-                    raise AssertionError(f"{function} got tensors of two devices")
+        elif target is not None and tensors:
+            self._note_copy(tensors[0], goes_there, kwargs.get("non_blocking", False))
+        elif is_there and any(each.ndim and not isinstance(each, OnDevice) for each in tensors):
+            raise AssertionError(f"{function} got tensors of two devices")
         if target is not None:
             kwargs["device"] = "cpu"
-        found = function(*tree_map(_held, args), **tree_map(_held, kwargs))
-        return (
-            tree_map(lambda each: OnDevice(each) if isinstance(each, Tensor) else each, found) if goes_there else found
-        )
+        found = function(*_held(args), **kwargs)
+        return _put(found) if goes_there else found
 
     def _note_copy(self, source: Tensor, goes_there: bool, non_blocking: bool) -> None:
         if isinstance(source, OnDevice) and not goes_there:
@@ -103,5 +95,21 @@ class CountedDevice(TorchDispatchMode):
             self.waits.append("copy to the device that waits")
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+
+
 def _held(value: Any) -> Any:
-    return value.held if isinstance(value, OnDevice) else value
+    if isinstance(value, OnDevice):
+        return value.held
+    return type(value)(map(_held, value)) if isinstance(value, list | tuple) else value
+
+
+def _put(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return OnDevice(value)
+    return tuple(map(_put, value)) if isinstance(value, list | tuple) else value
