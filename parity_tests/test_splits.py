@@ -64,7 +64,11 @@ def exact(values: Values, steps: list[Values], config: Config, reductions: tuple
             )
             for reduction in reductions
         ]
-        found[key] = [result for result in results if result is not None]
+        found[key] = [
+            reference.as_array(result) if isinstance(result, int) else result
+            for result in results
+            if result is not None
+        ]
     return found
 
 
