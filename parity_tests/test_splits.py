@@ -46,6 +46,8 @@ def draw(seed: int) -> Values:
     scale = ("unit", "offset", "wild", "whole", "nonfinite")[seed // 5 % 5]
     dtypes = WIDE_DTYPES if is_wide(seed) else DTYPES
     values = {np.dtype(dtype).name: draw_value(rng, dtype, (STEPS, WIDTH), scale) for dtype in dtypes}
+    for key in {"int64", "uint64"} & values.keys():
+        values[key] = values[key] >> values[key].dtype.type(3)  # so that binary32 can hold the sum of their squares
     weight = np.where(rng.random((STEPS, WIDTH)) < 0.2, 0.0, rng.random((STEPS, WIDTH)))
     return values | {"weight": weight.astype(np.float32)}
 
