@@ -74,12 +74,12 @@ def overwrite(outputs: dict[str, torch.Tensor]) -> None:
 
 
 @cache
-def identity(backend: str) -> Any:
-    return torch.compile(torch.clone, backend=backend, dynamic=False)
+def identity() -> Any:
+    return torch.compile(torch.clone, backend="aot_eager", dynamic=False)
 
 
-def compiled_hooks(backend: str, steps: list[Values], config: Config) -> Finished:
-    return hooks(noether_torch, lambda value: identity(backend)(to_torch(value)), overwrite, steps, config)
+def compiled_hooks(steps: list[Values], config: Config) -> Finished:
+    return hooks(noether_torch, lambda value: identity()(to_torch(value)), overwrite, steps, config)
 
 
 # ---------------------------------------------------------------------- compiled functions
@@ -161,7 +161,7 @@ def gspmd(steps: list[Values], config: Config) -> Finished:
 WAYS: dict[str, Way] = {
     "torch hooks, arrays": Way(arrays, partial(hooks, noether_torch, to_torch, None), HOOKS),
     "torch hooks, scalars, buffers reused": Way(scalars, partial(hooks, noether_torch, to_torch, overwrite), HOOKS),
-    "torch compiled": Way(arrays, partial(compiled_hooks, "aot_eager"), HOOKS),
+    "torch compiled": Way(arrays, compiled_hooks, HOOKS),
     "jax hooks, arrays": Way(arrays, partial(hooks, noether_jax, jnp.asarray, None), HOOKS),
     "jax hooks, scalars": Way(scalars, partial(hooks, noether_jax, jnp.asarray, None), HOOKS),
     "jit, arrays": Way(arrays, jit),
@@ -173,4 +173,3 @@ WAYS: dict[str, Way] = {
     "shard_map on 8 devices": Way(arrays, shard_map, tuple(name for name in COMPILED if name != "last")),
     "GSPMD on 8 devices": Way(arrays, gspmd),
 }
-FULL_WAYS = {"torch compiled by inductor": Way(arrays, partial(compiled_hooks, "inductor"), HOOKS)}

@@ -16,7 +16,7 @@ import pytest
 
 from noether_core import TrackAdditionalOutputsCallbackConfig
 from parity_tests import reference
-from parity_tests.split_ways import FULL_WAYS, STEPS, WAYS, WIDTH, Config, Finished, Values, Way
+from parity_tests.split_ways import STEPS, WAYS, WIDTH, Config, Finished, Values, Way
 from parity_tests.test_schedules import draw_value
 
 LEAST_CASES = 20_000
@@ -100,9 +100,3 @@ def compare(name: str, way: Way, draws: int) -> int:
 def test_every_split_gives_the_exact_numbers(name: str, full: bool) -> None:
     draws = int(os.environ.get("PARITY_SPLITS", "300" if full else "40"))
     assert compare(name, WAYS[name], draws) * len(WAYS) >= LEAST_CASES * draws / 40
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FULL_WAYS)
-def test_every_split_gives_the_exact_numbers_through_slow_compilers(name: str) -> None:
-    assert compare(name, FULL_WAYS[name], 40)
