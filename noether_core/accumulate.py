@@ -215,7 +215,7 @@ class OutputAccumulator:
         plan = self._plan(keys, values, weight)
         self._check_stacks(plan)
         if plan.moved:
-            values = [self._moved(value) if at in plan.moved else value for at, value in enumerate(values)]
+            values = [self._moved(value, weight) if at in plan.moved else value for at, value in enumerate(values)]
         try:
             done = [self._absorb(part, values, place_code(update, accumulation_step), weight) for part in plan.places]
         except Exception:
@@ -268,8 +268,8 @@ class OutputAccumulator:
         if not self._uses[before.plan]:
             del self._uses[before.plan]
 
-    def _moved(self, value: Any) -> Any:
-        return self._backend.from_numpy(host.as_numpy(value))
+    def _moved(self, value: Any, weight: Any) -> Any:
+        return self._backend.from_numpy(host.as_numpy(value), weight)
 
     # ------------------------------------------------------------------ plans
 
@@ -378,17 +378,18 @@ class OutputAccumulator:
         seen = self._tally()
         found = dict(self._carried)
         hosted: dict[int, np.ndarray[Any, Any]] = {}
-        for name, place in self._places.items():
-            if place.state is None:
-                continue
-            copies = [*self._kept.values(), *(kept for stack in self._stacks.values() for kept in stack)]
-            distinct = {id(kept.array): kept.array for kept in copies if kept.place == name}
-            sums, arrays = place.reducer.to_host(place.state, list(distinct.values()))
+        copies = [*self._kept.values(), *(kept for stack in self._stacks.values() for kept in stack)]
+        used = {name: place for name, place in self._places.items() if place.state is not None}
+        for reducer in dict.fromkeys(place.reducer for place in used.values()):
+            own = {name: place for name, place in used.items() if place.reducer is reducer}
+            distinct = {id(kept.array): kept.array for kept in copies if kept.place in own}
+            states, arrays = reducer.to_host([place.state for place in own.values()], list(distinct.values()))
             hosted.update(zip(distinct, arrays, strict=True))
-            for key, slot in place.slots.items():
-                if key in seen and slot < len(sums.first):
-                    part = Partial(each(lambda values, slot=slot: values[slot], sums))
-                    found[key] = merge_partials(found[key], part) if key in found else part
+            for place, sums in zip(own.values(), states, strict=True):
+                for key, slot in place.slots.items():
+                    if key in seen and slot < len(sums.first):
+                        part = Partial(each(lambda values, slot=slot: values[slot], sums))
+                        found[key] = merge_partials(found[key], part) if key in found else part
         return {key: self._completed(key, found[key], hosted) for key in order}
 
     def _completed(self, key: str, partial: Partial, hosted: Mapping[int, np.ndarray[Any, Any]]) -> Partial:

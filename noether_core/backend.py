@@ -97,8 +97,11 @@ class Reducer(Protocol):
     def absorb(self, state: Any, step: Step) -> tuple[Any, Taken]:
         """Return the state (None: nothing yet) with a step merged in, and copies of the step's values."""
 
-    def to_host(self, state: Any, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the state's sums and some copies as NumPy arrays. This is the one place that waits for the device."""
+    def to_host(self, states: Sequence[Any], copies: Sequence[Array]) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer.
+
+        This is the one place that waits for the device.
+        """
 
 
 class Backend(Protocol):
@@ -123,8 +126,11 @@ class Backend(Protocol):
     def to_numpy(self, values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
         """Return copies of the framework's arrays on the host."""
 
-    def from_numpy(self, value: np.ndarray[Any, Any]) -> Any:
-        """Return an array of the framework, on its default device, with the same dtype, shape and bits."""
+    def from_numpy(self, value: np.ndarray[Any, Any], like: Any = None) -> Any:
+        """Return an array of the framework with the same dtype, shape and bits, that goes together with `like`.
+
+        Without `like` it is on the default device.
+        """
 
 
 class SlotOps(Ops, Protocol):
@@ -155,8 +161,8 @@ class EagerOps(SlotOps, Protocol):
     def weight(self, value: Any, like: Array) -> Array:
         """Return a copy of a weight (an array, or a Python or NumPy number) as a vector on the device of `like`."""
 
-    def to_host(self, value: Array) -> np.ndarray[Any, Any]:
-        """Return an array as a NumPy array that shares nothing with it."""
+    def to_host(self, values: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
+        """Return arrays as NumPy arrays that share nothing with them; of each device all in one transfer."""
 
 
 class Pending(NamedTuple):
@@ -179,8 +185,8 @@ class Kernels(Protocol):
     def settle(self, state: ReducerState) -> Any:
         """Return the state's sums with all that is pending merged in."""
 
-    def to_host(self, sums: Any, columns: Columns, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays. This waits for the device."""
+    def to_host(self, settled: Sequence[Any], copies: Sequence[Array]) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return settled sums and some copies as NumPy arrays; of each device all in one transfer. This waits for it."""
 
 
 class ReducerState(NamedTuple):
@@ -219,9 +225,11 @@ class PendingReducer:
             return ReducerState(state.sums, (*state.pending, pending), layout, step.num_slots), taken
         return ReducerState(self._kernels.settle(state), (pending,), layout, step.num_slots), taken
 
-    def to_host(self, state: ReducerState, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return the state's sums and some copies as NumPy arrays."""
-        return self._kernels.to_host(self._kernels.settle(state), state.layout.columns, copies)
+    def to_host(
+        self, states: Sequence[ReducerState], copies: Sequence[Array]
+    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer."""
+        return self._kernels.to_host([self._kernels.settle(state) for state in states], copies)
 
 
 def most_pending(kernels: Kernels, layout: Layout) -> int:
@@ -271,10 +279,16 @@ class EagerKernels:
             slots = None if layout.fills(state.num_slots) else layout.slots
             return into_slots(ops, state.sums, total, slots, state.num_slots, columns)
 
-    def to_host(self, sums: Sums, columns: Columns, copies: Sequence[Array]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays."""
+    def to_host(
+        self, settled: Sequence[Sums], copies: Sequence[Array]
+    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return settled sums and some copies as NumPy arrays; of each device all in one transfer."""
+        fields: list[Array] = []
+        for sums in settled:
+            each(fields.append, sums)
         with self._context():
-            return each(self._ops.to_host, sums), [self._ops.to_host(copy) for copy in copies]
+            arrays = iter(self._ops.to_host([*fields, *copies]))
+        return [each(lambda _: next(arrays), sums) for sums in settled], list(arrays)
 
 
 def into_slots(

@@ -45,8 +45,8 @@ class _HostOps(NumpyOps):
     def codes(self, codes: Sequence[int], like: Any) -> np.ndarray[Any, Any]:
         return np.array(codes, np.int64)[:, None]
 
-    def to_host(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return value.copy()
+    def to_host(self, values: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        return [value.copy() for value in values]
 
 
 @cache

@@ -109,6 +109,7 @@ class JaxSums(NamedTuple):
 
     words: Any
     ops: JaxOps
+    columns: Columns
 
 
 class JaxKernels:
@@ -146,7 +147,7 @@ class JaxKernels:
         sums = state.sums
         if sums is None:  # an identity of the same types, so that the first call is not a compilation of its own
             ops = self._ops
-            sums = JaxSums(words.initial(ops, columns, state.num_slots), ops)
+            sums = JaxSums(words.initial(ops, columns, state.num_slots), ops, columns)
         blanks = most_pending(self, layout) - len(pending)
         steps = (*pending, *pending[:1] * blanks)
         first = pending[0]
@@ -162,14 +163,15 @@ class JaxKernels:
                 num_slots=state.num_slots,
                 columns=columns,
             )
-        return JaxSums(packed, sums.ops)
+        return JaxSums(packed, sums.ops, columns)
 
     def to_host(
-        self, sums: JaxSums, columns: Columns, copies: Sequence[jax.Array]
-    ) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays."""
-        packed, arrays = jax.device_get((sums.words, list(copies)))
-        return words.from_host(sums.ops, columns, packed)[0], [np.array(array) for array in arrays]
+        self, settled: Sequence[JaxSums], copies: Sequence[jax.Array]
+    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        """Return settled sums and some copies as NumPy arrays; all are fetched at once."""
+        packed, arrays = jax.device_get(([sums.words for sums in settled], list(copies)))
+        found = [words.from_host(sums.ops, sums.columns, each)[0] for sums, each in zip(settled, packed, strict=True)]
+        return found, [np.array(array) for array in arrays]
 
 
 _aval_of, _sharding_of = attrgetter("aval"), attrgetter("sharding")
@@ -222,8 +224,8 @@ class JaxBackend:
         """Return copies of arrays on the host."""
         return [np.array(value) for value in jax.device_get(list(values))]
 
-    def from_numpy(self, value: np.ndarray[Any, Any]) -> jax.Array:
-        """Return an array with the same dtype, shape and bits, 64-bit ones included."""
+    def from_numpy(self, value: np.ndarray[Any, Any], like: Any = None) -> jax.Array:
+        """Return an array with the same dtype, shape and bits, 64-bit ones included; committed to no device."""
         with jax.enable_x64(True):
             array: jax.Array = jax.device_put(value)
             return array

@@ -159,7 +159,7 @@ def record_optimizer(
             raise NoetherError(
                 "param_norm is tracked, and update got no params; call optimizer.update(grads, state, params)"
             )
-        outputs = flatten(update_outputs or {}) | norms("grad_norm", updates, groups)
+        outputs = {**flatten(update_outputs or {}), **norms("grad_norm", updates, groups)}
         record = recorder.update(state.record, outputs, of_update(new, params, state.inner_state, inner_state))
         return new, RecordOptimizerState(record, inner_state)
 

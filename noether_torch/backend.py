@@ -54,11 +54,16 @@ def _sum(values: Tensor) -> Tensor:
     if values.device.type != "cpu" or values.shape[0] <= _PIECE or values.dtype is torch.float64:
         return values.sum(dtype=torch.float64)
     pieces = torch.split(values, _PIECE)
-    wide = torch.empty(_PIECE, dtype=torch.float64)
-    sums = torch.empty(len(pieces), dtype=torch.float64)
+    wide = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
+    sums = torch.empty(len(pieces), dtype=torch.float64, device="cpu")
     for at, piece in enumerate(pieces):
         torch.sum(wide[: len(piece)].copy_(piece), 0, out=sums[at])
     return sums.sum()
+
+
+def _beside(like: Tensor, value: Tensor) -> Tensor:
+    """Return a tensor on the device of `like`; one that comes from the host waits for nothing that the device does."""
+    return value.to(like.device, non_blocking=value.device.type == "cpu")
 
 
 class _TorchOps:
@@ -121,31 +126,43 @@ class _TorchOps:
         return torch.cat(list(arrays), dim=-1)
 
     def put(self, target: Tensor, slots: np.ndarray[Any, Any], values: Tensor) -> Tensor:
-        return target.index_copy(0, torch.from_numpy(slots).to(target.device), values)
+        return target.index_copy(0, _beside(target, torch.from_numpy(slots)), values)
 
     def copy(self, value: Tensor) -> Tensor:
         return value.clone(memory_format=torch.contiguous_format)
 
     def codes(self, codes: Sequence[int], like: Tensor) -> Tensor:
-        return torch.tensor(codes, dtype=torch.int64, device=like.device)[:, None]
+        return _beside(like, torch.tensor(codes, dtype=torch.int64, device="cpu")[:, None])
 
     def weight(self, value: Any, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
             value = TorchBackend().from_numpy(np.asarray(value))
-        copied: Tensor = value.detach().reshape(-1).to(like.device, copy=True)
-        return copied
+        return _beside(like, value.reshape(-1).clone())
 
-    def to_host(self, value: Tensor) -> np.ndarray[Any, Any]:
-        return _to_numpy(value)
+    def to_host(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
+        return _to_numpy(values)
 
 
-def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
-    """Return a copy of a tensor as a NumPy array of the same dtype."""
-    value = value.detach().cpu().contiguous()
-    if value.dtype in _CARRIERS:
-        carrier, dtype = _CARRIERS[value.dtype]
-        return np.array(value.view(carrier).numpy()).view(dtype)
-    return np.array(value.numpy())
+def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
+    """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
+    by_device: dict[torch.device, list[int]] = {}
+    for at, value in enumerate(values):
+        by_device.setdefault(value.device, []).append(at)
+    found: dict[int, np.ndarray[Any, Any]] = {}
+    for members in by_device.values():
+        flat = [
+            values[at].detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
+            for at in members
+        ]
+        packed = torch.cat(flat).cpu().numpy()
+        ends = np.cumsum([len(each) for each in flat])[:-1]
+        for at, part in zip(members, np.split(packed, ends), strict=True):
+            found[at] = part.copy().view(_numpy_dtype(values[at].dtype)).reshape(values[at].shape)
+    return [found[at] for at in range(len(values))]
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(_CARRIERS[dtype][1] if dtype in _CARRIERS else _NAMES[dtype])
 
 
 _type_of = attrgetter("dtype", "shape", "device")
@@ -203,10 +220,12 @@ class TorchBackend:
 
     def to_numpy(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
         """Return copies of tensors on the host."""
-        return [_to_numpy(value) for value in values]
+        return _to_numpy(values)
 
-    def from_numpy(self, value: np.ndarray[Any, Any]) -> Tensor:
-        """Return a tensor with the same dtype, shape and bits."""
+    def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
+        """Return a tensor with the same dtype, shape and bits, on the device of `like`."""
+        if like is not None:
+            return _beside(like, self.from_numpy(value))
         value = np.asarray(value)  # a NumPy scalar has no tensor of its own
         for dtype, (carrier, name) in _CARRIERS.items():
             if value.dtype == name:

@@ -91,8 +91,9 @@ def test_a_state_goes_from_jax_to_torch_and_back(tmp_path: Path, split: int) -> 
                 run.step(update_outputs={key: run.backend.from_numpy(value) for key, value in given.items()})
         else:
             tracked = run.init(steps[0])
+            step = jax.jit(run.track, donate_argnums=0)
             for given in steps[start:stop]:
-                tracked = run.step(jax.jit(run.track, donate_argnums=0)(tracked, given))
+                tracked = run.step(step(tracked, given))
         saved = run.state_dict()
         if part == 2:
             run.finish()

@@ -274,6 +274,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _raise_if_nonfinite(self, partials: Mapping[str, Partial]) -> None:
         report = []
+        process, _ = self.backend.processes()
         for key, partial in partials.items():
             code = first_nonfinite(partial)
             if code is not None:
@@ -281,7 +282,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
                 update, step = place_of(code)
                 report.append(
                     f"{key!r}: {int(sums.nan)} NaN, {int(sums.positive)} +inf, {int(sums.negative)} -inf of"
-                    f" {partial.tally.elements} values, first at update {update}, accumulation step {step}"
+                    f" {partial.tally.elements} values, first at update {update}, accumulation step {step},"
+                    f" process {process}"
                 )
         if report:
             raise NonFiniteError(
