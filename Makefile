@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo docs test test-full check lint types format clean
+.PHONY: demo docs bench test test-full lint types format clean
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ demo: .venv/.ready ## train both workloads in both frameworks, and show them sid
 
 docs: .venv/.ready ## run every example again, for the pages' outputs and pictures
 	$(BIN)/python docs/make.py
+
+bench: .venv/.ready ## measure what tracking costs, beside what people use for it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks
 
 test: .venv/.ready lint types ## every check
 	$(BIN)/pytest -n $(WORKERS)

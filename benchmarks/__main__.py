@@ -1,0 +1,154 @@
+"""Measure ours beside what people use, in one run, and write the tables and the plot to `docs/`: `python -m benchmarks`.
+
+All is float32 on the CPU; the numbers are ratios of medians over many turns, taken side by side. `--quick` takes fewer turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks import fused
+from benchmarks.contenders import JAX, TORCH, Contender, Outputs, jax_outputs, torch_outputs
+from benchmarks.measure import ratio, side_by_side
+from benchmarks.memory import growth
+from benchmarks.report import Report, plot
+
+NUM_KEYS = (1, 10, 100, 1000)
+NUM_ELEMENTS = (10**4, 10**6, 16 * 10**6)
+OURS = {"PyTorch": "noether_torch, hooks", "JAX": "noether_jax, hooks"}
+FRAMEWORKS: dict[str, tuple[dict[str, Callable[[Outputs], Contender]], Callable[..., Outputs]]] = {
+    "PyTorch": (TORCH, torch_outputs),
+    "JAX": (JAX, jax_outputs),
+}
+
+
+def _scalars(framework: str, num_keys: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Return the times of a step, and of an interval's end after 100 steps, in µs."""
+    contenders, convert = FRAMEWORKS[framework]
+    outputs = convert({f"key_{at}": np.float32(at) for at in range(num_keys)})
+    made = {name: make(outputs) for name, make in contenders.items()}
+    steps = side_by_side({name: lambda c=each: c.step(outputs) for name, each in made.items()}, rounds=rounds)
+    ends: dict[str, float] = {}
+    for name, contender in made.items():
+        contender.finish()
+        times = []
+        for _ in range(3 if num_keys > 100 else 5):
+            for _ in range(100 if "lists" in name or num_keys < 1000 else 10):
+                contender.step(outputs)
+            times.append(side_by_side({"": contender.finish}, rounds=1, seconds=0.0)[""][0])
+            contender.step(outputs)
+        ends[name] = median(times)
+    return steps, ends
+
+
+def _array(framework: str, elements: int, rounds: int) -> dict[str, list[float]]:
+    """Return the times in µs of a step with one array, until the device has done it; and of the framework's own sum."""
+    contenders, convert = FRAMEWORKS[framework]
+    outputs = convert({"field": np.random.default_rng(0).standard_normal(elements).astype(np.float32)})
+    (value,) = outputs.values()
+    functions: dict[str, Callable[[], object]] = {}
+    if framework == "PyTorch":
+        functions["float32 sum"] = value.sum
+    else:
+        add = jax.jit(jnp.sum)
+        functions["float32 sum"] = lambda: add(value).block_until_ready()
+    for name, make in contenders.items():
+        if "lists" in name:  # copies that are never read; their cost is memory
+            continue
+        contender = make(outputs)
+
+        def step(contender: Contender = contender) -> None:
+            contender.step(outputs)
+            if framework == "JAX":
+                jax.block_until_ready(jax.live_arrays())
+
+        functions[name] = step
+    return side_by_side(functions, rounds=rounds, seconds=0.01)
+
+
+def _scalar_tables(report: Report, rounds: int) -> dict[str, dict[str, dict[int, float]]]:
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for framework, ours in OURS.items():
+        per_step: dict[str, dict[int, float]] = {name: {} for name in FRAMEWORKS[framework][0]}
+        per_end: dict[str, dict[int, float]] = {name: {} for name in per_step}
+        ratios: dict[str, dict[int, float]] = {name: {} for name in per_step}
+        for num_keys in NUM_KEYS:
+            # a step of a metric object per key takes a tenth of a second at 1,000 keys
+            steps, ends = _scalars(framework, num_keys, rounds if num_keys < 1000 else max(3, rounds // 8))
+            for name, times in steps.items():
+                per_step[name][num_keys] = median(times)
+                per_end[name][num_keys] = ends[name]
+                ratios[name][num_keys] = ratio(steps[ours], times)
+        report.steps(framework, per_step, ratios)
+        report.ends(framework, per_end)
+        found[framework] = per_step
+    return found
+
+
+def _array_table(report: Report, rounds: int) -> None:
+    for framework in OURS:
+        times = {elements: _array(framework, elements, rounds) for elements in NUM_ELEMENTS}
+        report.arrays(framework, times)
+
+
+def _fused_table(report: Report, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        rows = {keys: fused.measure(keys, Path(directory) / str(keys), rounds) for keys in (1, 20, 100)}
+    report.fused(rows)
+
+
+def _memory_table(report: Report, quick: bool) -> None:
+    steps = 1000 if quick else 10_000
+    rows = []
+    for framework, ours in OURS.items():
+        for name in FRAMEWORKS[framework][0]:
+            grown, peak = growth({"PyTorch": "torch", "JAX": "jax"}[framework], name, 0, 100, steps)
+            rows.append((f"{framework}: {name}", "100 scalars", steps, grown, peak))
+        for name in (ours, "lists, stacked at the end"):
+            count = steps if name == ours else 200  # a list of arrays would fill any memory
+            grown, peak = growth({"PyTorch": "torch", "JAX": "jax"}[framework], name, 10**6, 1, count)
+            rows.append((f"{framework}: {name}", "an array of 1e6", count, grown, peak))
+    report.memory(rows)
+
+
+def _about() -> Mapping[str, str]:
+    packages = ("jax", "flax", "clu", "google-metrax", "torch", "torchmetrics")
+    return {
+        "command": "python -m benchmarks",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "threads": str(torch.get_num_threads()),
+        "packages": ", ".join(f"{package} {version(package)}" for package in packages),
+    }
+
+
+def main() -> None:
+    """Measure everything, and write `docs/benchmarks.md` and `docs/benchmarks.svg`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
+    given = parser.parse_args()
+    rounds = 10 if given.quick else 60
+    report = Report(_about())
+    per_step = _scalar_tables(report, rounds)
+    _array_table(report, max(10, rounds // 2))
+    _fused_table(report, rounds * 5)
+    _memory_table(report, given.quick)
+    (given.out / "benchmarks.md").write_text(report.text(), encoding="utf-8")
+    plot(per_step, given.out / "benchmarks.svg")
+    print(report.text())
+
+
+if __name__ == "__main__":
+    main()
