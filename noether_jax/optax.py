@@ -149,7 +149,7 @@ def record_optimizer(
             raise UpdateOutputError(
                 f"the example has {listing(both)}, which record_optimizer tracks itself; give these outputs other names"
             )
-        return RecordOptimizerState(recorder.init(given | own), state)
+        return RecordOptimizerState(recorder.init({**given, **own}), state)
 
     def update(
         updates: Any, state: RecordOptimizerState, params: Any = None, *, update_outputs: Any = None, **extra: Any

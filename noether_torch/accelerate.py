@@ -106,6 +106,8 @@ class Run(torch_callbacks.Run):
 class _AcceleratorLog(Tracker):
     """Give an entry's values to the accelerator's trackers."""
 
+    inline = True  # on the training thread, at the update's own step: what is behind it is not made for another thread
+
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
 

@@ -170,6 +170,8 @@ class TrackOutputs(Callback):
 class _Loggers(Tracker):
     """Give the numbers of an entry to the trainer's loggers."""
 
+    inline = True  # on the training thread, at the update's own step: what is behind it is not made for another thread
+
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 

@@ -190,6 +190,8 @@ class TrackOutputs(TrainerCallback, ExportableState):
 class _TrainerLog(Tracker):
     """Give the numbers of an entry to the trainer's log."""
 
+    inline = True  # on the training thread, at the update's own step: what is behind it is not made for another thread
+
     def __init__(self, callback: TrackOutputs) -> None:
         self._callback = callback
 

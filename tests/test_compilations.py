@@ -44,7 +44,7 @@ def test_hooks_compile_once_for_each_key_set(tmp_path: Path, caplog: pytest.LogC
             for number in range(36):  # twelve updates: each key set comes within intervals and across their ends
                 run.step(outputs(number, *sets[number % 2]))
         with compilations(caplog) as later:
-            for number in range(72):
+            for number in range(75):  # into an interval
                 run.step(outputs(number, *sets[number % 2]))
             assert run.callbacks[0].tracked_values
             run.state_dict()
