@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -58,21 +59,24 @@ def _scalars(framework: str, num_keys: int, rounds: int) -> tuple[dict[str, list
 def _array(framework: str, elements: int, rounds: int) -> dict[str, list[float]]:
     """Return the times in µs of a step with one array, until the device has done it; and of the framework's own sum."""
     contenders, convert = FRAMEWORKS[framework]
-    outputs = convert({"field": np.random.default_rng(0).standard_normal(elements).astype(np.float32)})
-    (value,) = outputs.values()
+    rng = np.random.default_rng(0)
+    # a training's arrays are new at every step: as many as no cache holds
+    count = min(16, max(2, 2**26 // (4 * elements)))
+    fields = [convert({"field": rng.standard_normal(elements).astype(np.float32)}) for _ in range(count)]
+    turns = cycle(fields)
     functions: dict[str, Callable[[], object]] = {}
     if framework == "PyTorch":
-        functions["float32 sum"] = value.sum
+        functions["float32 sum"] = lambda: next(turns)["field"].sum()
     else:
         add = jax.jit(jnp.sum)
-        functions["float32 sum"] = lambda: add(value).block_until_ready()
+        functions["float32 sum"] = lambda: add(next(turns)["field"]).block_until_ready()
     for name, make in contenders.items():
         if "lists" in name:  # copies that are never read; their cost is memory
             continue
-        contender = make(outputs)
+        contender = make(fields[0])
 
         def step(contender: Contender = contender) -> None:
-            contender.step(outputs)
+            contender.step(next(turns))
             if framework == "JAX":
                 jax.block_until_ready(jax.live_arrays())
 
@@ -149,7 +153,6 @@ def main() -> None:
     _memory_table(report, given.quick)
     (given.out / "benchmarks.md").write_text(report.text(), encoding="utf-8")
     plot(per_step, given.out / "benchmarks.svg")
-    print(report.text())
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def _main() -> None:
     shape = (elements,) if elements else ()
 
     def outputs(at: int) -> dict[str, object]:
-        values = {f"key/{key}": np.full(shape, at + key, np.float32) for key in range(keys)}
+        values = {f"key_{key}": np.full(shape, at + key, np.float32) for key in range(keys)}
         return dict(convert(values))
 
     contender = contenders[name](outputs(0))

@@ -5,7 +5,7 @@ A selection is immutable plain data, worked out once per key set and then only l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -55,12 +55,16 @@ def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str
     return Selection((*exact, *by_pattern), tuple(dict.fromkeys(key for key in keys if key not in present)), matches)
 
 
-def flatten(update_outputs: Mapping[str, Any], known: Collection[tuple[str, ...]] = ()) -> Mapping[str, Any]:
+def is_flat(update_outputs: Mapping[str, Any]) -> bool:
+    """Tell whether no value is None or a dict."""
+    kinds = set(map(type, update_outputs.values()))
+    return NoneType not in kinds and not any(issubclass(kind, Mapping) for kind in kinds)
+
+
+def flatten(update_outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return nested update outputs as one dict, keys joined by `/`. A value of None is left out: it is not there this step.
 
-    Args:
-        update_outputs: the dict; it is returned itself where it is flat.
-        known: flat key sets that were checked before.
+    A dict that is flat is returned itself.
 
     Raises:
         UpdateOutputError: for what is no mapping, a key that is no string, or two entries that flatten to one key.
@@ -72,11 +76,8 @@ def flatten(update_outputs: Mapping[str, Any], known: Collection[tuple[str, ...]
         raise UpdateOutputError(
             f"update_outputs is {type(update_outputs).__name__}; expected a dict from names to scalars or arrays (or None)"
         )
-    kinds = set(map(type, update_outputs.values()))
-    is_flat = NoneType not in kinds and not any(issubclass(kind, Mapping) for kind in kinds)
-    # most are: the walk would cost more than all that follows
-    if is_flat and (tuple(update_outputs) in known or set(map(type, update_outputs)) <= {str}):
-        return update_outputs
+    if is_flat(update_outputs) and set(map(type, update_outputs)) <= {str}:
+        return update_outputs  # as most are: the walk would cost more than all that follows
     flat: dict[str, Any] = {}
     _flatten_into(flat, update_outputs, "")
     return flat

@@ -22,15 +22,9 @@ from noether_jax.ops import JaxOps
 _COUNTS = 4  # nan, positive, negative and first
 
 
-def _settled(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return arrays that are worked out once: fused with what uses them, they would be for each use anew."""
-    settled: list[jax.Array] = jax.lax.optimization_barrier(list(arrays))  # type: ignore[no-untyped-call]
-    return settled
-
-
 def pack(sums: Sums, *counts: jax.Array) -> jax.Array:
     """Return sums, and more int64 vectors, as words; to be called where x64 is on. Slots are the last axis."""
-    *floats, nan, positive, negative, first = _settled(jax.tree.leaves(sums))
+    *floats, nan, positive, negative, first = jax.tree.leaves(sums)
     numbers = jnp.stack(floats)
     if numbers.dtype == jnp.float64:
         words = bitcast_convert_type(numbers, jnp.uint32)
@@ -45,7 +39,6 @@ def pack(sums: Sums, *counts: jax.Array) -> jax.Array:
 def unpack(ops: JaxOps, columns: Columns, words: jax.Array) -> tuple[Sums, tuple[jax.Array, ...]]:
     """Return the sums and the other vectors of `pack`; to be called where x64 is on."""
     form, num_floats, rows = _form(ops, columns)
-    (words,) = _settled([words])
     if ops.float_dtype == jnp.float64:
         numbers = list(bitcast_convert_type(words[:rows], jnp.float64))
     else:

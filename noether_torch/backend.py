@@ -177,12 +177,13 @@ class TorchBackend:
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
-        if set(map(type, values)) == {Tensor}:
-            # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
+        try:
             ranks = tuple(map(Tensor.dim, values))
-            shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks
-            return tuple(map(_dtype_of, values)), shapes, tuple(map(Tensor.get_device, values))
-        return tuple([_type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
+        except TypeError:  # not all are tensors
+            return tuple([_type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
+        # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
+        shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks
+        return tuple(map(_dtype_of, values)), shapes, tuple(map(Tensor.get_device, values))
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of a tensor; None for what is none.

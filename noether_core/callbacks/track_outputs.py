@@ -24,7 +24,7 @@ from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, N
 from noether_core.finish import Finished, finish
 from noether_core.reduce import place_of
 from noether_core.schedule import Counter
-from noether_core.select import Selection, flatten, missing_key_message, require, select
+from noether_core.select import Selection, flatten, is_flat, missing_key_message, require, select
 from noether_core.state import pack, unpack
 
 
@@ -118,8 +118,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         position = self._next_position(update_counter.update, accumulation_steps, accumulation_step)
         before = (self._position, self._steps, frozenset(self._matched))
         if update_outputs is not None:
-            outputs = flatten(update_outputs, known=self._selections)
-            selection = self._select(tuple(outputs))
+            outputs, selection = self._selected(update_outputs)
             tracked = selection.tracked
             values = selection.values(outputs)
             weight = self._weight(outputs) if tracked else None
@@ -164,6 +163,15 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
                 " one's steps, or call before_training to start anew"
             )
         return update, accumulation_step
+
+    def _selected(self, update_outputs: Any) -> tuple[Mapping[str, Any], Selection]:
+        """Return the flat update outputs, and what is tracked of them."""
+        if type(update_outputs) is dict:  # a flat one of a known key set needs no other look
+            selection = self._selections.get(tuple(update_outputs))
+            if selection is not None and not selection.missing and is_flat(update_outputs):
+                return update_outputs, selection
+        outputs = flatten(update_outputs)
+        return outputs, self._select(tuple(outputs))
 
     def _select(self, available: tuple[str, ...]) -> Selection:
         selection = self._selections.get(available)
