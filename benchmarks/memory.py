@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 import psutil
+import torch
 
-from benchmarks.contenders import JAX, TORCH, jax_outputs, torch_outputs
+from benchmarks.contenders import JAX, TORCH
 
 _BEFORE = 600  # steps after which what is kept for reuse has been made
 
@@ -37,12 +39,14 @@ def growth(framework: str, name: str, elements: int, keys: int, steps: int) -> t
 def _main() -> None:
     framework, name, *numbers = sys.argv[1:]
     elements, keys, steps = map(int, numbers)
-    contenders, convert = (TORCH, torch_outputs) if framework == "torch" else (JAX, jax_outputs)
-    shape = (elements,) if elements else ()
+    contenders = TORCH if framework == "torch" else JAX
+    names = [f"key_{key}" for key in range(keys)]
+    shape = (keys, elements) if elements else (keys,)
+    fresh = jax.jit(lambda at: list(jnp.full(shape, at, jnp.float32)))
 
     def outputs(at: int) -> dict[str, object]:
-        values = {f"key_{key}": np.full(shape, at + key, np.float32) for key in range(keys)}
-        return dict(convert(values))
+        values = torch.full(shape, float(at)).unbind() if framework == "torch" else fresh(at)
+        return dict(zip(names, values, strict=True))
 
     contender = contenders[name](outputs(0))
     process = psutil.Process()

@@ -149,8 +149,11 @@ class EagerOps(SlotOps, Protocol):
     def stack(self, values: Sequence[Any], dtype: str) -> Array:
         """Return one-element values of the dtype of that name as a new vector."""
 
-    def stack_rows(self, rows: Sequence[Array]) -> Array:
-        """Return arrays of one shape and dtype stacked along a new leading axis."""
+    def held(self, sums: Sums) -> Sums:
+        """Return an array's sums in the form to hold until they are settled."""
+
+    def stack_rows(self, rows: Sequence[Any]) -> Array:
+        """Return arrays of one shape and dtype, or what `held` made of them, stacked along a new leading axis."""
 
     def copy(self, value: Array) -> Array:
         """Return a copy of an array that keeps nothing else alive."""
@@ -260,7 +263,7 @@ class EagerKernels:
 
     def _lift_array(self, value: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
         flat = value.reshape(-1)
-        return lift_array(self._ops, flat, self._ops.codes([code], flat), columns, weight)
+        return self._ops.held(lift_array(self._ops, flat, self._ops.codes([code], flat), columns, weight))
 
     def settle(self, state: ReducerState) -> Sums:
         """Return the sums with all that is pending merged in."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from noether_core.backend import EagerKernels, PendingReducer, ValueType
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import NumpyOps
+from noether_core.reduce import NumpyOps, Sums
 
 PLACE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
@@ -27,6 +27,9 @@ class _HostOps(NumpyOps):
 
     def weight(self, value: Any, like: Any) -> np.ndarray[Any, Any]:
         return as_numpy(value).reshape(-1)
+
+    def held(self, sums: Sums) -> Sums:
+        return sums
 
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)

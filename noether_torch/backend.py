@@ -15,7 +15,7 @@ from noether_core import host
 from noether_core.backend import EagerKernels, PendingReducer, Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Expansion, add, normalise
-from noether_core.reduce import NEVER, Sums, fold_tree
+from noether_core.reduce import NEVER, Sums, each, fold_tree
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
 _CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -119,8 +119,15 @@ class _TorchOps:
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
-    def stack_rows(self, rows: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(rows))
+    def held(self, sums: Sums) -> Sums:
+        # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
+        return each(Tensor.item, sums) if sums.first.device.type == "cpu" else sums
+
+    def stack_rows(self, rows: Sequence[Any]) -> Tensor:
+        if isinstance(rows[0], Tensor):
+            return torch.stack(list(rows))
+        dtype = torch.int64 if isinstance(rows[0], int) else torch.float64
+        return torch.tensor(rows, dtype=dtype, device="cpu")[:, None]
 
     def concatenate(self, arrays: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(arrays), dim=-1)
