@@ -7,6 +7,7 @@ No operation reaches such a tensor but through PyTorch's dispatcher, so whatever
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,8 +15,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("counted")
-DEVICE = torch.device("counted", 0)
 aten = torch.ops.aten
 # what gives the host a value, or has a shape that depends on values
 WAITS = {
@@ -26,6 +25,13 @@ WAITS = {
     aten.is_nonzero.default,
     aten._unique2.default,
 }
+
+
+@cache
+def device() -> torch.device:
+    """Register the device at its first use. PyTorch never forgets it: use it in a process of its own."""
+    _setup_privateuseone_for_python_backend("counted")
+    return torch.device("counted", 0)
 
 
 class OnDevice(Tensor):
@@ -40,7 +46,7 @@ class OnDevice(Tensor):
             held.shape,
             strides=held.stride(),
             dtype=held.dtype,
-            device=DEVICE,
+            device=device(),
             storage_offset=held.storage_offset(),
         )
         made.held = held
@@ -73,7 +79,7 @@ class CountedDevice(TorchDispatchMode):
         tensors = list(_tensors(args))
         is_there = any(isinstance(each, OnDevice) for each in tensors)
         target = kwargs.get("device")
-        goes_there = is_there if target is None else torch.device(target).type == DEVICE.type
+        goes_there = is_there if target is None else torch.device(target).type == device().type
         if function in WAITS and is_there:
             self.waits.append(str(function))
         if function is aten.copy_.default:
