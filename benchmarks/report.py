@@ -24,7 +24,7 @@ class Report:
     def __init__(self, about: Mapping[str, str]) -> None:
         self._parts = [
             (
-                "# Benchmarks\n\nWhat tracking costs, beside what people use for it. All is taken side by side in one run, on"
+                "# Benchmarks\n\nWhat tracking costs, beside what people use for it. All timings are taken side by side in one run, on"
                 " one machine: ratios carry over to others, microseconds do not. Ours counts NaN and infinities and locates"
                 " the first, and its means are exact; of the others only torchmetrics looks for NaN.\n"
             ),
@@ -95,7 +95,7 @@ class Report:
 
     def memory(self, rows: Sequence[tuple[str, str, int, int, int]]) -> None:
         """Add how memory grows over one interval."""
-        note = "By how much the process grew over the steps of one interval, after 600 others, and its peak beyond."
+        note = "By how much a process of its own grew over the steps of one interval, after 600 others, and its peak beyond."
         cells = [
             [name, what, f"{steps:,}", f"{grown / 2**20:,.1f} MiB", f"{peak / 2**20:,.1f} MiB"]
             for name, what, steps, grown, peak in rows
