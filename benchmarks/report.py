@@ -24,9 +24,9 @@ class Report:
     def __init__(self, about: Mapping[str, str]) -> None:
         self._parts = [
             (
-                "# Benchmarks\n\nWhat tracking costs, beside what people use for it. All timings are taken side by side in one run, on"
-                " one machine: ratios carry over to others, microseconds do not. Ours counts NaN and infinities and locates"
-                " the first, and its means are exact; of the others only torchmetrics looks for NaN.\n"
+                "# Benchmarks\n\nWhat tracking costs, beside what people use for it. All timings are taken side by side in one"
+                " run, on one machine: ratios carry over to others, microseconds do not. Ours counts NaN and infinities and"
+                " locates the first, and its means are exact; of the others only torchmetrics looks for NaN.\n"
             ),
             "\n".join(f"- {name}: {value}" for name, value in about.items()) + "\n",
             "![A step's cost by the number of keys](benchmarks.svg)\n",
