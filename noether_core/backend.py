@@ -263,7 +263,7 @@ class EagerKernels:
 
     def _lift_array(self, value: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
         flat = value.reshape(-1)
-        return self._ops.held(lift_array(self._ops, flat, self._ops.codes([code], flat), columns, weight))
+        return self._ops.held(lift_array(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight))
 
     def settle(self, state: ReducerState) -> Sums:
         """Return the sums with all that is pending merged in."""

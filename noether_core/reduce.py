@@ -71,8 +71,11 @@ class Ops(SplitOps, Protocol):
     def extremes(self, values: Array) -> tuple[Array, Array]:
         """Return the least and the greatest of all values, each of shape [1]; NaN if there is one."""
 
-    def choose(self, condition: Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
-        """Return `plain()` if the condition, of shape [1], holds, else `careful()`; do not wait for a device."""
+    def constant(self, value: float | int, like: Array) -> Array:
+        """Return what `full` would, of shape [1]; or the number itself, if `choose` runs but one function."""
+
+    def choose(self, total: Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+        """Return `plain()` if the total, of shape [1], is finite, else `careful()`; do not wait for a device."""
 
 
 class Columns(NamedTuple):
@@ -245,7 +248,9 @@ def fold_tree(ops: Ops, sums: Sums) -> Sums:
     return merge(ops, total, each(lambda array: array[-1], sums)) if rows % 2 else total
 
 
-def lift_array(ops: Ops, values: Array, code: Array, columns: Columns, weights: Array | None = None) -> Sums:
+def lift_array(
+    ops: Ops, values: Array, code: Callable[[], Array], columns: Columns, weights: Array | None = None
+) -> Sums:
     """Return the sums of one array, as one slot.
 
     Up to 1,024 elements are merged like everything else. A larger array is summed by the library in binary64: exact
@@ -260,22 +265,21 @@ def lift_array(ops: Ops, values: Array, code: Array, columns: Columns, weights: 
     Args:
         ops: the array library.
         values: shape [elements], any real dtype.
-        code: an integer place code, shape [1, 1].
+        code: makes the integer place code, shape [1, 1], if it is needed.
         columns: what to carry.
         weights: shape [elements] or [1], or None; see `lift`.
     """
     if values.shape[0] == 0:
-        return identity(ops, 1, columns, code)
+        return identity(ops, 1, columns, code())
     if values.shape[0] <= _TREE_ROWS or ops.parts != 2:
-        return ops.fold(lift(ops, values[:, None], code, columns, None if weights is None else weights[:, None]))
+        return ops.fold(lift(ops, values[:, None], code(), columns, None if weights is None else weights[:, None]))
     if weights is not None:
-        return _lift_carefully(ops, values, code, columns, weights)
+        return _lift_carefully(ops, values, code(), columns, weights)
     total = ops.sum(values)
     is_whole = len(total) == 2  # of floats it is a single number
 
     def plain() -> Sums:
-        none = ops.full((1,), 0, total[0])
-        zero = total[0] * 0.0
+        none, zero = ops.constant(0, total[0]), ops.constant(0.0, total[0])
         summed = total
         least, greatest = (
             (_padded(ops.widen(end)[0], 2, zero) for end in ops.extremes(values)) if columns.extremes else ((), ())
@@ -285,12 +289,12 @@ def lift_array(ops: Ops, values: Array, code: Array, columns: Columns, weights: 
             mass = ops.full((1,), float(values.shape[0]), total[0])
             squares, fitting = _moments(ops, ops.widen(values)[0], total[0] / mass, mass)
             summed = total if is_whole else fitting[:2]
-        first = ops.full((1,), ops.never, total[0])
+        first = ops.constant(ops.never, total[0])
         return Sums(_padded(summed, 2, zero), squares, least, greatest, (), (), none, none, none, first)
 
     if is_whole:
         return plain()
-    return ops.choose(ops.isfinite(total[0]), plain, lambda: _lift_carefully(ops, values, code, columns, weights=None))
+    return ops.choose(total[0], plain, lambda: _lift_carefully(ops, values, code(), columns, weights=None))
 
 
 def _moments(
@@ -399,9 +403,13 @@ class NumpyOps:
         """Return the least and the greatest of all values."""
         return values.min().reshape(1), values.max().reshape(1)
 
-    def choose(self, condition: np.ndarray, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
-        """Return what the condition says."""
-        return plain() if condition[0] else careful()
+    def constant(self, value: float | int, like: Any) -> np.ndarray:
+        """Return a constant array of shape [1]."""
+        return self.full((1,), value, like)
+
+    def choose(self, total: np.ndarray, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+        """Return what the total asks for."""
+        return plain() if math.isfinite(total[0]) else careful()
 
 
 NUMPY = NumpyOps()

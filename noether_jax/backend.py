@@ -47,7 +47,7 @@ def lift_step(
     rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
     beside = None if factor is None else factor[None]
     parts = [each(lambda array: array[0], lift(ops, row[None], at, columns, beside)) for row in rows]
-    parts += [lift_array(ops, value.reshape(-1), at, columns, factor) for value in arrays]
+    parts += [lift_array(ops, value.reshape(-1), lambda: at, columns, factor) for value in arrays]
     return each(lambda *fields: jnp.concatenate(fields), *parts), rows
 
 

@@ -58,8 +58,11 @@ class JaxOps(SlotOps):
     def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.min(values).reshape(1), jnp.max(values).reshape(1)
 
-    def choose(self, condition: jax.Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
-        chosen: Sums = jax.lax.cond(condition[0], plain, careful)
+    def constant(self, value: float | int, like: jax.Array) -> jax.Array:
+        return self.full((1,), value, like)
+
+    def choose(self, total: jax.Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+        chosen: Sums = jax.lax.cond(jnp.isfinite(total[0]), plain, careful)
         return chosen
 
     def concatenate(self, arrays: Sequence[jax.Array]) -> jax.Array:

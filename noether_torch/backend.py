@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -112,16 +113,19 @@ class _TorchOps:
             low, high = torch.aminmax(_signed(values))
         return low.reshape(1), high.reshape(1)
 
-    def choose(self, condition: Tensor, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+    def constant(self, value: float | int, like: Tensor) -> Tensor | float | int:
+        return value if like.is_cpu else self.full((1,), value, like)  # `held` makes numbers of all on the CPU
+
+    def choose(self, total: Tensor, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
         # a tensor on the CPU has its value already; elsewhere looking at it would wait
-        return plain() if condition.device.type == "cpu" and bool(condition) else careful()
+        return plain() if total.is_cpu and math.isfinite(total.item()) else careful()
 
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def held(self, sums: Sums) -> Sums:
         # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
-        return each(Tensor.item, sums) if sums.first.device.type == "cpu" else sums
+        return each(lambda part: part.item() if isinstance(part, Tensor) else part, sums) if sums.total[0].is_cpu else sums
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
         if isinstance(rows[0], Tensor):

@@ -76,7 +76,7 @@ def lifting(columns: Columns) -> Callable[..., Sums]:
 
 @cache
 def lifting_array(columns: Columns) -> Callable[..., Sums]:
-    return lambda ops, values, code, *weights: lift_array(ops, values, code, columns, *weights)
+    return lambda ops, values, code, *weights: lift_array(ops, values, lambda: code, columns, *weights)
 
 
 @cache
