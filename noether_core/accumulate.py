@@ -19,7 +19,7 @@ from noether_core.backend import Backend, Layout, Reducer, Step, Taken, ValueTyp
 from noether_core.config import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Array
-from noether_core.reduce import NEVER, NUMPY, Columns, Sums, each, merge, place_code
+from noether_core.reduce import NEVER, NUMPY, Columns, Sums, each, is_small, merge, place_code
 
 _MOST_PLANS = 256  # plans kept; values whose shape changes all the time would make ever more
 WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
@@ -340,6 +340,13 @@ class OutputAccumulator:
             found = types[at].found
             is_scalar = prod(found.shape) == 1 and not (found.shape and self._keeps(keys[at]))
             (groups.setdefault(found.dtype, []) if is_scalar else arrays).append(at)
+        sizes = {at: prod(types[at].found.shape) for at in arrays}
+        # those that are merged element by element first, by dtype and size
+        arrays.sort(key=lambda at: (0, types[at].found.dtype, sizes[at]) if is_small(sizes[at]) else (1, "", 0))
+        small: dict[str, list[int]] = {}
+        for at in arrays:
+            if is_small(sizes[at]):
+                small.setdefault(types[at].found.dtype, []).append(sizes[at])
         reducer = types[members[0]].reducer
         slots = self._places.setdefault(place, _Place(reducer)).slots
         order = [keys[at] for group in groups.values() for at in group] + [keys[at] for at in arrays]
@@ -356,6 +363,7 @@ class OutputAccumulator:
             np.array([slots[key] for key in order], np.int64),
             tuple(groups),
             tuple(self._keeps(keys[at]) for at in arrays),
+            tuple(map(tuple, small.values())),
             self._columns._replace(weights=self._is_weighted(keys[members[0]])),
         )
         return _PlacePlan(reducer, place, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby, islice
+from math import prod
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +20,7 @@ import numpy as np
 from noether_core.expansion import Array
 from noether_core.reduce import Columns, Ops, Sums, each, identity, lift, lift_array, merge
 
-_PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
+PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
 
 
 class ValueType(NamedTuple):
@@ -46,13 +48,21 @@ class Layout:
         slots: int64, the state's slot of each value: group by group, then array by array.
         dtypes: the dtype of each group of scalars.
         keep: for each array, whether a copy of it is wanted.
+        small: the sizes of the first arrays, which are merged element by element and may be stacked until then: a group
+            for each dtype, and in it the sizes that are the same side by side.
         columns: what the sums carry; of all layouts of one state the same.
     """
 
     slots: np.ndarray[Any, np.dtype[np.int64]]
     dtypes: tuple[str, ...]
     keep: tuple[bool, ...]
+    small: tuple[tuple[int, ...], ...]
     columns: Columns
+
+    @cached_property
+    def stacked(self) -> int:
+        """Return how many values a step adds where small arrays are stacked; a large array counts as one, for its sums."""
+        return len(self.slots) + sum(size - 1 for sizes in self.small for size in sizes)
 
     def fills(self, num_slots: int) -> bool:
         """Tell whether the values are those of all the state's slots, in order."""
@@ -169,7 +179,7 @@ class EagerOps(SlotOps, Protocol):
 
 
 class Pending(NamedTuple):
-    """Hold a step that is only stacked: a vector per group, its weight, and what its arrays were lifted to."""
+    """Hold a step that is only stacked: a vector per group, its weight, and what its other arrays were lifted to."""
 
     rows: tuple[Array, ...]
     weight: Array | None
@@ -180,7 +190,8 @@ class Pending(NamedTuple):
 class Kernels(Protocol):
     """Do what `PendingReducer` asks for, with one array library. Nothing is changed in place."""
 
-    most_pending: int  # steps that are only stacked before they are reduced together
+    def most_pending(self, layout: Layout) -> int:
+        """Return how many steps of a layout are only stacked before they are reduced together."""
 
     def take(self, step: Step) -> tuple[Pending, Taken]:
         """Return a step stacked, its arrays lifted; and copies of its values. It is called at every step: be quick."""
@@ -224,7 +235,7 @@ class PendingReducer:
         layout = step.layout
         if state is None:
             return ReducerState(None, (pending,), layout, step.num_slots), taken
-        if state.layout is layout and len(state.pending) < most_pending(self._kernels, layout):
+        if state.layout is layout and len(state.pending) < self._kernels.most_pending(layout):
             return ReducerState(state.sums, (*state.pending, pending), layout, step.num_slots), taken
         return ReducerState(self._kernels.settle(state), (pending,), layout, step.num_slots), taken
 
@@ -235,22 +246,19 @@ class PendingReducer:
         return self._kernels.to_host([self._kernels.settle(state) for state in states], copies)
 
 
-def most_pending(kernels: Kernels, layout: Layout) -> int:
-    """Return how many steps of a layout may be pending."""
-    return min(kernels.most_pending, 1 + _PENDING_VALUES // len(layout.slots))
-
-
 class EagerKernels:
     """Work with a library that runs operation by operation."""
-
-    most_pending = 256
 
     def __init__(self, ops: EagerOps, context: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self._ops = ops
         self._context = context
 
+    def most_pending(self, layout: Layout) -> int:
+        """Return how many steps of a layout are only stacked before they are reduced together."""
+        return min(256, 1 + PENDING_VALUES // layout.stacked)
+
     def take(self, step: Step) -> tuple[Pending, Taken]:
-        """Return a step stacked, its arrays lifted; and copies of its values."""
+        """Return a step stacked, its large arrays lifted; and copies of its values."""
         ops, layout = self._ops, step.layout
         with self._context():
             rows = tuple(map(ops.stack, step.scalars, layout.dtypes))
@@ -258,11 +266,12 @@ class EagerKernels:
             kept = tuple(
                 [ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)]
             )
-            lifted = tuple([self._lift_array(value, step.code, layout.columns, weight) for value in step.arrays])
-        return Pending(rows, weight if rows else None, lifted, step.code), Taken(rows, kept)
+            flat = iter([value.reshape(-1) for value in step.arrays])
+            joined = tuple([ops.concatenate(list(islice(flat, len(sizes)))) for sizes in layout.small])
+            lifted = tuple([self._lift_array(value, step.code, layout.columns, weight) for value in flat])
+        return Pending(rows + joined, weight if rows or joined else None, lifted, step.code), Taken(rows, kept)
 
-    def _lift_array(self, value: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
-        flat = value.reshape(-1)
+    def _lift_array(self, flat: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
         return self._ops.held(lift_array(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight))
 
     def settle(self, state: ReducerState) -> Sums:
@@ -272,15 +281,30 @@ class EagerKernels:
         parts = []
         with self._context():
             for group, like in enumerate(pending[0].rows):
+                sizes = layout.small[group - len(layout.dtypes)] if group >= len(layout.dtypes) else ()
                 codes = ops.codes([step.code for step in pending], like)
                 weights = ops.stack_rows([step.weight for step in pending]) if columns.weights else None
+                if weights is not None and weights.shape[1] > 1:  # one for each element, of each array
+                    weights = ops.concatenate([weights] * len(sizes))
                 rows = ops.stack_rows([step.rows[group] for step in pending])
-                parts.append(ops.fold(lift(ops, rows, codes, columns, weights)))
+                total = ops.fold(lift(ops, rows, codes, columns, weights))
+                parts += self._by_array(total, sizes) if sizes else [total]
             arrays = zip(*(step.lifted for step in pending), strict=True)
             parts += [ops.fold(each(lambda *fields: ops.stack_rows(fields), *lifted)) for lifted in arrays]
             total = each(lambda *arrays: ops.concatenate(arrays), *parts)
             slots = None if layout.fills(state.num_slots) else layout.slots
             return into_slots(ops, state.sums, total, slots, state.num_slots, columns)
+
+    def _by_array(self, sums: Sums, sizes: tuple[int, ...]) -> list[Sums]:
+        """Return the sums of arrays of these sizes from those of their elements; arrays of one size together."""
+        found, start = [], 0
+        for size, same in groupby(sizes):
+            shape = len(list(same)), size
+            taken = slice(start, start + prod(shape))
+            by_element = each(lambda field, at=taken, shape=shape: field[at].reshape(shape).T, sums)
+            found.append(self._ops.fold(by_element))
+            start = taken.stop
+        return found
 
     def to_host(
         self, settled: Sequence[Sums], copies: Sequence[Array]

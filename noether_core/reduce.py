@@ -28,7 +28,7 @@ from noether_core.expansion import Array, Expansion, SplitOps, add, is_less, mul
 
 NEVER = 2**63 - 1  # the place code of "no non-finite value yet"
 _STEPS_PER_UPDATE = 2**20
-_TREE_ROWS = 1024  # beyond this many elements the library's own sum takes over
+_TREE_ROWS = 1024  # beyond this many elements of an array the library's own sum takes over
 
 
 class Ops(SplitOps, Protocol):
@@ -248,6 +248,11 @@ def fold_tree(ops: Ops, sums: Sums) -> Sums:
     return merge(ops, total, each(lambda array: array[-1], sums)) if rows % 2 else total
 
 
+def is_small(elements: int) -> bool:
+    """Tell whether an array of so many elements is merged like everything else."""
+    return 0 < elements <= _TREE_ROWS
+
+
 def lift_array(
     ops: Ops, values: Array, code: Callable[[], Array], columns: Columns, weights: Array | None = None
 ) -> Sums:
@@ -271,7 +276,7 @@ def lift_array(
     """
     if values.shape[0] == 0:
         return identity(ops, 1, columns, code())
-    if values.shape[0] <= _TREE_ROWS or ops.parts != 2:
+    if is_small(values.shape[0]) or ops.parts != 2:
         return ops.fold(lift(ops, values[:, None], code(), columns, None if weights is None else weights[:, None]))
     if weights is not None:
         return _lift_carefully(ops, values, code(), columns, weights)

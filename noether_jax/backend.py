@@ -17,6 +17,8 @@ import numpy as np
 
 from noether_core import host
 from noether_core.backend import (
+    PENDING_VALUES,
+    Layout,
     Pending,
     PendingReducer,
     Reducer,
@@ -25,7 +27,6 @@ from noether_core.backend import (
     Taken,
     ValueType,
     into_slots,
-    most_pending,
 )
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array, nothing
@@ -119,14 +120,16 @@ class JaxKernels:
         ops: what to reduce with; None: whatever the default device has.
     """
 
-    most_pending = 32  # the call that settles takes that many at a time, so that it is compiled once
-
     def __init__(self, ops: JaxOps | None = None) -> None:
         self._given = ops
 
     @cached_property
     def _ops(self) -> JaxOps:
         return self._given or ops_for(jax.default_backend())
+
+    def most_pending(self, layout: Layout) -> int:
+        """Return how many steps of a layout `settle` takes at a time; it is compiled for that many."""
+        return min(32, 1 + PENDING_VALUES // len(layout.slots))
 
     def take(self, step: Step) -> tuple[Pending, Taken]:
         """Return a step stacked, its arrays lifted; and copies of its values."""
@@ -148,7 +151,7 @@ class JaxKernels:
         if sums is None:  # an identity of the same types, so that the first call is not a compilation of its own
             ops = self._ops
             sums = JaxSums(words.initial(ops, columns, state.num_slots), ops, columns)
-        blanks = most_pending(self, layout) - len(pending)
+        blanks = self.most_pending(layout) - len(pending)
         steps = (*pending, *pending[:1] * blanks)
         first = pending[0]
         with jax.enable_x64(True):

@@ -125,7 +125,9 @@ class _TorchOps:
 
     def held(self, sums: Sums) -> Sums:
         # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
-        return each(lambda part: part.item() if isinstance(part, Tensor) else part, sums) if sums.total[0].is_cpu else sums
+        if not sums.total[0].is_cpu:
+            return sums
+        return each(lambda part: part.item() if isinstance(part, Tensor) else part, sums)
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
         if isinstance(rows[0], Tensor):

@@ -76,7 +76,11 @@ def lifting(columns: Columns) -> Callable[..., Sums]:
 
 @cache
 def lifting_array(columns: Columns) -> Callable[..., Sums]:
-    return lambda ops, values, code, *weights: lift_array(ops, values, lambda: code, columns, *weights)
+    def lifted(ops: Any, values: Any, code: Any, *weights: Any) -> Sums:
+        sums = lift_array(ops, values, lambda: code, columns, *weights)
+        return each(lambda part: ops.full((1,), part, values) if isinstance(part, float | int) else part, sums)
+
+    return lifted
 
 
 @cache
