@@ -9,6 +9,7 @@ No step relies on a product being rounded before it is added, so a compiler's fu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -21,6 +22,11 @@ class SplitOps(Protocol):
 
     def split(self, values: Array) -> tuple[Array, Array]:
         """Return values as exact sums of two that have half of the bits each, the first the nearest such number."""
+
+
+def extended(parts: Sequence[Array], length: int, zero: Array) -> Expansion:
+    """Return parts as an expansion of that length, the rest of it `zero`."""
+    return (*parts, *(zero,) * (length - len(parts)))
 
 
 def two_sum(a: Array, b: Array) -> Expansion:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.accumulate import Partial
 from noether_core.config import Reduction, TrackAdditionalOutputsCallbackConfig
 from noether_core.expansion import exact
+from noether_core.partial import Partial
 from noether_core.reduce import Sums
 
 Scalar = float | int | bool

@@ -9,9 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from noether_core.backend import EagerKernels, PendingReducer, ValueType
+from noether_core.backend import ValueType
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import NumpyOps, Sums
+from noether_core.numpy_ops import NumpyOps
+from noether_core.pending import EagerKernels, PendingReducer
+from noether_core.reduce import Sums
 
 PLACE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}

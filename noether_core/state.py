@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from noether_core.accumulate import Partial, Tally
 from noether_core.errors import NoetherError
-from noether_core.reduce import NUMPY, Columns, Sums, nothing
+from noether_core.numpy_ops import NUMPY
+from noether_core.partial import Partial, Tally
+from noether_core.reduce import Columns, Sums, nothing
 
 VERSION = 1
 _COUNTS = ("nan", "positive", "negative", "first")

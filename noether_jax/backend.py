@@ -16,20 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core import host
-from noether_core.backend import (
-    PENDING_VALUES,
-    Layout,
-    Pending,
-    PendingReducer,
-    Reducer,
-    ReducerState,
-    Step,
-    Taken,
-    ValueType,
-    into_slots,
-)
+from noether_core.backend import Layout, Reducer, Step, Taken, ValueType
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce import Columns, Ops, Sums, each, lift, lift_array, nothing
+from noether_core.large import lift_array
+from noether_core.pending import PENDING_VALUES, Pending, PendingReducer, ReducerState, into_slots
+from noether_core.reduce import Columns, Ops, Sums, each, lift, nothing
 from noether_jax import words
 from noether_jax.ops import JaxOps, ops_for
 

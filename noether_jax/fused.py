@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.accumulate import Partial
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.expansion import Array
+from noether_core.partial import Partial
 from noether_core.run import Run
 from noether_jax.tracker import AxisName, Tracker, TrackerState
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.backend import SlotOps
 from noether_core.expansion import Expansion, add, normalise
+from noether_core.pending import SlotOps
 from noether_core.reduce import NEVER, Columns, Sums, each, merge, nothing
 
 

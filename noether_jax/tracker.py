@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core import host
-from noether_core.accumulate import WHOLE_DTYPES, Partial, Tally, check_last, check_weight, columns_of
 from noether_core.config import TrackAdditionalOutputsCallbackConfig, parse_callback
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.expansion import Array
 from noether_core.finish import finish
+from noether_core.partial import Partial, Tally
+from noether_core.plan import WHOLE_DTYPES, check_last, check_weight, columns_of
 from noether_core.reduce import NEVER, Sums, each, identity, merge, place_code
 from noether_core.select import flatten, require, select
 from noether_jax import words

@@ -16,7 +16,8 @@ import numpy as np
 from jax.lax import bitcast_convert_type
 
 from noether_core.expansion import Expansion, normalise
-from noether_core.reduce import NUMPY, Columns, Sums, nothing
+from noether_core.numpy_ops import NUMPY
+from noether_core.reduce import Columns, Sums, nothing
 from noether_jax.ops import JaxOps
 
 _COUNTS = 4  # nan, positive, negative and first

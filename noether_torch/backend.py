@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from noether_core import host
-from noether_core.backend import EagerKernels, PendingReducer, Reducer, ValueType
+from noether_core.backend import Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Expansion, add, normalise
+from noether_core.pending import EagerKernels, PendingReducer
 from noether_core.reduce import NEVER, Sums, each, fold_tree
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across

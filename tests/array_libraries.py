@@ -14,7 +14,9 @@ import torch
 
 import noether_jax
 import noether_torch
-from noether_core.reduce import NUMPY, Columns, Sums, each, identity, lift, lift_array, merge
+from noether_core.large import lift_array
+from noether_core.numpy_ops import NUMPY
+from noether_core.reduce import Columns, Sums, each, identity, lift, merge
 from noether_jax.ops import Binary32Ops, Binary64Ops
 from noether_torch.backend import _TorchOps
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import noether_jax
 import noether_torch
 from noether_core import TrackAdditionalOutputsCallbackConfig, read_run
-from noether_core.accumulate import Partial, Tally
 from noether_core.finish import Finished, _root, finish, nearest
+from noether_core.partial import Partial, Tally
 from noether_core.reduce import Columns, Sums, nothing
 from parity_tests import reference
 

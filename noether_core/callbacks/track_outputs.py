@@ -7,14 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noether_core.accumulate import (
-    OutputAccumulator,
-    Partial,
-    PartialSource,
-    columns_of,
-    first_nonfinite,
-    merge_partials,
-)
+from noether_core.accumulate import OutputAccumulator
 from noether_core.backend import Backend
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.config import TrackAdditionalOutputsCallbackConfig
@@ -22,6 +15,8 @@ from noether_core.emit.arrays import write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, NonFiniteError, listing, suggest
 from noether_core.finish import Finished, finish
+from noether_core.partial import Partial, PartialSource, first_nonfinite, merge_partials
+from noether_core.plan import columns_of
 from noether_core.reduce import place_of
 from noether_core.schedule import Counter
 from noether_core.select import Selection, flatten, is_flat, missing_key_message, require, select

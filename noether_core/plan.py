@@ -1,0 +1,233 @@
+"""Plan where the values of a step go: which are reduced together, in which place, into which slots.
+
+A plan is made once per key set and value signature; per step it is only looked up and executed. Slots are given to keys as they
+come and stay theirs, so a new key set extends the state and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from noether_core import host
+from noether_core.backend import Backend, Layout, Reducer, ValueType
+from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import UpdateOutputError
+from noether_core.large import is_small
+from noether_core.partial import Tally
+from noether_core.reduce import Columns
+
+MOST_PLANS = 256  # plans kept; values whose shape changes all the time would make ever more
+WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
+
+
+def columns_of(config: TrackAdditionalOutputsCallbackConfig) -> Columns:
+    """Return what the sums must carry for all that a config asks for."""
+    asked = config.asked
+    return Columns(
+        squares=bool(asked & {"std", "var"}), extremes=bool(asked & {"min", "max"}), weights=config.weight is not None
+    )
+
+
+def check_last(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Raise `UpdateOutputError` if a key's `last` is to be logged and is no single number."""
+    if config.log_output and "last" in config.reductions(key) and prod(shape) != 1:
+        raise UpdateOutputError(
+            f"update output {key!r} has shape {shape}, and the log takes only one number of a key reduced with"
+            " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
+        )
+
+
+def check_weight(
+    config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...], weight: tuple[int, ...]
+) -> None:
+    """Raise `UpdateOutputError` if a weight of one shape cannot weigh a value of another."""
+    if prod(weight) != 1 and weight != shape:
+        raise UpdateOutputError(
+            f"update output {key!r} has shape {shape}, and its weight {config.weight!r} has shape {weight}; expected a"
+            " weight with one element or of the value's shape: broadcast it in the training step"
+        )
+
+
+_Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
+
+
+def _pick(positions: Sequence[int]) -> _Pick:
+    """Return a function that takes what is at these positions."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda values: tuple(values[at] for at in positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Name what is reduced together: values of one device, weighted or not.
+
+    Attributes:
+        reducer: reduces them.
+        slots: each key's slot in the state.
+    """
+
+    reducer: Reducer
+    slots: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacePlan:
+    """Say what of a step's values goes to one place.
+
+    Attributes:
+        place: the place.
+        layout: where in its state they go.
+        scalars: take the groups of scalars out of the tracked values.
+        arrays: takes the arrays.
+        kept: each key of which copies are kept, with its group and index, or -1 and its array.
+    """
+
+    place: Place
+    layout: Layout
+    scalars: tuple[_Pick, ...]
+    arrays: _Pick
+    kept: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Say what happens to the values of a step.
+
+    Attributes:
+        places: what each place gets.
+        tallies: what each key counts.
+        shapes: of the keys that are stacked.
+        moved: the positions of host values that go to the device, where their weight is.
+    """
+
+    places: tuple[PlacePlan, ...]
+    tallies: Mapping[str, Tally]
+    shapes: Mapping[str, tuple[int, ...]]
+    moved: tuple[int, ...]
+
+
+class _Typed(NamedTuple):
+    found: ValueType
+    reducer: Reducer
+    moves: bool = False
+
+
+class Planner:
+    """Make plans, and remember them.
+
+    Args:
+        backend: knows the framework's arrays.
+        config: says what is wanted of each key.
+    """
+
+    def __init__(self, backend: Backend, config: TrackAdditionalOutputsCallbackConfig) -> None:
+        self._backend = backend
+        self._config = config
+        self._columns = columns_of(config)
+        self._plans: dict[Hashable, Plan] = {}
+        self._latest: tuple[Hashable, Plan] | None = None
+        self._places: dict[Hashable, Place] = {}
+
+    def plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> Plan:
+        """Return the plan for values like these."""
+        signature = (keys, self._backend.signature(values if weight is None else (*values, weight)))
+        if self._latest is not None and signature == self._latest[0]:  # nearly always, and cheaper than a hash
+            return self._latest[1]
+        plan = self._plans.get(signature)
+        if plan is None:
+            plan = self._make_plan(keys, values, weight)
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
+            self._plans[signature] = plan
+        self._latest = signature, plan
+        return plan
+
+    def inspect(self, key: str, value: Any) -> _Typed:
+        """Return what decides how a value is reduced, or raise `UpdateOutputError` if it cannot be."""
+        found = self._backend.inspect(key, value)
+        if found is not None:
+            return _Typed(found, host.REDUCER if found.place == host.PLACE else self._backend.reducer)
+        return _Typed(host.inspect(key, value, self._backend.name), host.REDUCER)
+
+    def _make_plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> Plan:
+        types = [self.inspect(key, value) for key, value in zip(keys, values, strict=True)]
+        if weight is not None and self._config.weight is not None:
+            by = self.inspect(self._config.weight, weight)
+            types = [self._beside(by, *pair) for pair in zip(keys, values, types, strict=True)]
+        for key, typed in zip(keys, types, strict=True):
+            check_last(self._config, key, typed.found.shape)
+        by_place: dict[Hashable, list[int]] = {}
+        for at, key in enumerate(keys):
+            by_place.setdefault((types[at].found.place, self._is_weighted(key)), []).append(at)
+        return Plan(
+            tuple(self._make_place_plan(place, keys, types, members) for place, members in by_place.items()),
+            {
+                key: Tally(prod(found.shape), found.wide, found.dtype in WHOLE_DTYPES)
+                for key, (found, _, _) in zip(keys, types, strict=True)
+            },
+            {
+                key: typed.found.shape
+                for key, typed in zip(keys, types, strict=True)
+                if "stack" in self._config.reductions(key)
+            },
+            tuple(at for at, typed in enumerate(types) if typed.moves),
+        )
+
+    def _is_weighted(self, key: str) -> bool:
+        return self._columns.weights and key != self._config.weight
+
+    def _beside(self, weight: _Typed, key: str, value: Any, typed: _Typed) -> _Typed:
+        """Return the type of a value that is reduced where its weight is."""
+        if not self._is_weighted(key):
+            return typed
+        check_weight(self._config, key, typed.found.shape, weight.found.shape)
+        if typed.reducer is weight.reducer or typed.reducer is not host.REDUCER:
+            return typed
+        return _Typed(typed.found._replace(place=weight.found.place), self._backend.reducer, moves=True)
+
+    def _keeps(self, key: str) -> bool:
+        return bool({"last", "stack"} & set(self._config.reductions(key)))
+
+    def _make_place_plan(
+        self, place: Hashable, keys: tuple[str, ...], types: Sequence[_Typed], members: Sequence[int]
+    ) -> PlacePlan:
+        groups: dict[str, list[int]] = {}
+        arrays: list[int] = []
+        for at in members:
+            found = types[at].found
+            is_scalar = prod(found.shape) == 1 and not (found.shape and self._keeps(keys[at]))
+            (groups.setdefault(found.dtype, []) if is_scalar else arrays).append(at)
+        sizes = {at: prod(types[at].found.shape) for at in arrays}
+        # those that are merged element by element first, by dtype and size
+        arrays.sort(key=lambda at: (0, types[at].found.dtype, sizes[at]) if is_small(sizes[at]) else (1, "", 0))
+        small: dict[str, list[int]] = {}
+        for at in arrays:
+            if is_small(sizes[at]):
+                small.setdefault(types[at].found.dtype, []).append(sizes[at])
+        own = self._places.setdefault(place, Place(types[members[0]].reducer))
+        slots = own.slots
+        order = [keys[at] for group in groups.values() for at in group] + [keys[at] for at in arrays]
+        for key in order:
+            slots.setdefault(key, len(slots))
+        kept = [
+            (keys[at], number, index)
+            for number, group in enumerate(groups.values())
+            for index, at in enumerate(group)
+            if self._keeps(keys[at])
+        ]
+        kept += [(keys[at], -1, index) for index, at in enumerate(arrays) if self._keeps(keys[at])]
+        layout = Layout(
+            np.array([slots[key] for key in order], np.int64),
+            tuple(groups),
+            tuple(self._keeps(keys[at]) for at in arrays),
+            tuple(map(tuple, small.values())),
+            self._columns._replace(weights=self._is_weighted(keys[members[0]])),
+        )
+        return PlacePlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))
