@@ -54,7 +54,7 @@ def lift_array(
         )
         squares: Expansion = ()
         if columns.squares:
-            mass = ops.full((1,), float(values.shape[0]), total[0])
+            mass = ops.constant(float(values.shape[0]), total[0])
             squares, fitting = _moments(ops, ops.widen(values)[0], total[0] / mass, mass)
             summed = total if is_whole else fitting[:2]
         first = ops.constant(ops.never, total[0])
@@ -80,25 +80,23 @@ def _moments(
     if used is not None:
         shifted = ops.where(used, shifted, 0.0)
     product = shifted if weights is None else shifted * weights
-    first, second = ((sum_, *(sum_ * 0.0,) * (ops.deep - 1)) for sum_ in (_total(product), _total(product * shifted)))
+    first, second = (
+        (sum_, *(sum_ * 0.0,) * (ops.deep - 1)) for sum_ in (ops.total(product), ops.total(product * shifted))
+    )
     squares = add(second, multiply(ops, (origin * 2.0,), first[:1], ops.deep))
     squares = add(squares, multiply(ops, (origin * origin,), (mass,), ops.deep))
     return squares, add(first, multiply(ops, (origin,), (mass,), ops.deep))
-
-
-def _total(values: Array) -> Array:
-    return values.sum().reshape(1)
 
 
 def _lift_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weights: Array | None) -> Sums:
     """Return the sums of a large array that may hold NaN and infinities, or has weights."""
     lifted = lift(ops, values, code[0], Columns(extremes=True, weights=weights is not None), weights)
     used = lifted.minimum[0] != math.inf
-    total = normalise(map(_total, lifted.total))
+    total = normalise(map(ops.total, lifted.total))
     factor = lifted.weights[0] if weights is not None else None
     ones = ops.where(used, 1.0, lifted.total[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
-    count = _total(ones)
-    mass = count if factor is None else _total(factor)
+    count = ops.total(ones)
+    mass = count if factor is None else ops.total(factor)
     near = total[0] / ops.where(count == 0, 1.0, count)
     squares, weighted = _moments(ops, lifted.total, near, mass, factor, used)
     if columns.squares and not columns.weights:
@@ -106,7 +104,7 @@ def _lift_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weig
     first = ops.min(lifted.first[:, None])
     least = _outermost(ops, lifted.minimum, 0, math.inf)
     greatest = _outermost(ops, lifted.maximum, 1, -math.inf)
-    counts = (_total(lifted.nan), _total(lifted.positive), _total(lifted.negative))
+    counts = (ops.total(lifted.nan), ops.total(lifted.positive), ops.total(lifted.negative))
     return Sums(
         total,
         squares if columns.squares else (),

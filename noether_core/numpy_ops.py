@@ -54,6 +54,10 @@ class NumpyOps:
         first, *rest = [self.widen(half.sum(dtype=np.int64).reshape(1))[0] for half in halves]
         return add((first[0] * 2.0**32, first[1] * 2.0**32), rest[0]) if rest else first
 
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of all values in their own dtype."""
+        return np.asarray(values.sum()).reshape(1)
+
     def extremes(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the least and the greatest of all values."""
         return values.min().reshape(1), values.max().reshape(1)

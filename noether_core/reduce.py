@@ -62,17 +62,23 @@ class Ops(SplitOps, Protocol):
     def fold(self, sums: Sums) -> Sums:
         """Return `merge` over the leading axis (at least one row): [rows, slots] to [slots]; `fold_tree` will do."""
 
+    # What follows gives single numbers: of shape [1], or Python's, with which a library that runs operation by operation is
+    # a hundred times faster; then `where`, `widen` and `split` take those too.
+
     def sum(self, values: Array) -> Expansion:
-        """Return the library's own sum of all values, shape [1], in binary64; exact for ints and bools."""
+        """Return the library's own sum of all values, in binary64; exact for ints and bools, as two parts."""
+
+    def total(self, values: Array) -> Array:
+        """Return the library's own sum of all values, in their own dtype, binary64 or int64 (without binary64 binary32)."""
 
     def extremes(self, values: Array) -> tuple[Array, Array]:
-        """Return the least and the greatest of all values, each of shape [1]; NaN if there is one."""
+        """Return the least and the greatest of all values; NaN if there is one."""
 
     def constant(self, value: float | int, like: Array) -> Array:
-        """Return what `full` would, of shape [1]; or the number itself, if `choose` runs but one function."""
+        """Return a constant as such a number; see `full`."""
 
     def choose(self, total: Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
-        """Return `plain()` if the total, of shape [1], is finite, else `careful()`; do not wait for a device."""
+        """Return `plain()` if the total, a single number, is finite, else `careful()`; do not wait for a device."""
 
 
 class Columns(NamedTuple):

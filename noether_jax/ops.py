@@ -55,6 +55,9 @@ class JaxOps(SlotOps):
         total: Sums = jax.tree.unflatten(form, jax.lax.reduce(tuple(arrays), tuple(start), merged, (0,)))
         return total
 
+    def total(self, values: jax.Array) -> jax.Array:
+        return jnp.sum(values).reshape(1)
+
     def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.min(values).reshape(1), jnp.max(values).reshape(1)
 

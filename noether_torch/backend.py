@@ -16,6 +16,7 @@ from noether_core import host
 from noether_core.backend import Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Expansion, add, normalise
+from noether_core.numpy_ops import NUMPY
 from noether_core.pending import EagerKernels, PendingReducer
 from noether_core.reduce import NEVER, Sums, each, fold_tree
 
@@ -63,6 +64,11 @@ def _sum(values: Tensor) -> Tensor:
     return sums.sum()
 
 
+def _number(value: Tensor) -> Any:
+    """Return a tensor of one element as a Python number if it is on the CPU, else of shape [1]."""
+    return value.item() if value.is_cpu else value.reshape(1)
+
+
 def _beside(like: Tensor, value: Tensor) -> Tensor:
     """Return a tensor on the device of `like`; one that comes from the host waits for nothing that the device does."""
     return value.to(like.device, non_blocking=value.device.type == "cpu")
@@ -75,14 +81,23 @@ class _TorchOps:
     isfinite = staticmethod(torch.isfinite)
     minimum = staticmethod(torch.minimum)
 
-    def where(self, condition: Tensor, values: Any, others: Any) -> Tensor:
+    def where(self, condition: Any, values: Any, others: Any) -> Any:
+        if isinstance(condition, bool):
+            return values if condition else others
         return torch.where(condition, values, others)
 
-    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, values: Any) -> tuple[Any, Any]:
+        if isinstance(values, float):
+            high, low = NUMPY.split(np.asarray(values))
+            return high.item(), low.item()
         high = ((values.view(torch.int64) + 2**26) & -(2**27)).view(torch.float64)
         return high, values - high
 
-    def widen(self, values: Tensor) -> tuple[Expansion, bool]:
+    def widen(self, values: Any) -> tuple[Expansion, bool]:
+        if isinstance(values, float):
+            return (values,), True
+        if isinstance(values, int):
+            return (float(values), float(values - int(float(values)))), False
         if values.dtype in (torch.int64, torch.uint64):
             high, low = _halves(values)
             return normalise((high.double() * 2.0**32, low.double())), False
@@ -100,35 +115,36 @@ class _TorchOps:
 
     def sum(self, values: Tensor) -> Expansion:
         if values.dtype in _FLOATS:
-            return (_sum(_signed(values)).reshape(1),)
+            return (_number(_sum(_signed(values))),)
         if values.dtype not in (torch.int64, torch.uint64):
-            return self.widen(_signed(values).sum(dtype=torch.int64).reshape(1))[0]
-        high, low = (self.widen(half.sum().reshape(1))[0] for half in _halves(values))
+            return self.widen(_number(_signed(values).sum(dtype=torch.int64)))[0]
+        high, low = (self.widen(_number(half.sum()))[0] for half in _halves(values))
         return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
 
-    def extremes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def total(self, values: Tensor) -> Any:
+        return _number(values.sum())
+
+    def extremes(self, values: Tensor) -> tuple[Any, Any]:
         if values.dtype is torch.uint64:  # with the highest bit turned, they order as int64 do
             ends = torch.aminmax(values.view(torch.int64) ^ -(2**63))
             low, high = ((end ^ -(2**63)).view(torch.uint64) for end in ends)
         else:
             low, high = torch.aminmax(_signed(values))
-        return low.reshape(1), high.reshape(1)
+        return _number(low), _number(high)
 
-    def constant(self, value: float | int, like: Tensor) -> Tensor | float | int:
-        return value if like.is_cpu else self.full((1,), value, like)  # `held` makes numbers of all on the CPU
+    def constant(self, value: float | int, like: Any) -> Any:
+        return self.full((1,), value, like) if isinstance(like, Tensor) else value
 
-    def choose(self, total: Tensor, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
-        # a tensor on the CPU has its value already; elsewhere looking at it would wait
-        return plain() if total.is_cpu and math.isfinite(total.item()) else careful()
+    def choose(self, total: Any, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+        # a number is on the host; to look at a tensor would wait for its device
+        return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def held(self, sums: Sums) -> Sums:
         # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
-        if not sums.total[0].is_cpu:
-            return sums
-        return each(lambda part: part.item() if isinstance(part, Tensor) else part, sums)
+        return each(lambda part: _number(part) if isinstance(part, Tensor) else part, sums)
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
         if isinstance(rows[0], Tensor):

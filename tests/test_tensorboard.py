@@ -129,7 +129,7 @@ def test_a_restart_from_an_older_update_takes_the_place_of_what_followed_it(tmp_
     assert [update for update, _ in curves(tmp_path)["loss"]] == list(range(1, 12))
 
 
-# Fork a training loop for each directory, and kill it a random time after its first entry.
+# Fork a training loop for each directory, and kill it at a random moment after a random number of entries.
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -151,9 +151,10 @@ for path in sys.argv[1:]:
             train(path)
         finally:
             os._exit(1)
-    while not Path(path, "metrics", "1.jsonl").exists():
+    lines, wanted = Path(path, "metrics", "1.jsonl"), random.randrange(1, 150)
+    while not lines.exists() or lines.read_bytes().count(b"\\n") < wanted:
         time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.3))
+    time.sleep(random.uniform(0, 0.01))
     os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
@@ -177,7 +178,7 @@ def test_after_a_kill_the_curves_are_a_part_of_the_jsonl_and_an_export_completes
         exported = export_run(path, "tensorboard")
         assert curves(path / "exports") == logged(path)
         assert exported.entries == len(read_run(path).entries)
-    assert sum(length > 50 for length in lengths) > len(lengths) / 2
+    assert sum(lengths) > 50 * len(lengths)  # 5 values an entry; about 75 entries each, but for those not yet taken
 
 
 def test_without_tensorboardx_the_error_names_what_to_install(tmp_path: Path) -> None:
