@@ -11,9 +11,9 @@ import numpy as np
 
 from noether_core.backend import ValueType
 from noether_core.errors import UpdateOutputError
+from noether_core.large import Measured
 from noether_core.numpy_ops import NumpyOps
 from noether_core.pending import EagerKernels, PendingReducer
-from noether_core.reduce import Sums
 
 PLACE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
@@ -30,8 +30,8 @@ class _HostOps(NumpyOps):
     def weight(self, value: Any, like: Any) -> np.ndarray[Any, Any]:
         return as_numpy(value).reshape(-1)
 
-    def held(self, sums: Sums) -> Sums:
-        return sums
+    def held(self, measured: Measured) -> Measured:
+        return measured
 
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)

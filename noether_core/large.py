@@ -1,12 +1,17 @@
-"""Reduce a whole array to the sums of one slot: small ones element by element, large ones with the library's own sums."""
+"""Reduce a whole array to the sums of one slot: small ones element by element, large ones with the library's own sums.
+
+`measure` reads a large array, and gives a handful of single numbers; `sums_of` makes sums of them, for many arrays at once
+where they are stacked.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from noether_core.expansion import Array, Expansion, add, extended, multiply, normalise
-from noether_core.reduce import Columns, Ops, Sums, identity, lift
+from noether_core.reduce import Columns, Ops, Sums, identity, lift, sort
 
 _MOST_MERGED = 1024  # elements of an array; of a larger one the library's own sum takes over
 
@@ -19,105 +24,165 @@ def is_small(elements: int) -> bool:
 def lift_array(
     ops: Ops, values: Array, code: Callable[[], Array], columns: Columns, weights: Array | None = None
 ) -> Sums:
-    """Return the sums of one array, as one slot.
+    """Return the sums of one array, as one slot: of shape [1]; see `measure` for the arguments and for what they are worth."""
+    if values.shape[0] == 0:
+        return identity(ops, 1, columns, code())
+    if is_small(values.shape[0]) or ops.parts != 2:  # without binary64 every array is merged
+        return ops.fold(lift(ops, values[:, None], code(), columns, None if weights is None else weights[:, None]))
+    return sums_of(ops, measure(ops, values, code, columns, weights), columns)
 
-    Up to 1,024 elements are merged like everything else. A larger array is summed by the library in binary64: exact
-    while the elements' exponents differ by no more than 29 - log2(elements) bits, else to a relative error of
-    elements * 2^-53 * sum|x| / |sum x| at most, and far less in practice (the libraries sum pairwise). Its squares are
-    summed likewise about a number s close to its mean m, and its sum, where squares are asked for, from the same
-    differences, so that sum and squares fit together: the array's own variance, of standard deviation d, has a relative
-    error of 4 * elements * 2^-53 * (1 + ((m - s) / d)^2) at most, and |m - s| <= 2^-26 |m|. So an offset of 1e6 costs a
-    spread of 1e-2 nothing. Ints and bools are summed exactly, unless they are weighed; for their variance the same holds
-    while sum|x - s| < 2^53. Without binary64 every array is merged.
+
+class Measured(NamedTuple):
+    """Hold what is read of a large array: single numbers, see `Ops`; what no column is for is empty.
+
+    Attributes:
+        total: the sum of its finite values; two parts for ints and bools, whose sum is exact, else one.
+        origin: a number near their mean, of few enough bits that its square is exact.
+        first: the sum of their differences from it, weighted if there are weights.
+        second: the sum of the differences' squares, likewise.
+        mass: how many they are, or the sum of their weights.
+        minimum: the least of them, as two parts.
+        maximum: the greatest.
+        nan, positive, negative, place: see `Sums`.
+    """
+
+    total: Expansion
+    origin: Expansion
+    first: Expansion
+    second: Expansion
+    mass: Expansion
+    minimum: Expansion
+    maximum: Expansion
+    nan: Array
+    positive: Array
+    negative: Array
+    place: Array
+
+
+def measure(
+    ops: Ops, values: Array, code: Callable[[], Array], columns: Columns, weights: Array | None = None
+) -> Measured:
+    """Return what is read of a large array.
+
+    It is summed by the library in binary64: exact while the elements' exponents differ by no more than 29 - log2(elements)
+    bits, else to a relative error of elements * 2^-53 * sum|x| / |sum x| at most, and far less in practice (the libraries
+    sum pairwise). Its squares are summed likewise about a number s close to its mean m, and its sum, where squares are asked
+    for, from the same differences, so that sum and squares fit together: the array's own variance, of standard deviation d,
+    has a relative error of 4 * elements * 2^-53 * (1 + ((m - s) / d)^2) at most, and |m - s| <= 2^-26 |m|. So an
+    offset of 1e6 costs a spread of 1e-2 nothing. Ints and bools are summed exactly, unless they are weighed; for their
+    variance the same holds while sum|x - s| < 2^53.
 
     Args:
-        ops: the array library.
+        ops: the array library; one with binary64.
         values: shape [elements], any real dtype.
         code: makes the integer place code, shape [1, 1], if it is needed.
         columns: what to carry.
         weights: shape [elements] or [1], or None; see `lift`.
     """
-    if values.shape[0] == 0:
-        return identity(ops, 1, columns, code())
-    if is_small(values.shape[0]) or ops.parts != 2:
-        return ops.fold(lift(ops, values[:, None], code(), columns, None if weights is None else weights[:, None]))
-    if weights is not None:
-        return _lift_carefully(ops, values, code(), columns, weights)
+    elements = values.shape[0]
+    if weights is not None and elements:
+        return _measure_carefully(ops, values, code(), columns, weights)
     total = ops.sum(values)
-    is_whole = len(total) == 2  # of floats it is a single number
 
-    def plain() -> Sums:
+    def plain() -> Measured:
         none, zero = ops.constant(0, total[0]), ops.constant(0.0, total[0])
-        summed = total
-        least, greatest = (
-            (extended(ops.widen(end)[0], 2, zero) for end in ops.extremes(values)) if columns.extremes else ((), ())
-        )
-        squares: Expansion = ()
+        origin, first, second, mass = ((zero,) if columns.squares or columns.weights else () for _ in range(4))
         if columns.squares:
-            mass = ops.constant(float(values.shape[0]), total[0])
-            squares, fitting = _moments(ops, ops.widen(values)[0], total[0] / mass, mass)
-            summed = total if is_whole else fitting[:2]
-        first = ops.constant(ops.never, total[0])
-        return Sums(extended(summed, 2, zero), squares, least, greatest, (), (), none, none, none, first)
+            origin = (ops.split(total[0] / ops.constant(float(max(elements, 1)), total[0]))[0],)
+            first, second = _moments(ops, ops.widen(values)[0], origin[0])
+            mass = (ops.constant(float(elements), total[0]),)
+        least, greatest = (
+            (ops.constant(end, total[0]), zero) if columns.extremes else () for end in (math.inf, -math.inf)
+        )
+        if columns.extremes and elements:
+            least, greatest = (extended(ops.widen(end)[0], 2, zero) for end in ops.extremes(values))
+        never = ops.constant(ops.never, total[0])
+        return Measured(total, origin, first, second, mass, least, greatest, none, none, none, never)
 
-    if is_whole:
+    if len(total) == 2:  # of ints or bools
         return plain()
-    return ops.choose(total[0], plain, lambda: _lift_carefully(ops, values, code(), columns, weights=None))
+    return ops.choose(total[0], plain, lambda: _measure_carefully(ops, values, code(), columns, weights=None))
 
 
-def _moments(
-    ops: Ops, wide: Expansion, near: Array, mass: Array, weights: Array | None = None, used: Array | None = None
-) -> tuple[Expansion, Expansion]:
-    """Return the sums of weighted squares and of weighted values of a large array, worked out about a number near its mean.
-
-    sum w x^2 = sum w d^2 + 2 s sum w d + s^2 sum w and sum w x = sum w d + s sum w, with d = x - s; all but the sums of w d and
-    w d^2 are exact products. What rounding took from sum w d is missing in both, and cancels in the variance.
-    """
-    (origin, _) = ops.split(near)
+def _moments(ops: Ops, wide: Expansion, origin: Array, weights: Array | None = None) -> tuple[Expansion, Expansion]:
+    """Return the sums of values' differences from a number, and of these differences' squares."""
     shifted = wide[0] - origin
     if len(wide) == 2:
         shifted = shifted + wide[1]
-    if used is not None:
-        shifted = ops.where(used, shifted, 0.0)
     product = shifted if weights is None else shifted * weights
-    first, second = (
-        (sum_, *(sum_ * 0.0,) * (ops.deep - 1)) for sum_ in (ops.total(product), ops.total(product * shifted))
-    )
-    squares = add(second, multiply(ops, (origin * 2.0,), first[:1], ops.deep))
-    squares = add(squares, multiply(ops, (origin * origin,), (mass,), ops.deep))
-    return squares, add(first, multiply(ops, (origin,), (mass,), ops.deep))
+    return (ops.total(product),), (ops.total(product * shifted),)
 
 
-def _lift_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weights: Array | None) -> Sums:
-    """Return the sums of a large array that may hold NaN and infinities, or has weights."""
-    lifted = lift(ops, values, code[0], Columns(extremes=True, weights=weights is not None), weights)
-    used = lifted.minimum[0] != math.inf
-    total = normalise(map(ops.total, lifted.total))
-    factor = lifted.weights[0] if weights is not None else None
-    ones = ops.where(used, 1.0, lifted.total[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
-    count = ops.total(ones)
-    mass = count if factor is None else ops.total(factor)
-    near = total[0] / ops.where(count == 0, 1.0, count)
-    squares, weighted = _moments(ops, lifted.total, near, mass, factor, used)
-    if columns.squares and not columns.weights:
-        total = weighted[:2]
-    first = ops.min(lifted.first[:, None])
-    least = _outermost(ops, lifted.minimum, 0, math.inf)
-    greatest = _outermost(ops, lifted.maximum, 1, -math.inf)
-    counts = (ops.total(lifted.nan), ops.total(lifted.positive), ops.total(lifted.negative))
+def _measure_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weights: Array | None) -> Measured:
+    """Return what is read of a large array that may hold NaN and infinities, or has weights."""
+    wide, _ = ops.widen(values)
+    factor = None if weights is None else ops.widen(weights)[0][0]
+    used, *odd = sort(ops, wide[0], factor)
+    parts = tuple(ops.where(used, part, 0.0) for part in wide)
+    total = normalise(map(ops.total, parts))
+    origin: Expansion = ()
+    first: Expansion = ()
+    second: Expansion = ()
+    mass: Expansion = ()
+    if columns.squares or factor is not None:
+        ones = ops.where(used, 1.0, parts[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
+        factor = ones if factor is None else ops.where(used, factor, 0.0)
+        count = ops.total(ones)
+        origin = (ops.split(total[0] / ops.where(count == 0, 1.0, count))[0],)
+        first, second = _moments(ops, parts, origin[0], factor)
+        mass = (ops.total(factor),)
+    least: Expansion = ()
+    greatest: Expansion = ()
+    if columns.extremes:
+        zero = total[0] * 0.0
+        least, greatest = (_outermost(ops, wide, used, zero, end) for end in (0, 1))
+    nan, positive, negative = map(ops.total, odd)
+    place = ops.where(nan + positive + negative > 0, code[0], ops.never)
+    return Measured(total, origin, first, second, mass, least, greatest, nan, positive, negative, place)
+
+
+def _outermost(ops: Ops, wide: Expansion, used: Array, zero: Array, end: int) -> Expansion:
+    """Return the least (end 0) or the greatest (end 1) of the values that are used."""
+    beyond = (math.inf, -math.inf)[end]
+    high = ops.extremes(ops.where(used, wide[0], beyond))[end]
+    if len(wide) == 1:
+        return high, zero
+    return high, ops.extremes(ops.where(used & (wide[0] == high), wide[1], beyond))[end]
+
+
+def sums_of(ops: Ops, measured: Measured, columns: Columns) -> Sums:
+    """Return the sums of large arrays, one array a row.
+
+    sum w x^2 = sum w d^2 + 2 s sum w d + s^2 sum w and sum w x = sum w d + s sum w, with d = x - s; all but the sums of w d and
+    w d^2 are exact products. What rounding took from sum w d is missing in both, and cancels in the variance.
+
+    Args:
+        ops: the array library.
+        measured: arrays, all of one shape.
+        columns: what to carry.
+    """
+    zero = measured.total[0] * 0.0
+    total = measured.total
+    squares: Expansion = ()
+    weighted: Expansion = ()
+    if columns.squares or columns.weights:
+        origin, first, mass = measured.origin, measured.first, measured.mass
+        weighted = add(extended(first, ops.deep, zero), multiply(ops, origin, mass, ops.deep))
+        if columns.squares:
+            cross = multiply(ops, (origin[0] * 2.0,), first, ops.deep)
+            offset = multiply(ops, (origin[0] * origin[0],), mass, ops.deep)
+            squares = add(add(extended(measured.second, ops.deep, zero), cross), offset)
+            if len(total) == 1 and not columns.weights:
+                total = weighted[:2]
     return Sums(
-        total,
-        squares if columns.squares else (),
-        least if columns.extremes else (),
-        greatest if columns.extremes else (),
+        extended(total, 2, zero),
+        squares,
+        measured.minimum,
+        measured.maximum,
         weighted if columns.weights else (),
-        (mass, mass * 0.0) if columns.weights else (),
-        *counts,
-        first,
+        extended(measured.mass, 2, zero) if columns.weights else (),
+        measured.nan,
+        measured.positive,
+        measured.negative,
+        measured.place,
     )
-
-
-def _outermost(ops: Ops, values: Expansion, end: int, beyond: float) -> Expansion:
-    """Return the least (end 0) or the greatest (end 1) of many pairs."""
-    high = ops.extremes(values[0])[end]
-    return high, ops.extremes(ops.where(values[0] == high, values[1], beyond))[end]

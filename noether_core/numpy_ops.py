@@ -66,7 +66,7 @@ class NumpyOps:
         """Return a constant array of shape [1]."""
         return self.full((1,), value, like)
 
-    def choose(self, total: np.ndarray, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+    def choose(self, total: np.ndarray, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
         """Return what the total asks for."""
         return plain() if math.isfinite(total[0]) else careful()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from noether_core.backend import Layout, Step, Taken
 from noether_core.expansion import Array
-from noether_core.large import lift_array
+from noether_core.large import Measured, measure, sums_of
 from noether_core.reduce import Columns, Ops, Sums, each, identity, lift, merge
 
 PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
@@ -38,8 +38,8 @@ class EagerOps(SlotOps, Protocol):
     def stack(self, values: Sequence[Any], dtype: str) -> Array:
         """Return one-element values of the dtype of that name as a new vector."""
 
-    def held(self, sums: Sums) -> Sums:
-        """Return an array's sums in the form to hold until they are settled."""
+    def held(self, measured: Measured) -> Measured:
+        """Return what was read of an array in the form to hold until it is settled."""
 
     def stack_rows(self, rows: Sequence[Any]) -> Array:
         """Return arrays of one shape and dtype, or what `held` made of them, stacked along a new leading axis."""
@@ -58,11 +58,11 @@ class EagerOps(SlotOps, Protocol):
 
 
 class Pending(NamedTuple):
-    """Hold a step that is only stacked: a vector per group, its weight, and what its other arrays were lifted to."""
+    """Hold a step that is only stacked: a vector per group, its weight, and what was read of its other arrays."""
 
     rows: tuple[Array, ...]
     weight: Array | None
-    lifted: Any
+    arrays: Any
     code: int
 
 
@@ -73,7 +73,7 @@ class Kernels(Protocol):
         """Return how many steps of a layout are only stacked before they are reduced together."""
 
     def take(self, step: Step) -> tuple[Pending, Taken]:
-        """Return a step stacked, its arrays lifted; and copies of its values. It is called at every step: be quick."""
+        """Return a step stacked, its arrays read; and copies of its values. It is called at every step: be quick."""
 
     def settle(self, state: ReducerState) -> Any:
         """Return the state's sums with all that is pending merged in."""
@@ -137,7 +137,7 @@ class EagerKernels:
         return min(256, 1 + PENDING_VALUES // layout.stacked)
 
     def take(self, step: Step) -> tuple[Pending, Taken]:
-        """Return a step stacked, its large arrays lifted; and copies of its values."""
+        """Return a step stacked, its large arrays read; and copies of its values."""
         ops, layout = self._ops, step.layout
         with self._context():
             rows = tuple(map(ops.stack, step.scalars, layout.dtypes))
@@ -147,11 +147,11 @@ class EagerKernels:
             )
             flat = iter([value.reshape(-1) for value in step.arrays])
             joined = tuple([ops.concatenate(list(islice(flat, len(sizes)))) for sizes in layout.small])
-            lifted = tuple([self._lift_array(value, step.code, layout.columns, weight) for value in flat])
-        return Pending(rows + joined, weight if rows or joined else None, lifted, step.code), Taken(rows, kept)
+            read = tuple([self._measure(value, step.code, layout.columns, weight) for value in flat])
+        return Pending(rows + joined, weight if rows or joined else None, read, step.code), Taken(rows, kept)
 
-    def _lift_array(self, flat: Array, code: int, columns: Columns, weight: Array | None) -> Sums:
-        return self._ops.held(lift_array(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight))
+    def _measure(self, flat: Array, code: int, columns: Columns, weight: Array | None) -> Measured:
+        return self._ops.held(measure(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight))
 
     def settle(self, state: ReducerState) -> Sums:
         """Return the sums with all that is pending merged in."""
@@ -168,8 +168,9 @@ class EagerKernels:
                 rows = ops.stack_rows([step.rows[group] for step in pending])
                 total = ops.fold(lift(ops, rows, codes, columns, weights))
                 parts += self._by_array(total, sizes) if sizes else [total]
-            arrays = zip(*(step.lifted for step in pending), strict=True)
-            parts += [ops.fold(each(lambda *fields: ops.stack_rows(fields), *lifted)) for lifted in arrays]
+            for read in zip(*(step.arrays for step in pending), strict=True):
+                stacked = each(lambda *fields: ops.stack_rows(fields), *read)
+                parts.append(ops.fold(sums_of(ops, stacked, columns)))
             total = each(lambda *arrays: ops.concatenate(arrays), *parts)
             slots = None if layout.fills(state.num_slots) else layout.slots
             return into_slots(ops, state.sums, total, slots, state.num_slots, columns)

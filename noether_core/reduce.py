@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from noether_core.expansion import Array, Expansion, SplitOps, add, extended, is_less, multiply
+
+_Chosen = TypeVar("_Chosen")
 
 NEVER = 2**63 - 1  # the place code of "no non-finite value yet"
 _STEPS_PER_UPDATE = 2**20
@@ -77,7 +79,7 @@ class Ops(SplitOps, Protocol):
     def constant(self, value: float | int, like: Array) -> Array:
         """Return a constant as such a number; see `full`."""
 
-    def choose(self, total: Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+    def choose(self, total: Array, plain: Callable[[], _Chosen], careful: Callable[[], _Chosen]) -> _Chosen:
         """Return `plain()` if the total, a single number, is finite, else `careful()`; do not wait for a device."""
 
 
@@ -115,12 +117,15 @@ class Sums(NamedTuple):
     first: Array
 
 
-def each(function: Callable[..., Any], *sums: Sums) -> Sums:
+_Record = TypeVar("_Record", bound=tuple[Any, ...])
+
+
+def each(function: Callable[..., Any], *records: _Record) -> _Record:
     """Return sums with a function applied to every array, or to the arrays that several sums have in one place."""
-    return Sums(
+    return type(records[0])(
         *(
             tuple(map(function, *fields)) if isinstance(fields[0], tuple) else function(*fields)
-            for fields in zip(*sums, strict=True)
+            for fields in zip(*records, strict=True)
         )
     )
 
@@ -162,6 +167,16 @@ def identity(ops: Ops, slots: int, columns: Columns, like: Array) -> Sums:
     return each(lambda value: ops.full((slots,), value, like), nothing(ops, columns))
 
 
+def sort(ops: Ops, values: Array, weights: Array | None) -> tuple[Array, Array, Array, Array]:
+    """Tell which values are used, and which count as NaN, +inf and -inf; what has weight 0 is none of these."""
+    used, nan, positive, negative = ops.isfinite(values), ops.isnan(values), values == math.inf, values == -math.inf
+    if weights is None:
+        return used, nan, positive, negative
+    counts, sound = weights != 0, ops.isfinite(weights)
+    live = counts & sound
+    return used & live, (nan | ~sound) & counts, positive & live, negative & live
+
+
 def lift(ops: Ops, values: Array, codes: Array, columns: Columns, weights: Array | None = None) -> Sums:
     """Return each value as its own sums.
 
@@ -175,14 +190,11 @@ def lift(ops: Ops, values: Array, codes: Array, columns: Columns, weights: Array
     """
     wide, is_short = ops.widen(values)
     high = wide[0]
-    used, nan, positive, negative = ops.isfinite(high), ops.isnan(high), high == math.inf, high == -math.inf
     factor: Expansion = ()
     if weights is not None:
         factor, factor_is_short = ops.widen(weights)
-        counts, sound = factor[0] != 0, ops.isfinite(factor[0])
-        used, nan = used & counts & sound, (nan | ~sound) & counts
-        positive, negative = positive & counts & sound, negative & counts & sound
-        factor = tuple(ops.where(used, part, 0.0) for part in factor)
+    used, nan, positive, negative = sort(ops, high, factor[0] if factor else None)
+    factor = tuple(ops.where(used, part, 0.0) for part in factor)
     value = tuple(ops.where(used, part, 0.0) for part in wide)
     zero = value[0] * 0.0
 

@@ -150,7 +150,7 @@ class JaxKernels:
                 sums.words,
                 tuple(step.rows for step in steps),
                 None if first.weight is None else tuple(step.weight for step in steps),
-                None if first.lifted is None else tuple(step.lifted for step in steps),
+                None if first.arrays is None else tuple(step.arrays for step in steps),
                 np.array([step.code for step in pending] + [-1] * blanks, np.int64),
                 None if layout.fills(state.num_slots) else layout.slots,
                 ops=sums.ops,

@@ -64,9 +64,8 @@ class JaxOps(SlotOps):
     def constant(self, value: float | int, like: jax.Array) -> jax.Array:
         return self.full((1,), value, like)
 
-    def choose(self, total: jax.Array, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
-        chosen: Sums = jax.lax.cond(jnp.isfinite(total[0]), plain, careful)
-        return chosen
+    def choose(self, total: jax.Array, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
+        return jax.lax.cond(jnp.isfinite(total[0]), plain, careful)
 
     def concatenate(self, arrays: Sequence[jax.Array]) -> jax.Array:
         return jnp.concatenate(list(arrays), axis=-1)

@@ -16,6 +16,7 @@ from noether_core import host
 from noether_core.backend import Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Expansion, add, normalise
+from noether_core.large import Measured
 from noether_core.numpy_ops import NUMPY
 from noether_core.pending import EagerKernels, PendingReducer
 from noether_core.reduce import NEVER, Sums, each, fold_tree
@@ -88,8 +89,8 @@ class _TorchOps:
 
     def split(self, values: Any) -> tuple[Any, Any]:
         if isinstance(values, float):
-            high, low = NUMPY.split(np.asarray(values))
-            return high.item(), low.item()
+            parts = NUMPY.split(np.asarray(values))
+            return parts[0].item(), parts[1].item()
         high = ((values.view(torch.int64) + 2**26) & -(2**27)).view(torch.float64)
         return high, values - high
 
@@ -135,16 +136,16 @@ class _TorchOps:
     def constant(self, value: float | int, like: Any) -> Any:
         return self.full((1,), value, like) if isinstance(like, Tensor) else value
 
-    def choose(self, total: Any, plain: Callable[[], Sums], careful: Callable[[], Sums]) -> Sums:
+    def choose(self, total: Any, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
         # a number is on the host; to look at a tensor would wait for its device
         return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
-    def held(self, sums: Sums) -> Sums:
+    def held(self, measured: Measured) -> Measured:
         # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
-        return each(lambda part: _number(part) if isinstance(part, Tensor) else part, sums)
+        return each(lambda part: _number(part) if isinstance(part, Tensor) else part, measured)
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
         if isinstance(rows[0], Tensor):

@@ -14,7 +14,7 @@ import torch
 
 import noether_jax
 import noether_torch
-from noether_core.large import lift_array
+from noether_core.large import is_small, lift_array, measure, sums_of
 from noether_core.numpy_ops import NUMPY
 from noether_core.reduce import Columns, Sums, each, identity, lift, merge
 from noether_jax.ops import Binary32Ops, Binary64Ops
@@ -79,8 +79,12 @@ def lifting(columns: Columns) -> Callable[..., Sums]:
 @cache
 def lifting_array(columns: Columns) -> Callable[..., Sums]:
     def lifted(ops: Any, values: Any, code: Any, *weights: Any) -> Sums:
-        sums = lift_array(ops, values, lambda: code, columns, *weights)
-        return each(lambda part: ops.full((1,), part, values) if isinstance(part, float | int) else part, sums)
+        if len(values) == 0 or is_small(len(values)) or ops.parts != 2:
+            return lift_array(ops, values, lambda: code, columns, *weights)
+        # as `EagerKernels` does it: single numbers may be Python's until many are stacked
+        read = measure(ops, values, lambda: code, columns, *weights)
+        numbers = each(lambda part: ops.full((1,), part, values) if isinstance(part, float | int) else part, read)
+        return sums_of(ops, numbers, columns)
 
     return lifted
 

@@ -13,7 +13,7 @@ import pytest
 import noether_jax
 import noether_torch
 from noether_core import read_run
-from noether_core.backend import PendingReducer
+from noether_core.pending import PendingReducer
 from noether_jax.backend import JaxBackend, JaxKernels
 from noether_jax.ops import BINARY32
 
