@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -47,22 +48,23 @@ def _signed(values: Tensor) -> Tensor:
     return values.double() if values.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else values
 
 
-_PIECE = 2**20  # elements: a copy of so many fits into the cache
+_PIECE = 2**19  # elements: a copy of so many fits into the cache
 
 
-def _sum(values: Tensor) -> Tensor:
-    """Return the sum of a vector in binary64.
+class _Wide(threading.local):
+    """Hold memory for a binary64 copy, for each thread; fresh memory at every step costs as much as the sum."""
 
-    On the CPU, PyTorch makes a binary64 copy first: of a large array that is piece by piece, in memory that is used again.
-    """
-    if values.device.type != "cpu" or values.shape[0] <= _PIECE or values.dtype is torch.float64:
-        return values.sum(dtype=torch.float64)
-    pieces = torch.split(values, _PIECE)
-    wide = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
-    sums = torch.empty(len(pieces), dtype=torch.float64, device="cpu")
-    for at, piece in enumerate(pieces):
-        torch.sum(wide[: len(piece)].copy_(piece), 0, out=sums[at])
-    return sums.sum()
+    memory: Tensor | None = None
+
+    def sum(self, values: Tensor) -> float:
+        """Return the sum of a vector on the CPU in binary64, for which PyTorch makes a copy."""
+        if len(values) <= 2**13 or values.dtype is torch.float64:
+            return values.sum(dtype=torch.float64).item()
+        if self.memory is None:
+            with torch.inference_mode(False):  # an inference tensor could not be written to later
+                self.memory = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
+        copies = (self.memory[: len(piece)].copy_(piece) for piece in torch.split(values, _PIECE))
+        return sum(copy.sum().item() for copy in copies)
 
 
 def _number(value: Tensor) -> Any:
@@ -81,6 +83,9 @@ class _TorchOps:
     isnan = staticmethod(torch.isnan)
     isfinite = staticmethod(torch.isfinite)
     minimum = staticmethod(torch.minimum)
+
+    def __init__(self) -> None:
+        self._wide = _Wide()
 
     def where(self, condition: Any, values: Any, others: Any) -> Any:
         if isinstance(condition, bool):
@@ -116,7 +121,8 @@ class _TorchOps:
 
     def sum(self, values: Tensor) -> Expansion:
         if values.dtype in _FLOATS:
-            return (_number(_sum(_signed(values))),)
+            values = _signed(values)
+            return (self._wide.sum(values) if values.is_cpu else values.sum(dtype=torch.float64).reshape(1),)
         if values.dtype not in (torch.int64, torch.uint64):
             return self.widen(_number(_signed(values).sum(dtype=torch.int64)))[0]
         high, low = (self.widen(_number(half.sum()))[0] for half in _halves(values))
@@ -144,6 +150,8 @@ class _TorchOps:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def held(self, measured: Measured) -> Measured:
+        if isinstance(measured.place, int):  # then all of it is
+            return measured
         # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
         return each(lambda part: _number(part) if isinstance(part, Tensor) else part, measured)
 
