@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_core.run import Callbacks
-from noether_core.schedule import UNITS
 from noether_torch import callbacks as torch_callbacks
 from noether_torch.checkpoint import as_arrays, as_tensors
+from noether_torch.trainer_log import TrainerLog
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped] # it ships without types
@@ -57,14 +57,14 @@ class Run(torch_callbacks.Run):
             raise NoetherError(
                 "Run got accumulation_steps; the accelerator decides that: Accelerator(gradient_accumulation_steps=...)"
             )
+        self._accelerator = accelerator
         super().__init__(
             path,
             callbacks,
             accumulation_steps=accelerator.gradient_accumulation_steps,
-            trackers=trackers if isinstance(trackers, str) else [*trackers, _AcceleratorLog(accelerator)],
+            trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(self._to_trackers)],
             **arguments,
         )
-        self._accelerator = accelerator
         self._loaded: Mapping[str, Any] | None = None
         accelerator.register_for_checkpointing(self)
 
@@ -94,6 +94,10 @@ class Run(torch_callbacks.Run):
         """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""
         return dict(as_tensors(super().state_dict()))
 
+    def _to_trackers(self, numbers: dict[str, Any], update: int) -> None:
+        if self._accelerator.trackers:
+            self._accelerator.log(numbers, step=update)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         arrays = as_arrays(state)
@@ -101,20 +105,3 @@ class Run(torch_callbacks.Run):
             self._loaded = arrays
         else:
             super().load_state_dict(arrays)
-
-
-class _AcceleratorLog(Tracker):
-    """Give an entry's values to the accelerator's trackers."""
-
-    inline = True  # on the training thread, at the update's own step: what is behind it is not made for another thread
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-
-    def log(self, entry: Mapping[str, Any]) -> None:
-        values = {key: value for key, value in entry.items() if key not in UNITS}
-        if self._accelerator.trackers:
-            self._accelerator.log(values, step=entry["update"])
-
-    def close(self) -> None:
-        """Do nothing: `accelerator.end_training` closes them."""

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from noether_core.emit.trackers import Tracker
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_core.run import Callbacks
-from noether_core.schedule import UNITS
 from noether_torch.callbacks import Run
 from noether_torch.checkpoint import as_arrays, as_tensors
+from noether_torch.trainer_log import TrainerLog
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -97,7 +97,7 @@ class TrackOutputs(Callback):
             accumulation_steps=trainer.accumulate_grad_batches,
             start={"update": trainer.global_step} if goes_on and not self._state else None,
             end=_end(trainer),
-            trackers=[_Loggers(trainer)] if self._trainer_loggers and trainer.loggers else (),
+            trackers=[TrainerLog(partial(_to_loggers, trainer))] if self._trainer_loggers and trainer.loggers else (),
         )
         run.start()
         if goes_on and self._state:
@@ -167,21 +167,9 @@ class TrackOutputs(Callback):
         self.run.finish()
 
 
-class _Loggers(Tracker):
-    """Give the numbers of an entry to the trainer's loggers."""
-
-    inline = True  # on the training thread, at the update's own step: what is behind it is not made for another thread
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    def log(self, entry: Mapping[str, Any]) -> None:
-        numbers = {key: value for key, value in entry.items() if key not in UNITS and isinstance(value, int | float)}
-        for logger in self._trainer.loggers:
-            logger.log_metrics(numbers, step=entry["update"])
-
-    def close(self) -> None:
-        """Do nothing: the trainer closes its loggers."""
+def _to_loggers(trainer: Trainer, numbers: dict[str, Any], update: int) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(numbers, step=update)
 
 
 def _updates_per_epoch(trainer: Trainer) -> int | None:

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from noether_core.config import TrackAdditionalOutputsCallbackConfig, load_callbacks, parse_callback
-from noether_core.emit.trackers import Tracker
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError
-from noether_core.schedule import UNITS
 from noether_core.select import flatten
 from noether_torch.callbacks import Run
 from noether_torch.checkpoint import as_arrays, as_json
+from noether_torch.trainer_log import TrainerLog
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -131,7 +130,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             accumulation_steps=accumulation_steps,
             start={"update": state.global_step} if state.global_step and saved is None else None,
             end={"update": state.max_steps},
-            trackers=[_TrainerLog(self)],
+            trackers=[TrainerLog(self._to_trainer)],
         )
         self.run.start()
         self._is_live = True
@@ -180,28 +179,15 @@ class TrackOutputs(TrainerCallback, ExportableState):
         """End the run."""
         self._finish()
 
+    def _to_trainer(self, numbers: dict[str, Any], _: int) -> None:
+        if self._trainer is not None:
+            self._trainer.log(numbers)
+
     def _finish(self) -> None:
         if self.run is not None and self._is_live:
             self._is_live = False
             self.run.finish()
         self._trainer = None
-
-
-class _TrainerLog(Tracker):
-    """Give the numbers of an entry to the trainer's log."""
-
-    inline = True  # on the training thread, at the update's own step: what is behind it is not made for another thread
-
-    def __init__(self, callback: TrackOutputs) -> None:
-        self._callback = callback
-
-    def log(self, entry: Mapping[str, Any]) -> None:
-        numbers = {key: value for key, value in entry.items() if key not in UNITS and isinstance(value, int | float)}
-        if self._callback._trainer is not None:
-            self._callback._trainer.log(numbers)
-
-    def close(self) -> None:
-        """Do nothing: the trainer closes what it reports to."""
 
 
 def _length(dataloader: Any) -> int | None:
