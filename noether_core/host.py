@@ -11,7 +11,6 @@ import numpy as np
 
 from noether_core.backend import ValueType
 from noether_core.errors import UpdateOutputError
-from noether_core.large import Measured
 from noether_core.numpy_ops import NumpyOps
 from noether_core.pending import EagerKernels, PendingReducer
 
@@ -29,9 +28,6 @@ class _HostOps(NumpyOps):
 
     def weight(self, value: Any, like: Any) -> np.ndarray[Any, Any]:
         return as_numpy(value).reshape(-1)
-
-    def held(self, measured: Measured) -> Measured:
-        return measured
 
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)

@@ -137,7 +137,7 @@ def _measure_carefully(ops: Ops, values: Array, code: Array, columns: Columns, w
         zero = total[0] * 0.0
         least, greatest = (_outermost(ops, wide, used, zero, end) for end in (0, 1))
     nan, positive, negative = map(ops.total, odd)
-    place = ops.where(nan + positive + negative > 0, code[0], ops.never)
+    place = ops.where(nan + positive + negative > 0, ops.total(code), ops.never)
     return Measured(total, origin, first, second, mass, least, greatest, nan, positive, negative, place)
 
 

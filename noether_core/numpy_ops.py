@@ -38,10 +38,6 @@ class NumpyOps:
         """Return a constant array."""
         return np.full(shape, value, np.int64 if isinstance(value, int) else np.float64)
 
-    def min(self, values: np.ndarray) -> np.ndarray:
-        """Return the minimum over the leading axis."""
-        return np.asarray(values.min(axis=0))
-
     def fold(self, sums: Sums) -> Sums:
         """Return the merge over the leading axis."""
         return fold_tree(self, sums)

@@ -38,11 +38,8 @@ class EagerOps(SlotOps, Protocol):
     def stack(self, values: Sequence[Any], dtype: str) -> Array:
         """Return one-element values of the dtype of that name as a new vector."""
 
-    def held(self, measured: Measured) -> Measured:
-        """Return what was read of an array in the form to hold until it is settled."""
-
     def stack_rows(self, rows: Sequence[Any]) -> Array:
-        """Return arrays of one shape and dtype, or what `held` made of them, stacked along a new leading axis."""
+        """Return arrays of one shape and dtype, or single numbers (see `Ops`), stacked along a new leading axis."""
 
     def copy(self, value: Array) -> Array:
         """Return a copy of an array that keeps nothing else alive."""
@@ -151,7 +148,7 @@ class EagerKernels:
         return Pending(rows + joined, weight if rows or joined else None, read, step.code), Taken(rows, kept)
 
     def _measure(self, flat: Array, code: int, columns: Columns, weight: Array | None) -> Measured:
-        return self._ops.held(measure(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight))
+        return measure(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight)
 
     def settle(self, state: ReducerState) -> Sums:
         """Return the sums with all that is pending merged in."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import prod
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -205,12 +206,9 @@ class Planner:
             is_scalar = prod(found.shape) == 1 and not (found.shape and self._keeps(keys[at]))
             (groups.setdefault(found.dtype, []) if is_scalar else arrays).append(at)
         sizes = {at: prod(types[at].found.shape) for at in arrays}
-        # those that are merged element by element first, by dtype and size
-        arrays.sort(key=lambda at: (0, types[at].found.dtype, sizes[at]) if is_small(sizes[at]) else (1, "", 0))
-        small: dict[str, list[int]] = {}
-        for at in arrays:
-            if is_small(sizes[at]):
-                small.setdefault(types[at].found.dtype, []).append(sizes[at])
+        small = sorted((at for at in arrays if is_small(sizes[at])), key=lambda at: (types[at].found.dtype, sizes[at]))
+        arrays = small + [at for at in arrays if not is_small(sizes[at])]
+        by_dtype = groupby(small, key=lambda at: types[at].found.dtype)
         own = self._places.setdefault(place, Place(types[members[0]].reducer))
         slots = own.slots
         order = [keys[at] for group in groups.values() for at in group] + [keys[at] for at in arrays]
@@ -227,7 +225,7 @@ class Planner:
             np.array([slots[key] for key in order], np.int64),
             tuple(groups),
             tuple(self._keeps(keys[at]) for at in arrays),
-            tuple(map(tuple, small.values())),
+            tuple(tuple(sizes[at] for at in group) for _, group in by_dtype),
             self._columns._replace(weights=self._is_weighted(keys[members[0]])),
         )
         return PlacePlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))

@@ -58,9 +58,6 @@ class Ops(SplitOps, Protocol):
     def full(self, shape: tuple[int, ...], value: float | int, like: Array) -> Array:
         """Return a constant array, of the expansions' dtype for a float and integer for an int, on the device of `like`."""
 
-    def min(self, values: Array) -> Array:
-        """Return the minimum over the leading axis."""
-
     def fold(self, sums: Sums) -> Sums:
         """Return `merge` over the leading axis (at least one row): [rows, slots] to [slots]; `fold_tree` will do."""
 

@@ -34,9 +34,6 @@ class JaxOps(SlotOps):
         one = like.reshape(-1)[0]
         return jnp.where(one == one, constant, constant)
 
-    def min(self, values: jax.Array) -> jax.Array:
-        return jnp.min(values, 0)
-
     def fold(self, sums: Sums) -> Sums:
         if sums.first.shape[0] == 1:
             return each(lambda array: array[0], sums)

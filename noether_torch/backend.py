@@ -17,10 +17,9 @@ from noether_core import host
 from noether_core.backend import Reducer, ValueType
 from noether_core.errors import UpdateOutputError
 from noether_core.expansion import Expansion, add, normalise
-from noether_core.large import Measured
 from noether_core.numpy_ops import NUMPY
 from noether_core.pending import EagerKernels, PendingReducer
-from noether_core.reduce import NEVER, Sums, each, fold_tree
+from noether_core.reduce import NEVER, Sums, fold_tree
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
 _CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -68,7 +67,10 @@ class _Wide(threading.local):
 
 
 def _number(value: Tensor) -> Any:
-    """Return a tensor of one element as a Python number if it is on the CPU, else of shape [1]."""
+    """Return a tensor of one element as a Python number if it is on the CPU, else of shape [1].
+
+    Small tensors that are held among large ones, which come and go, would fragment the heap.
+    """
     return value.item() if value.is_cpu else value.reshape(1)
 
 
@@ -113,9 +115,6 @@ class _TorchOps:
         dtype = torch.int64 if isinstance(value, int) else torch.float64
         return torch.full(shape, value, dtype=dtype, device=like.device)
 
-    def min(self, values: Tensor) -> Tensor:
-        return torch.amin(values, 0)
-
     def fold(self, sums: Sums) -> Sums:
         return fold_tree(self, sums)
 
@@ -148,12 +147,6 @@ class _TorchOps:
 
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
-
-    def held(self, measured: Measured) -> Measured:
-        if isinstance(measured.place, int):  # then all of it is
-            return measured
-        # on the CPU as Python numbers: small tensors held among large ones that come and go would fragment the heap
-        return each(lambda part: _number(part) if isinstance(part, Tensor) else part, measured)
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
         if isinstance(rows[0], Tensor):
