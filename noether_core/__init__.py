@@ -13,8 +13,17 @@ from noether_core.callbacks import (
     ProgressCallback,
     ThroughputCallback,
 )
-from noether_core.config import TrackAdditionalOutputsCallbackConfig, load_callbacks
-from noether_core.config_base import CallbackBaseConfig, PeriodicCallbackConfig
+from noether_core.config.base import CallbackBaseConfig, PeriodicCallbackConfig
+from noether_core.config.load import load_callbacks
+from noether_core.config.loop import (
+    BestMetricCallbackConfig,
+    LearningRateCallbackConfig,
+    MetricEarlyStopCallbackConfig,
+    OnlineLossCallbackConfig,
+    ProgressCallbackConfig,
+    ThroughputCallbackConfig,
+)
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.export import export_run
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.reader import RunReader, read_run
@@ -30,14 +39,6 @@ from noether_core.errors import (
     RunFormatError,
     ScheduleError,
     UpdateOutputError,
-)
-from noether_core.loop_configs import (
-    BestMetricCallbackConfig,
-    LearningRateCallbackConfig,
-    MetricEarlyStopCallbackConfig,
-    OnlineLossCallbackConfig,
-    ProgressCallbackConfig,
-    ThroughputCallbackConfig,
 )
 from noether_core.schedule import Interval, TrainingIteration, UpdateCounter
 

@@ -13,14 +13,14 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from noether_core.config import load_callbacks
+from noether_core.config.load import load_callbacks
 from noether_core.emit.export import export_run
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
-from noether_core.inspect.text import inert
+from noether_core.text import inert
 
 app = typer.Typer(
     help="See what a training step computes, and whether a port computes the same.",

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
-from noether_core.backend import Backend
 from noether_core.callbacks import (
     BestMetricCallback,
     CallbackBase,
@@ -24,18 +23,19 @@ from noether_core.callbacks import (
     ProgressCallback,
     ThroughputCallback,
 )
-from noether_core.config import CallbackConfig, check_together, load_callbacks, parse_callback
-from noether_core.emit.files import write_whole
-from noether_core.emit.log_writer import LogWriter
-from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError, NoetherError, ScheduleError, listing
-from noether_core.loop_configs import (
+from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.config.load import CallbackConfig, check_together, load_callbacks, parse_callback
+from noether_core.config.loop import (
     BestMetricCallbackConfig,
     MetricEarlyStopCallbackConfig,
     ProgressCallbackConfig,
     ThroughputCallbackConfig,
 )
-from noether_core.parity.recording import OutputRecorder
+from noether_core.emit.files import write_whole
+from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.trackers import Tracker, make_trackers
+from noether_core.errors import HookOrderError, NoetherError, ScheduleError, listing
+from noether_core.reduce.backend import Backend
 from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
 
 Callbacks = str | Path | Sequence[CallbackConfig | Mapping[str, Any] | CallbackBase]

@@ -24,7 +24,7 @@ from noether_core import (
 )
 from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_jax.fused import Tracked
-from noether_jax.tracker import OutputTracker, TrackerState, track_outputs
+from noether_jax.output_tracker import OutputTracker, OutputTrackerState, track_outputs
 
 __all__ = [
     "BestMetricCallback",
@@ -37,6 +37,7 @@ __all__ = [
     "OnlineLossCallback",
     "OnlineLossCallbackConfig",
     "OutputTracker",
+    "OutputTrackerState",
     "ProgressCallback",
     "ProgressCallbackConfig",
     "Run",
@@ -45,6 +46,5 @@ __all__ = [
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
     "Tracked",
-    "TrackerState",
     "track_outputs",
 ]

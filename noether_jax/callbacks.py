@@ -7,13 +7,14 @@ from typing import Any, ClassVar, TypeVar, overload
 
 from noether_core import callbacks, run
 from noether_core.callbacks import CallbackBase
-from noether_core.config import CallbackConfig, TrackAdditionalOutputsCallbackConfig
+from noether_core.config.load import CallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.loop_configs import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_jax import fused
 from noether_jax.backend import BACKEND
 from noether_jax.fused import Fused, Tracked, at_path, path_to_tracked, put_tracked
-from noether_jax.tracker import AxisName
+from noether_jax.output_tracker import AxisName
 
 Tree = TypeVar("Tree")  # a pytree that holds a Tracked
 
@@ -110,7 +111,7 @@ class Run(run.Run):
             tracked: what `init`, `step` or another `track` returned.
             update_outputs: a dict from names to scalars or arrays, as the example was.
         """
-        return fused.track(self._used("track", tracked).trackers, tracked, update_outputs)
+        return fused.track(self._used("track", tracked).output_trackers, tracked, update_outputs)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`.

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.select import select
-from noether_jax.tracker import Tracker, TrackerState, tracking_config
+from noether_jax.output_tracker import OutputTracker, OutputTrackerState, tracking_config
 
 try:
     from flax import nnx
@@ -109,7 +109,7 @@ class TrackOutputs(nnx.Metric):
         example: what `update` will get, with every key that ever comes: arrays, or their `jax.ShapeDtypeStruct`s.
 
     Attributes:
-        state: the variable that holds it all, a `TrackerState`, whose structure never changes.
+        state: the variable that holds it all, a `OutputTrackerState`, whose structure never changes.
 
     Raises:
         NoetherError: if the config asks for what cannot be done inside of a compiled function.
@@ -125,7 +125,7 @@ class TrackOutputs(nnx.Metric):
     def __init__(
         self, config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any], example: Mapping[str, Any]
     ) -> None:
-        self._tracker = Tracker(tracking_config(config))
+        self._tracker = OutputTracker(tracking_config(config))
         self.state = nnx.metrics.MetricState(self._tracker.init(example))
 
     def update(self, /, **outputs: Any) -> None:
@@ -151,6 +151,6 @@ class TrackOutputs(nnx.Metric):
         blank = self._tracker.blank(self._held().slots)
         self.state.set_value(jax.tree.map(jnp.asarray, blank))
 
-    def _held(self) -> TrackerState:
-        state: TrackerState = self.state.get_value()
+    def _held(self) -> OutputTrackerState:
+        state: OutputTrackerState = self.state.get_value()
         return state

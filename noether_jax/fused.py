@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noether_core.algebra.expansion import Array
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.expansion import Array
-from noether_core.partial import Partial
+from noether_core.reduce.partial import Partial
 from noether_core.run import Run
-from noether_jax.tracker import AxisName, Tracker, TrackerState
+from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
 
 
 class Window(NamedTuple):
@@ -33,7 +33,7 @@ class Window(NamedTuple):
         ends: int32 [rows], the positions at which the rows end; the last one is out of reach.
     """
 
-    rows: TrackerState
+    rows: OutputTrackerState
     ends: Array
 
 
@@ -91,10 +91,10 @@ def _is_tracked(node: Any) -> bool:
     return isinstance(node, Tracked)
 
 
-def track(trackers: tuple[Tracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
+def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
     """Return `tracked` with one accumulation step's outputs merged in."""
     windows = []
-    for tracker, window in zip(trackers, tracked.windows, strict=True):
+    for tracker, window in zip(output_trackers, tracked.windows, strict=True):
         row = jnp.sum(tracked.position >= window.ends, dtype=jnp.int32)
         state = jax.tree.map(lambda rows, row=row: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
         state = tracker.update_at(state, outputs, tracked.position)
@@ -122,7 +122,9 @@ def _renewed(tracked: Tracked, blank: Tracked, done: tuple[np.int32, ...]) -> Tr
 class _WindowSource:
     """Give one callback what its window holds."""
 
-    def __init__(self, fused: Fused, number: int, callback: TrackAdditionalOutputsCallback, tracker: Tracker) -> None:
+    def __init__(
+        self, fused: Fused, number: int, callback: TrackAdditionalOutputsCallback, tracker: OutputTracker
+    ) -> None:
         self._fused, self._number, self._callback = fused, number, callback
         self.tracker = tracker
         self.done = 0  # rows of the fetched window that were emitted
@@ -151,7 +153,7 @@ class _WindowSource:
         if self.done >= window.rows.words.shape[0]:
             return {}
         row = jax.tree.map(lambda rows: rows[self.done], window.rows)
-        return self.tracker.partials(row, self._fused.place_of)
+        return self.tracker.partials(row, self._fused.decode_position)
 
     def reset(self) -> None:
         """Go on to the next interval's row."""
@@ -181,12 +183,12 @@ class Fused:
         self._begun = self._position = run.counter.update * run.accumulation_steps + run.accumulated
         self._fetched: Tracked | None = None
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
-        self.trackers = tuple(Tracker(callback.config, axis_name) for callback in callbacks)
+        self.output_trackers = tuple(OutputTracker(callback.config, axis_name) for callback in callbacks)
         self._sources = [
             _WindowSource(self, number, callback, tracker)
-            for number, (callback, tracker) in enumerate(zip(callbacks, self.trackers, strict=True))
+            for number, (callback, tracker) in enumerate(zip(callbacks, self.output_trackers, strict=True))
         ]
-        self._slots = [tracker.slots(example) for tracker in self.trackers]
+        self._slots = [tracker.slots(example) for tracker in self.output_trackers]
         self._rows = [source.rows(steps_per_call) for source in self._sources]
         for callback, source in zip(callbacks, self._sources, strict=True):
             callback.note_example(example)
@@ -208,7 +210,7 @@ class Fused:
         """Return how many accumulation steps end with an update."""
         return update * self.run.accumulation_steps
 
-    def place_of(self, step: int) -> tuple[int, int]:
+    def decode_position(self, step: int) -> tuple[int, int]:
         """Return the update (from 1) and the accumulation step of a step."""
         update, accumulation_step = divmod(step, self.run.accumulation_steps)
         return update + 1, accumulation_step

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.expansion import Expansion, add, normalise
-from noether_core.pending import SlotOps
-from noether_core.reduce import NEVER, Columns, Sums, each, merge, nothing
+from noether_core.algebra.expansion import Expansion, add, normalise
+from noether_core.algebra.position import NEVER
+from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, empty, merge
 
 
 class JaxOps(SlotOps):
@@ -34,22 +34,22 @@ class JaxOps(SlotOps):
         one = like.reshape(-1)[0]
         return jnp.where(one == one, constant, constant)
 
-    def fold(self, sums: Sums) -> Sums:
-        if sums.first.shape[0] == 1:
+    def fold(self, sums: Statistics) -> Statistics:
+        if sums.first_nonfinite.shape[0] == 1:
             return each(lambda array: array[0], sums)
         # one loop to compile; the tree would unroll into hundreds of operations
         arrays, form = jax.tree.flatten(sums)
-        columns = Columns(bool(sums.squares), bool(sums.minimum), bool(sums.weights))
+        fields = Fields(bool(sums.squares), bool(sums.minimum), bool(sums.weights))
         start = [
             np.array(value, array.dtype)
-            for value, array in zip(jax.tree.leaves(nothing(self, columns)), arrays, strict=True)
+            for value, array in zip(jax.tree.leaves(empty(self, fields)), arrays, strict=True)
         ]
 
         def merged(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             pair = (jax.tree.unflatten(form, part) for part in (a, b))
             return tuple(jax.tree.leaves(merge(self, *pair)))
 
-        total: Sums = jax.tree.unflatten(form, jax.lax.reduce(tuple(arrays), tuple(start), merged, (0,)))
+        total: Statistics = jax.tree.unflatten(form, jax.lax.reduce(tuple(arrays), tuple(start), merged, (0,)))
         return total
 
     def total(self, values: jax.Array) -> jax.Array:

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether_core import host
-from noether_core.backend import Reducer, ValueType
+from noether_core.algebra.expansion import Expansion, add, normalise
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.position import NEVER
+from noether_core.algebra.sums import Statistics, fold_tree
 from noether_core.errors import UpdateOutputError
-from noether_core.expansion import Expansion, add, normalise
-from noether_core.numpy_ops import NUMPY
-from noether_core.pending import EagerKernels, PendingReducer
-from noether_core.reduce import NEVER, Sums, fold_tree
+from noether_core.reduce import host
+from noether_core.reduce.backend import Reducer, ValueType
+from noether_core.reduce.eager import EagerKernels, PendingReducer
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
 _CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -115,7 +116,7 @@ class _TorchOps:
         dtype = torch.int64 if isinstance(value, int) else torch.float64
         return torch.full(shape, value, dtype=dtype, device=like.device)
 
-    def fold(self, sums: Sums) -> Sums:
+    def fold(self, sums: Statistics) -> Statistics:
         return fold_tree(self, sums)
 
     def sum(self, values: Tensor) -> Expansion:
@@ -163,8 +164,8 @@ class _TorchOps:
     def copy(self, value: Tensor) -> Tensor:
         return value.clone(memory_format=torch.contiguous_format)
 
-    def codes(self, codes: Sequence[int], like: Tensor) -> Tensor:
-        return _beside(like, torch.tensor(codes, dtype=torch.int64, device="cpu")[:, None])
+    def positions(self, positions: Sequence[int], like: Tensor) -> Tensor:
+        return _beside(like, torch.tensor(positions, dtype=torch.int64, device="cpu")[:, None])
 
     def weight(self, value: Any, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
@@ -241,8 +242,8 @@ class TorchBackend:
             )
         shape = tuple(value.shape)
         # one number on the CPU is read in a tenth of the time that an operation on it takes
-        place = host.PLACE if value.device.type == "cpu" and not shape else value.device
-        return ValueType(_NAMES[value.dtype], shape, place, value.dtype is torch.float64)
+        device = host.DEVICE if value.device.type == "cpu" and not shape else value.device
+        return ValueType(_NAMES[value.dtype], shape, device, value.dtype is torch.float64)
 
     def processes(self) -> tuple[int, int]:
         """Return this process's rank and the number of processes."""

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from noether_core import callbacks, run
 from noether_core.callbacks import CallbackBase
-from noether_core.config import CallbackConfig, TrackAdditionalOutputsCallbackConfig
-from noether_core.loop_configs import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.config.load import CallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_torch.backend import BACKEND
 
 

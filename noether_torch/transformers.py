@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from noether_core.config import TrackAdditionalOutputsCallbackConfig, load_callbacks, parse_callback
+from noether_core.config.load import load_callbacks, parse_callback
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError
 from noether_core.select import flatten
 from noether_torch.callbacks import Run

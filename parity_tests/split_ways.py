@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import noether_jax
 import noether_torch
 from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig, UpdateCounter
-from noether_jax.tracker import Tracker as JaxTracker
+from noether_jax.output_tracker import OutputTracker as JaxTracker
 
 STEPS, WIDTH = 4, 8
 Config = TrackAdditionalOutputsCallbackConfig

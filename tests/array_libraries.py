@@ -14,9 +14,9 @@ import torch
 
 import noether_jax
 import noether_torch
-from noether_core.large import is_small, lift_array, measure, sums_of
-from noether_core.numpy_ops import NUMPY
-from noether_core.reduce import Columns, Sums, each, identity, lift, merge
+from noether_core.algebra.lift import is_small, lift, lift_array, statistics_of, summarise
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.sums import Fields, Statistics, each, empty, merge
 from noether_jax.ops import Binary32Ops, Binary64Ops
 from noether_torch.backend import _TorchOps
 
@@ -72,51 +72,51 @@ LIBRARIES = (
 
 
 @cache
-def lifting(columns: Columns) -> Callable[..., Sums]:
-    return lambda ops, values, codes, *weights: lift(ops, values, codes, columns, *weights)
+def lifting(fields: Fields) -> Callable[..., Statistics]:
+    return lambda ops, values, codes, *weights: lift(ops, values, codes, fields, *weights)
 
 
 @cache
-def lifting_array(columns: Columns) -> Callable[..., Sums]:
-    def lifted(ops: Any, values: Any, code: Any, *weights: Any) -> Sums:
+def lifting_array(fields: Fields) -> Callable[..., Statistics]:
+    def lifted(ops: Any, values: Any, code: Any, *weights: Any) -> Statistics:
         if len(values) == 0 or is_small(len(values)) or ops.parts != 2:
-            return lift_array(ops, values, lambda: code, columns, *weights)
+            return lift_array(ops, values, lambda: code, fields, *weights)
         # as `EagerKernels` does it: single numbers may be Python's until many are stacked
-        read = measure(ops, values, lambda: code, columns, *weights)
+        read = summarise(ops, values, lambda: code, fields, *weights)
         numbers = each(lambda part: ops.full((1,), part, values) if isinstance(part, float | int) else part, read)
-        return sums_of(ops, numbers, columns)
+        return statistics_of(ops, numbers, fields)
 
     return lifted
 
 
 @cache
-def identity_of(slots: int, columns: Columns) -> Callable[..., Sums]:
-    return lambda ops, like: identity(ops, slots, columns, like)
+def identity_of(slots: int, fields: Fields) -> Callable[..., Statistics]:
+    return lambda ops, like: empty(ops, fields, slots, like)
 
 
-def merged(library: Library, a: Sums, b: Sums) -> Sums:
+def merged(library: Library, a: Statistics, b: Statistics) -> Statistics:
     form = jax.tree.structure(a)
     leaves = library.call(_merging(form), *jax.tree.leaves(a), *jax.tree.leaves(b))
-    total: Sums = leaves
+    total: Statistics = leaves
     return total
 
 
 @cache
-def _merging(form: Any) -> Callable[..., Sums]:
+def _merging(form: Any) -> Callable[..., Statistics]:
     count = form.num_leaves
     return lambda ops, *leaves: merge(ops, form.unflatten(leaves[:count]), form.unflatten(leaves[count:]))
 
 
-def folded(library: Library, sums: Sums) -> Sums:
+def folded(library: Library, sums: Statistics) -> Statistics:
     form = jax.tree.structure(sums)
-    total: Sums = library.call(_folding(form), *jax.tree.leaves(sums))
+    total: Statistics = library.call(_folding(form), *jax.tree.leaves(sums))
     return total
 
 
 @cache
-def _folding(form: Any) -> Callable[..., Sums]:
+def _folding(form: Any) -> Callable[..., Statistics]:
     return lambda ops, *leaves: ops.fold(form.unflatten(leaves))
 
 
-def row(sums: Sums, at: int) -> Sums:
+def row(sums: Statistics, at: int) -> Statistics:
     return each(lambda array: array[at], sums)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from noether_core import ConfigFileError, Interval, TrackAdditionalOutputsCallbackConfig, load_callbacks
-from noether_core.config import parse_callback
+from noether_core.config.load import parse_callback
 
 Config = TrackAdditionalOutputsCallbackConfig
 LOSS: dict[str, Any] = {"every_n_updates": 1, "keys": ["loss"]}

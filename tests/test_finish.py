@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import noether_jax
 import noether_torch
 from noether_core import TrackAdditionalOutputsCallbackConfig, read_run
-from noether_core.finish import Finished, _root, finish, nearest
-from noether_core.partial import Partial, Tally
-from noether_core.reduce import Columns, Sums, nothing
+from noether_core.algebra.sums import Fields, Statistics, empty
+from noether_core.reduce.finish import Finished, _root, finish, nearest
+from noether_core.reduce.partial import Partial, Tally
 from parity_tests import reference
 
 NAN, INF = math.nan, math.inf
@@ -123,21 +123,21 @@ def config(reduce: Any = EVERYTHING, **fields: Any) -> TrackAdditionalOutputsCal
     )
 
 
-def reduced(library: Library, values: Any, weights: Any = None, split: int | None = None, **fields: Any) -> Finished:
+def reduced(library: Library, values: Any, weights: Any = None, split: int | None = None, **given: Any) -> Finished:
     """Return what the values of one key, one a step, give; `split`: reduced in two parts that are then merged."""
     values = np.asarray(values)
-    columns = Columns(squares=True, extremes=True, weights=weights is not None)
+    fields = Fields(squares=True, extremes=True, weights=weights is not None)
     more = () if weights is None else (np.asarray(weights)[:, None],)
-    lifted = library.call(lifting(columns), values[:, None], library.place([[1]]), *more)
+    lifted = library.call(lifting(fields), values[:, None], library.place([[1]]), *more)
     if split is None:
         sums = folded(library, lifted)
     else:
-        halves = (Sums(*(cut(field, part) for field in lifted)) for part in (slice(split), slice(split, None)))
+        halves = (Statistics(*(cut(field, part) for field in lifted)) for part in (slice(split), slice(split, None)))
         sums = merged(library, *(folded(library, half) for half in halves))
     is_wide = values.dtype == np.float64
     tally = Tally(len(values), is_wide, values.dtype.kind in "iub")
-    given = config(weight=None if weights is None else "w", **fields)
-    return finish(given, "x", Partial(row(sums, 0), tally), 1)
+    given_config = config(weight=None if weights is None else "w", **given)
+    return finish(given_config, "x", Partial(row(sums, 0), tally), 1)
 
 
 def cut(field: Any, part: slice) -> Any:
@@ -253,7 +253,7 @@ def test_nothing_finite_has_no_mean_once_the_rest_is_left_out(library: Library) 
 
 
 def test_the_last_value_belongs_to_the_intervals_last_update() -> None:
-    sums = nothing(LIBRARIES[0].ops, Columns())
+    sums = empty(LIBRARIES[0].ops, Fields())
     partial = Partial(sums, Tally(1), np.array(2.5, np.float32), last_update=4)
     assert finish(config("last"), "x", partial, 4).scalars == {"x/U1": 2.5}
     assert finish(config("last"), "x", partial, 5) == Finished()

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from noether_core import LogWriter, NoetherError, UpdateCounter, load_callbacks, read_run
-from noether_core.config import parse_callback
+from noether_core.config.load import parse_callback
 from noether_core.emit.arrays import write_arrays
 from noether_core.errors import UpdateOutputError
 from noether_core.inspect.explain import Explanation, explain, explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
-from noether_core.inspect.text import inert, number, sparkline
 from noether_core.parity import ulps
+from noether_core.text import inert, number, sparkline
 from noether_torch import Run
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -17,7 +17,7 @@ import noether_jax
 import noether_torch
 from noether_core import LogWriter, NoetherError, RunFormatError, UpdateCounter, read_run
 from noether_core.callbacks import CallbackBase
-from noether_core.config_base import CallbackBaseConfig
+from noether_core.config.base import CallbackBaseConfig
 from noether_core.emit.arrays import read_arrays, write_arrays
 from noether_core.errors import HookOrderError, MissingKeyError, UpdateOutputError
 from noether_core.parity import OutputRecorder, differing_files, read_recording, replay

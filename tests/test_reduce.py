@@ -22,13 +22,14 @@ from array_libraries import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noether_core.expansion import add, exact, is_less, multiply, two_product, two_sum
-from noether_core.reduce import NEVER, Columns, Sums, fold_tree, place_code, place_of
+from noether_core.algebra.expansion import add, exact, is_less, multiply, two_product, two_sum
+from noether_core.algebra.position import NEVER, decode_position, encode_position
+from noether_core.algebra.sums import Fields, Statistics, fold_tree
 
 NAN, INF = math.nan, math.inf
-ALL = Columns(squares=True, extremes=True)
-PLAIN = Columns()
-WEIGHTED = Columns(squares=True, extremes=True, weights=True)
+ALL = Fields(squares=True, extremes=True)
+PLAIN = Fields()
+WEIGHTED = Fields(squares=True, extremes=True, weights=True)
 ROWS, SLOTS = 6, 3
 
 each_library = pytest.mark.parametrize("library", LIBRARIES, ids=repr)
@@ -47,10 +48,10 @@ def table(elements: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray[An
 
 
 def codes(library: Library, first: int = 1) -> np.ndarray[Any, Any]:
-    return library.place([[place_code(first + at, at)] for at in range(ROWS)])
+    return library.place([[encode_position(first + at, at)] for at in range(ROWS)])
 
 
-def same(a: Sums, b: Sums) -> bool:
+def same(a: Statistics, b: Statistics) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
@@ -226,9 +227,9 @@ def test_merging_is_commutative(library: Library, values: Any, weights: Any) -> 
     assert same(normalised(one), normalised(other))
 
 
-def normalised(sums: Sums) -> Sums:
+def normalised(sums: Statistics) -> Statistics:
     """Return sums with each expansion as the fraction it is: parts may share a number's bits out in more than one way."""
-    return Sums(*(tuple(numbers(field)) if isinstance(field, tuple) else field for field in sums))
+    return Statistics(*(tuple(numbers(field)) if isinstance(field, tuple) else field for field in sums))
 
 
 def numbers(expansion: Any) -> list[Any]:
@@ -249,10 +250,12 @@ def test_every_order_and_grouping_gives_the_exact_sums(
         parts[at : at + 2] = [merged(library, parts[at], parts[at + 1])]
     for total in (parts[0], folded(library, sums)):
         for slot in range(SLOTS):
-            check_sums(total, slot, values[:, slot], weights[:, slot], [place_code(1 + at, at) for at in range(ROWS)])
+            check_sums(
+                total, slot, values[:, slot], weights[:, slot], [encode_position(1 + at, at) for at in range(ROWS)]
+            )
 
 
-def check_sums(total: Sums, slot: int, values: Any, weights: Any, places: list[int]) -> None:
+def check_sums(total: Statistics, slot: int, values: Any, weights: Any, places: list[int]) -> None:
     counts = [(value, weight, place) for value, weight, place in zip(values, weights, places, strict=True) if weight]
     pairs = [(Fraction(float(v)), Fraction(float(w))) for v, w, _ in counts if math.isfinite(v)]
     assert number(total.total, slot) == sum(x for x, _ in pairs)
@@ -265,8 +268,8 @@ def check_sums(total: Sums, slot: int, values: Any, weights: Any, places: list[i
     assert total.nan[slot] == sum(map(math.isnan, odd))
     assert (total.positive[slot], total.negative[slot]) == (odd.count(INF), odd.count(-INF))
     places_of_odd = [place for value, _, place in counts if not math.isfinite(value)]
-    assert total.first[slot] == min(
-        places_of_odd, default=int(total.first.dtype.type(NEVER & np.iinfo(total.first.dtype).max))
+    assert total.first_nonfinite[slot] == min(
+        places_of_odd, default=int(total.first_nonfinite.dtype.type(NEVER & np.iinfo(total.first_nonfinite.dtype).max))
     )
 
 
@@ -319,23 +322,23 @@ def test_weight_0_counts_for_nothing_and_a_weight_that_is_not_finite_as_nan(
     assert number(sums.weights, 0) == weights
     assert number(sums.weighted, 0) == weights * Fraction(7)
     assert number(sums.squares, 0) == weights * Fraction(49)
-    assert sums.first[0] == (9 if nan or positive else library.ops.never)
+    assert sums.first_nonfinite[0] == (9 if nan or positive else library.ops.never)
 
 
 @given(st.integers(1, 2**40), st.integers(0, 2**20 - 1), st.integers(1, 2**40), st.integers(0, 2**20 - 1))
 def test_place_codes_order_as_updates_and_steps_do(update: int, step: int, other: int, other_step: int) -> None:
-    code = place_code(update, step)
-    assert place_of(code) == (update, step)
-    assert (code < place_code(other, other_step)) == ((update, step) < (other, other_step))
+    code = encode_position(update, step)
+    assert decode_position(code) == (update, step)
+    assert (code < encode_position(other, other_step)) == ((update, step) < (other, other_step))
     assert code < NEVER
 
 
 # ---------------------------------------------------------------------- whole arrays
 
 
-def lifted(library: Library, values: Any, columns: Columns = ALL, weights: Any = None, code: int = 5) -> Sums:
+def lifted(library: Library, values: Any, fields: Fields = ALL, weights: Any = None, code: int = 5) -> Statistics:
     more = () if weights is None else (weights,)
-    return library.call(lifting_array(columns), values, library.place([[code]]), *more)
+    return library.call(lifting_array(fields), values, library.place([[code]]), *more)
 
 
 def drawn(size: int) -> np.ndarray[Any, Any]:
@@ -358,7 +361,7 @@ def check_squares(size: int, got: Fraction, values: Any, weights: Any = 1.0) -> 
     assert abs(got - squares) <= (0 if size <= 1024 else size * spread / 2**53)
 
 
-def check_ends(sums: Sums, values: Any) -> None:
+def check_ends(sums: Statistics, values: Any) -> None:
     assert sums.minimum[0][0] == min(values, default=INF)
     assert sums.maximum[0][0] == max(values, default=-INF)
 
@@ -374,7 +377,7 @@ def test_an_array_is_lifted_as_its_elements_are(library: Library, size: int) -> 
     assert number(sums.total, 0) == summed(values)[1]
     check_squares(size, number(sums.squares, 0), values)
     check_ends(sums, values)
-    assert (sums.nan[0], sums.positive[0], sums.negative[0], sums.first[0]) == (0, 0, 0, library.ops.never)
+    assert (sums.nan[0], sums.positive[0], sums.negative[0], sums.first_nonfinite[0]) == (0, 0, 0, library.ops.never)
     assert (sums.weighted, sums.weights) == ((), ())
 
 
@@ -389,7 +392,7 @@ def test_nan_and_infinities_in_an_array_are_counted_and_left_out(library: Librar
     check_squares(size, number(sums.squares, 0), finite)
     check_ends(sums, finite)
     assert (sums.nan[0], sums.positive[0], sums.negative[0]) == ((2, 1, 1) if size > 1 else (1, 0, 0))
-    assert sums.first[0] == 5
+    assert sums.first_nonfinite[0] == 5
 
 
 @each_library
@@ -405,7 +408,7 @@ def test_an_arrays_weights_count(library: Library, size: int, is_mask: bool) -> 
     assert abs(number(sums.weighted, 0) - total) <= (0 if size <= 1024 else size * total / 2**53)
     check_squares(size, number(sums.squares, 0), values, weights)
     check_ends(sums, values[np.broadcast_to(weights != 0, size)])
-    assert (sums.nan[0], sums.first[0]) == (0, library.ops.never)
+    assert (sums.nan[0], sums.first_nonfinite[0]) == (0, library.ops.never)
 
 
 @each_library
@@ -415,7 +418,7 @@ def test_arrays_of_ints_and_bools_are_summed_exactly(library: Library, size: int
     info = None if dtype == "bool" else np.iinfo(dtype)
     low, high = (0, 2) if info is None else (int(info.min), int(info.max))
     values = np.random.default_rng(1).integers(low, high, size, dtype=dtype if info else np.int64).astype(dtype)
-    sums = lifted(library, values, Columns(extremes=True))
+    sums = lifted(library, values, Fields(extremes=True))
     numbers = [int(value) for value in values]
     assert number(sums.total, 0) == sum(numbers)
     assert (number(sums.minimum, 0), number(sums.maximum, 0)) == (min(numbers), max(numbers))

@@ -43,7 +43,7 @@ from noether_core import (
     load_callbacks,
     read_run,
 )
-from noether_core.config import KINDS, parse_callback
+from noether_core.config.load import KINDS, parse_callback
 from noether_core.inspect.explain import explain_together, render
 
 FRONT_ENDS = (noether_jax, noether_torch)

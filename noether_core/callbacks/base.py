@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.config_base import CallbackBaseConfig
+from noether_core.config.base import CallbackBaseConfig
 from noether_core.emit.log_writer import LogWriter, ScalarWriter
 from noether_core.schedule import Counter
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
-from noether_core.loop_configs import LearningRateCallbackConfig
 from noether_core.schedule import Counter
 from noether_core.select import flatten
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.config.loop import BestMetricCallbackConfig, MetricConfig, MetricEarlyStopCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, listing, suggest
-from noether_core.loop_configs import BestMetricCallbackConfig, MetricConfig, MetricEarlyStopCallbackConfig
 from noether_core.schedule import Counter
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.loop import OnlineLossCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
-from noether_core.loop_configs import OnlineLossCallbackConfig
 from noether_core.schedule import Counter
 
 _PREFIX = "loss/online/"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noether_core.callbacks.base import CallbackBase
-from noether_core.config_base import PeriodicCallbackConfig
+from noether_core.config.base import PeriodicCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.schedule import Counter

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.config.loop import ProgressCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
-from noether_core.loop_configs import ProgressCallbackConfig
 from noether_core.schedule import Counter
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.config.loop import ThroughputCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, UpdateOutputError
-from noether_core.loop_configs import ThroughputCallbackConfig
 from noether_core.schedule import Counter
 
 

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noether_core.accumulate import OutputAccumulator
-from noether_core.backend import Backend
+from noether_core.algebra.position import decode_position
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.arrays import write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, NonFiniteError, listing, suggest
-from noether_core.finish import Finished, finish
-from noether_core.partial import Partial, PartialSource, first_nonfinite, merge_partials
-from noether_core.plan import columns_of
-from noether_core.reduce import place_of
+from noether_core.reduce.accumulate import OutputAccumulator
+from noether_core.reduce.backend import Backend
+from noether_core.reduce.finish import Finished, finish
+from noether_core.reduce.partial import Partial, PartialSource, first_nonfinite, merge_partials
+from noether_core.reduce.state import pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selection, flatten, is_flat, missing_key_message, require, select
-from noether_core.state import pack, unpack
 
 
 class TrackAdditionalOutputsCallback(PeriodicCallback):
@@ -279,10 +278,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         report = []
         process, _ = self.backend.processes()
         for key, partial in partials.items():
-            code = first_nonfinite(partial)
-            if code is not None:
+            position = first_nonfinite(partial)
+            if position is not None:
                 sums = partial.sums
-                update, step = place_of(code)
+                update, step = decode_position(position)
                 report.append(
                     f"{key!r}: {int(sums.nan)} NaN, {int(sums.positive)} +inf, {int(sums.negative)} -inf of"
                     f" {partial.tally.elements} values, first at update {update}, accumulation step {step},"
@@ -308,7 +307,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way as plain arrays, numbers and strings, the same for every framework."""
         return pack(
-            self._partials(), columns_of(self.config), self._reached, self._position, self._steps, sorted(self._matched)
+            self._partials(), fields_of(self.config), self._reached, self._position, self._steps, sorted(self._matched)
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -318,10 +317,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             NoetherError: for a state of another form; the callback stays as it was.
         """
         loaded = unpack(state)
-        wanted = columns_of(self.config)
-        if loaded.columns != wanted and loaded.partials:
+        wanted = fields_of(self.config)
+        if loaded.fields != wanted and loaded.partials:
             raise NoetherError(
-                f"the state has the columns {loaded.columns._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
+                f"the state has the fields {loaded.fields._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
                 " made with the same `reduce` and `weight`"
             )
         self._interval.load(loaded.partials)

@@ -14,12 +14,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from noether_core.config import CallbackConfig, TrackAdditionalOutputsCallbackConfig, check_together
+from noether_core.config.load import CallbackConfig, check_together
+from noether_core.config.loop import LearningRateCallbackConfig, LoopConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.arrays import read_arrays
 from noether_core.errors import NoetherError, UpdateOutputError, suggest
-from noether_core.inspect.text import inert
-from noether_core.loop_configs import LearningRateCallbackConfig, LoopConfig
 from noether_core.select import flatten, select
+from noether_core.text import inert
 
 
 @dataclass(frozen=True)

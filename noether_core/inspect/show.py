@@ -8,7 +8,7 @@ from rich.text import Text
 
 from noether_core.emit.reader import Point, RunReader
 from noether_core.errors import RunFormatError
-from noether_core.inspect.text import inert, number, sparkline
+from noether_core.text import inert, number, sparkline
 
 
 def show_run(run: RunReader) -> RenderableType:

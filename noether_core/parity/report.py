@@ -10,8 +10,8 @@ from fractions import Fraction
 from rich.table import Table
 from rich.text import Text
 
-from noether_core.inspect.text import inert, number
 from noether_core.parity.compare import Difference
+from noether_core.text import inert, number
 
 
 def side_by_side(title: str, differences: Sequence[Difference], names: tuple[str, str]) -> Table:

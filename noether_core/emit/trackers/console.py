@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from rich.console import Console
 from rich.text import Text
 
-from noether_core.inspect.text import inert, number
 from noether_core.schedule import UNITS
+from noether_core.text import inert, number
 
 
 class ConsoleTracker:

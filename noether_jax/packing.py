@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import bitcast_convert_type
 
-from noether_core.expansion import Expansion, normalise
-from noether_core.numpy_ops import NUMPY
-from noether_core.reduce import Columns, Sums, nothing
+from noether_core.algebra.expansion import Expansion, normalise
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.sums import Fields, Statistics, empty
 from noether_jax.ops import JaxOps
 
 _COUNTS = 4  # nan, positive, negative and first
 
 
-def pack(sums: Sums, *counts: jax.Array) -> jax.Array:
+def pack(sums: Statistics, *counts: jax.Array) -> jax.Array:
     """Return sums, and more int64 vectors, as words; to be called where x64 is on. Slots are the last axis."""
     *floats, nan, positive, negative, first = jax.tree.leaves(sums)
     numbers = jnp.stack(floats)
@@ -37,9 +37,9 @@ def pack(sums: Sums, *counts: jax.Array) -> jax.Array:
     return jnp.concatenate([words, halves])
 
 
-def unpack(ops: JaxOps, columns: Columns, words: jax.Array) -> tuple[Sums, tuple[jax.Array, ...]]:
+def unpack(ops: JaxOps, fields: Fields, words: jax.Array) -> tuple[Statistics, tuple[jax.Array, ...]]:
     """Return the sums and the other vectors of `pack`; to be called where x64 is on."""
-    form, num_floats, rows = _form(ops, columns)
+    form, num_floats, rows = _form(ops, fields)
     if ops.float_dtype == jnp.float64:
         numbers = list(bitcast_convert_type(words[:rows], jnp.float64))
     else:
@@ -56,20 +56,22 @@ def halved(values: jax.Array) -> jax.Array:
     return bitcast_convert_type(values, jnp.uint32) if values.dtype.itemsize == 8 else values
 
 
-def initial(ops: JaxOps, columns: Columns, slots: int, *counts: int) -> np.ndarray[Any, Any]:
+def initial(ops: JaxOps, fields: Fields, slots: int, *counts: int) -> np.ndarray[Any, Any]:
     """Return the words of the sums of nothing and of other counts."""
-    leaves = jax.tree.leaves(nothing(ops, columns))
-    _, num_floats, rows = _form(ops, columns)
+    leaves = jax.tree.leaves(empty(ops, fields))
+    _, num_floats, rows = _form(ops, fields)
     floats = np.array(leaves[:num_floats], ops.float_dtype)
     words = floats.view(np.uint32).reshape(rows, 2)
     whole = np.array([*leaves[num_floats:], *counts], np.int64).view(np.uint32).reshape(-1, 2)
-    fields = np.concatenate([words, whole])[:, None, :]
-    return np.ascontiguousarray(np.broadcast_to(fields, (len(fields), slots, 2)))
+    one = np.concatenate([words, whole])[:, None, :]
+    return np.ascontiguousarray(np.broadcast_to(one, (len(one), slots, 2)))
 
 
-def from_host(ops: JaxOps, columns: Columns, words: np.ndarray[Any, Any]) -> tuple[Sums, list[np.ndarray[Any, Any]]]:
+def from_host(
+    ops: JaxOps, fields: Fields, words: np.ndarray[Any, Any]
+) -> tuple[Statistics, list[np.ndarray[Any, Any]]]:
     """Return the sums, as expansions of binary64, and the other vectors of words that are on the host."""
-    form, num_floats, rows = _form(ops, columns)
+    form, num_floats, rows = _form(ops, fields)
     words = np.ascontiguousarray(words)
     if ops.float_dtype == jnp.float64:
         numbers = list(words[:rows].view(np.float64)[..., 0])
@@ -77,25 +79,24 @@ def from_host(ops: JaxOps, columns: Columns, words: np.ndarray[Any, Any]) -> tup
         pairs = words[:rows].view(np.float32)
         numbers = [pairs[at // 2, :, at % 2] for at in range(num_floats)]
     whole = list(words[rows:].view(np.int64)[..., 0])
-    sums: Sums = jax.tree.unflatten(form, numbers + whole[:_COUNTS])
-    return _doubled(sums, columns) if ops.float_dtype == jnp.float32 else sums, whole[_COUNTS:]
+    sums: Statistics = jax.tree.unflatten(form, numbers + whole[:_COUNTS])
+    return _doubled(sums, fields) if ops.float_dtype == jnp.float32 else sums, whole[_COUNTS:]
 
 
-def _form(ops: JaxOps, columns: Columns) -> tuple[Any, int, int]:
+def _form(ops: JaxOps, fields: Fields) -> tuple[Any, int, int]:
     """Return the tree of the sums, how many floats a slot has, and how many fields these are."""
-    leaves, form = jax.tree.flatten(nothing(ops, columns))
+    leaves, form = jax.tree.flatten(empty(ops, fields))
     num_floats = len(leaves) - _COUNTS
     return form, num_floats, num_floats // (1 if ops.float_dtype == jnp.float64 else 2)
 
 
-def _doubled(sums: Sums, columns: Columns) -> Sums:
+def _doubled(sums: Statistics, fields: Fields) -> Statistics:
     """Return sums whose expansions are of binary64, from ones of binary32: the same numbers in half as many parts."""
-    blanks = nothing(NUMPY, columns)
-    fields = {name: getattr(sums, name) for name in Sums._fields}
-    return Sums(
+    blanks = empty(NUMPY, fields)
+    return Statistics(
         **{
             name: _joined(field, len(getattr(blanks, name))) if isinstance(field, tuple) else field
-            for name, field in fields.items()
+            for name, field in sums._asdict().items()
         }
     )
 

@@ -1,4 +1,4 @@
-"""Plan where the values of a step go: which are reduced together, in which place, into which slots.
+"""Plan where the values of a step go: which are reduced together, on which device, into which slots.
 
 A plan is made once per key set and value signature; per step it is only looked up and executed. Slots are given to keys as they
 come and stay theirs, so a new key set extends the state and loses nothing.
@@ -15,44 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from noether_core import host
-from noether_core.backend import Backend, Layout, Reducer, ValueType
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
-from noether_core.errors import UpdateOutputError
-from noether_core.large import is_small
-from noether_core.partial import Tally
-from noether_core.reduce import Columns
+from noether_core.algebra.lift import is_small
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight, fields_of
+from noether_core.reduce import host
+from noether_core.reduce.backend import Backend, Reducer, ValueType
+from noether_core.reduce.layout import Layout
+from noether_core.reduce.partial import WHOLE_DTYPES, Tally
 
 MOST_PLANS = 256  # plans kept; values whose shape changes all the time would make ever more
-WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
-
-
-def columns_of(config: TrackAdditionalOutputsCallbackConfig) -> Columns:
-    """Return what the sums must carry for all that a config asks for."""
-    asked = config.asked
-    return Columns(
-        squares=bool(asked & {"std", "var"}), extremes=bool(asked & {"min", "max"}), weights=config.weight is not None
-    )
-
-
-def check_last(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> None:
-    """Raise `UpdateOutputError` if a key's `last` is to be logged and is no single number."""
-    if config.log_output and "last" in config.reductions(key) and prod(shape) != 1:
-        raise UpdateOutputError(
-            f"update output {key!r} has shape {shape}, and the log takes only one number of a key reduced with"
-            " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
-        )
-
-
-def check_weight(
-    config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...], weight: tuple[int, ...]
-) -> None:
-    """Raise `UpdateOutputError` if a weight of one shape cannot weigh a value of another."""
-    if prod(weight) != 1 and weight != shape:
-        raise UpdateOutputError(
-            f"update output {key!r} has shape {shape}, and its weight {config.weight!r} has shape {weight}; expected a"
-            " weight with one element or of the value's shape: broadcast it in the training step"
-        )
 
 
 _Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
@@ -66,7 +36,7 @@ def _pick(positions: Sequence[int]) -> _Pick:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class DeviceGroup:
     """Name what is reduced together: values of one device, weighted or not.
 
     Attributes:
@@ -79,18 +49,18 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class PlacePlan:
-    """Say what of a step's values goes to one place.
+class GroupPlan:
+    """Say what of a step's values goes to one device group.
 
     Attributes:
-        place: the place.
+        group: the device group.
         layout: where in its state they go.
         scalars: take the groups of scalars out of the tracked values.
         arrays: takes the arrays.
         kept: each key of which copies are kept, with its group and index, or -1 and its array.
     """
 
-    place: Place
+    group: DeviceGroup
     layout: Layout
     scalars: tuple[_Pick, ...]
     arrays: _Pick
@@ -102,13 +72,13 @@ class Plan:
     """Say what happens to the values of a step.
 
     Attributes:
-        places: what each place gets.
+        groups: what each device group gets.
         tallies: what each key counts.
         shapes: of the keys that are stacked.
         moved: the positions of host values that go to the device, where their weight is.
     """
 
-    places: tuple[PlacePlan, ...]
+    groups: tuple[GroupPlan, ...]
     tallies: Mapping[str, Tally]
     shapes: Mapping[str, tuple[int, ...]]
     moved: tuple[int, ...]
@@ -131,10 +101,10 @@ class Planner:
     def __init__(self, backend: Backend, config: TrackAdditionalOutputsCallbackConfig) -> None:
         self._backend = backend
         self._config = config
-        self._columns = columns_of(config)
+        self._columns = fields_of(config)
         self._plans: dict[Hashable, Plan] = {}
         self._latest: tuple[Hashable, Plan] | None = None
-        self._places: dict[Hashable, Place] = {}
+        self._groups: dict[Hashable, DeviceGroup] = {}
 
     def plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> Plan:
         """Return the plan for values like these."""
@@ -154,7 +124,7 @@ class Planner:
         """Return what decides how a value is reduced, or raise `UpdateOutputError` if it cannot be."""
         found = self._backend.inspect(key, value)
         if found is not None:
-            return _Typed(found, host.REDUCER if found.place == host.PLACE else self._backend.reducer)
+            return _Typed(found, host.REDUCER if found.device == host.DEVICE else self._backend.reducer)
         return _Typed(host.inspect(key, value, self._backend.name), host.REDUCER)
 
     def _make_plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> Plan:
@@ -164,11 +134,11 @@ class Planner:
             types = [self._beside(by, *pair) for pair in zip(keys, values, types, strict=True)]
         for key, typed in zip(keys, types, strict=True):
             check_last(self._config, key, typed.found.shape)
-        by_place: dict[Hashable, list[int]] = {}
+        by_device: dict[Hashable, list[int]] = {}
         for at, key in enumerate(keys):
-            by_place.setdefault((types[at].found.place, self._is_weighted(key)), []).append(at)
+            by_device.setdefault((types[at].found.device, self._is_weighted(key)), []).append(at)
         return Plan(
-            tuple(self._make_place_plan(place, keys, types, members) for place, members in by_place.items()),
+            tuple(self._make_group_plan(device, keys, types, members) for device, members in by_device.items()),
             {
                 key: Tally(prod(found.shape), found.wide, found.dtype in WHOLE_DTYPES)
                 for key, (found, _, _) in zip(keys, types, strict=True)
@@ -191,14 +161,14 @@ class Planner:
         check_weight(self._config, key, typed.found.shape, weight.found.shape)
         if typed.reducer is weight.reducer or typed.reducer is not host.REDUCER:
             return typed
-        return _Typed(typed.found._replace(place=weight.found.place), self._backend.reducer, moves=True)
+        return _Typed(typed.found._replace(device=weight.found.device), self._backend.reducer, moves=True)
 
     def _keeps(self, key: str) -> bool:
         return bool({"last", "stack"} & set(self._config.reductions(key)))
 
-    def _make_place_plan(
-        self, place: Hashable, keys: tuple[str, ...], types: Sequence[_Typed], members: Sequence[int]
-    ) -> PlacePlan:
+    def _make_group_plan(
+        self, device: Hashable, keys: tuple[str, ...], types: Sequence[_Typed], members: Sequence[int]
+    ) -> GroupPlan:
         groups: dict[str, list[int]] = {}
         arrays: list[int] = []
         for at in members:
@@ -209,7 +179,7 @@ class Planner:
         small = sorted((at for at in arrays if is_small(sizes[at])), key=lambda at: (types[at].found.dtype, sizes[at]))
         arrays = small + [at for at in arrays if not is_small(sizes[at])]
         by_dtype = groupby(small, key=lambda at: types[at].found.dtype)
-        own = self._places.setdefault(place, Place(types[members[0]].reducer))
+        own = self._groups.setdefault(device, DeviceGroup(types[members[0]].reducer))
         slots = own.slots
         order = [keys[at] for group in groups.values() for at in group] + [keys[at] for at in arrays]
         for key in order:
@@ -228,4 +198,4 @@ class Planner:
             tuple(tuple(sizes[at] for at in group) for _, group in by_dtype),
             self._columns._replace(weights=self._is_weighted(keys[members[0]])),
         )
-        return PlacePlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))
+        return GroupPlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from noether_core.callbacks import TrackAdditionalOutputsCallback
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError
 from noether_jax import fused
 from noether_jax.callbacks import Run
 from noether_jax.fused import Tracked
-from noether_jax.tracker import AxisName, Tracker, TrackerState, tracking_config
+from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState, tracking_config
 
 Tracking = Run | TrackAdditionalOutputsCallbackConfig | Mapping[str, Any]
 
@@ -24,19 +24,19 @@ class RecordState(NamedTuple):
     """Hold the interval under way; `optax.tree.get(opt_state, "recorded")` finds it.
 
     Attributes:
-        recorded: what a run carries; or a config's `TrackerState`; or None, see `without_records`.
+        recorded: what a run carries; or a config's `OutputTrackerState`; or None, see `without_records`.
         schema: a dict whose one key stands for the config and the example, so that a checkpoint that was made with others
             has another structure, and is not taken for one of these.
     """
 
-    recorded: Tracked | TrackerState | None
+    recorded: Tracked | OutputTrackerState | None
     schema: dict[str, jax.Array] | None
 
     @property
     def keys(self) -> set[str]:
         """Return the keys that are tracked."""
-        states = jax.tree.leaves(self.recorded, is_leaf=lambda node: isinstance(node, TrackerState))
-        return {slot.key for state in states if isinstance(state, TrackerState) for slot in state.slots}
+        states = jax.tree.leaves(self.recorded, is_leaf=lambda node: isinstance(node, OutputTrackerState))
+        return {slot.key for state in states if isinstance(state, OutputTrackerState) for slot in state.slots}
 
 
 class Recorder:
@@ -53,15 +53,15 @@ class Recorder:
                 raise NoetherError(
                     f"got steps_per_call={steps_per_call} for a config; a run counts calls, give the run"
                 )
-        self._trackers = tuple(Tracker(config, axis_name) for config in configs)
+        self._trackers = tuple(OutputTracker(config, axis_name) for config in configs)
         # those of an accumulation step that does not end its update: what comes once an update may be absent
         lenient = [config.model_copy(update={"missing": "skip"}) for config in configs]
-        self._lenient = tuple(Tracker(config, axis_name) for config in lenient)
+        self._lenient = tuple(OutputTracker(config, axis_name) for config in lenient)
         self._steps_per_call, self._axis_name = steps_per_call, axis_name
 
     def init(self, example: Mapping[str, Any]) -> RecordState:
         """Return the state of no values."""
-        recorded: Tracked | TrackerState
+        recorded: Tracked | OutputTrackerState
         if self._run is None:
             recorded = self._trackers[0].init(example)
         else:
@@ -70,7 +70,7 @@ class Recorder:
             recorded = jax.tree.map(jnp.array, recorded)  # a copy, for it may be donated
         return RecordState(recorded, {self._schema(recorded): jnp.zeros((), jnp.uint32)})
 
-    def _schema(self, recorded: Tracked | TrackerState) -> str:
+    def _schema(self, recorded: Tracked | OutputTrackerState) -> str:
         """Return a name for what the numbers in a state mean."""
         fields = {"every_n_epochs", "every_n_updates", "every_n_samples", "reduce", "weight"}
         meaning = [tracker.config.model_dump(include=fields) for tracker in self._trackers]
@@ -82,7 +82,7 @@ class Recorder:
     ) -> RecordState:
         """Return the state with one accumulation step's outputs merged in, and with its update's if it ends one."""
         recorded, both = state.recorded, {**outputs, **(of_update or {})}
-        if isinstance(recorded, TrackerState) and self._run is None:
+        if isinstance(recorded, OutputTrackerState) and self._run is None:
             return state._replace(recorded=self._trackers[0].update(recorded, both))
         if not isinstance(recorded, Tracked) or self._run is None:
             raise NoetherError(

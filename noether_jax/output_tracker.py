@@ -14,46 +14,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core import host
-from noether_core.config import TrackAdditionalOutputsCallbackConfig, parse_callback
+from noether_core.algebra.expansion import Array
+from noether_core.algebra.position import NEVER, encode_position
+from noether_core.algebra.sums import Statistics, each, empty, merge
+from noether_core.config.load import parse_callback
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight, fields_of
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
-from noether_core.expansion import Array
-from noether_core.finish import finish
-from noether_core.partial import Partial, Tally
-from noether_core.plan import WHOLE_DTYPES, check_last, check_weight, columns_of
-from noether_core.reduce import NEVER, Sums, each, identity, merge, place_code
+from noether_core.reduce.finish import finish
+from noether_core.reduce.partial import WHOLE_DTYPES, Partial, Tally
 from noether_core.select import flatten, require, select
-from noether_jax import words
-from noether_jax.backend import check_dtype, lift_step
+from noether_jax import packing
 from noether_jax.ops import BINARY32, BINARY64, JaxOps, ops_for
+from noether_jax.reducer import lift_step
+from noether_jax.slots import Slot, checked, group_order, kept_form, slot_of, value_of
 
 AxisName = str | tuple[str, ...]
-Place = Callable[[int], tuple[int, int]]  # a step's number (from 0) to its update (from 1) and accumulation step
-
-
-class Slot(NamedTuple):
-    """Describe one tracked key: its dtype and shape, and its place in the order of logging."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    wide: bool
-    order: int
+PositionOf = Callable[[int], tuple[int, int]]  # a step's number (from 0) to its update (from 1) and accumulation step
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TrackerState:
+class OutputTrackerState:
     """Hold an interval under way. A pytree: its arrays are data, its slots are structure.
 
     Attributes:
-        words: uint32 [fields, slots, 2], see `noether_jax.words`: the sums, how often each key came, and when last.
+        words: uint32 [fields, slots, 2], see `noether_jax.packing`: the sums, how often each key came, and when last.
         last: the newest value of each key that is reduced with `last`; of a 64-bit one its halves.
         step: int32, how many updates went in.
         slots: what is tracked.
@@ -63,23 +54,6 @@ class TrackerState:
     last: dict[str, Array]
     step: Array
     slots: tuple[Slot, ...] = field(metadata={"static": True})
-
-
-class OutputTracker(NamedTuple):
-    """Hold the pure functions of one config.
-
-    Attributes:
-        init: example outputs (arrays, or `jax.ShapeDtypeStruct`s as `jax.eval_shape` returns) -> state.
-        update: state, outputs -> state.
-        merge: state, state -> the state of both parts; the second is the later one for `last`.
-        compute: state -> each key's finished value as a NumPy array, float32 or float64 as in the log; as a saved file
-            has it: under the key, or under `key/reduction` where a key has several.
-    """
-
-    init: Callable[[Mapping[str, Any]], TrackerState]
-    update: Callable[[TrackerState, Mapping[str, Any]], TrackerState]
-    merge: Callable[[TrackerState, TrackerState], TrackerState]
-    compute: Callable[[TrackerState], dict[str, np.ndarray[Any, Any]]]
 
 
 def track_outputs(
@@ -108,8 +82,7 @@ def track_outputs(
     >>> tracker.compute(state)
     {'loss': array(1.5, dtype=float32)}
     """
-    tracker = Tracker(tracking_config(config), axis_name, precision)
-    return OutputTracker(tracker.init, tracker.update, tracker.merge, tracker.compute)
+    return OutputTracker(tracking_config(config), axis_name, precision)
 
 
 def tracking_config(
@@ -124,8 +97,8 @@ def tracking_config(
     return parsed
 
 
-class Tracker:
-    """Implement the functions of `track_outputs`, and what the fused run needs beside them."""
+class OutputTracker:
+    """Hold the pure functions of one config: `init`, `update`, `merge` and `compute`; see `track_outputs`."""
 
     def __init__(
         self,
@@ -144,7 +117,7 @@ class Tracker:
                 " reduce it with mean, or pass one value for all outside of the mapped function"
             )
         self.config = config
-        self.columns = columns_of(config)
+        self.fields = fields_of(config)
         self.axis_name = axis_name
         self._ops: JaxOps
         if precision is None:
@@ -156,9 +129,9 @@ class Tracker:
 
     # ------------------------------------------------------------------ init
 
-    def init(self, example: Mapping[str, Any]) -> TrackerState:
+    def init(self, example: Mapping[str, Any]) -> OutputTrackerState:
         """Return the state of no values."""
-        state: TrackerState = jax.tree.map(jnp.asarray, self.blank(self.slots(example)))
+        state: OutputTrackerState = jax.tree.map(jnp.asarray, self.blank(self.slots(example)))
         return state
 
     def slots(self, example: Mapping[str, Any]) -> tuple[Slot, ...]:
@@ -170,18 +143,18 @@ class Tracker:
         weight = self._weight(outputs) if selection.tracked else None
         slots = []
         for order, key in enumerate(selection.tracked):
-            slot = _slot(key, outputs[key], order)
+            slot = slot_of(key, outputs[key], order)
             check_last(self.config, key, slot.shape)
             if weight is not None and key != self.config.weight:
-                check_weight(self.config, key, slot.shape, _slot(key, weight, 0).shape)
+                check_weight(self.config, key, slot.shape, slot_of(key, weight, 0).shape)
             slots.append(slot)
-        return tuple(sorted(slots, key=lambda slot: (slot.key == self.config.weight, *_group(slot))))
+        return tuple(sorted(slots, key=lambda slot: (slot.key == self.config.weight, *group_order(slot))))
 
-    def blank(self, slots: tuple[Slot, ...]) -> TrackerState:
+    def blank(self, slots: tuple[Slot, ...]) -> OutputTrackerState:
         """Return the state of no values, in NumPy arrays."""
-        return TrackerState(
-            words.initial(self._ops, self.columns, max(1, len(slots)), 0, -1),  # Orbax saves no array without elements
-            {slot.key: np.zeros(*_kept(slot)) for slot in slots if self._keeps(slot.key)},
+        return OutputTrackerState(
+            packing.initial(self._ops, self.fields, max(1, len(slots)), 0, -1),  # Orbax saves no array without elements
+            {slot.key: np.zeros(*kept_form(slot)) for slot in slots if self._keeps(slot.key)},
             np.zeros((), np.int32),
             slots,
         )
@@ -200,39 +173,39 @@ class Tracker:
 
     # ------------------------------------------------------------------ update
 
-    def update(self, state: TrackerState, outputs: Mapping[str, Any]) -> TrackerState:
+    def update(self, state: OutputTrackerState, outputs: Mapping[str, Any]) -> OutputTrackerState:
         """Return the state with one step's outputs merged in."""
-        if not isinstance(state, TrackerState):
+        if not isinstance(state, OutputTrackerState):
             raise NoetherError(f"update got a state of type {type(state).__name__}; expected what init returned")
         return self.update_at(state, outputs, state.step)
 
-    def update_at(self, state: TrackerState, outputs: Mapping[str, Any], step: jax.Array) -> TrackerState:
+    def update_at(self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array) -> OutputTrackerState:
         """Return the state with the outputs of the step of that number (int32, counted from 0) merged in."""
         flat = flatten(outputs)
         present = self._present(state.slots, flat)
         numbered = state.step + jnp.int32(1)
         if not present:
-            return TrackerState(state.words, state.last, numbered, state.slots)
+            return OutputTrackerState(state.words, state.last, numbered, state.slots)
         ops = self._ops
         with jax.enable_x64(True):
-            sums, (uses, newest) = words.unpack(ops, self.columns, state.words)
-            code = step.astype(jnp.int64)
-            values = {slot.key: _value(slot, flat[slot.key]) for slot in present}
-            total = self._lift(present, values, self._weight(flat), code)
+            sums, (uses, newest) = packing.unpack(ops, self.fields, state.words)
+            position = step.astype(jnp.int64)
+            values = {slot.key: value_of(slot, flat[slot.key]) for slot in present}
+            total = self._lift(present, values, self._weight(flat), position)
             times = 1
             if self.axis_name is not None:
                 times = _size(self.axis_name)
                 total = self._pooled(total, times)
             if len(present) < len(state.slots):
                 at = np.array([state.slots.index(slot) for slot in present])
-                empty = identity(ops, len(state.slots), self.columns, total.first)
-                total = each(lambda old, new: ops.put(old, jnp.asarray(at), new), empty, total)
+                blank = empty(ops, self.fields, len(state.slots), total.first_nonfinite)
+                total = each(lambda old, new: ops.put(old, jnp.asarray(at), new), blank, total)
             is_here = np.array([slot in present for slot in state.slots])
-            packed = words.pack(
-                merge(ops, sums, total), uses + np.where(is_here, times, 0), jnp.where(is_here, code, newest)
+            packed = packing.pack(
+                merge(ops, sums, total), uses + np.where(is_here, times, 0), jnp.where(is_here, position, newest)
             )
-            last = {key: words.halved(values[key]) if key in values else old for key, old in state.last.items()}
-        return TrackerState(packed, last, numbered, state.slots)
+            last = {key: packing.halved(values[key]) if key in values else old for key, old in state.last.items()}
+        return OutputTrackerState(packed, last, numbered, state.slots)
 
     def _present(self, slots: tuple[Slot, ...], outputs: Mapping[str, Any]) -> tuple[Slot, ...]:
         """Return the slots whose keys are there, after checking that no key is new or wrongly absent."""
@@ -248,9 +221,11 @@ class Tracker:
                 )
         return tuple(slot for slot in slots if slot.key in set(selection.tracked))
 
-    def _lift(self, present: Sequence[Slot], values: Mapping[str, jax.Array], weight: Any, code: jax.Array) -> Sums:
+    def _lift(
+        self, present: Sequence[Slot], values: Mapping[str, jax.Array], weight: Any, position: jax.Array
+    ) -> Statistics:
         """Return the sums of one step's values, in the order of their slots."""
-        factor = None if weight is None else _checked(self.config.weight or "", weight)
+        factor = None if weight is None else checked(self.config.weight or "", weight)
         parts = []
         for is_weight in (False, True):
             members = [slot for slot in present if (slot.key == self.config.weight) == is_weight]
@@ -264,26 +239,26 @@ class Tracker:
                     check_weight(self.config, slot.key, slot.shape, factor.shape)
             arrays = tuple(values[slot.key] for slot in members if prod(slot.shape) != 1)
             # the weight itself is weighed by 1, so that all slots have one form
-            beside = jnp.ones((1,), jnp.float32) if is_weight and self.columns.weights else factor
-            total, _ = lift_step(self._ops, tuple(map(tuple, groups.values())), arrays, beside, code, self.columns)
+            beside = jnp.ones((1,), jnp.float32) if is_weight and self.fields.weights else factor
+            total, _ = lift_step(self._ops, tuple(map(tuple, groups.values())), arrays, beside, position, self.fields)
             parts.append(total)
-        return each(lambda *fields: jnp.concatenate(fields), *parts)
+        return each(lambda *arrays: jnp.concatenate(arrays), *parts)
 
-    def _pooled(self, total: Sums, times: int) -> Sums:
+    def _pooled(self, total: Statistics, times: int) -> Statistics:
         """Return the merged sums of all members of the mapped axes, the same on each of them.
 
         Each writes its own row of a buffer that is otherwise 0, and the integer sum of the buffers is all the rows: no
         float is ever added by the collective, so its order changes nothing.
         """
-        own = words.pack(total)
+        own = packing.pack(total)
         buffer = jnp.zeros((times, *own.shape), own.dtype).at[jax.lax.axis_index(self.axis_name)].set(own)
         rows: jax.Array = jax.lax.psum(buffer, self.axis_name)  # type: ignore[no-untyped-call]
-        parts = [words.unpack(self._ops, self.columns, rows[at])[0] for at in range(times)]
-        return self._ops.fold(each(lambda *fields: jnp.stack(fields), *parts))
+        parts = [packing.unpack(self._ops, self.fields, rows[at])[0] for at in range(times)]
+        return self._ops.fold(each(lambda *arrays: jnp.stack(arrays), *parts))
 
     # ------------------------------------------------------------------ merge and compute
 
-    def merge(self, a: TrackerState, b: TrackerState) -> TrackerState:
+    def merge(self, a: OutputTrackerState, b: OutputTrackerState) -> OutputTrackerState:
         """Return the state of both parts of an interval; of equally new values for `last` the second's is kept."""
         if a.slots != b.slots:
             raise NoetherError(
@@ -293,84 +268,39 @@ class Tracker:
         keys = [slot.key for slot in a.slots]
         with jax.enable_x64(True):
             (first, (uses, newest)), (second, (more, newer)) = (
-                words.unpack(self._ops, self.columns, state.words) for state in (a, b)
+                packing.unpack(self._ops, self.fields, state.words) for state in (a, b)
             )
-            packed = words.pack(merge(self._ops, first, second), uses + more, jnp.maximum(newest, newer))
+            packed = packing.pack(merge(self._ops, first, second), uses + more, jnp.maximum(newest, newer))
             is_newer = newer >= newest
         last = {key: jnp.where(is_newer[keys.index(key)], b.last[key], old) for key, old in a.last.items()}
-        return TrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
+        return OutputTrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
 
-    def compute(self, state: TrackerState) -> dict[str, np.ndarray[Any, Any]]:
+    def compute(self, state: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
         """Return each key's finished values. This waits for the device."""
         hosted = jax.device_get(state)
         partials = self.partials(hosted, lambda step: (step + 1, 0))
         results = [finish(self.config, key, partial, int(hosted.step)) for key, partial in partials.items()]
         return {name: array for result in results for name, array in result.arrays.items()}
 
-    def partials(self, state: TrackerState, place: Place) -> dict[str, Partial]:
+    def partials(self, state: OutputTrackerState, position_of: PositionOf) -> dict[str, Partial]:
         """Return what each key that came has, in the order of logging; the state's arrays are on the host."""
-        sums, (uses, newest) = words.from_host(self._ops, self.columns, state.words)
+        sums, (uses, newest) = packing.from_host(self._ops, self.fields, state.words)
         found = {}
         for at, slot in sorted(enumerate(state.slots), key=lambda pair: pair[1].order):
             if not uses[at]:
                 continue
             own = each(lambda vector, at=at: vector[at], sums)
-            if int(own.first) != NEVER:
-                own = own._replace(first=np.int64(place_code(*place(int(own.first)))))
+            if int(own.first_nonfinite) != NEVER:
+                own = own._replace(first_nonfinite=np.int64(encode_position(*position_of(int(own.first_nonfinite)))))
             if slot.key == self.config.weight:
                 own = own._replace(weighted=(), weights=())
             tally = Tally(int(uses[at]) * prod(slot.shape), slot.wide, slot.dtype in WHOLE_DTYPES)
             if slot.key in state.last:
                 last = np.asarray(state.last[slot.key]).view(jnp.dtype(slot.dtype)).reshape(slot.shape)
-                found[slot.key] = Partial(own, tally, last, place(int(newest[at]))[0])
+                found[slot.key] = Partial(own, tally, last, position_of(int(newest[at]))[0])
             else:
                 found[slot.key] = Partial(own, tally)
         return found
-
-
-def _slot(key: str, value: Any, order: int) -> Slot:
-    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
-        dtype = check_dtype(key, value.dtype)
-        return Slot(key, dtype.name, tuple(value.shape), dtype == np.float64, order)
-    found = host.inspect(key, value, "JAX")
-    return Slot(key, found.dtype, found.shape, found.wide, order)
-
-
-def _kept(slot: Slot) -> tuple[tuple[int, ...], Any]:
-    """Return the shape and dtype of the array that keeps a slot's newest value; see `words.halved`."""
-    dtype = jnp.dtype(slot.dtype)
-    return ((*slot.shape, 2), np.uint32) if dtype.itemsize == 8 else (slot.shape, dtype)
-
-
-def _group(slot: Slot) -> tuple[bool, str, int]:
-    """Return what sorts slots as `lift_step` has them."""
-    is_array = prod(slot.shape) != 1
-    return is_array, "" if is_array else slot.dtype, slot.order
-
-
-def _checked(key: str, value: Any) -> jax.Array:
-    """Return a value as a JAX array of its own dtype; to be called where x64 is on."""
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value, _slot(key, value, 0).dtype)
-    else:
-        check_dtype(key, value.dtype)
-    return jnp.asarray(value)
-
-
-def _value(slot: Slot, value: Any) -> jax.Array:
-    """Return an update output as an array of its slot's dtype and shape; a Python number takes the slot's dtype."""
-    if type(value) in (bool, int, float):
-        found: tuple[str, tuple[int, ...]] = (slot.dtype, ())
-        array = jnp.asarray(np.asarray(value, jnp.dtype(slot.dtype)))
-    else:
-        array = _checked(slot.key, value)
-        found = array.dtype.name, array.shape
-    if found != (slot.dtype, slot.shape):
-        raise UpdateOutputError(
-            f"update output {slot.key!r} is {found[0]} of shape {found[1]}, and was {slot.dtype} of shape {slot.shape} in"
-            " the example that init got; give init an example of what the step returns, such as jax.eval_shape's"
-        )
-    return array
 
 
 def _size(axis_name: AxisName) -> int:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.config import Reduction, TrackAdditionalOutputsCallbackConfig
-from noether_core.expansion import exact
-from noether_core.partial import Partial
-from noether_core.reduce import Sums
+from noether_core.algebra.expansion import exact
+from noether_core.algebra.sums import Statistics
+from noether_core.config.tracking import Reduction, TrackAdditionalOutputsCallbackConfig
+from noether_core.reduce.partial import Partial
 
 Scalar = float | int | bool
 Float = type[np.floating[Any]]
@@ -53,7 +53,7 @@ def finish(config: TrackAdditionalOutputsCallbackConfig, key: str, partial: Part
     return result
 
 
-def nonfinite(sums: Sums) -> int:
+def nonfinite(sums: Statistics) -> int:
     """Return how many values were NaN or infinite."""
     return int(sums.nan) + int(sums.positive) + int(sums.negative)
 
@@ -105,7 +105,7 @@ def stacked(values: tuple[np.ndarray[Any, Any], ...]) -> np.ndarray[Any, Any]:
     return np.stack(values)
 
 
-def _extreme(reduction: Reduction, sums: Sums, is_whole: bool) -> float | int | None:
+def _extreme(reduction: Reduction, sums: Statistics, is_whole: bool) -> float | int | None:
     if int(sums.nan):
         return math.nan
     sign = 1 if reduction == "min" else -1
@@ -118,7 +118,7 @@ def _extreme(reduction: Reduction, sums: Sums, is_whole: bool) -> float | int | 
     return int(value) if is_whole else float(value)
 
 
-def _sum(sums: Sums, dtype: Float, is_whole: bool) -> float | int:
+def _sum(sums: Statistics, dtype: Float, is_whole: bool) -> float | int:
     beyond = _nonfinite_sum(sums)
     total = _finite(sums.total) if beyond is None else beyond
     if isinstance(total, float):
@@ -126,7 +126,7 @@ def _sum(sums: Sums, dtype: Float, is_whole: bool) -> float | int:
     return int(total) if is_whole else nearest(total, dtype)
 
 
-def _moment(reduction: Reduction, sums: Sums, count: int, dtype: Float) -> float | None:
+def _moment(reduction: Reduction, sums: Statistics, count: int, dtype: Float) -> float | None:
     """Return a mean, a variance or a standard deviation, of weighted values if there are weights."""
     beyond = _nonfinite_sum(sums)
     if beyond is not None:
@@ -148,7 +148,7 @@ def _moment(reduction: Reduction, sums: Sums, count: int, dtype: Float) -> float
     return nearest(variance, dtype) if reduction == "var" else nearest(_root(variance), dtype)
 
 
-def _nonfinite_sum(sums: Sums) -> float | None:
+def _nonfinite_sum(sums: Statistics) -> float | None:
     """Return what IEEE 754 addition would make of the values that are not finite; None if there are none."""
     positive, negative = int(sums.positive), int(sums.negative)
     if int(sums.nan) or (positive and negative):

@@ -7,21 +7,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from noether_core import host
-from noether_core.backend import Backend, Step, Taken
-from noether_core.config import TrackAdditionalOutputsCallbackConfig
+from noether_core.algebra.expansion import Array
+from noether_core.algebra.position import encode_position
+from noether_core.algebra.sums import each
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import UpdateOutputError
-from noether_core.expansion import Array
-from noether_core.partial import Partial, Tally, merge_partials
-from noether_core.plan import MOST_PLANS, Place, PlacePlan, Plan, Planner
-from noether_core.reduce import each, place_code
+from noether_core.reduce import host
+from noether_core.reduce.backend import Backend
+from noether_core.reduce.layout import Step, Taken
+from noether_core.reduce.partial import Partial, Tally, merge_partials
+from noether_core.reduce.plan import MOST_PLANS, DeviceGroup, GroupPlan, Plan, Planner
 
 
 class _Kept(NamedTuple):
     """Point at a copy on its device: an array, or an element of a vector."""
 
     update: int
-    place: Place
+    group: DeviceGroup
     array: Array
     at: int | None
 
@@ -46,7 +48,7 @@ class OutputAccumulator:
     def __init__(self, backend: Backend, config: TrackAdditionalOutputsCallbackConfig) -> None:
         self._backend = backend
         self._planner = Planner(backend, config)
-        self._states: dict[Place, Any] = {}
+        self._states: dict[DeviceGroup, Any] = {}
         self._uses: dict[Plan, int] = {}
         self._seen: dict[str, Tally] = {}
         self._kept: dict[str, _Kept] = {}
@@ -84,33 +86,35 @@ class OutputAccumulator:
         if plan.moved:
             values = [self._moved(value, weight) if at in plan.moved else value for at, value in enumerate(values)]
         try:
-            done = [self._absorb(part, values, place_code(update, accumulation_step), weight) for part in plan.places]
+            done = [
+                self._absorb(part, values, encode_position(update, accumulation_step), weight) for part in plan.groups
+            ]
         except Exception:
             for key, value in zip(keys, values, strict=True):
                 self._planner.inspect(key, value)  # a value that was deleted looks as before, and is named here
             raise
         self._before = _Before(
             plan,
-            [self._states.get(part.place) for part in plan.places],
-            {key: self._kept.get(key) for part in plan.places for key, _, _ in part.kept},
+            [self._states.get(part.group) for part in plan.groups],
+            {key: self._kept.get(key) for part in plan.groups for key, _, _ in part.kept},
             dict(self._shapes),
         )
-        for part, (state, taken) in zip(plan.places, done, strict=True):
-            self._states[part.place] = state
+        for part, (state, taken) in zip(plan.groups, done, strict=True):
+            self._states[part.group] = state
             for key, group, index in part.kept:
                 copy = taken.arrays[index] if group < 0 else taken.rows[group]
-                kept = self._kept[key] = _Kept(update, part.place, copy, None if group < 0 else index)
+                kept = self._kept[key] = _Kept(update, part.group, copy, None if group < 0 else index)
                 if key in plan.shapes:
                     self._stacks.setdefault(key, []).append(kept)
         self._shapes.update(plan.shapes)
         self._uses[plan] = self._uses.get(plan, 0) + 1
 
-    def _absorb(self, part: PlacePlan, values: Sequence[Any], code: int, weight: Any) -> tuple[Any, Taken]:
-        place = part.place
+    def _absorb(self, part: GroupPlan, values: Sequence[Any], position: int, weight: Any) -> tuple[Any, Taken]:
+        group = part.group
         groups = tuple([pick(values) for pick in part.scalars])
-        factor = weight if part.layout.columns.weights else None
-        step = Step(part.layout, groups, part.arrays(values), len(place.slots), code, factor)
-        return place.reducer.absorb(self._states.get(place), step)
+        factor = weight if part.layout.fields.weights else None
+        step = Step(part.layout, groups, part.arrays(values), len(group.slots), position, factor)
+        return group.reducer.absorb(self._states.get(group), step)
 
     def _check_stacks(self, plan: Plan) -> None:
         for key, shape in plan.shapes.items():
@@ -125,8 +129,8 @@ class OutputAccumulator:
         before, self._before = self._before, None
         if before is None:
             return
-        for part, state in zip(before.plan.places, before.states, strict=True):
-            self._states[part.place] = state
+        for part, state in zip(before.plan.groups, before.states, strict=True):
+            self._states[part.group] = state
         for key in before.plan.shapes:
             self._stacks[key].pop()
         self._kept = {key: kept for key, kept in (self._kept | before.kept).items() if kept is not None}
@@ -157,15 +161,15 @@ class OutputAccumulator:
         found = dict(self._carried)
         hosted: dict[int, np.ndarray[Any, Any]] = {}
         copies = [*self._kept.values(), *(kept for stack in self._stacks.values() for kept in stack)]
-        used = {place: state for place, state in self._states.items() if state is not None}
-        for reducer in dict.fromkeys(place.reducer for place in used):
-            own = {place: state for place, state in used.items() if place.reducer is reducer}
-            distinct = {id(kept.array): kept.array for kept in copies if kept.place in own}
+        used = {group: state for group, state in self._states.items() if state is not None}
+        for reducer in dict.fromkeys(group.reducer for group in used):
+            own = {group: state for group, state in used.items() if group.reducer is reducer}
+            distinct = {id(kept.array): kept.array for kept in copies if kept.group in own}
             states, arrays = reducer.to_host(list(own.values()), list(distinct.values()))
             hosted.update(zip(distinct, arrays, strict=True))
-            for place, sums in zip(own, states, strict=True):
-                for key, slot in place.slots.items():
-                    if key in seen and slot < len(sums.first):
+            for group, sums in zip(own, states, strict=True):
+                for key, slot in group.slots.items():
+                    if key in seen and slot < len(sums.first_nonfinite):
                         part = Partial(each(lambda values, slot=slot: values[slot], sums))
                         found[key] = merge_partials(found[key], part) if key in found else part
         return {key: self._completed(key, found[key], hosted) for key in order}

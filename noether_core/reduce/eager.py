@@ -14,22 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from noether_core.backend import Layout, Step, Taken
-from noether_core.expansion import Array
-from noether_core.large import Measured, measure, sums_of
-from noether_core.reduce import Columns, Ops, Sums, each, identity, lift, merge
+from noether_core.algebra.expansion import Array
+from noether_core.algebra.lift import ArraySummary, lift, statistics_of, summarise
+from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, into_slots
+from noether_core.reduce.layout import Layout, Step, Taken
 
 PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
-
-
-class SlotOps(Ops, Protocol):
-    """Add what `into_slots` needs of an array library."""
-
-    def concatenate(self, arrays: Sequence[Array]) -> Array:
-        """Return arrays joined along their last axis."""
-
-    def put(self, target: Array, slots: Any, values: Array) -> Array:
-        """Return `target` with `values` at `slots`, leaving `target` as it is."""
 
 
 class EagerOps(SlotOps, Protocol):
@@ -44,8 +34,8 @@ class EagerOps(SlotOps, Protocol):
     def copy(self, value: Array) -> Array:
         """Return a copy of an array that keeps nothing else alive."""
 
-    def codes(self, codes: Sequence[int], like: Array) -> Array:
-        """Return place codes as int64, shape [codes, 1], on the device of `like`."""
+    def positions(self, positions: Sequence[int], like: Array) -> Array:
+        """Return positions as int64, shape [positions, 1], on the device of `like`."""
 
     def weight(self, value: Any, like: Array) -> Array:
         """Return a copy of a weight (an array, or a Python or NumPy number) as a vector on the device of `like`."""
@@ -60,7 +50,7 @@ class Pending(NamedTuple):
     rows: tuple[Array, ...]
     weight: Array | None
     arrays: Any
-    code: int
+    position: int
 
 
 class Kernels(Protocol):
@@ -75,7 +65,9 @@ class Kernels(Protocol):
     def settle(self, state: ReducerState) -> Any:
         """Return the state's sums with all that is pending merged in."""
 
-    def to_host(self, settled: Sequence[Any], copies: Sequence[Array]) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+    def to_host(
+        self, settled: Sequence[Any], copies: Sequence[Array]
+    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
         """Return settled sums and some copies as NumPy arrays; of each device all in one transfer. This waits for it."""
 
 
@@ -117,7 +109,7 @@ class PendingReducer:
 
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[Array]
-    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
         """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer."""
         return self._kernels.to_host([self._kernels.settle(state) for state in states], copies)
 
@@ -144,35 +136,35 @@ class EagerKernels:
             )
             flat = iter([value.reshape(-1) for value in step.arrays])
             joined = tuple([ops.concatenate(list(islice(flat, len(sizes)))) for sizes in layout.small])
-            read = tuple([self._measure(value, step.code, layout.columns, weight) for value in flat])
-        return Pending(rows + joined, weight if rows or joined else None, read, step.code), Taken(rows, kept)
+            read = tuple([self._measure(value, step.position, layout.fields, weight) for value in flat])
+        return Pending(rows + joined, weight if rows or joined else None, read, step.position), Taken(rows, kept)
 
-    def _measure(self, flat: Array, code: int, columns: Columns, weight: Array | None) -> Measured:
-        return measure(self._ops, flat, lambda: self._ops.codes([code], flat), columns, weight)
+    def _measure(self, flat: Array, position: int, fields: Fields, weight: Array | None) -> ArraySummary:
+        return summarise(self._ops, flat, lambda: self._ops.positions([position], flat), fields, weight)
 
-    def settle(self, state: ReducerState) -> Sums:
+    def settle(self, state: ReducerState) -> Statistics:
         """Return the sums with all that is pending merged in."""
         ops, pending, layout = self._ops, state.pending, state.layout
-        columns = layout.columns
+        fields = layout.fields
         parts = []
         with self._context():
             for group, like in enumerate(pending[0].rows):
                 sizes = layout.small[group - len(layout.dtypes)] if group >= len(layout.dtypes) else ()
-                codes = ops.codes([step.code for step in pending], like)
-                weights = ops.stack_rows([step.weight for step in pending]) if columns.weights else None
+                positions = ops.positions([step.position for step in pending], like)
+                weights = ops.stack_rows([step.weight for step in pending]) if fields.weights else None
                 if weights is not None and weights.shape[1] > 1:  # one for each element, of each array
                     weights = ops.concatenate([weights] * len(sizes))
                 rows = ops.stack_rows([step.rows[group] for step in pending])
-                total = ops.fold(lift(ops, rows, codes, columns, weights))
+                total = ops.fold(lift(ops, rows, positions, fields, weights))
                 parts += self._by_array(total, sizes) if sizes else [total]
             for read in zip(*(step.arrays for step in pending), strict=True):
-                stacked = each(lambda *fields: ops.stack_rows(fields), *read)
-                parts.append(ops.fold(sums_of(ops, stacked, columns)))
+                stacked = each(lambda *rows: ops.stack_rows(rows), *read)
+                parts.append(ops.fold(statistics_of(ops, stacked, fields)))
             total = each(lambda *arrays: ops.concatenate(arrays), *parts)
             slots = None if layout.fills(state.num_slots) else layout.slots
-            return into_slots(ops, state.sums, total, slots, state.num_slots, columns)
+            return into_slots(ops, state.sums, total, slots, state.num_slots, fields)
 
-    def _by_array(self, sums: Sums, sizes: tuple[int, ...]) -> list[Sums]:
+    def _by_array(self, sums: Statistics, sizes: tuple[int, ...]) -> list[Statistics]:
         """Return the sums of arrays of these sizes from those of their elements; arrays of one size together."""
         found, start = [], 0
         for size, same in groupby(sizes):
@@ -184,27 +176,12 @@ class EagerKernels:
         return found
 
     def to_host(
-        self, settled: Sequence[Sums], copies: Sequence[Array]
-    ) -> tuple[list[Sums], list[np.ndarray[Any, Any]]]:
+        self, settled: Sequence[Statistics], copies: Sequence[Array]
+    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
         """Return settled sums and some copies as NumPy arrays; of each device all in one transfer."""
-        fields: list[Array] = []
+        held: list[Array] = []
         for sums in settled:
-            each(fields.append, sums)
+            each(held.append, sums)
         with self._context():
-            arrays = iter(self._ops.to_host([*fields, *copies]))
+            arrays = iter(self._ops.to_host([*held, *copies]))
         return [each(lambda _: next(arrays), sums) for sums in settled], list(arrays)
-
-
-def into_slots(
-    ops: SlotOps, sums: Sums | None, total: Sums, slots: Array | None, num_slots: int, columns: Columns
-) -> Sums:
-    """Return `sums` (None: nothing yet), grown to `num_slots`, with `total` merged into `slots` (None: all, in order)."""
-    empty = identity(ops, num_slots, columns, total.first)
-    if slots is not None:
-        total = each(lambda array, values: ops.put(array, slots, values), empty, total)
-    if sums is None:
-        return total
-    present = sums.first.shape[0]
-    if present < num_slots:
-        sums = each(lambda old, new: ops.concatenate([old, new[present:]]), sums, empty)
-    return merge(ops, sums, total)

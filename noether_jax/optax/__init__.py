@@ -27,13 +27,13 @@ import jax
 
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing
 from noether_core.select import flatten
-from noether_jax.recorder import Recorder, RecordState, Tracking
-from noether_jax.tracker import AxisName
+from noether_jax.optax.recorder import Recorder, RecordState, Tracking
+from noether_jax.output_tracker import AxisName
 
 try:
     import optax  # type: ignore[import-untyped] # it ships without types
 
-    from noether_jax.measure import Groups, Schedule, learning_rates, norms
+    from noether_jax.optax.norms import Groups, Schedule, learning_rates, norms
 except ImportError as error:
     raise MissingDependencyError("noether_jax.optax needs optax: pip install 'noether-callbacks[jax]'") from error
 

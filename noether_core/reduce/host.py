@@ -9,12 +9,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from noether_core.backend import ValueType
+from noether_core.algebra.numpy_ops import NumpyOps
 from noether_core.errors import UpdateOutputError
-from noether_core.numpy_ops import NumpyOps
-from noether_core.pending import EagerKernels, PendingReducer
+from noether_core.reduce.backend import ValueType
+from noether_core.reduce.eager import EagerKernels, PendingReducer
 
-PLACE = "host"
+DEVICE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
 
 
@@ -43,8 +43,8 @@ class _HostOps(NumpyOps):
     def copy(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.array(value, order="C")
 
-    def codes(self, codes: Sequence[int], like: Any) -> np.ndarray[Any, Any]:
-        return np.array(codes, np.int64)[:, None]
+    def positions(self, positions: Sequence[int], like: Any) -> np.ndarray[Any, Any]:
+        return np.array(positions, np.int64)[:, None]
 
     def to_host(self, values: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         return [value.copy() for value in values]
@@ -93,13 +93,13 @@ def inspect(key: str, value: Any, framework: str) -> ValueType:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise UpdateOutputError(f"update output {key!r} is the int {value}, beyond 64 bits; give it as a float")
     if type(value) in _PYTHON_DTYPES:
-        return ValueType(_PYTHON_DTYPES[type(value)], (), PLACE, wide=True)
+        return ValueType(_PYTHON_DTYPES[type(value)], (), DEVICE, wide=True)
     if isinstance(value, np.ndarray | np.generic):
         if not is_trackable(value.dtype):
             raise UpdateOutputError(
                 f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats: convert it, or do not track it"
             )
-        return ValueType(value.dtype.name, value.shape, PLACE, wide=value.dtype == np.float64)
+        return ValueType(value.dtype.name, value.shape, DEVICE, wide=value.dtype == np.float64)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     shown = f" {value!r:.60}" if isinstance(value, str | bytes | list | tuple | complex) else ""
     advice = {

@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.sums import Fields, Statistics, empty
 from noether_core.errors import NoetherError
-from noether_core.numpy_ops import NUMPY
-from noether_core.partial import Partial, Tally
-from noether_core.reduce import Columns, Sums, nothing
+from noether_core.reduce.partial import Partial, Tally
 
 VERSION = 1
-_COUNTS = ("nan", "positive", "negative", "first")
+_COUNTS = ("nan", "positive", "negative", "first_nonfinite")
 
 
 class Loaded(NamedTuple):
     """Hold what `unpack` read."""
 
     partials: dict[str, Partial]
-    columns: Columns
+    fields: Fields
     reached: int | None
     position: tuple[int, int]
     steps: int
@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
 
 def pack(
     partials: Mapping[str, Partial],
-    columns: Columns,
+    fields: Fields,
     reached: int | None,
     position: tuple[int, int],
     steps: int,
@@ -38,10 +38,10 @@ def pack(
 ) -> dict[str, Any]:
     """Return a state dict: vectors with one row per key, sums as pairs of binary64; the newest values beside them."""
     parts = list(partials.values())
-    empty = nothing(NUMPY, columns)
+    identity = empty(NUMPY, fields)
     sums = {}
-    for name in Sums._fields:
-        blank = getattr(empty, name)  # the weight itself, where it is tracked, has no weights
+    for name in Statistics._fields:
+        blank = getattr(identity, name)  # the weight itself, where it is tracked, has no weights
         if blank != ():
             rows = [
                 getattr(part.sums, name) or blank if isinstance(blank, tuple) else getattr(part.sums, name)
@@ -92,9 +92,9 @@ def unpack(state: Any) -> Loaded:
 
 def _unpack(state: Mapping[str, Any]) -> Loaded:
     keys = [str(key) for key in state["keys"]]
-    columns = Columns("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
-    blank = nothing(NUMPY, columns)
-    vectors = {name: np.asarray(state["sums"][name]) for name in Sums._fields if getattr(blank, name) != ()}
+    fields = Fields("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
+    blank = empty(NUMPY, fields)
+    vectors = {name: np.asarray(state["sums"][name]) for name in Statistics._fields if getattr(blank, name) != ()}
     flags = {name: np.asarray(state[name]) for name in ("is_weighted", "elements", "wide", "whole", "last_update")}
     wanted = {name: (len(keys), *np.shape(getattr(blank, name, 0))) for name in (*vectors, *flags)}
     for name, vector in (vectors | flags).items():
@@ -118,7 +118,7 @@ def _unpack(state: Mapping[str, Any]) -> Loaded:
     reached, (update, step) = int(state["reached"]), state["position"]
     return Loaded(
         partials,
-        columns,
+        fields,
         None if reached < 0 else reached,
         (int(update), int(step)),
         int(state["steps"]),

@@ -1,7 +1,7 @@
 """Reduce a whole array to the sums of one slot: small ones element by element, large ones with the library's own sums.
 
-`measure` reads a large array, and gives a handful of single numbers; `sums_of` makes sums of them, for many arrays at once
-where they are stacked.
+`summarise` reads a large array, and gives a handful of single numbers; `statistics_of` makes sums of them, for many arrays
+at once where they are stacked.
 """
 
 from __future__ import annotations
@@ -10,8 +10,65 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from noether_core.expansion import Array, Expansion, add, extended, multiply, normalise
-from noether_core.reduce import Columns, Ops, Sums, identity, lift, sort
+from noether_core.algebra.expansion import Array, Expansion, add, extended, multiply, normalise
+from noether_core.algebra.sums import Fields, Ops, Statistics, empty
+
+
+def classify(ops: Ops, values: Array, weights: Array | None) -> tuple[Array, Array, Array, Array]:
+    """Tell which values are used, and which count as NaN, +inf and -inf; what has weight 0 is none of these."""
+    used, nan, positive, negative = ops.isfinite(values), ops.isnan(values), values == math.inf, values == -math.inf
+    if weights is None:
+        return used, nan, positive, negative
+    counts, sound = weights != 0, ops.isfinite(weights)
+    live = counts & sound
+    return used & live, (nan | ~sound) & counts, positive & live, negative & live
+
+
+def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Array | None = None) -> Statistics:
+    """Return each value as its own sums.
+
+    Args:
+        ops: the array library.
+        values: shape [rows, slots], any real dtype.
+        positions: integer positions, shape [rows, 1] or [1, 1].
+        fields: what to carry.
+        weights: shape [rows, slots] or one that broadcasts to it; given if and only if `fields.weights`. A value whose
+            weight is 0 counts for nothing, whatever it is; one whose weight is not finite counts as NaN.
+    """
+    wide, is_short = ops.widen(values)
+    high = wide[0]
+    factor: Expansion = ()
+    if weights is not None:
+        factor, factor_is_short = ops.widen(weights)
+    used, nan, positive, negative = classify(ops, high, factor[0] if factor else None)
+    factor = tuple(ops.where(used, part, 0.0) for part in factor)
+    value = tuple(ops.where(used, part, 0.0) for part in wide)
+    zero = value[0] * 0.0
+
+    def padded(*parts: Array) -> Expansion:
+        return extended(parts, ops.parts, zero)
+
+    def product(a: Expansion, b: Expansion, is_exact: bool) -> Expansion:
+        return extended((a[0] * b[0],), ops.deep, zero) if is_exact else multiply(ops, a, b, ops.deep)
+
+    squares: Expansion = ()
+    if fields.squares:
+        squares = product(value, value, is_short)
+        if factor:
+            squares = multiply(ops, squares[: 1 if is_short else None], factor, ops.deep)
+    return Statistics(
+        padded(*value),
+        squares,
+        padded(ops.where(used, high, math.inf), *value[1:]) if fields.extremes else (),
+        padded(ops.where(used, high, -math.inf), *value[1:]) if fields.extremes else (),
+        product(value, factor, is_short and factor_is_short) if factor else (),
+        padded(*factor) if factor else (),
+        ops.where(nan, 1, 0),
+        ops.where(positive, 1, 0),
+        ops.where(negative, 1, 0),
+        ops.where(nan | positive | negative, positions, ops.never),
+    )
+
 
 _MOST_MERGED = 1024  # elements of an array; of a larger one the library's own sum takes over
 
@@ -22,17 +79,17 @@ def is_small(elements: int) -> bool:
 
 
 def lift_array(
-    ops: Ops, values: Array, code: Callable[[], Array], columns: Columns, weights: Array | None = None
-) -> Sums:
-    """Return the sums of one array, as one slot: of shape [1]; see `measure` for the arguments and for what they are worth."""
+    ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
+) -> Statistics:
+    """Return the sums of one array, as one slot, of shape [1]; see `summarise` for the rest."""
     if values.shape[0] == 0:
-        return identity(ops, 1, columns, code())
+        return empty(ops, fields, 1, position())
     if is_small(values.shape[0]) or ops.parts != 2:  # without binary64 every array is merged
-        return ops.fold(lift(ops, values[:, None], code(), columns, None if weights is None else weights[:, None]))
-    return sums_of(ops, measure(ops, values, code, columns, weights), columns)
+        return ops.fold(lift(ops, values[:, None], position(), fields, None if weights is None else weights[:, None]))
+    return statistics_of(ops, summarise(ops, values, position, fields, weights), fields)
 
 
-class Measured(NamedTuple):
+class ArraySummary(NamedTuple):
     """Hold what is read of a large array: single numbers, see `Ops`; what no column is for is empty.
 
     Attributes:
@@ -43,7 +100,7 @@ class Measured(NamedTuple):
         mass: how many they are, or the sum of their weights.
         minimum: the least of them, as two parts.
         maximum: the greatest.
-        nan, positive, negative, place: see `Sums`.
+        nan, positive, negative, first_nonfinite: see `Statistics`.
     """
 
     total: Expansion
@@ -56,12 +113,12 @@ class Measured(NamedTuple):
     nan: Array
     positive: Array
     negative: Array
-    place: Array
+    first_nonfinite: Array
 
 
-def measure(
-    ops: Ops, values: Array, code: Callable[[], Array], columns: Columns, weights: Array | None = None
-) -> Measured:
+def summarise(
+    ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
+) -> ArraySummary:
     """Return what is read of a large array.
 
     It is summed by the library in binary64: exact while the elements' exponents differ by no more than 29 - log2(elements)
@@ -75,33 +132,33 @@ def measure(
     Args:
         ops: the array library; one with binary64.
         values: shape [elements], any real dtype.
-        code: makes the integer place code, shape [1, 1], if it is needed.
-        columns: what to carry.
+        position: makes the integer position, shape [1, 1], if it is needed.
+        fields: what to carry.
         weights: shape [elements] or [1], or None; see `lift`.
     """
     elements = values.shape[0]
     if weights is not None and elements:
-        return _measure_carefully(ops, values, code(), columns, weights)
+        return _summarise_carefully(ops, values, position(), fields, weights)
     total = ops.sum(values)
 
-    def plain() -> Measured:
+    def plain() -> ArraySummary:
         none, zero = ops.constant(0, total[0]), ops.constant(0.0, total[0])
-        origin, first, second, mass = ((zero,) if columns.squares or columns.weights else () for _ in range(4))
-        if columns.squares:
+        origin, first, second, mass = ((zero,) if fields.squares or fields.weights else () for _ in range(4))
+        if fields.squares:
             origin = (ops.split(total[0] / ops.constant(float(max(elements, 1)), total[0]))[0],)
             first, second = _moments(ops, ops.widen(values)[0], origin[0])
             mass = (ops.constant(float(elements), total[0]),)
         least, greatest = (
-            (ops.constant(end, total[0]), zero) if columns.extremes else () for end in (math.inf, -math.inf)
+            (ops.constant(end, total[0]), zero) if fields.extremes else () for end in (math.inf, -math.inf)
         )
-        if columns.extremes and elements:
+        if fields.extremes and elements:
             least, greatest = (extended(ops.widen(end)[0], 2, zero) for end in ops.extremes(values))
         never = ops.constant(ops.never, total[0])
-        return Measured(total, origin, first, second, mass, least, greatest, none, none, none, never)
+        return ArraySummary(total, origin, first, second, mass, least, greatest, none, none, none, never)
 
     if len(total) == 2:  # of ints or bools
         return plain()
-    return ops.choose(total[0], plain, lambda: _measure_carefully(ops, values, code(), columns, weights=None))
+    return ops.choose(total[0], plain, lambda: _summarise_carefully(ops, values, position(), fields, weights=None))
 
 
 def _moments(ops: Ops, wide: Expansion, origin: Array, weights: Array | None = None) -> tuple[Expansion, Expansion]:
@@ -113,18 +170,20 @@ def _moments(ops: Ops, wide: Expansion, origin: Array, weights: Array | None = N
     return (ops.total(product),), (ops.total(product * shifted),)
 
 
-def _measure_carefully(ops: Ops, values: Array, code: Array, columns: Columns, weights: Array | None) -> Measured:
+def _summarise_carefully(
+    ops: Ops, values: Array, position: Array, fields: Fields, weights: Array | None
+) -> ArraySummary:
     """Return what is read of a large array that may hold NaN and infinities, or has weights."""
     wide, _ = ops.widen(values)
     factor = None if weights is None else ops.widen(weights)[0][0]
-    used, *odd = sort(ops, wide[0], factor)
+    used, *odd = classify(ops, wide[0], factor)
     parts = tuple(ops.where(used, part, 0.0) for part in wide)
     total = normalise(map(ops.total, parts))
     origin: Expansion = ()
     first: Expansion = ()
     second: Expansion = ()
     mass: Expansion = ()
-    if columns.squares or factor is not None:
+    if fields.squares or factor is not None:
         ones = ops.where(used, 1.0, parts[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
         factor = ones if factor is None else ops.where(used, factor, 0.0)
         count = ops.total(ones)
@@ -133,12 +192,12 @@ def _measure_carefully(ops: Ops, values: Array, code: Array, columns: Columns, w
         mass = (ops.total(factor),)
     least: Expansion = ()
     greatest: Expansion = ()
-    if columns.extremes:
+    if fields.extremes:
         zero = total[0] * 0.0
         least, greatest = (_outermost(ops, wide, used, zero, end) for end in (0, 1))
     nan, positive, negative = map(ops.total, odd)
-    place = ops.where(nan + positive + negative > 0, ops.total(code), ops.never)
-    return Measured(total, origin, first, second, mass, least, greatest, nan, positive, negative, place)
+    first_nonfinite = ops.where(nan + positive + negative > 0, ops.total(position), ops.never)
+    return ArraySummary(total, origin, first, second, mass, least, greatest, nan, positive, negative, first_nonfinite)
 
 
 def _outermost(ops: Ops, wide: Expansion, used: Array, zero: Array, end: int) -> Expansion:
@@ -150,7 +209,7 @@ def _outermost(ops: Ops, wide: Expansion, used: Array, zero: Array, end: int) ->
     return high, ops.extremes(ops.where(used & (wide[0] == high), wide[1], beyond))[end]
 
 
-def sums_of(ops: Ops, measured: Measured, columns: Columns) -> Sums:
+def statistics_of(ops: Ops, summary: ArraySummary, fields: Fields) -> Statistics:
     """Return the sums of large arrays, one array a row.
 
     sum w x^2 = sum w d^2 + 2 s sum w d + s^2 sum w and sum w x = sum w d + s sum w, with d = x - s; all but the sums of w d and
@@ -158,31 +217,31 @@ def sums_of(ops: Ops, measured: Measured, columns: Columns) -> Sums:
 
     Args:
         ops: the array library.
-        measured: arrays, all of one shape.
-        columns: what to carry.
+        summary: arrays, all of one shape.
+        fields: what to carry.
     """
-    zero = measured.total[0] * 0.0
-    total = measured.total
+    zero = summary.total[0] * 0.0
+    total = summary.total
     squares: Expansion = ()
     weighted: Expansion = ()
-    if columns.squares or columns.weights:
-        origin, first, mass = measured.origin, measured.first, measured.mass
+    if fields.squares or fields.weights:
+        origin, first, mass = summary.origin, summary.first, summary.mass
         weighted = add(extended(first, ops.deep, zero), multiply(ops, origin, mass, ops.deep))
-        if columns.squares:
+        if fields.squares:
             cross = multiply(ops, (origin[0] * 2.0,), first, ops.deep)
             offset = multiply(ops, (origin[0] * origin[0],), mass, ops.deep)
-            squares = add(add(extended(measured.second, ops.deep, zero), cross), offset)
-            if len(total) == 1 and not columns.weights:
+            squares = add(add(extended(summary.second, ops.deep, zero), cross), offset)
+            if len(total) == 1 and not fields.weights:
                 total = weighted[:2]
-    return Sums(
+    return Statistics(
         extended(total, 2, zero),
         squares,
-        measured.minimum,
-        measured.maximum,
-        weighted if columns.weights else (),
-        extended(measured.mass, 2, zero) if columns.weights else (),
-        measured.nan,
-        measured.positive,
-        measured.negative,
-        measured.place,
+        summary.minimum,
+        summary.maximum,
+        weighted if fields.weights else (),
+        extended(summary.mass, 2, zero) if fields.weights else (),
+        summary.nan,
+        summary.positive,
+        summary.negative,
+        summary.first_nonfinite,
     )

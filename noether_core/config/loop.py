@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, StrictBool, StrictStr, field_validator
 
-from noether_core.config_base import NamedCallbackConfig, PositiveInt
+from noether_core.config.base import NamedCallbackConfig, PositiveInt
 
 
 class LoopConfig(NamedCallbackConfig):

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.expansion import Expansion, add, normalise
-from noether_core.reduce import NEVER, Sums, fold_tree
+from noether_core.algebra.expansion import Expansion, add, normalise
+from noether_core.algebra.position import NEVER
+from noether_core.algebra.sums import Statistics, fold_tree
 
 
 class NumpyOps:
@@ -38,7 +39,7 @@ class NumpyOps:
         """Return a constant array."""
         return np.full(shape, value, np.int64 if isinstance(value, int) else np.float64)
 
-    def fold(self, sums: Sums) -> Sums:
+    def fold(self, sums: Statistics) -> Statistics:
         """Return the merge over the leading axis."""
         return fold_tree(self, sums)
 

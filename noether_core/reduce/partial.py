@@ -7,8 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from noether_core.numpy_ops import NUMPY
-from noether_core.reduce import NEVER, Sums, merge
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.position import NEVER
+from noether_core.algebra.sums import Statistics, merge
+
+WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
 
 
 class Tally(NamedTuple):
@@ -39,7 +42,7 @@ class Partial(NamedTuple):
         stack: every value in order, where they are stacked.
     """
 
-    sums: Sums
+    sums: Statistics
     tally: Tally = Tally()
     last: np.ndarray[Any, Any] | None = None
     last_update: int = -1
@@ -65,6 +68,6 @@ class PartialSource(Protocol):
 
 
 def first_nonfinite(partial: Partial) -> int | None:
-    """Return the place code of a key's first NaN or infinity, or None."""
-    code = int(partial.sums.first)
-    return None if code == NEVER else code
+    """Return the position of a key's first NaN or infinity, or None."""
+    position = int(partial.sums.first_nonfinite)
+    return None if position == NEVER else position

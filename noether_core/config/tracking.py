@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from math import prod
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import Field, StrictBool, StrictStr, field_validator, model_validator
 
-from noether_core.config_base import NOETHER_KINDS, NamedCallbackConfig
-from noether_core.errors import ConfigFileError, NoetherError, listing, suggest
-from noether_core.loop_configs import LOOP_CONFIGS
+from noether_core.algebra.sums import Fields
+from noether_core.config.base import NamedCallbackConfig
+from noether_core.errors import UpdateOutputError
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
@@ -95,71 +93,29 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
         return key if len(self.reductions(key)) == 1 else f"{key}/{reduction}"
 
 
-CallbackConfig = NamedCallbackConfig
-_CONFIGS: tuple[type[CallbackConfig], ...] = (TrackAdditionalOutputsCallbackConfig, *LOOP_CONFIGS)
-KINDS = {config.model_fields["name"].default: config for config in _CONFIGS}
+def fields_of(config: TrackAdditionalOutputsCallbackConfig) -> Fields:
+    """Return what the sums must carry for all that a config asks for."""
+    asked = config.asked
+    return Fields(
+        squares=bool(asked & {"std", "var"}), extremes=bool(asked & {"min", "max"}), weights=config.weight is not None
+    )
 
 
-def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
-    """Return the config that a mapping describes: of the class that `kind` (or `name`) says, else the tracking callback's.
-
-    Raises:
-        ConfigFileError: if `entry` is no mapping or its `kind` is not known here.
-        pydantic.ValidationError: if a field is wrong.
-    """
-    if isinstance(entry, CallbackConfig):
-        return entry
-    if not isinstance(entry, Mapping):
-        raise ConfigFileError(
-            f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields"
+def check_last(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Raise `UpdateOutputError` if a key's `last` is to be logged and is no single number."""
+    if config.log_output and "last" in config.reductions(key) and prod(shape) != 1:
+        raise UpdateOutputError(
+            f"update output {key!r} has shape {shape}, and the log takes only one number of a key reduced with"
+            " `last`; reduce it with mean, or set log_output: false and save_output: true to save the array"
         )
-    kind = entry.get("kind") or entry.get("name")
-    known = TrackAdditionalOutputsCallbackConfig.model_fields["name"].default
-    if isinstance(kind, str):
-        known = kind.removeprefix(NOETHER_KINDS)
-        if known not in KINDS:
-            raise ConfigFileError(
-                f"{where} has kind {kind!r}; the kinds known here: {listing(KINDS)}.{suggest(known, KINDS)}"
-            )
-    return KINDS[known].model_validate(dict(entry))
 
 
-def load_callbacks(path: str | Path) -> list[CallbackConfig]:
-    """Read a YAML file with a `callbacks:` list, as Noether's trainers have; other top-level entries are left alone.
-
-    Raises:
-        ConfigFileError: if the file is absent, is no YAML, or holds no such list.
-        pydantic.ValidationError: if a callback's field is wrong.
-    """
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigFileError(
-            f"config file {str(path)!r} does not exist; give a YAML file with a `callbacks:` list"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"config file {str(path)!r} cannot be read: {error}; give a YAML text file") from error
-    except yaml.YAMLError as error:
-        raise ConfigFileError(f"config file {str(path)!r} is not valid YAML: {error}") from error
-    entries = document.get("callbacks") if isinstance(document, Mapping) else document
-    if not isinstance(entries, list):
-        top = listing(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
-        raise ConfigFileError(f"config file {str(path)!r} has no `callbacks:` list (its top level: {top}); add one")
-    return [parse_callback(entry, f"callbacks[{i}] in {str(path)!r}") for i, entry in enumerate(entries)]
-
-
-def check_together(configs: Sequence[CallbackConfig]) -> None:
-    """Raise `NoetherError` if callbacks of one run would write the same files."""
-    places: set[tuple[str | None, str]] = set()
-    for config in configs:
-        if not isinstance(config, TrackAdditionalOutputsCallbackConfig):
-            continue
-        place = (config.id, str(config.interval))
-        if config.save_output and place in places:
-            raise NoetherError(
-                f"two callbacks with save_output, interval {config.interval} and id {config.id!r} would write the same files;"
-                " give each an id of its own, or make them one"
-            )
-        if config.save_output:
-            places.add(place)
+def check_weight(
+    config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...], weight: tuple[int, ...]
+) -> None:
+    """Raise `UpdateOutputError` if a weight of one shape cannot weigh a value of another."""
+    if prod(weight) != 1 and weight != shape:
+        raise UpdateOutputError(
+            f"update output {key!r} has shape {shape}, and its weight {config.weight!r} has shape {weight}; expected a"
+            " weight with one element or of the value's shape: broadcast it in the training step"
+        )

@@ -1,26 +1,23 @@
-"""Record the update outputs of a training run, bit by bit, and replay them through any front-end."""
+"""Record the update outputs of a training run, bit by bit; `noether_core.parity.replay` feeds them to any front-end."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from noether_core import host
-from noether_core.backend import Backend
 from noether_core.callbacks.base import CallbackBase
-from noether_core.config_base import CallbackBaseConfig
+from noether_core.config.base import CallbackBaseConfig
 from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, RunFormatError, UpdateOutputError
+from noether_core.reduce import host
+from noether_core.reduce.backend import Backend
 from noether_core.schedule import Counter
 from noether_core.select import flatten
-
-if TYPE_CHECKING:
-    from noether_core.run import Run
 
 _COUNT = "accumulation_steps"
 _NAME = re.compile(r"(\d+)/(\d+)([ap])/(.*)", re.ASCII | re.DOTALL)  # step, position, array or Python number, key
@@ -152,20 +149,3 @@ def _damaged(path: str | Path, found: str) -> RunFormatError:
     return RunFormatError(
         f"{str(path)!r} is no recording, or a damaged one: {found}; give a file that Run(..., record=...) wrote"
     )
-
-
-def replay(path: str | Path, run: Run) -> None:
-    """Feed a recording through a new run's front-end, as arrays of its framework.
-
-    Raises:
-        FileNotFoundError, RunFormatError: if the file is no recording; the run is then not begun.
-        HookOrderError: if the run was used before.
-    """
-    recording = read_recording(path)
-    with run:
-        for outputs in recording:
-            converted = outputs and {
-                key: run.backend.from_numpy(value) if isinstance(value, np.ndarray) else value
-                for key, value in outputs.items()
-            }
-            run.step(update_outputs=converted)

@@ -1,0 +1,83 @@
+"""Read callbacks' configs: from mappings, and from the YAML that holds a list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from noether_core.config.base import NOETHER_KINDS, NamedCallbackConfig
+from noether_core.config.loop import LOOP_CONFIGS
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import ConfigFileError, NoetherError, listing, suggest
+
+CallbackConfig = NamedCallbackConfig
+_CONFIGS: tuple[type[CallbackConfig], ...] = (TrackAdditionalOutputsCallbackConfig, *LOOP_CONFIGS)
+KINDS = {config.model_fields["name"].default: config for config in _CONFIGS}
+
+
+def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
+    """Return the config that a mapping describes: of the class that `kind` (or `name`) says, else the tracking callback's.
+
+    Raises:
+        ConfigFileError: if `entry` is no mapping or its `kind` is not known here.
+        pydantic.ValidationError: if a field is wrong.
+    """
+    if isinstance(entry, CallbackConfig):
+        return entry
+    if not isinstance(entry, Mapping):
+        raise ConfigFileError(
+            f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields"
+        )
+    kind = entry.get("kind") or entry.get("name")
+    known = TrackAdditionalOutputsCallbackConfig.model_fields["name"].default
+    if isinstance(kind, str):
+        known = kind.removeprefix(NOETHER_KINDS)
+        if known not in KINDS:
+            raise ConfigFileError(
+                f"{where} has kind {kind!r}; the kinds known here: {listing(KINDS)}.{suggest(known, KINDS)}"
+            )
+    return KINDS[known].model_validate(dict(entry))
+
+
+def load_callbacks(path: str | Path) -> list[CallbackConfig]:
+    """Read a YAML file with a `callbacks:` list, as Noether's trainers have; other top-level entries are left alone.
+
+    Raises:
+        ConfigFileError: if the file is absent, is no YAML, or holds no such list.
+        pydantic.ValidationError: if a callback's field is wrong.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigFileError(
+            f"config file {str(path)!r} does not exist; give a YAML file with a `callbacks:` list"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"config file {str(path)!r} cannot be read: {error}; give a YAML text file") from error
+    except yaml.YAMLError as error:
+        raise ConfigFileError(f"config file {str(path)!r} is not valid YAML: {error}") from error
+    entries = document.get("callbacks") if isinstance(document, Mapping) else document
+    if not isinstance(entries, list):
+        top = listing(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
+        raise ConfigFileError(f"config file {str(path)!r} has no `callbacks:` list (its top level: {top}); add one")
+    return [parse_callback(entry, f"callbacks[{i}] in {str(path)!r}") for i, entry in enumerate(entries)]
+
+
+def check_together(configs: Sequence[CallbackConfig]) -> None:
+    """Raise `NoetherError` if callbacks of one run would write the same files."""
+    places: set[tuple[str | None, str]] = set()
+    for config in configs:
+        if not isinstance(config, TrackAdditionalOutputsCallbackConfig):
+            continue
+        place = (config.id, str(config.interval))
+        if config.save_output and place in places:
+            raise NoetherError(
+                f"two callbacks with save_output, interval {config.interval} and id {config.id!r} would write the same files;"
+                " give each an id of its own, or make them one"
+            )
+        if config.save_output:
+            places.add(place)
