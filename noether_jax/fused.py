@@ -51,46 +51,6 @@ class Tracked:
     windows: tuple[Window, ...] = field(default=())
 
 
-def path_to_tracked(tree: Any) -> tuple[int, ...] | None:
-    """Return the way to the first `Tracked` in a pytree, as a child's number at each level; None if there is none."""
-    if isinstance(tree, Tracked):
-        return ()
-    for number, child in enumerate(_children(tree)):
-        if (path := path_to_tracked(child)) is not None:
-            return (number, *path)
-    return None
-
-
-def at_path(tree: Any, path: tuple[int, ...]) -> Tracked | None:
-    """Return the `Tracked` at the end of a way that `path_to_tracked` returned for such a pytree; None for another's."""
-    for number in path:
-        children = _children(tree)
-        if number >= len(children):
-            return None
-        tree = children[number]
-    return tree if isinstance(tree, Tracked) else None
-
-
-def _children(tree: Any) -> list[Any]:
-    level = jax.tree_util.default_registry.flatten_one_level(tree)
-    return [] if level is None else list(level[0])
-
-
-def put_tracked(tree: Any, new: Tracked) -> Any:
-    """Return a pytree with another `Tracked` in the place of the one it has."""
-    count = sum(map(_is_tracked, jax.tree.leaves(tree, is_leaf=_is_tracked)))
-    if count != 1:
-        raise NoetherError(
-            f"run.step got a tree with {count} states of tracked update outputs; expected one: record in one place of an"
-            " optimizer, or make a run for each"
-        )
-    return jax.tree.map(lambda node: new if _is_tracked(node) else node, tree, is_leaf=_is_tracked)
-
-
-def _is_tracked(node: Any) -> bool:
-    return isinstance(node, Tracked)
-
-
 def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
     """Return `tracked` with one accumulation step's outputs merged in."""
     windows = []

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from noether_core.algebra.expansion import Array, Expansion, add, extended, multiply, normalise
-from noether_core.algebra.sums import Fields, Ops, Statistics, empty
+from noether_core.algebra.sums import Fields, Ops, Statistics, each, empty
 
 
 def classify(ops: Ops, values: Array, weights: Array | None) -> tuple[Array, Array, Array, Array]:
@@ -78,15 +78,17 @@ def is_small(elements: int) -> bool:
     return 0 < elements <= _MOST_MERGED
 
 
-def lift_array(
+def lift_arrays(
     ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
 ) -> Statistics:
-    """Return the sums of one array, as one slot, of shape [1]; see `summarise` for the rest."""
-    if values.shape[0] == 0:
-        return empty(ops, fields, 1, position())
-    if is_small(values.shape[0]) or ops.parts != 2:  # without binary64 every array is merged
-        return ops.fold(lift(ops, values[:, None], position(), fields, None if weights is None else weights[:, None]))
-    return statistics_of(ops, summarise(ops, values, position, fields, weights), fields)
+    """Return the sums of arrays of one size, [arrays, elements], a slot for each; see `summarise` for the rest."""
+    arrays, elements = values.shape
+    if not elements:
+        return empty(ops, fields, arrays, position())
+    if is_small(elements) or ops.parts != 2:  # without binary64 every array is merged
+        return ops.fold(lift(ops, values.T, position(), fields, None if weights is None else weights[:, None]))
+    read = statistics_of(ops, summarise(ops, values, position, fields, weights), fields)
+    return ops.fold(each(lambda numbers: numbers.reshape(1, -1), read))
 
 
 class ArraySummary(NamedTuple):
@@ -136,7 +138,7 @@ def summarise(
         fields: what to carry.
         weights: shape [elements] or [1], or None; see `lift`.
     """
-    elements = values.shape[0]
+    elements = values.shape[-1]
     if weights is not None and elements:
         return _summarise_carefully(ops, values, position(), fields, weights)
     total = ops.sum(values)
