@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.algebra.lift import lift, lift_arrays
+from noether_core.algebra.lift import is_small, lift, statistics_of, summarise
 from noether_core.algebra.sums import Fields, Statistics, each, empty
 from noether_jax.ops import JaxOps
 
-_MOST_STACKED = 2**14  # elements of an array; to copy a larger one costs more than to compile for it
+_MOST_STACKED = 2**14  # elements of an array; to copy larger ones costs more than to read each by itself
 
 
 def joined(parts: Sequence[Statistics]) -> Statistics:
@@ -50,25 +50,35 @@ def lift_step_arrays(
     """Return the sums of one step's arrays, a slot for each.
 
     Those of one dtype and size are lifted together, so that what is compiled grows with the kinds of arrays, not with the
-    arrays; but for very large ones.
+    arrays. Large ones are each read by themselves, and only what was read of them is put together.
     """
     kinds: dict[Hashable, list[int]] = {}
     for at, array in enumerate(arrays):
-        alone = at if array.size > _MOST_STACKED else None
-        kinds.setdefault((array.dtype, array.size, alone), []).append(at)
+        is_read_alone = ops.parts == 2 and array.size > _MOST_STACKED
+        kinds.setdefault((array.dtype, None if is_read_alone else array.size), []).append(at)
     parts = [
-        lift_arrays(
-            ops,
-            jnp.stack([arrays[at].reshape(-1) for at in members]),
-            lambda: position.reshape(1, 1),
-            fields,
-            weight,
-        )
+        _lift_kind(ops, [arrays[at].reshape(-1) for at in members], weight, position.reshape(1, 1), fields)
         for members in kinds.values()
     ]
     order = [at for members in kinds.values() for at in members]
     found = joined(parts)
     return found if order == sorted(order) else each(lambda field: field[np.argsort(order)], found)
+
+
+def _lift_kind(
+    ops: JaxOps, arrays: Sequence[jax.Array], weight: jax.Array | None, position: jax.Array, fields: Fields
+) -> Statistics:
+    """Return the sums of vectors of one dtype, a slot for each; of one size, or all of them large."""
+    elements = arrays[0].size
+    if not elements:
+        return empty(ops, fields, len(arrays), position)
+    if is_small(elements) or ops.parts != 2:  # without binary64 every array is merged
+        beside = None if weight is None else weight[:, None]
+        return ops.fold(lift(ops, jnp.stack(arrays, 1), position, fields, beside))
+    stacks = [jnp.stack(arrays)] if elements <= _MOST_STACKED else [array[None] for array in arrays]
+    read = [summarise(ops, stack, lambda: position, fields, weight) for stack in stacks]
+    row = each(lambda *numbers: jnp.concatenate(numbers).reshape(1, -1), *read)
+    return ops.fold(statistics_of(ops, row, fields))
 
 
 def merge_rows(ops: JaxOps, sums: Statistics, rows: Statistics, source: Any, fields: Fields) -> Statistics:

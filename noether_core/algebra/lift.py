@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from noether_core.algebra.expansion import Array, Expansion, add, extended, multiply, normalise
-from noether_core.algebra.sums import Fields, Ops, Statistics, each, empty
+from noether_core.algebra.sums import Fields, Ops, Statistics
 
 
 def classify(ops: Ops, values: Array, weights: Array | None) -> tuple[Array, Array, Array, Array]:
@@ -78,19 +78,6 @@ def is_small(elements: int) -> bool:
     return 0 < elements <= _MOST_MERGED
 
 
-def lift_arrays(
-    ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
-) -> Statistics:
-    """Return the sums of arrays of one size, [arrays, elements], a slot for each; see `summarise` for the rest."""
-    arrays, elements = values.shape
-    if not elements:
-        return empty(ops, fields, arrays, position())
-    if is_small(elements) or ops.parts != 2:  # without binary64 every array is merged
-        return ops.fold(lift(ops, values.T, position(), fields, None if weights is None else weights[:, None]))
-    read = statistics_of(ops, summarise(ops, values, position, fields, weights), fields)
-    return ops.fold(each(lambda numbers: numbers.reshape(1, -1), read))
-
-
 class ArraySummary(NamedTuple):
     """Hold what is read of a large array: single numbers, see `Ops`; what no column is for is empty.
 
@@ -133,7 +120,8 @@ def summarise(
 
     Args:
         ops: the array library; one with binary64.
-        values: shape [elements], any real dtype.
+        values: shape [elements], any real dtype. Or [arrays, elements], if the single numbers of `ops` have the arrays as
+            their leading axis; all arrays are taken for finite, or none.
         position: makes the integer position, shape [1, 1], if it is needed.
         fields: what to carry.
         weights: shape [elements] or [1], or None; see `lift`.
