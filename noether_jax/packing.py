@@ -44,7 +44,7 @@ def unpack(ops: JaxOps, fields: Fields, words: jax.Array) -> tuple[Statistics, t
         numbers = list(bitcast_convert_type(words[:rows], jnp.float64))
     else:
         pairs = bitcast_convert_type(words[:rows], jnp.float32)
-        numbers = [pairs[at // 2, :, at % 2] for at in range(num_floats)]
+        numbers = [pairs[at // 2, ..., at % 2] for at in range(num_floats)]
     low, high = (words[rows:, :, at].astype(jnp.int64) for at in (0, 1))
     # the high word has the sign
     whole = list(low | (high << 32))
@@ -77,7 +77,7 @@ def from_host(
         numbers = list(words[:rows].view(np.float64)[..., 0])
     else:
         pairs = words[:rows].view(np.float32)
-        numbers = [pairs[at // 2, :, at % 2] for at in range(num_floats)]
+        numbers = [pairs[at // 2, ..., at % 2] for at in range(num_floats)]
     whole = list(words[rows:].view(np.int64)[..., 0])
     sums: Statistics = jax.tree.unflatten(form, numbers + whole[:_COUNTS])
     return _doubled(sums, fields) if ops.float_dtype == jnp.float32 else sums, whole[_COUNTS:]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
@@ -15,8 +18,8 @@ from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, NonFiniteError, listing, suggest
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.finish import Finished, finish
-from noether_core.reduce.partial import Partial, PartialSource, first_nonfinite, merge_partials
+from noether_core.reduce.finish import Computation
+from noether_core.reduce.partial import Partials, PartialSource, Vector, merge_partials
 from noether_core.reduce.state import pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selection, flatten, is_flat, missing_key_message, require, select
@@ -30,7 +33,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     Attributes:
         keys, patterns, reduce, verbose, log_output, save_output: as in the config.
         out: the directory of the saved arrays, or None.
-        source: gives what was reduced elsewhere, to be merged with what the hooks were given; None where nothing was.
+        sources: give what was reduced, to be merged: of what the hooks were given, and elsewhere.
 
     Raises:
         NoetherError: if the config asks for what this version cannot do.
@@ -61,8 +64,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self.out = self.output_path.joinpath(
                 "update_outputs", *([config.id] if config.id else []), str(self.interval)
             )
-        self.source: PartialSource | None = None
         self._interval = OutputAccumulator(self.backend, config)
+        self.sources: list[PartialSource] = [self._interval]
+        self._computation = Computation(config)
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._matched: set[str] = set()
         self._steps = 0
@@ -122,7 +126,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._before = before
 
     def note_example(self, update_outputs: Mapping[str, Any]) -> None:
-        """Note which keys and patterns match outputs like these, which `source` will reduce.
+        """Note which keys and patterns match outputs like these, which one of `sources` will reduce.
 
         Raises:
             MissingKeyError: if an exact key is absent and `missing` is `error`.
@@ -205,7 +209,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         If training ends in an update's middle, `last` writes nothing for a key that this update had a value of: it keeps the
         newest value only, and that one is of no iteration.
         """
-        if not self._partials():
+        if not self._partials().keys:
             return
         if self._emitted_at == update_counter.update:
             self.logger.warning("training ended in an update's middle, right after an interval: its steps are left out")
@@ -216,55 +220,45 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._refuse_processes()
         partials = self._partials()
         unmatched = [pattern for pattern in self.patterns if self._steps and pattern not in self._matched]
-        self._interval.reset()
-        if self.source is not None:
-            self.source.reset()
+        for source in self.sources:
+            source.reset()
         self._matched.clear()
         self._steps = 0
         self._emitted_at = update_counter.update
-        finished = [
-            finish(self.config, key, partial, update_counter.update)
-            for key, partial in self._in_order(partials).items()
-        ]
-        error = self._log(finished) if self.log_output else None
-        if self.out is not None:
-            arrays = {name: array for result in finished for name, array in result.arrays.items()}
-            if arrays:
-                write_arrays(self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
+        computed = self._computation.compute(partials, update_counter.update)
+        error = self._log(computed.scalars(str(self.interval))) if self.log_output else None
+        if self.out is not None and (arrays := computed.arrays()):
+            write_arrays(self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
         if error is not None:
             raise error
-        if self.config.nonfinite == "raise":
-            self._raise_if_nonfinite(partials)
+        if self.config.nonfinite == "raise" and computed.nonfinite is not None:
+            self._raise_nonfinite(partials, computed.nonfinite)
         for pattern in unmatched:
             self._warn_once(
                 pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it"
             )
 
-    def _log(self, finished: list[Finished]) -> Exception | None:
+    def _log(self, scalars: Mapping[str, Any]) -> Exception | None:
         """Log everything that can be logged; return the first error."""
         first = None
-        for result in finished:
-            for log_key, value in result.scalars.items():
-                try:
-                    self.log_writer.add_scalar(
-                        key=log_key,
-                        value=value,
-                        logger=self.logger if self.verbose else None,
-                        format_str=".5f" if self.verbose else None,
-                    )
-                except Exception as error:
-                    first = first or error
+        for log_key, value in scalars.items():
+            try:
+                self.log_writer.add_scalar(
+                    key=log_key,
+                    value=value,
+                    logger=self.logger if self.verbose else None,
+                    format_str=".5f" if self.verbose else None,
+                )
+            except Exception as error:
+                first = first or error
         return first
 
-    def _in_order(self, partials: Mapping[str, Partial]) -> dict[str, Partial]:
-        exact = [key for key in self.keys if key in partials]
-        return {key: partials[key] for key in dict.fromkeys([*exact, *partials])}
-
-    def _partials(self) -> dict[str, Partial]:
-        partials = self._interval.partials() if self._interval.keys else {}
-        for key, partial in (self.source.partials() if self.source is not None else {}).items():
-            partials[key] = merge_partials(partials[key], partial) if key in partials else partial
-        return partials
+    def _partials(self) -> Partials:
+        """Return what the interval under way has, the config's keys first. This waits for the device."""
+        partials = reduce(merge_partials, (source.partials() for source in self.sources))
+        present = set(partials.keys)
+        exact = (key for key in self.keys if key in present)
+        return partials.in_order(tuple(dict.fromkeys([*exact, *partials.keys])))
 
     def _refuse_processes(self) -> None:
         _, processes = self.backend.processes()
@@ -274,34 +268,33 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
                 " so the numbers would be this process's alone. Train in one process"
             )
 
-    def _raise_if_nonfinite(self, partials: Mapping[str, Partial]) -> None:
+    def _raise_nonfinite(self, partials: Partials, nonfinite: Vector) -> None:
         report = []
         process, _ = self.backend.processes()
-        for key, partial in partials.items():
-            position = first_nonfinite(partial)
-            if position is not None:
-                sums = partial.sums
-                update, step = decode_position(position)
-                report.append(
-                    f"{key!r}: {int(sums.nan)} NaN, {int(sums.positive)} +inf, {int(sums.negative)} -inf of"
-                    f" {partial.tally.elements} values, first at update {update}, accumulation step {step},"
-                    f" process {process}"
-                )
-        if report:
-            raise NonFiniteError(
-                f"{self} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"
-                " nonfinite: propagate or nonfinite: skip goes on training"
+        statistics = partials.statistics
+        for at in np.flatnonzero(nonfinite).tolist():
+            update, step = decode_position(int(statistics.first_nonfinite[at]))
+            report.append(
+                f"{partials.keys[at]!r}: {statistics.nan[at]} NaN, {statistics.positive[at]} +inf,"
+                f" {statistics.negative[at]} -inf of {partials.elements[at]} values, first at update {update},"
+                f" accumulation step {step}, process {process}"
             )
+        raise NonFiniteError(
+            f"{self} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"
+            " nonfinite: propagate or nonfinite: skip goes on training"
+        )
 
     # ------------------------------------------------------------------ what others may read
 
     @property
     def tracked_values(self) -> dict[str, list[Any]]:
         """Return, for each key of the interval under way, its finished values so far. Reading it waits for the device."""
-        values = {}
-        for key, partial in self._in_order(self._partials()).items():
-            result = finish(self.config, key, partial, partial.last_update)
-            values[key] = [array.item() if array.ndim == 0 else array for array in result.values.values()]
+        partials = self._partials()
+        values: dict[str, list[Any]] = {key: [] for key in partials.keys}
+        for key in partials.keys:  # each as of the last update that it had
+            newest = partials.last.get(key)
+            of_key = self._computation.compute(partials.in_order((key,)), -1 if newest is None else newest.update)
+            values[key] = [array.item() if array.ndim == 0 else array for array in of_key.arrays().values()]
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -318,7 +311,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         loaded = unpack(state)
         wanted = fields_of(self.config)
-        if loaded.fields != wanted and loaded.partials:
+        if loaded.fields != wanted and loaded.partials.keys:
             raise NoetherError(
                 f"the state has the fields {loaded.fields._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
                 " made with the same `reduce` and `weight`"

@@ -32,14 +32,6 @@ class _HostOps(NumpyOps):
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)
 
-    def concatenate(self, arrays: Sequence[Any]) -> np.ndarray[Any, Any]:
-        return np.concatenate(arrays, axis=-1)
-
-    def put(self, target: np.ndarray[Any, Any], slots: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        target = target.copy()
-        target[slots] = values
-        return target
-
     def copy(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.array(value, order="C")
 
