@@ -23,6 +23,10 @@ class NumpyOps:
     isfinite = staticmethod(np.isfinite)
     minimum = staticmethod(np.minimum)
 
+    def are_finite(self, values: np.ndarray) -> bool:
+        """Tell whether all values are finite."""
+        return bool(np.isfinite(values).all())
+
     def split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return values as the exact sums of two that have 26 bits each."""
         high = ((np.asarray(values).view(np.int64) + np.int64(2**26)) & -np.int64(2**27)).view(np.float64)

@@ -29,11 +29,11 @@ _LOST = 2.0**-200  # what these products lose, at the most, as a share of the pr
 
 
 class Near(NamedTuple):
-    """Hold numbers as `near + rest`, to within `bound`; all three vectors. A bound of 0 is exact."""
+    """Hold numbers as `near + rest`, to within `bound`: vectors. A bound of 0 is exact, None is exact throughout."""
 
     near: Vector
     rest: Vector
-    bound: Vector
+    bound: Vector | float | None
 
 
 def quotient(total: Expansion, count: Vector) -> Near:
@@ -83,44 +83,45 @@ def variance(total: Expansion, squares: Expansion, mass: Expansion) -> Near:
     difference = add(extended(product, 2 * _DEEP, 0.0), extended([-part for part in square], 2 * _DEEP, 0.0))
     is_short = _is_zero(squares[2:], total[1:], mass[1:])
     lost = np.where(is_short, np.abs(difference[_DEEP]) * 2, np.abs(product[0]) * _LOST)
-    found = ratio(difference[:_DEEP], multiply(NUMPY, mass, mass, _DEEP), lost)
-    return found._replace(bound=np.where(found.near < 0, np.inf, found.bound))
+    lost = np.where(difference[0] < 0, np.inf, lost)  # what rounding alone has made: a variance is never below 0
+    return ratio(difference[:_DEEP], multiply(NUMPY, mass, mass, _DEEP), lost)
 
 
 def square_root(value: Near) -> Near:
     """Return square roots: one step of Newton's method from the rounded one."""
+    lost: Vector | float = 0.0 if value.bound is None else value.bound
     first = np.sqrt(value.near)
     product, error = two_product(NUMPY, first, first)
     left = ((value.near - product) - error) + value.rest
-    is_zero = first == 0
-    double = np.where(is_zero, 1.0, first * 2)
+    double = np.where(first == 0, 1.0, first * 2)
     second = left / double
     near, rest = two_sum(first, second)
-    is_exact = (left == 0) & (value.bound == 0)
-    bound = np.abs(second) * 2.0**-50 + second * second / double * 4 + value.bound / double * 2
-    return Near(near, rest, np.where(is_exact, 0.0, bound))
+    bound = np.abs(second) * 2.0**-50 + second * second / double * 4 + lost / double * 2
+    return Near(near, rest, np.where((left == 0) & (lost == 0), 0.0, bound))
 
 
 def rounded(value: Near, wide: Vector | bool) -> tuple[Vector, Vector]:
     """Return numbers of float32 (of float64 where `wide`), in binary64, and a mask of those that are left open."""
     near, rest, bound = value
-    size = np.abs(rest)
-    magnitude = np.abs(near)
+    narrow = near if wide is True else _by_odd(near, rest)
+    found = near + 0.0 if wide is True else np.where(wide, near, narrow) + 0.0 if wide is not False else narrow
+    if bound is None:
+        return found, ~np.isfinite(near)
+    magnitude, size = np.abs(near), np.abs(rest)
     is_open = ~((magnitude > _LEAST) & (magnitude < _GREATEST)) & ((near != 0) | (bound != 0))
-    narrow = _by_odd(near, rest)
-    open_narrow = (size <= bound) & (bound != 0)
-    if wide is False:
-        return narrow, is_open | open_narrow
-    unit = np.spacing(magnitude)
-    open_wide = (np.abs(size - unit / 2) <= bound) | (np.abs(size - unit / 4) <= bound)
-    open_wide &= bound != 0
-    return np.where(wide, near + 0.0, narrow), is_open | np.where(wide, open_wide, open_narrow)
+    is_open |= (size <= bound) & (bound != 0) & ~np.asarray(wide)
+    if wide is not False:
+        unit = np.spacing(magnitude)
+        near_half = (np.abs(size - unit / 2) <= bound) | (np.abs(size - unit / 4) <= bound)
+        is_open |= near_half & (bound != 0) & wide
+    return found, is_open
 
 
 def _by_odd(near: Vector, rest: Vector) -> Vector:
     """Return `near + rest`, |rest| <= ulp(near) / 2, rounded once to float32, in binary64."""
-    bits = near.view(np.int64)
-    is_even = (bits & 1) == 0
-    step = np.where((rest > 0) == (near > 0), 1, -1)
-    odd = np.where((rest != 0) & is_even, bits + step, bits).view(np.float64)
-    return odd.astype(np.float32).astype(np.float64) + 0.0
+    if rest.any():
+        bits = near.view(np.int64)
+        is_even = (bits & 1) == 0
+        step = np.where((rest > 0) == (near > 0), 1, -1)
+        near = np.where((rest != 0) & is_even, bits + step, bits).view(np.float64)
+    return near.astype(np.float32).astype(np.float64) + 0.0

@@ -27,6 +27,9 @@ class Ops(SplitOps, Protocol):
     def isfinite(self, values: Array, /) -> Array:
         """Tell which values are neither NaN nor infinite."""
 
+    def are_finite(self, values: Array) -> bool:
+        """Tell whether all values are known to be finite; False where a device would have to be waited for."""
+
     def minimum(self, values: Array, others: Array, /) -> Array:
         """Return the smaller of each two values."""
 

@@ -8,8 +8,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
@@ -18,8 +16,8 @@ from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, MissingKeyError, NoetherError, NonFiniteError, listing, suggest
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.finish import Computation
-from noether_core.reduce.partial import Partials, PartialSource, Vector, merge_partials
+from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.partial import Partials, PartialSource, merge_partials
 from noether_core.reduce.state import pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selection, flatten, is_flat, missing_key_message, require, select
@@ -218,25 +216,32 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _emit(self, update_counter: Counter) -> None:
         self._refuse_processes()
-        partials = self._partials()
+        computed = self._computed(update_counter.update)
         unmatched = [pattern for pattern in self.patterns if self._steps and pattern not in self._matched]
         for source in self.sources:
             source.reset()
         self._matched.clear()
         self._steps = 0
         self._emitted_at = update_counter.update
-        computed = self._computation.compute(partials, update_counter.update)
         error = self._log(computed.scalars(str(self.interval))) if self.log_output else None
         if self.out is not None and (arrays := computed.arrays()):
             write_arrays(self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
         if error is not None:
             raise error
         if self.config.nonfinite == "raise" and computed.nonfinite is not None:
-            self._raise_nonfinite(partials, computed.nonfinite)
+            self._raise_nonfinite(computed.nonfinite)
         for pattern in unmatched:
             self._warn_once(
                 pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it"
             )
+
+    def _computed(self, update: int) -> Computed:
+        """Return what the interval under way gives at its end."""
+        lone = self._interval.lone_values() if len(self.sources) == 1 else None
+        if lone is None:
+            return self._computation.compute(self._partials(), update)
+        tallies, values = lone
+        return self._computation.of_lone_values(tallies.keys, tallies.wide, values)
 
     def _log(self, scalars: Mapping[str, Any]) -> Exception | None:
         """Log everything that can be logged; return the first error."""
@@ -255,7 +260,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _partials(self) -> Partials:
         """Return what the interval under way has, the config's keys first. This waits for the device."""
-        partials = reduce(merge_partials, (source.partials() for source in self.sources))
+        partials = reduce(merge_partials, [source.partials() for source in self.sources])
+        if partials.keys[: len(self.keys)] == tuple(self.keys):
+            return partials
         present = set(partials.keys)
         exact = (key for key in self.keys if key in present)
         return partials.in_order(tuple(dict.fromkeys([*exact, *partials.keys])))
@@ -268,15 +275,15 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
                 " so the numbers would be this process's alone. Train in one process"
             )
 
-    def _raise_nonfinite(self, partials: Partials, nonfinite: Vector) -> None:
+    def _raise_nonfinite(self, partials: Partials) -> None:
         report = []
         process, _ = self.backend.processes()
-        statistics = partials.statistics
-        for at in np.flatnonzero(nonfinite).tolist():
-            update, step = decode_position(int(statistics.first_nonfinite[at]))
+        for key, nan, positive, negative, position, elements in zip(
+            partials.keys, *partials.statistics[-4:], partials.elements, strict=True
+        ):
+            update, step = decode_position(int(position))
             report.append(
-                f"{partials.keys[at]!r}: {statistics.nan[at]} NaN, {statistics.positive[at]} +inf,"
-                f" {statistics.negative[at]} -inf of {partials.elements[at]} values, first at update {update},"
+                f"{key!r}: {nan} NaN, {positive} +inf, {negative} -inf of {elements} values, first at update {update},"
                 f" accumulation step {step}, process {process}"
             )
         raise NonFiniteError(

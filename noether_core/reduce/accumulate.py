@@ -85,7 +85,8 @@ class OutputAccumulator:
         self._backend = backend
         self._planner = Planner(backend, config)
         self._fields = fields_of(config)
-        self._interval = self._before = _Interval(no_partials(self._fields))
+        self._empty = _Interval(no_partials(self._fields))
+        self._interval = self._before = self._empty
 
     def add(
         self, keys: tuple[str, ...], values: Sequence[Any], update: int, accumulation_step: int, weight: Any = None
@@ -138,30 +139,55 @@ class OutputAccumulator:
         interval = self._interval
         if not interval.steps:
             return interval.carried
-        tallies, newest = _tallied(interval), _newest(interval)
-        stacks = _stacks(interval)
+        newest, stacks = _newest(interval), _stacks(interval)
         copies = [*newest.values(), *chain(*stacks.values())]
-        parts: list[Partials] = []
-        hosted: dict[int, np.ndarray[Any, Any]] = {}
-        for reducer in dict.fromkeys(group.reducer for group in interval.states):
-            own = {group: state for group, state in interval.states.items() if group.reducer is reducer}
-            distinct = {id(copy.array): copy.array for copy in copies if copy.group in own}
-            found, arrays = reducer.to_host(list(own.values()), list(distinct.values()))
-            hosted.update(zip(distinct, arrays, strict=True))
-            parts += [
-                _of_group(self._fields, tallies[group], statistics)
-                for group, statistics in zip(own, found, strict=True)
-            ]
+        parts, hosted = self._fetched(interval, copies)
+        partials = reduce(merge_partials, parts)
 
         def value(copy: _Copy) -> np.ndarray[Any, Any]:
             array = hosted[id(copy.array)]
             return np.asarray(array if copy.at is None else array[copy.at])
 
-        merged = reduce(merge_partials, parts)._replace(
-            last={key: Newest(value(copy), copy.update) for key, copy in newest.items()},
-            stack={key: tuple(map(value, stack)) for key, stack in stacks.items()},
-        )
-        return merge_partials(interval.carried, merged).in_order(_keys(interval))
+        if copies:
+            partials = partials._replace(
+                last={key: Newest(value(copy), copy.update) for key, copy in newest.items()},
+                stack={key: tuple(map(value, stack)) for key, stack in stacks.items()},
+            )
+        return merge_partials(interval.carried, partials).in_order(_keys(interval))
+
+    def _fetched(
+        self, interval: _Interval, copies: Sequence[_Copy]
+    ) -> tuple[list[Partials], dict[int, np.ndarray[Any, Any]]]:
+        """Return what the keys of each device group have, and the copies' arrays by their id; all of a device at once."""
+        tallies = _tallied(interval)
+        parts: list[Partials] = []
+        hosted: dict[int, np.ndarray[Any, Any]] = {}
+        for reducer in dict.fromkeys([group.reducer for group in interval.states]):
+            own = [group for group in interval.states if group.reducer is reducer]
+            distinct = {id(copy.array): copy.array for copy in copies if copy.group in own}
+            found, arrays = reducer.to_host([interval.states[group] for group in own], list(distinct.values()))
+            hosted.update(zip(distinct, arrays, strict=True))
+            parts += [
+                _of_group(self._fields, tallies[group], statistics)
+                for group, statistics in zip(own, found, strict=True)
+            ]
+        return parts, hosted
+
+    def lone_values(self) -> tuple[Tallies, list[float]] | None:
+        """Return the values of an interval that is one step of single, finite floats, in the order of the keys.
+
+        Their mean, sum, least and greatest are these values, so that nothing needs to be reduced: as where each update is
+        logged. None for any other interval. This waits for the device.
+        """
+        interval = self._interval
+        if interval.steps != 1 or interval.carried.keys:
+            return None
+        plan = next(iter(interval.uses))
+        if not plan.is_scalar:
+            return None
+        part = plan.groups[0]
+        row = part.group.reducer.lone_row(interval.states[part.group]).astype(np.float64) + 0.0  # no -0.0
+        return (part.tallies, row.tolist()) if np.isfinite(row).all() else None
 
     def load(self, partials: Partials) -> None:
         """Go on from what another accumulator had, of this framework or another."""
@@ -170,7 +196,7 @@ class OutputAccumulator:
 
     def reset(self) -> None:
         """Start the next interval."""
-        self._interval = self._before = _Interval(no_partials(self._fields))
+        self._interval = self._before = self._empty
 
 
 def _absorb(part: GroupPlan, state: Any, values: Sequence[Any], position: int, weight: Any) -> tuple[Any, Taken]:

@@ -127,6 +127,11 @@ class PendingReducer:
             return ReducerState(state.sums, (*state.pending, pending), layout, step.num_slots), taken
         return ReducerState(self._kernels.settle(state), (pending,), layout, step.num_slots), taken
 
+    def lone_row(self, state: ReducerState) -> np.ndarray[Any, Any]:
+        """Return the values of a state of one step that has one group of scalars."""
+        _, rows = self._kernels.to_host([], [state.pending[0].rows[0]])
+        return rows[0]
+
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[Array]
     ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
@@ -199,11 +204,15 @@ class EagerKernels:
     def settle(self, state: ReducerState) -> Statistics:
         """Return the sums with all that is pending merged in."""
         with self._context():
-            stacked = self._stacked(state)
-            like = next(iter((*stacked.rows, *(array.total[0] for array in stacked.arrays))))
-            positions = self._ops.positions([step.position for step in state.pending], like)
-            batch = Batch(stacked.rows, stacked.weight, _joined(self._ops, state.layout, stacked.arrays), positions)
+            batch = self.batch(state)
             return reduce_batch(self._ops, state.layout, batch, state.sums, state.num_slots)
+
+    def batch(self, state: ReducerState) -> Batch:
+        """Return what is pending, where it is."""
+        stacked = self._stacked(state)
+        like = next(iter((*stacked.rows, *(array.total[0] for array in stacked.arrays))))
+        positions = self._ops.positions([step.position for step in state.pending], like)
+        return Batch(stacked.rows, stacked.weight, _joined(self._ops, state.layout, stacked.arrays), positions)
 
     def _stacked(self, state: ReducerState) -> Pending:
         """Return all that is pending as one: each array with a leading axis of steps."""
@@ -222,14 +231,15 @@ class EagerKernels:
         """Return the states' sums, what is pending, and some copies in NumPy; of each device all in one transfer."""
         with self._context():
             found = [(state.sums, self._stacked(state)) for state in states]
-            leaves: list[Array] = []
+            leaves: list[Array] = list(copies)
             _mapped(leaves.append, found)
-            arrays = iter(self._ops.to_host([*leaves, *copies]))
-        hosted = _mapped(lambda _: next(arrays), found)
-        return [
+            arrays = self._ops.to_host(leaves)
+        rest = iter(arrays[len(copies) :])
+        hosted = [
             (sums, Batch(each.rows, each.weight, _joined(NUMPY, state.layout, each.arrays), _positions(state)))
-            for state, (sums, each) in zip(states, hosted, strict=True)
-        ], list(arrays)
+            for state, (sums, each) in zip(states, _mapped(lambda _: next(rest), found), strict=True)
+        ]
+        return hosted, arrays[: len(copies)]
 
 
 def _positions(state: ReducerState) -> np.ndarray[Any, Any]:
@@ -246,9 +256,7 @@ def _joined(ops: SlotOps, layout: Layout, summaries: Sequence[ArraySummary]) -> 
 
 def _mapped(function: Callable[[Array], Any], tree: Any) -> Any:
     """Return nested lists and tuples with a function applied to every array in them."""
-    if isinstance(tree, list):
-        return [_mapped(function, part) for part in tree]
-    if isinstance(tree, tuple):
+    if isinstance(tree, tuple | list):
         parts = [_mapped(function, part) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return tree if tree is None or isinstance(tree, int) else function(tree)
+        return tree._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
+    return tree if tree is None or type(tree) is int else function(tree)

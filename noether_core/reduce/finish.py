@@ -78,36 +78,38 @@ class Computed:
     """Hold what an interval gave.
 
     Attributes:
-        partials: what it was computed of.
+        keys: the keys, in the order to log them.
+        wide: bool, of which keys a float is of float64.
         schema: what the values are.
         values: one for each entry of the schema.
-        nonfinite: how many values of each key were NaN or infinite; None where there is none.
+        nonfinite: what the keys have of which some values were NaN or infinite; None where there is none.
     """
 
-    partials: Partials
+    keys: tuple[str, ...]
+    wide: Vector
     schema: Schema
     values: Sequence[Value]
-    nonfinite: Vector | None
+    nonfinite: Partials | None = None
 
     def scalars(self, interval: str) -> dict[str, Scalar]:
         """Return the single numbers by log key; after those of a key also how many of its values were not finite."""
         if self.schema.is_plain and self.nonfinite is None and None not in self.values:
             return dict(zip(self.schema.names, self.values, strict=True))  # type: ignore[arg-type]
-        keys = self.partials.keys
-        found: list[dict[str, Scalar]] = [{} for _ in keys]
+        found: dict[str, dict[str, Scalar]] = {key: {} for key in self.keys}
         for entry, value in zip(self.schema.entries, self.values, strict=True):
             if isinstance(value, np.ndarray) and value.size == 1 and entry.reduction != "stack":
                 value = value.item()
             if value is not None and not isinstance(value, np.ndarray):
-                found[entry.at][entry.log_key] = value
-        for at in () if self.nonfinite is None else np.flatnonzero(self.nonfinite).tolist():
-            found[at][f"{keys[at]}/nonfinite/{interval}"] = int(self.nonfinite[at])  # type: ignore[index]
-        return {name: value for of_key in found for name, value in of_key.items()}
+                found[self.keys[entry.at]][entry.log_key] = value
+        if self.nonfinite is not None:
+            for key, count in zip(self.nonfinite.keys, self.nonfinite.nonfinite.tolist(), strict=True):
+                found[key][f"{key}/nonfinite/{interval}"] = count
+        return {name: value for of_key in found.values() for name, value in of_key.items()}
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the values by tensor name: floats as float32, or float64 for a key of float64s or Python numbers."""
         return {
-            entry.tensor_name: _array(value, bool(self.partials.wide[entry.at]))
+            entry.tensor_name: _array(value, bool(self.wide[entry.at]))
             for entry, value in zip(self.schema.entries, self.values, strict=True)
             if value is not None
         }
@@ -138,32 +140,44 @@ class Computation:
 
     def compute(self, partials: Partials, update: int) -> Computed:
         """Return what an interval gives whose last update is `update`."""
-        schema = self._schemas.get(partials.keys)
-        if schema is None:
-            if len(self._schemas) >= MOST_SCHEMAS:
-                self._schemas.clear()
-            schema = self._schemas[partials.keys] = _make_schema(self._config, partials.keys)
-        statistics = partials.statistics
-        counts = statistics.nan + statistics.positive + statistics.negative
-        odd = counts if counts.any() else None
+        schema = self._schema(partials.keys)
         values: list[Value] = []
         with np.errstate(all="ignore"):
             for reduction, places in schema.reductions:
                 values += self._reduced(reduction, partials if places is None else partials.take(places), update)
-        return Computed(partials, schema, values if schema.pick is None else schema.pick(values), odd)
+        odd = partials.nonfinite
+        return Computed(
+            partials.keys,
+            partials.wide,
+            schema,
+            values if schema.pick is None else schema.pick(values),
+            partials.take(np.flatnonzero(odd)) if odd.any() else None,
+        )
+
+    def of_lone_values(self, keys: tuple[str, ...], wide: Vector, values: Sequence[float]) -> Computed:
+        """Return what an interval gives in which each key has one value, and that is what every reduction of it is."""
+        schema = self._schema(keys)
+        return Computed(keys, wide, schema, [values[entry.at] for entry in schema.entries])
+
+    def _schema(self, keys: tuple[str, ...]) -> Schema:
+        schema = self._schemas.get(keys)
+        if schema is None:
+            if len(self._schemas) >= MOST_SCHEMAS:
+                self._schemas.clear()
+            schema = self._schemas[keys] = _make_schema(self._config, keys)
+        return schema
 
     def _reduced(self, reduction: Reduction, partials: Partials, update: int) -> Iterable[Value]:
         if reduction == "last":
             return [self._last(partials, key, update) for key in partials.keys]
         if reduction == "stack":
             return [np.stack(partials.stack[key]) if key in partials.stack else None for key in partials.keys]
-        statistics = partials.statistics
-        odd = statistics.nan + statistics.positive + statistics.negative
+        odd = partials.nonfinite
         count = partials.elements - odd if self._skip else partials.elements
         if reduction == "count":
             return count.tolist()  # type: ignore[no-any-return]
         found, is_open = _in_vectors(reduction, partials, count.astype(np.float64))
-        if not self._skip and odd.any():
+        if not self._skip:
             is_open = is_open | (odd > 0)
         values: list[Value] = found.tolist()
         if reduction in {"sum", "min", "max"}:  # of ints and bools they are exact ints
@@ -184,10 +198,10 @@ class Computation:
 def _in_vectors(reduction: Reduction, partials: Partials, count: Vector) -> tuple[Vector, Vector]:
     """Return a reduction of the finite values of all keys, and a mask of those that are open."""
     statistics = partials.statistics
-    wide: Vector | bool = partials.wide if partials.wide.any() else False
+    wide: Vector | bool = bool(partials.wide[0]) if (partials.wide == partials.wide[0]).all() else partials.wide
     if reduction in {"min", "max"}:
         ends = statistics.minimum[0] if reduction == "min" else statistics.maximum[0]
-        return np.where(wide, ends, ends.astype(np.float32)), ~np.isfinite(ends)
+        return np.where(wide, ends, ends.astype(np.float32)) + 0.0, ~np.isfinite(ends)
     if reduction == "sum":
         return rounded(_sum(statistics.total), wide)
     if not partials.weighted.any():
@@ -209,7 +223,7 @@ def _in_vectors(reduction: Reduction, partials: Partials, count: Vector) -> tupl
 
 def _sum(total: Expansion) -> Near:
     near, rest = two_sum(*total)
-    return Near(near, rest, np.zeros_like(near))
+    return Near(near, rest, None)
 
 
 def _where(condition: Vector, values: Expansion, others: Expansion) -> Expansion:

@@ -45,6 +45,13 @@ class Partials(NamedTuple):
     last: Mapping[str, Newest] = {}
     stack: Mapping[str, tuple[np.ndarray[Any, Any], ...]] = {}
 
+    @property
+    def nonfinite(self) -> Vector:
+        """Return how many values of each key were NaN or infinite."""
+        statistics = self.statistics
+        counts: Vector = statistics.nan + statistics.positive + statistics.negative
+        return counts
+
     def take(self, places: Vector) -> Partials:
         """Return what the keys at some places have."""
         return self._replace(

@@ -92,6 +92,7 @@ class Plan:
         groups: what each device group gets.
         shapes: of the keys that are stacked.
         moved: the positions of host values that go to the device, where their weight is.
+        is_scalar: whether all are single floats of one dtype on one device, and asked for what a lone number is itself.
         keeps: whether copies of anything are kept.
     """
 
@@ -99,6 +100,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     shapes: Mapping[str, tuple[int, ...]]
     moved: tuple[int, ...]
+    is_scalar: bool
     keeps: bool
 
 
@@ -165,7 +167,18 @@ class Planner:
                 if "stack" in self._config.reductions(key)
             },
             tuple(at for at, typed in enumerate(types) if typed.moves),
+            self._is_scalar(groups),
             any(group.kept for group in groups),
+        )
+
+    def _is_scalar(self, groups: Sequence[GroupPlan]) -> bool:
+        layout = groups[0].layout
+        return (
+            len(groups) == len(layout.dtypes) == 1
+            and "float" in layout.dtypes[0]
+            and not layout.keep
+            and not self._fields.weights
+            and self._config.asked <= {"mean", "sum", "min", "max"}
         )
 
     def _is_weighted(self, key: str) -> bool:
