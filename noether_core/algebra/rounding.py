@@ -20,10 +20,8 @@ from noether_core.algebra.numpy_ops import NUMPY
 
 Vector = np.ndarray[Any, Any]
 
-_LEAST, _GREATEST = (
-    2.0**-900,
-    2.0**900,
-)  # between them no product of parts, nor an error of one, leaves binary64's range
+_LEAST, _GREATEST = 2.0**-450, 2.0**450  # of numbers between these neither a product nor its error leaves binary64's range
+_TINY = 2.0**-1070  # more than what a quotient below that range may lose
 _DEEP = 4  # parts of the products that a variance is a difference of
 _LOST = 2.0**-200  # what these products lose, at the most, as a share of the product
 
@@ -47,7 +45,8 @@ def quotient(total: Expansion, count: Vector) -> Near:
     remainder, lost = two_sum((total[0] - product) - error, total[1])
     second = remainder / count
     near, rest = two_sum(first, second)
-    return Near(near, rest, np.abs(second) * 2.0**-51 + np.abs(lost))
+    bound = np.where(remainder == 0, 0.0, np.abs(second) * 2.0**-51 + np.abs(lost) + _TINY)
+    return Near(near, rest, _guarded(bound, (first,)))
 
 
 def ratio(total: Expansion, mass: Expansion, lost: Vector | float = 0.0) -> Near:
@@ -63,8 +62,17 @@ def ratio(total: Expansion, mass: Expansion, lost: Vector | float = 0.0) -> Near
     third = left[0] / mass[0]
     near, rest = two_sum(first, second)
     near, more = two_sum(near, rest + third)
-    bound = np.abs(rest) * 2.0**-52 + np.abs(third) * 2.0**-50 + np.abs(lost / mass[0]) * 2
-    return Near(near, more, np.where(is_exact & (left[0] == 0), 0.0, bound))
+    bound = np.abs(rest) * 2.0**-52 + np.abs(third) * 2.0**-50 + np.abs(lost / mass[0]) * 2 + _TINY
+    return Near(near, more, _guarded(np.where(is_exact & (left[0] == 0), 0.0, bound), mass, (first,)))
+
+
+def _guarded(bound: Vector, *expansions: Expansion) -> Vector:
+    """Return the bound, infinite where some part, other than 0, is so small or large that products of it are not safe."""
+    for parts in expansions:
+        for part in parts:
+            size = np.abs(part)
+            bound = np.where(((size > _LEAST) & (size < _GREATEST)) | (size == 0), bound, np.inf)
+    return bound
 
 
 def _is_zero(*expansions: Expansion) -> Vector:
@@ -84,7 +92,8 @@ def variance(total: Expansion, squares: Expansion, mass: Expansion) -> Near:
     is_short = _is_zero(squares[2:], total[1:], mass[1:])
     lost = np.where(is_short, np.abs(difference[_DEEP]) * 2, np.abs(product[0]) * _LOST)
     lost = np.where(difference[0] < 0, np.inf, lost)  # what rounding alone has made: a variance is never below 0
-    return ratio(difference[:_DEEP], multiply(NUMPY, mass, mass, _DEEP), lost)
+    found = ratio(difference[:_DEEP], multiply(NUMPY, mass, mass, _DEEP), lost)
+    return found._replace(bound=_guarded(np.asarray(found.bound), total, squares, mass))
 
 
 def square_root(value: Near) -> Near:
@@ -96,32 +105,29 @@ def square_root(value: Near) -> Near:
     double = np.where(first == 0, 1.0, first * 2)
     second = left / double
     near, rest = two_sum(first, second)
-    bound = np.abs(second) * 2.0**-50 + second * second / double * 4 + lost / double * 2
+    bound = np.abs(second) * 2.0**-50 + second * second / double * 4 + lost / double * 2 + _TINY
     return Near(near, rest, np.where((left == 0) & (lost == 0), 0.0, bound))
 
 
 def rounded(value: Near, wide: Vector | bool) -> tuple[Vector, Vector]:
     """Return numbers of float32 (of float64 where `wide`), in binary64, and a mask of those that are left open."""
     near, rest, bound = value
-    narrow = near if wide is True else _by_odd(near, rest)
-    found = near + 0.0 if wide is True else np.where(wide, near, narrow) + 0.0 if wide is not False else narrow
+    near = near + 0.0  # no -0.0 where nothing was rounded away
+    found = near if wide is True else _by_odd(near, rest)
+    if isinstance(wide, np.ndarray):
+        found = np.where(wide, near, found)
     if bound is None:
         return found, ~np.isfinite(near)
-    magnitude, size = np.abs(near), np.abs(rest)
-    is_open = ~((magnitude > _LEAST) & (magnitude < _GREATEST)) & ((near != 0) | (bound != 0))
-    is_open |= (size <= bound) & (bound != 0) & ~np.asarray(wide)
-    if wide is not False:
-        unit = np.spacing(magnitude)
-        near_half = (np.abs(size - unit / 2) <= bound) | (np.abs(size - unit / 4) <= bound)
-        is_open |= near_half & (bound != 0) & wide
-    return found, is_open
+    size, unit = np.abs(rest), np.spacing(np.abs(near))
+    open_narrow = size <= bound
+    open_wide = (np.abs(size - unit / 2) <= bound) | (np.abs(size - unit / 4) <= bound)
+    return found, ~np.isfinite(near) | ((bound != 0) & np.where(wide, open_wide, open_narrow)) | np.isinf(bound)
 
 
 def _by_odd(near: Vector, rest: Vector) -> Vector:
     """Return `near + rest`, |rest| <= ulp(near) / 2, rounded once to float32, in binary64."""
     if rest.any():
         bits = near.view(np.int64)
-        is_even = (bits & 1) == 0
         step = np.where((rest > 0) == (near > 0), 1, -1)
-        near = np.where((rest != 0) & is_even, bits + step, bits).view(np.float64)
-    return near.astype(np.float32).astype(np.float64) + 0.0
+        near = np.where((rest != 0) & ((bits & 1) == 0), bits + step, bits).view(np.float64)
+    return near.astype(np.float32).astype(np.float64)

@@ -201,7 +201,7 @@ def _in_vectors(reduction: Reduction, partials: Partials, count: Vector) -> tupl
     wide: Vector | bool = bool(partials.wide[0]) if (partials.wide == partials.wide[0]).all() else partials.wide
     if reduction in {"min", "max"}:
         ends = statistics.minimum[0] if reduction == "min" else statistics.maximum[0]
-        return np.where(wide, ends, ends.astype(np.float32)) + 0.0, ~np.isfinite(ends)
+        return np.where(wide, ends + 0.0, (ends + 0.0).astype(np.float32)), ~np.isfinite(ends)
     if reduction == "sum":
         return rounded(_sum(statistics.total), wide)
     if not partials.weighted.any():
