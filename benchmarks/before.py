@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,17 +32,27 @@ def checked_out(revision: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
 
 
-def _times_of(tree: Path) -> dict[str, float]:
+def _started(tree: Path) -> subprocess.Popen[str]:
     # -P: the folder of the program, which has modules called `memory` and `report`, stays off the path
     command = [sys.executable, "-P", "-W", "ignore", str(ROOT / "benchmarks" / "one_tree.py")]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, env=environment, cwd=tree, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout)
-    if Path(found["packages"]) != tree:
-        raise RuntimeError(
-            f"{tree} was to be measured, but Python imported {found['packages']}; is PYTHONPATH ignored?"
-        )
-    return found["times"]  # type: ignore[no-any-return]
+    process = subprocess.Popen(
+        command, env=environment, cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    found = Path(process.stdout.readline().strip())  # type: ignore[union-attr]
+    if found != tree:
+        process.kill()
+        raise RuntimeError(f"{tree} was to be measured, but Python imported {found}; is PYTHONPATH ignored?")
+    return process
+
+
+def _asked(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Return the next times of a process; none after the last."""
+    print("go on", file=process.stdin, flush=True)
+    line = process.stdout.readline()  # type: ignore[union-attr]
+    if not line:
+        raise RuntimeError(f"{process.args} ended; what it wrote stands above")
+    return json.loads(line)  # type: ignore[no-any-return]
 
 
 def compare(revision: str, rounds: int) -> Rows:
@@ -49,15 +60,18 @@ def compare(revision: str, rounds: int) -> Rows:
 
     Args:
         revision: what git calls the other revision.
-        rounds: how many processes each of the two gets, in turns.
+        rounds: how many processes each of the two gets; they answer in turns, and are idle else.
     """
-    before: list[dict[str, float]] = []
-    now: list[dict[str, float]] = []
+    before: dict[str, list[float]] = defaultdict(list)
+    now: dict[str, list[float]] = defaultdict(list)
     with checked_out(revision) as tree:
         for _ in range(rounds):
-            before.append(_times_of(tree))
-            now.append(_times_of(ROOT))
-    return {name: _compared([each[name] for each in before], [each[name] for each in now]) for name in before[0]}
+            with _started(tree) as old, _started(ROOT) as new:
+                while found := _asked(old):
+                    for times, answer in ((before, found), (now, _asked(new))):
+                        for name, time in answer.items():
+                            times[name].append(time)
+    return {name: _compared(before[name], now[name]) for name in before}
 
 
 def _compared(before: Sequence[float], now: Sequence[float]) -> tuple[float, float, float]:

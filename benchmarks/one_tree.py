@@ -1,18 +1,19 @@
-"""Measure the packages of whichever tree is on the path, and print JSON: a program for `before.py`, which runs it with two.
+"""Measure the packages of whichever tree is on the path: a program for `before.py`, which runs it with two trees in turns.
 
-It imports nothing of this folder, and uses only what stays the same from one revision to the next. All times are in µs.
+It first prints where the packages are; then, for each line that it is sent, the next times as JSON, in µs by name.
+It imports nothing of this folder, and uses only what stays the same from one revision to the next.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import jax
@@ -48,8 +49,8 @@ def timed(function: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1e6
 
 
-def steps_and_end(framework: str, num_keys: int) -> tuple[float, float]:
-    """Return the time of a step that only tracks, and that of an interval's end, until all is logged in memory."""
+def steps_and_ends(framework: str, num_keys: int) -> Iterator[tuple[float, float]]:
+    """Yield the time of a step that only tracks, and that of an interval's end, until all is logged in memory."""
     module = importlib.import_module(FRAMEWORKS[framework])
     outputs = fresh(framework, num_keys, 8)
     counter = UpdateCounter()
@@ -67,44 +68,42 @@ def steps_and_end(framework: str, num_keys: int) -> tuple[float, float]:
         callback.periodic_callback(interval_type="update", update_counter=counter)
         writer.flush()
 
-    train(STEPS)
-    turns = [timed(lambda: train(STEPS)) / STEPS for _ in range(TURNS)]
-    end()
-    ends = []
-    for _ in range(TURNS):
-        train(END_AFTER)
-        jax.block_until_ready(jax.live_arrays())
-        ends.append(timed(end))
-    return median(turns), median(ends)
+    for _ in range(1 + TURNS):
+        step = timed(lambda: train(STEPS)) / STEPS
+        end()
+        timed(lambda: train(END_AFTER))
+        yield step, timed(end)
 
 
-def logged_step(framework: str, num_keys: int, directory: Path) -> float:
-    """Return the time of a step after which the values stand in the run directory's log."""
+def logged_steps(framework: str, num_keys: int, directory: Path) -> Iterator[float]:
+    """Yield the time of a step after which the values stand in the run directory's log."""
     module = importlib.import_module(FRAMEWORKS[framework])
     steps = 100 if num_keys < 1000 else 10
-    turns = []
     with module.Run(directory, [{"every_n_updates": 1, "keys": [f"key_{at}" for at in range(num_keys)]}]) as run:
-        for _ in range(TURNS + 1):
+        for _ in range(1 + TURNS):
             outputs = fresh(framework, num_keys, steps)
-            turns.append(timed(lambda outputs=outputs: [run.step(each) for each in outputs]) / steps)
-    return median(turns[1:])
+            yield timed(lambda outputs=outputs: [run.step(each) for each in outputs]) / steps
 
 
-def measure(directory: Path) -> Iterator[tuple[str, float]]:
-    """Yield what was measured with its time."""
+def measure(directory: Path) -> Iterator[dict[str, float]]:
+    """Yield times by what was measured, those of each turn; the first turn, which compiles, is left out."""
     for framework in FRAMEWORKS:
         for num_keys in NUM_KEYS:
             keys = f"{num_keys:,} key{'s' * (num_keys > 1)}"
-            step, end = steps_and_end(framework, num_keys)
-            yield f"{framework}: a step, {keys}", step
-            yield f"{framework}: an interval's end, {keys}", end
-            yield (
-                f"{framework}: a step that logs, {keys}",
-                logged_step(framework, num_keys, directory / framework / keys),
-            )
+            for step, end in islice(steps_and_ends(framework, num_keys), 1, None):
+                yield {f"{framework}: a step, {keys}": step, f"{framework}: an interval's end, {keys}": end}
+            for step in islice(logged_steps(framework, num_keys, directory / framework / keys), 1, None):
+                yield {f"{framework}: a step that logs, {keys}": step}
+
+
+def main() -> None:
+    """Answer each line with the next times."""
+    print(Path(noether_core.__file__).parents[1], flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        times = measure(Path(directory))
+        while sys.stdin.readline():
+            print(json.dumps(next(times, {})), flush=True)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as directory:
-        times = dict(measure(Path(directory)))
-    print(json.dumps({"packages": str(Path(noether_core.__file__).parents[1]), "times": times}))
+    main()
