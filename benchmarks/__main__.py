@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import before, fused, logged, long_log
+from benchmarks import before, fused, logged, long_log, rounding
 from benchmarks.contenders import JAX, TORCH, Contender, Outputs, jax_outputs, torch_outputs
 from benchmarks.measure import ratio, side_by_side
 from benchmarks.memory import growth
@@ -133,6 +133,11 @@ def _fused_table(report: Report, rounds: int) -> None:
     report.fused(rows)
 
 
+def _rounding_table(report: Report, quick: bool) -> None:
+    number = (10**5 if quick else 10**7) // len(rounding.KINDS)
+    report.rounding({kind: rounding.check(kind, number) for kind in rounding.KINDS})
+
+
 def _memory_table(report: Report, quick: bool) -> None:
     steps = 1000 if quick else 10_000
     rows = []
@@ -175,6 +180,7 @@ def main() -> None:
     _array_table(report, max(10, rounds // 2))
     _fused_table(report, rounds * 5)
     _memory_table(report, given.quick)
+    _rounding_table(report, given.quick)
     (given.out / "benchmarks.md").write_text(report.text(), encoding="utf-8")
     plot(per_step, given.out / "benchmarks.svg")
 

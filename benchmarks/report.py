@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 from benchmarks.measure import fastest, ratio
+from benchmarks.rounding import Found
 
 Table = Mapping[str, Mapping[int, float]]
 Times = Mapping[int, Mapping[str, Sequence[float]]]  # by size, by name: those of every turn, in µs
@@ -102,6 +103,19 @@ class Report:
             for name in next(iter(times.values()))
         ]
         self._table(title, note, ["", *head], rows)
+
+    def rounding(self, rows: Mapping[str, Found]) -> None:
+        """Add how many roundings were right, and how many were left to exact fractions."""
+        note = (
+            "Sums made to be hard to round (ties and what is beside them, cancellation, the ends of float32's and float64's range)"
+            " and some as they come, rounded to float32 and float64 in vectors, beside exact integers: how many differ, and"
+            " for how many the vectors leave it to exact fractions."
+        )
+        cells = [
+            [kind, f"{found.cases:,}", f"{found.differing}", f"{found.open:,}", f"{found.plain_open} of {found.plain:,}"]
+            for kind, found in rows.items()
+        ]
+        self._table("Rounding", note, ["", "cases", "differ", "left to fractions", "of those as they come"], cells)
 
     def before(self, revision: str, rows: Mapping[str, tuple[float, float, float]]) -> None:
         """Add what takes how many times as long as at another revision."""
