@@ -133,6 +133,20 @@ def _fused_table(report: Report, rounds: int) -> None:
     report.fused(rows)
 
 
+def _compilation_table(report: Report) -> None:
+    from benchmarks import compilation
+
+    arrays, shape = 150, (64, 35)
+    report.compilation(arrays, shape, compilation.measure(arrays, shape))
+
+
+def _reading_table(report: Report, quick: bool) -> None:
+    from benchmarks import reading
+
+    keys, updates = 1000, 500 if quick else 10_000
+    report.reading(keys, updates, reading.measure(keys, updates))
+
+
 def _rounding_table(report: Report, quick: bool) -> None:
     number = (10**5 if quick else 10**7) // len(rounding.KINDS)
     report.rounding({kind: rounding.check(kind, number) for kind in rounding.KINDS})
@@ -180,6 +194,8 @@ def main() -> None:
     _array_table(report, max(10, rounds // 2))
     _fused_table(report, rounds * 5)
     _memory_table(report, given.quick)
+    _compilation_table(report)
+    _reading_table(report, given.quick)
     _rounding_table(report, given.quick)
     (given.out / "benchmarks.md").write_text(report.text(), encoding="utf-8")
     plot(per_step, given.out / "benchmarks.svg")

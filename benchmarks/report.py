@@ -104,15 +104,38 @@ class Report:
         ]
         self._table(title, note, ["", *head], rows)
 
+    def compilation(self, arrays: int, shape: Sequence[int], seconds: Mapping[str, float]) -> None:
+        """Add how long JAX's first step takes; the first row is the plain function."""
+        note = (
+            f"From the first call until the mean and the standard deviation of {arrays} arrays of {' × '.join(map(str, shape))}"
+            " are logged, nearly all of it compilation, each in a process of its own; of the plain function, until they are on"
+            " the host. In brackets how many times the plain function takes."
+        )
+        plain = next(iter(seconds.values()))
+        cells = [[way, f"{time:.2f} s ({time / plain:.1f} ×)"] for way, time in seconds.items()]
+        self._table("JAX: the first step", note, ["", "the first step"], cells)
+
+    def reading(self, keys: int, updates: int, rows: Iterable[tuple[str, float, int]]) -> None:
+        """Add what reading a large run costs: the work, its seconds, the process's greatest resident set in bytes."""
+        note = f"A run of {keys:,} keys × {updates:,} updates; each in a process of its own."
+        cells = [[work, f"{seconds:.1f} s", f"{peak / 2**20:,.0f} MiB"] for work, seconds, peak in rows]
+        self._table("Reading a run", note, ["", "time", "peak memory"], cells)
+
     def rounding(self, rows: Mapping[str, Found]) -> None:
         """Add how many roundings were right, and how many were left to exact fractions."""
         note = (
-            "Sums made to be hard to round (ties and what is beside them, cancellation, the ends of float32's and float64's range)"
-            " and some as they come, rounded to float32 and float64 in vectors, beside exact integers: how many differ, and"
-            " for how many the vectors leave it to exact fractions."
+            "Sums made to be hard to round (ties and what is beside them, cancellation, the ends of float32's and float64's"
+            " range) and some as they come, rounded to float32 and float64 in vectors, beside exact integers: how many differ,"
+            " and for how many the vectors leave it to exact fractions."
         )
         cells = [
-            [kind, f"{found.cases:,}", f"{found.differing}", f"{found.open:,}", f"{found.plain_open} of {found.plain:,}"]
+            [
+                kind,
+                f"{found.cases:,}",
+                f"{found.differing}",
+                f"{found.open:,}",
+                f"{found.plain_open} of {found.plain:,}",
+            ]
             for kind, found in rows.items()
         ]
         self._table("Rounding", note, ["", "cases", "differ", "left to fractions", "of those as they come"], cells)

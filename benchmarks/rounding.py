@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.rounding_cases import KINDS, Cases, cases
 from noether_core.algebra.expansion import Expansion, two_sum
+from noether_core.algebra.rounding import Near, quotient, ratio, rounded, square_root, variance
 
 Vector = np.ndarray[Any, Any]
 
@@ -44,7 +45,7 @@ def check(kind: str, number: int, seed: int = 0) -> Found:
         wanted = expected(kind, made)
         differs = ~is_open & (found.view(np.int64) != wanted.view(np.int64))  # so -0.0 is not 0.0
         for case in np.flatnonzero(differs)[:1] if not example else ():
-            example = f"{_described(made, case)}: {found[case]!r} instead of {wanted[case]!r}"
+            example = f"{_described(made, case)}: {float(found[case])} instead of {float(wanted[case])}"
         counts += [differs.size, differs.sum(), is_open.sum(), made.plain.sum(), (made.plain & is_open).sum()]
     return Found(*counts.tolist(), example)
 
@@ -56,11 +57,9 @@ def _described(made: Cases, case: int) -> str:
 
 def _rounded(kind: str, made: Cases) -> tuple[Vector, Vector]:
     """Return what the package makes of cases, and a mask of what it leaves open."""
-    from noether_core.algebra.rounding import Near, quotient, ratio, rounded, square_root, variance
-
     with np.errstate(all="ignore"):
         if kind == "sum":
-            return rounded(Near(*two_sum(*made.total), np.zeros_like(made.total[0])), made.wide)
+            return rounded(Near(*two_sum(*made.total), None), made.wide)
         if kind == "mean":
             return rounded(quotient(made.total, made.mass[0]), made.wide)
         if kind == "weighted mean":
