@@ -30,6 +30,7 @@ test-full: .venv/.ready lint types ## the same with the bigger sweeps
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 
 types: .venv/.ready
 	$(BIN)/mypy
