@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,3 +45,12 @@ def test_public_names_are_listed_by_packages_alone() -> None:
     listing = {path for path, source in SOURCES.items() if "\n__all__ = " in source}
     assert {f"{package}/__init__.py" for package in PACKAGES} <= listing
     assert all(path.endswith("/__init__.py") for path in listing)
+
+
+def test_the_doctests_of_every_package_run() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert (
+        set(settings["pytest"]["ini_options"]["testpaths"])
+        >= set(settings["importlinter"]["root_packages"])
+        == set(PACKAGES)
+    )
