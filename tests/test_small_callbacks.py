@@ -26,6 +26,7 @@ from noether_core import (
     BestMetricCallbackConfig,
     CallbackBase,
     ConfigFileError,
+    DuplicateKeyError,
     HookOrderError,
     LogWriter,
     MetricEarlyStopCallback,
@@ -359,6 +360,35 @@ def test_a_loss_is_taken_at_the_call_and_a_step_that_another_refused_is_not_coun
     assert points(tmp_path)["loss/online/total/U2"] == [(2, 1.5)]
 
 
+def test_a_step_without_losses_that_another_refused_leaves_the_step_before_it(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [entry("OnlineLossCallback"), TRACK]) as run:
+        run.step({"v": 1.0}, losses=torch.tensor(1.0))
+        with pytest.raises(MissingKeyError):
+            run.step({"w": 1.0})
+        run.step({"v": 1.0}, losses=torch.tensor(2.0))
+    assert points(tmp_path)["loss/online/total/U2"] == [(2, 1.5)]
+
+
+@pytest.mark.parametrize("kind", ["OnlineLossCallback", "LearningRateCallback"])
+def test_what_tracks_for_it_goes_by_its_name(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(DuplicateKeyError) as caught:
+        train(noether_torch, tmp_path, [entry(kind, verbose=True), entry(kind, id="too")])
+    assert f"logged first by {kind}(every_n_updates=2)" in str(caught.value)
+    assert {record.name for record in caplog.records if "/U2: " in record.getMessage()} == {
+        f"{kind}(every_n_updates=2)"
+    }
+    callback = getattr(noether_torch, kind)(
+        parse_callback(entry(kind)), log_writer=LogWriter(update_counter=UpdateCounter())
+    )
+    counter = UpdateCounter()
+    callback.before_training(update_counter=counter)
+    for _ in range(2):
+        counter.next_update()
+    with pytest.raises(HookOrderError, match=rf"^{kind}\(every_n_updates=2\) was at update 0 and is now at 2"):
+        callback.track_after_accumulation_step(update_counter=counter)
+
+
 def test_losses_that_never_come_and_losses_that_are_no_numbers_are_reported(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path / "a", [entry("OnlineLossCallback", 1)]) as run:
         with pytest.warns(UserWarning, match=r"a whole interval had no losses; hand them over: run\.step\("):
@@ -369,6 +399,25 @@ def test_losses_that_never_come_and_losses_that_are_no_numbers_are_reported(tmp_
 
 
 # ---------------------------------------------------------------------- learning rate
+
+
+def test_a_learning_rate_that_never_comes_is_reported(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [entry("LearningRateCallback", 1)]) as run:
+        with pytest.warns(
+            UserWarning, match=r"a whole interval had no update outputs to read 'lr' from; give them to run"
+        ):
+            run.step(None)
+        run.step(None)  # warned about once
+
+
+def test_beside_a_compiled_step_only_tracking_callbacks_take_part_in_it(tmp_path: Path) -> None:
+    rate = {"kind": "LearningRateCallback", "every_n_updates": 1, "source": lambda update: 0.5**update}
+    with noether_jax.Run(tmp_path, [rate, TRACK, entry("OnlineLossCallback", 3)]) as run:
+        tracked = run.init({"v": jnp.float32(0), "optim/lr": jnp.float32(0)})
+        assert len(tracked.windows) == 1
+        for number in range(2):
+            tracked = run.step(run.track(tracked, {"v": jnp.float32(number), "optim/lr": jnp.float32(9)}))
+    assert points(tmp_path) == {"optim/lr/U1": [(1, 1.0), (2, 0.5)], "v/U2": [(2, 1.0)]}
 
 
 @each_front_end
