@@ -88,10 +88,9 @@ class Selector:
         outputs = flatten(update_outputs)
         if outputs is update_outputs and len(self._leaves) < _MOST:
             self._leaves.update(map(type, outputs.values()))
-        return outputs, self.select(tuple(outputs))
+        return outputs, self._select(tuple(outputs))
 
-    def select(self, available: tuple[str, ...]) -> Selection:
-        """Return what is tracked of these keys."""
+    def _select(self, available: tuple[str, ...]) -> Selection:
         selection = self._selections.get(available)
         if selection is None:
             if len(self._selections) >= _MOST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from noether_core.reduce.finish import Finished, finish
 from noether_core.reduce.partial import Partial, PartialSource, first_nonfinite, merge_partials
 from noether_core.reduce.state import pack, unpack
 from noether_core.schedule import Counter
-from noether_core.select import Selection, Selector, flatten, missing_key_message, require, weight_of
+from noether_core.select import Selection, Selector, missing_key_message, require, weight_of
 
 
 class TrackAdditionalOutputsCallback(PeriodicCallback):
@@ -133,8 +133,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         Raises:
             MissingKeyError: if an exact key is absent and `missing` is `error`.
         """
-        outputs = tuple(flatten(update_outputs))
-        selection = self._selector.select(outputs)
+        outputs, selection = self._selector(update_outputs)
         self._miss(selection, outputs)
         self._note_matches(selection)
 
@@ -149,12 +148,11 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Tell whether the hooks were given values in the interval under way. Reading it waits for nothing."""
         return bool(self._interval.keys)
 
-    def _miss(self, selection: Selection, available: Iterable[str]) -> None:
+    def _miss(self, selection: Selection, outputs: Mapping[str, Any]) -> None:
         if self.config.missing == "error":
-            require(selection, tuple(available))
-        elif self.config.missing == "warn":
-            for key in selection.missing:
-                self._warn_once(key, missing_key_message([key], tuple(available)))
+            require(selection, tuple(outputs))
+        for key in selection.missing if self.config.missing == "warn" else ():
+            self._warn_once(key, missing_key_message([key], tuple(outputs)))
 
     def _note_matches(self, selection: Selection) -> None:
         self._steps += 1
