@@ -23,7 +23,7 @@ import noether_torch
 from examples import demo
 from noether_core import NoetherError, read_run
 from noether_core.emit.arrays import read_arrays, write_arrays
-from noether_core.emit.jsonl import encode_line, read_lines
+from noether_core.emit.jsonl import encode_line, iter_lines
 from noether_core.emit.trackers.tensorboard import _torch_left_out
 from noether_core.parity import read_recording
 from noether_torch.backend import TorchBackend
@@ -227,7 +227,7 @@ def nudge_recorded_step(out: Path) -> list[str]:
 def nudge_logged_number(out: Path) -> list[str]:
     """Change one number of the training's log by one unit in the last place."""
     file = out / "jax" / "metrics" / "1.jsonl"
-    entries = read_lines(file).entries
+    entries = list(iter_lines(file, []))
     key = next(key for key in entries[1] if key.startswith(("accuracy/", "loss/")))
     entries[1][key] = float(np.nextafter(np.float32(entries[1][key]), np.float32(9)))
     file.write_bytes(b"".join(encode_line(entry) for entry in entries))
