@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from noether_core.emit.jsonl import LineFile, encode_line, iter_lines
+from noether_core.emit.jsonl import LineFile, iter_lines
+from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.closing import close_feeds, warn_of_failure
 from noether_core.emit.trackers.feed import Feed
 from noether_core.errors import DuplicateKeyError, NoetherError, RunFormatError
 from noether_core.schedule import UNITS, Counter
 
-Scalar = float | int | bool
 CLOSING_TIME = 10.0  # seconds
 WINDOW = 1000  # entries
 _RESERVED = frozenset({*UNITS, "crc32"})
 _TEXT = frozenset({str})
-_NUMBERS = frozenset({float, int, bool})
 
 
 class ScalarWriter(Protocol):
@@ -95,7 +91,7 @@ class LogWriter:
             DuplicateKeyError: (a `KeyError`) if the key was logged for this update already; names who logged it first.
             NoetherError: if the value is no number.
         """
-        self._add(key, _plain(key, value), logger, format_str, None if logger is None else logger.name)
+        self._add(key, plain_number(key, value), logger, format_str, None if logger is None else logger.name)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a string, or a list or dict of strings and numbers, under a key, once per update.
@@ -104,7 +100,7 @@ class LogWriter:
             DuplicateKeyError: (a `KeyError`) if the key was logged for this update already.
             NoetherError: if the value is none of these.
         """
-        self._add(key, _nonscalar(key, value), None, None, None)
+        self._add(key, plain_nonscalar(key, value), None, None, None)
 
     def add_scalars(
         self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
@@ -126,7 +122,7 @@ class LogWriter:
         errors = []
         for key, value in values.items():
             try:
-                self._add(key, _plain(key, value), logger, format_str, source)
+                self._add(key, plain_number(key, value), logger, format_str, source)
             except Exception as error:
                 errors.append(error)
         if errors:
@@ -135,7 +131,7 @@ class LogWriter:
     def _takes_all(self, values: Mapping[str, Any]) -> bool:
         return (
             _TEXT.issuperset(map(type, values))
-            and _NUMBERS.issuperset(map(type, values.values()))
+            and NUMBERS.issuperset(map(type, values.values()))
             and _RESERVED.isdisjoint(values)
             and all(part.values.keys().isdisjoint(values) for part in self._parts)
         )
@@ -269,7 +265,7 @@ class BoundLogWriter:
         self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
     ) -> None:
         """Log one number; see `LogWriter.add_scalar`."""
-        self._writer._add(key, _plain(key, value), logger, format_str, self._source)
+        self._writer._add(key, plain_number(key, value), logger, format_str, self._source)
 
     def add_scalars(
         self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
@@ -279,33 +275,8 @@ class BoundLogWriter:
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a value that is no number; see `LogWriter.add_nonscalar`."""
-        self._writer._add(key, _nonscalar(key, value), None, None, self._source)
+        self._writer._add(key, plain_nonscalar(key, value), None, None, self._source)
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows; see `LogWriter.current_values`."""
         return self._writer.current_values()
-
-
-def _plain(key: str, value: Any) -> Scalar:
-    if type(value) in _NUMBERS:
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "biuf":
-        value = value.item()
-    if not isinstance(value, bool | int | float):
-        raise NoetherError(
-            f"add_scalar got {type(value).__name__} for key {key!r}; expected a Python or NumPy number (a device array is"
-            " converted by float(...); text goes to add_nonscalar)"
-        )
-    return value
-
-
-def _nonscalar(key: str, value: Any) -> Any:
-    """Return a copy of a value that a line can hold."""
-    try:
-        encode_line({key: value})
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NoetherError(
-            f"add_nonscalar got {type(value).__name__} for key {key!r}, which JSON cannot hold ({error}); expected a string, or"
-            " a list or dict of strings and plain numbers"
-        ) from error
-    return copy.deepcopy(value)
