@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# a module's tests stay together, with what they share, until a process is idle
+SHARED := -n $(WORKERS) --dist worksteal
 
 .PHONY: demo docs bench test test-full lint types format clean
 .DEFAULT_GOAL := test
@@ -22,14 +24,15 @@ bench: .venv/.ready ## measure what tracking costs, beside what people use for i
 	$(BIN)/python -m benchmarks
 
 test: .venv/.ready lint types ## every check
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest $(SHARED)
 
 test-full: .venv/.ready lint types ## the same with the bigger sweeps
-	$(BIN)/pytest -n $(WORKERS) --full
+	$(BIN)/pytest $(SHARED) --full
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 
 types: .venv/.ready
 	$(BIN)/mypy

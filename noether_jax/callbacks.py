@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
 from noether_core import callbacks, run
-from noether_core.callbacks import CallbackBase
-from noether_core.config.load import CallbackConfig
+from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
@@ -73,8 +72,8 @@ class Run(run.Run):
     """
 
     backend = BACKEND
-    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
-        **run.Run.callback_classes,
+    callback_classes: ClassVar[CallbackClasses] = {
+        **CORE_CLASSES,
         LearningRateCallbackConfig: LearningRateCallback,
         OnlineLossCallbackConfig: OnlineLossCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,

@@ -20,7 +20,7 @@ import numpy as np
 from noether_core.algebra.expansion import Array
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.reduce.partial import Partial
+from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
 from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
 
@@ -107,11 +107,11 @@ class _WindowSource:
         shortest = max(1, int(interval.n * per_unit)) * self._fused.run.accumulation_steps
         return 1 + -(-(steps - 1) // shortest)
 
-    def partials(self) -> Mapping[str, Partial]:
+    def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
         window = self._fused.fetched().windows[self._number]
         if self.done >= window.rows.words.shape[0]:
-            return {}
+            return no_partials(self.tracker.fields)
         row = jax.tree.map(lambda rows: rows[self.done], window.rows)
         return self.tracker.partials(row, self._fused.decode_position)
 
@@ -152,7 +152,7 @@ class Fused:
         self._rows = [source.rows(steps_per_call) for source in self._sources]
         for callback, source in zip(callbacks, self._sources, strict=True):
             callback.note_example(example)
-            callback.source = source
+            callback.sources[1:] = [source]
         self.tracked: Tracked = jax.tree.map(jnp.asarray, self._blank())
         self._next_end = self._end()
 

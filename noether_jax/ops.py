@@ -25,6 +25,9 @@ class JaxOps(Ops):
     isfinite = staticmethod(jnp.isfinite)
     minimum = staticmethod(jnp.minimum)
 
+    def are_finite(self, values: jax.Array) -> bool:
+        return False
+
     def where(self, condition: jax.Array, values: Any, others: Any) -> jax.Array:
         return jnp.where(condition, values, others)
 

@@ -27,8 +27,8 @@ from noether_core.algebra.sums import Statistics, each
 from noether_core.config.load import parse_callback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_weight, fields_of
 from noether_core.errors import NoetherError, listing
-from noether_core.reduce.finish import finish
-from noether_core.reduce.partial import WHOLE_DTYPES, Partial, Tally
+from noether_core.reduce.finish import Computation
+from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
 from noether_core.select import flatten
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
@@ -119,6 +119,7 @@ class OutputTracker:
             )
         self.config = config
         self.fields = fields_of(config)
+        self._computation = Computation(config)
         self.axis_name = axis_name
         self._ops = ops_for(precision)
 
@@ -222,28 +223,34 @@ class OutputTracker:
         return OutputTrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
 
     def compute(self, state: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
-        """Return each key's finished values. This waits for the device."""
+        """Return each key's computed values. This waits for the device."""
         hosted = jax.device_get(state)
         partials = self.partials(hosted, lambda step: (step + 1, 0))
-        results = [finish(self.config, key, partial, int(hosted.step)) for key, partial in partials.items()]
-        return {name: array for result in results for name, array in result.arrays.items()}
+        return self._computation.compute(partials, int(hosted.step)).arrays()
 
-    def partials(self, state: OutputTrackerState, position_of: PositionOf) -> dict[str, Partial]:
+    def partials(self, state: OutputTrackerState, position_of: PositionOf) -> Partials:
         """Return what each key that came has, in the order of logging; the state's arrays are on the host."""
-        sums, (uses, newest) = packing.from_host(self._ops, self.fields, state.words)
-        found = {}
-        for at, slot in sorted(enumerate(state.slots), key=lambda pair: pair[1].order):
-            if not uses[at]:
-                continue
-            own = each(lambda vector, at=at: vector[at], sums)
-            if int(own.first_nonfinite) != NEVER:
-                own = own._replace(first_nonfinite=np.int64(encode_position(*position_of(int(own.first_nonfinite)))))
-            if slot.key == self.config.weight:
-                own = own._replace(weighted=(), weights=())
-            tally = Tally(int(uses[at]) * prod(slot.shape), slot.wide, slot.dtype in WHOLE_DTYPES)
-            if slot.key in state.last:
-                last = np.asarray(state.last[slot.key]).view(jnp.dtype(slot.dtype)).reshape(slot.shape)
-                found[slot.key] = Partial(own, tally, last, position_of(int(newest[at]))[0])
-            else:
-                found[slot.key] = Partial(own, tally)
-        return found
+        statistics, (uses, newest) = packing.from_host(self._ops, self.fields, state.words)
+        first = np.where(statistics.first_nonfinite == np.iinfo(np.int64).max, NEVER, statistics.first_nonfinite)
+        for at in np.flatnonzero(first != NEVER).tolist():
+            first[at] = encode_position(*position_of(int(first[at])))
+        slots = state.slots
+        last = {
+            slot.key: Newest(
+                np.asarray(state.last[slot.key]).view(jnp.dtype(slot.dtype)).reshape(slot.shape),
+                position_of(int(newest[at]))[0],
+            )
+            for at, slot in enumerate(slots)
+            if slot.key in state.last and uses[at]
+        }
+        found = Partials(
+            tuple(slot.key for slot in slots),
+            each(lambda vector: vector[: len(slots)], statistics._replace(first_nonfinite=first)),
+            uses[: len(slots)] * np.array([prod(slot.shape) for slot in slots], np.int64),
+            np.array([slot.wide for slot in slots], bool),
+            np.array([slot.dtype in WHOLE_DTYPES for slot in slots], bool),
+            np.array([self.fields.weights and slot.key != self.config.weight for slot in slots], bool),
+            last,
+        )
+        order = sorted(np.flatnonzero(uses[: len(slots)]).tolist(), key=lambda at: slots[at].order)
+        return found.take(np.array(order, np.int64))

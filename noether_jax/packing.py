@@ -63,11 +63,11 @@ def initial(ops: JaxOps, fields: Fields, slots: int, *counts: int) -> np.ndarray
 def from_host(
     ops: JaxOps, fields: Fields, words: np.ndarray[Any, Any]
 ) -> tuple[Statistics, list[np.ndarray[Any, Any]]]:
-    """Return the sums, as expansions of binary64, and the other vectors of words that are on the host."""
+    """Return the sums, as expansions of binary64, and the other vectors of words, as for `unpack`, that are on the host."""
     form, rows = _form(ops, fields)
     words = np.ascontiguousarray(words)
     numbers = words[:rows].view(ops.float_dtype)
-    floats = numbers.swapaxes(1, 2).reshape(-1, words.shape[1])
+    floats = np.moveaxis(numbers, -1, 1).reshape(-1, *words.shape[1:-1])
     whole = list(words[rows:].view(np.int64)[..., 0])
     sums: Statistics = jax.tree.unflatten(form, [*floats, *whole[:_COUNTS]])
     return ops.as_binary64(sums), whole[_COUNTS:]

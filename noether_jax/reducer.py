@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core.algebra.sums import Fields, Statistics
-from noether_core.reduce.eager import PENDING_VALUES, Pending, ReducerState
+from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
 from noether_core.reduce.layout import Layout, Step, Taken
 from noether_jax import packing
 from noether_jax.binary32 import ops_for
@@ -129,11 +129,22 @@ class JaxKernels:
         return JaxStatistics(words, sums.ops, layout.fields)
 
     def to_host(
-        self, settled: Sequence[JaxStatistics], copies: Sequence[jax.Array]
-    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays; all are fetched at once."""
-        packed, arrays = jax.device_get(([sums.words for sums in settled], list(copies)))
-        found = [packing.from_host(sums.ops, sums.fields, each)[0] for sums, each in zip(settled, packed, strict=True)]
+        self, states: Sequence[ReducerState], copies: Sequence[jax.Array]
+    ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
+        """Return the states' sums, what is pending, and some copies in NumPy; all are fetched at once."""
+        held = [(state.sums and state.sums.words, [each[:3] for each in state.pending]) for state in states]
+        hosted, arrays = jax.device_get((held, list(copies)))
+        found = []
+        for state, (words, pending) in zip(states, hosted, strict=True):
+            fields, sums = state.layout.fields, state.sums
+            rows, weights, lifted = zip(*pending, strict=True)
+            batch = Batch(
+                tuple(map(np.stack, zip(*rows, strict=True))),
+                None if weights[0] is None else np.stack(weights),
+                None if lifted[0] is None else packing.from_host(self._ops, fields, np.stack(lifted, 1))[0],
+                np.array([[step.position] for step in state.pending], np.int64),
+            )
+            found.append((sums and packing.from_host(sums.ops, fields, words)[0], batch))
         return found, [np.array(array) for array in arrays]
 
 

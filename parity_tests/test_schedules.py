@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[tuple[Any, tuple[int, ...]], ...]] = {
 }
 REDUCTIONS = ("mean", "mean", "last", "sum", "min", "max", "std", "var", "count", "stack")
 SCALES = ("unit", "offset", "wild", "whole", "nonfinite")
+PARTS = 20  # so that processes share the work evenly
 
 
 def draw_value(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...], scale: str) -> Any:
@@ -152,9 +153,9 @@ def check(schedule: Schedule, ways: Mapping[str, Callable[[Schedule, Path], Resu
             raise
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 @settings(
-    max_examples=int(os.environ.get("PARITY_SCHEDULES", "2000")) // 4,
+    max_examples=max(1, int(os.environ.get("PARITY_SCHEDULES", "2000")) // PARTS),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -175,20 +175,16 @@ def test_the_guard_sees_an_offence(offence: str, event: str) -> None:
     assert done.stderr == f"guard: {event}\n"
 
 
-PICKLERS = {"pickle", "cPickle", "_pickle", "pickletools", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNPICKLING = {"torch.load", "torch.save", "torch.package", "jnp.load", "jnp.save", "yaml.load", "yaml.load_all"}
-UNPICKLING |= {"yaml.unsafe_load", "yaml.full_load", "np.fromfile", "np.memmap", "orbax", "eval", "exec"}
+UNPICKLING |= {"yaml.unsafe_load", "yaml.full_load", "np.fromfile", "np.memmap", "eval", "exec"}
 
 
 def offences(source: str) -> Iterator[str]:
-    """Yield what in a module's source imports a pickler, may unpickle, or runs data as code."""
+    """Yield what in a module's source may unpickle, or runs data as code. `make lint` refuses an import of a pickler."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            module = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names = [alias.name for alias in node.names]
-            roots = {name.partition(".")[0] for name in module or names}
-            full = {f"{module[0]}.{name}" for name in names} if module else set(names)
-            yield from sorted(roots & PICKLERS | full & UNPICKLING)
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            yield from sorted({module + alias.name for alias in node.names} & UNPICKLING)
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func).replace("numpy.", "np.")
             allowed = [ast.unparse(word.value) for word in node.keywords if word.arg == "allow_pickle"]
@@ -211,10 +207,8 @@ def test_all_three_packages_are_scanned() -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("import pickle", 1),
-        ("def f():\n    from pickle import loads", 1),
-        ("import os, dill.source", 1),
-        ("from torch import load", 1),
+        ("import torch.package", 1),
+        ("def f():\n    from torch import load", 1),
         ("torch.load(path, weights_only=True)", 1),
         ("numpy.load(path, allow_pickle=True)", 1),
         ("np.load(path, allow_pickle=flag)", 1),

@@ -40,6 +40,8 @@ def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Arr
     factor: Expansion = ()
     if weights is not None:
         factor, factor_is_short = ops.widen(weights)
+    elif ops.are_finite(high):
+        return _lift_finite(ops, wide, is_short, fields)
     used, nan, positive, negative = classify(ops, high, factor[0] if factor else None)
     factor = tuple(ops.where(used, part, 0.0) for part in factor)
     value = tuple(ops.where(used, part, 0.0) for part in wide)
@@ -68,6 +70,18 @@ def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Arr
         ops.where(negative, 1, 0),
         ops.where(nan | positive | negative, positions, ops.never),
     )
+
+
+def _lift_finite(ops: Ops, wide: Expansion, is_short: bool, fields: Fields) -> Statistics:
+    """Return the statistics of finite values, each alone: a third of the operations."""
+    zero, none = wide[0] * 0.0, ops.full(wide[0].shape, 0, wide[0])
+    value = extended(wide, ops.parts, zero)
+    squares: Expansion = ()
+    if fields.squares:
+        product = (wide[0] * wide[0],) if is_short else multiply(ops, wide, wide, ops.deep)
+        squares = extended(product, ops.deep, zero)
+    ends = value if fields.extremes else ()
+    return Statistics(value, squares, ends, ends, (), (), none, none, none, none + ops.never)
 
 
 _MOST_MERGED = 1024  # elements of an array; of a larger one the library's own sum takes over
