@@ -20,7 +20,10 @@ from noether_core.algebra.numpy_ops import NUMPY
 
 Vector = np.ndarray[Any, Any]
 
-_LEAST, _GREATEST = 2.0**-450, 2.0**450  # of numbers between these neither a product nor its error leaves binary64's range
+_LEAST, _GREATEST = (
+    2.0**-450,
+    2.0**450,
+)  # of numbers between these neither a product nor its error leaves binary64's range
 _TINY = 2.0**-1070  # more than what a quotient below that range may lose
 _DEEP = 4  # parts of the products that a variance is a difference of
 _LOST = 2.0**-200  # what these products lose, at the most, as a share of the product
