@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from noether_core.callbacks.hooks import next_position
 from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.arrays import write_arrays
-from noether_core.emit.log_writer import ScalarWriter
+from noether_core.emit.log_writer import BoundLogWriter, ScalarWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
@@ -218,7 +218,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             for log_key, value in scalars.items():
                 self.logger.info("%s: %s", log_key, format(value, ".5f"))
             return None
-        told = {"logger": self.logger, "format_str": ".5f"} if self.verbose else {}
+        told: dict[str, Any] = {"logger": self.logger, "format_str": ".5f"} if self.verbose else {}
         if isinstance(writer, BoundLogWriter):
             calls = [partial(writer.add_scalars, scalars, **told)]
         else:  # the user's own
