@@ -16,8 +16,8 @@ import pytest
 
 from noether_core import TrackAdditionalOutputsCallbackConfig
 from parity_tests import reference
+from parity_tests.drawing import draw_value
 from parity_tests.split_ways import STEPS, WAYS, WIDTH, Config, Finished, Values, Way
-from parity_tests.test_schedules import draw_value
 
 LEAST_CASES = 20_000
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.int32, np.int8, np.uint8, np.bool_)
