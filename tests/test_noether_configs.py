@@ -20,7 +20,7 @@ import noether_torch
 from noether_core import LogWriter, MissingKeyError, UpdateCounter, load_callbacks, read_run
 from noether_core.config.load import parse_callback
 from noether_core.inspect.explain import explain_together, render
-from noether_core.parity import read_recording
+from noether_core.parity import differing_files, read_recording, replay
 
 each_front_end = pytest.mark.parametrize("front_end", [noether_jax, noether_torch], ids=lambda module: module.__name__)
 
@@ -169,3 +169,60 @@ def test_explain_and_the_messages_name_an_empty_key() -> None:
     callback = noether_torch.TrackAdditionalOutputsCallback(config, log_writer=writer)
     with pytest.raises(MissingKeyError, match=r"key '' is not among the update outputs, which have 'v'"):
         callback.track_after_accumulation_step(update_counter=UpdateCounter(), update_outputs={"v": 1.0})
+
+
+# ---------------------------------------------------------------------- values that a trainer's step may hand back
+
+
+@each_front_end
+def test_a_list_or_tuple_of_numbers_is_an_array(front_end: Any, tmp_path: Path) -> None:
+    values = [[1, 2], (0.5, 0.25), [[True], [False]], [2**63, 1], []]
+    entry = {"every_n_updates": len(values), "keys": ["v"], "reduce": ["mean", "sum", "count"], "save_output": True}
+    stacked = {
+        "every_n_updates": 1,
+        "keys": ["v"],
+        "reduce": "last",
+        "log_output": False,
+        "save_output": True,
+        "id": "last",
+    }
+    with front_end.Run(tmp_path / "lists", [entry, stacked], record=tmp_path / "r") as run:
+        for value in values:
+            run.step({"v": value})
+    with front_end.Run(tmp_path / "arrays", [entry, stacked]) as run:
+        for value in values:
+            run.step({"v": np.asarray(value, np.float64)})
+    assert not [name for name in differing_files(tmp_path / "lists", tmp_path / "arrays")[0] if "last" not in name]
+    last = [next(iter(file.load().values())) for file in read_run(tmp_path / "lists").arrays if "last" in file.interval]
+    assert [array.dtype.name for array in last] == ["int64", "float64", "bool", "float64", "float64"]
+    assert [array.shape for array in last] == [(2,), (2,), (2, 1), (2,), (0,)]
+    replay(tmp_path / "r", front_end.Run(tmp_path / "again", [entry, stacked]))
+    assert differing_files(tmp_path / "lists", tmp_path / "again")[0] == []
+
+
+@each_front_end
+def test_a_list_weighs_and_a_compiled_step_takes_one(front_end: Any, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path, [{"every_n_updates": 2, "keys": ["v"], "weight": "w"}]) as run:
+        run.step({"v": front_end.Run.backend.from_numpy(np.float32([1, 2])), "w": [3, 1]})
+        run.step({"v": [5.0, 7.0], "w": (0, 0)})
+    assert read_run(tmp_path).series["v/U2"].value.tolist() == [1.25]
+
+
+@each_front_end
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**70 + 1, 10**300])
+def test_an_int_beyond_64_bits_is_the_nearest_float64(front_end: Any, number: int, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path, [{"every_n_updates": 1, "keys": ["v"], "reduce": ["mean", "max"]}]) as run:
+        run.step({"v": number})
+    values = {key: series.value.tolist() for key, series in read_run(tmp_path).series.items()}
+    assert values == {"v/mean/U1": [float(number)], "v/max/U1": [float(number)]}
+
+
+@each_front_end
+def test_the_mean_of_no_elements_is_nan_unless_what_is_not_finite_is_skipped(front_end: Any, tmp_path: Path) -> None:
+    for policy, wanted in (("propagate", ["v/mean/U1", "v/sum/U1"]), ("skip", ["v/sum/U1"])):
+        entry = {"every_n_updates": 1, "keys": ["v"], "reduce": ["mean", "sum"], "nonfinite": policy}
+        with front_end.Run(tmp_path / policy, [entry]) as run:
+            run.step({"v": front_end.Run.backend.from_numpy(np.zeros((0, 3), np.float32))})
+        series = read_run(tmp_path / policy).series
+        assert list(series) == wanted
+        assert all(np.isnan(series[key].value).all() == (key == "v/mean/U1") for key in wanted)

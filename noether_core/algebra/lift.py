@@ -1,7 +1,13 @@
-"""Reduce a whole array to the sums of one slot: small ones element by element, large ones with the library's own sums.
+"""Lift values to statistics: each alone, or a whole array at once, with the library's own sums.
 
-`summarise` reads a large array, and gives a handful of single numbers; `statistics_of` makes sums of them, for many arrays
-at once where they are stacked.
+`summarise` reads a large array, and gives a handful of single numbers; `statistics_of` makes statistics of them, for many
+arrays at once where they are stacked. The array is summed by the library in binary64: exact while the elements' exponents
+differ by no more than 29 - log2(elements) bits, else to a relative error of elements * 2^-53 * sum|x| / |sum x| at most, and
+far less in practice (the libraries sum pairwise). Its squares are summed likewise about a number s close to its mean m, and its
+sum, where squares are asked for, from the same differences, so that sum and squares fit together: the array's own variance,
+of standard deviation d, has a relative error of 4 * elements * 2^-53 * (1 + ((m - s) / d)^2) at most, and |m - s| <= 2^-26 |m|.
+So an offset of 1e6 costs a spread of 1e-2 nothing. Ints and bools are summed exactly, unless they are weighed; for their
+variance the same holds while sum|x - s| < 2^53.
 """
 
 from __future__ import annotations
@@ -36,35 +42,24 @@ def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Arr
             weight is 0 counts for nothing, whatever it is; one whose weight is not finite counts as NaN.
     """
     wide, is_short = ops.widen(values)
-    high = wide[0]
-    factor: Expansion = ()
-    if weights is not None:
-        factor, factor_is_short = ops.widen(weights)
-    elif ops.are_finite(high):
+    if weights is None and ops.are_finite(wide[0]):
         return _lift_finite(ops, wide, is_short, fields)
-    used, nan, positive, negative = classify(ops, high, factor[0] if factor else None)
+    factor, factor_is_short = ((), False) if weights is None else ops.widen(weights)
+    used, nan, positive, negative = classify(ops, wide[0], factor[0] if factor else None)
     factor = tuple(ops.where(used, part, 0.0) for part in factor)
     value = tuple(ops.where(used, part, 0.0) for part in wide)
     zero = value[0] * 0.0
-
-    def padded(*parts: Array) -> Expansion:
-        return extended(parts, ops.parts, zero)
-
-    def product(a: Expansion, b: Expansion, is_exact: bool) -> Expansion:
-        return extended((a[0] * b[0],), ops.deep, zero) if is_exact else multiply(ops, a, b, ops.deep)
-
-    squares: Expansion = ()
-    if fields.squares:
-        squares = product(value, value, is_short)
-        if factor:
-            squares = multiply(ops, squares[: 1 if is_short else None], factor, ops.deep)
+    squares = _product(ops, value, value, is_short) if fields.squares else ()
+    if squares and factor:
+        squares = multiply(ops, squares[: 1 if is_short else None], factor, ops.deep)
+    least, greatest = ((ops.where(used, wide[0], end), *value[1:]) for end in (math.inf, -math.inf))
     return Statistics(
-        padded(*value),
+        extended(value, ops.parts, zero),
         squares,
-        padded(ops.where(used, high, math.inf), *value[1:]) if fields.extremes else (),
-        padded(ops.where(used, high, -math.inf), *value[1:]) if fields.extremes else (),
-        product(value, factor, is_short and factor_is_short) if factor else (),
-        padded(*factor) if factor else (),
+        extended(least, ops.parts, zero) if fields.extremes else (),
+        extended(greatest, ops.parts, zero) if fields.extremes else (),
+        _product(ops, value, factor, is_short and factor_is_short) if factor else (),
+        extended(factor, ops.parts, zero) if factor else (),
         ops.where(nan, 1, 0),
         ops.where(positive, 1, 0),
         ops.where(negative, 1, 0),
@@ -72,14 +67,16 @@ def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Arr
     )
 
 
+def _product(ops: Ops, a: Expansion, b: Expansion, is_exact: bool) -> Expansion:
+    """Return the product of two finite expansions, which may be exact in one part."""
+    return extended((a[0] * b[0],), ops.deep, a[0] * 0.0) if is_exact else multiply(ops, a, b, ops.deep)
+
+
 def _lift_finite(ops: Ops, wide: Expansion, is_short: bool, fields: Fields) -> Statistics:
     """Return the statistics of finite values, each alone: a third of the operations."""
-    zero, none = wide[0] * 0.0, ops.full(wide[0].shape, 0, wide[0])
-    value = extended(wide, ops.parts, zero)
-    squares: Expansion = ()
-    if fields.squares:
-        product = (wide[0] * wide[0],) if is_short else multiply(ops, wide, wide, ops.deep)
-        squares = extended(product, ops.deep, zero)
+    none = ops.full(wide[0].shape, 0, wide[0])
+    value = extended(wide, ops.parts, wide[0] * 0.0)
+    squares = _product(ops, wide, wide, is_short) if fields.squares else ()
     ends = value if fields.extremes else ()
     return Statistics(value, squares, ends, ends, (), (), none, none, none, none + ops.never)
 
@@ -122,15 +119,7 @@ class ArraySummary(NamedTuple):
 def summarise(
     ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
 ) -> ArraySummary:
-    """Return what is read of a large array.
-
-    It is summed by the library in binary64: exact while the elements' exponents differ by no more than 29 - log2(elements)
-    bits, else to a relative error of elements * 2^-53 * sum|x| / |sum x| at most, and far less in practice (the libraries
-    sum pairwise). Its squares are summed likewise about a number s close to its mean m, and its sum, where squares are asked
-    for, from the same differences, so that sum and squares fit together: the array's own variance, of standard deviation d,
-    has a relative error of 4 * elements * 2^-53 * (1 + ((m - s) / d)^2) at most, and |m - s| <= 2^-26 |m|. So an
-    offset of 1e6 costs a spread of 1e-2 nothing. Ints and bools are summed exactly, unless they are weighed; for their
-    variance the same holds while sum|x - s| < 2^53.
+    """Return what is read of a large array; the module says what that is worth.
 
     Args:
         ops: the array library; one with binary64.

@@ -20,7 +20,9 @@ from noether_core.schedule import Counter
 from noether_core.select import flatten
 
 _COUNT = "accumulation_steps"
-_NAME = re.compile(r"(\d+)/(\d+)([ap])/(.*)", re.ASCII | re.DOTALL)  # step, position, array or Python number, key
+_NAME = re.compile(
+    r"(\d+)/(\d+)([alp])/(.*)", re.ASCII | re.DOTALL
+)  # step, position, array, list or Python number, key
 _PYTHON_DTYPES = ("bool", "int64", "float64")
 
 
@@ -28,8 +30,8 @@ class OutputRecorder(CallbackBase):
     """Write every accumulation step's update outputs to one safetensors file when training ends.
 
     Each step waits for the device, and the copies are held in host memory until the end: this is for comparing, not for
-    long trainings. Every output is recorded, tracked or not. So one that cannot be (text, an object, a list, a complex
-    number, an int beyond 64 bits) is refused at its step, before anything is lost, and never left out silently.
+    long trainings. Every output is recorded, tracked or not. So one that cannot be (text, an object, a complex
+    number, an int beyond float64) is refused at its step, before anything is lost, and never left out silently.
 
     Args:
         path: the file.
@@ -58,9 +60,9 @@ class OutputRecorder(CallbackBase):
         hosted = dict(zip(own, self._backend.to_numpy([outputs[key] for key in own]), strict=True))
         step = {}
         for position, (key, value) in enumerate(outputs.items()):
-            array = hosted[key] if key in hosted else np.array(value)
+            array = hosted[key] if key in hosted else host.as_numpy(value)
             self._require_writable(key, array.dtype)
-            kind = "p" if type(value) in (bool, int, float) else "a"
+            kind = "p" if type(value) in (bool, int, float) else "l" if type(value) in (list, tuple) else "a"
             step[f"{len(self._steps):08d}/{position:04d}{kind}/{key}"] = array
         self._steps.append(step)
 
@@ -133,7 +135,7 @@ def _steps(path: str | Path, arrays: dict[str, np.ndarray[Any, Any]], count: int
             raise _damaged(path, f"it holds {name!r:.80}, but counts {count} accumulation steps")
         if kind == "p" and (array.shape != () or array.dtype not in _PYTHON_DTYPES):
             raise _damaged(path, f"its Python number {name!r:.80} is {array.dtype} of shape {array.shape}")
-        entries.append((number, position, key, array.item() if kind == "p" else array))
+        entries.append((number, position, key, array if kind == "a" else array.tolist()))
     steps: dict[int, dict[str, Any]] = {}
     for number, position, key, value in sorted(entries, key=lambda entry: entry[:2]):  # names have any number of digits
         step = steps.setdefault(number, {})

@@ -103,11 +103,17 @@ class OutputAccumulator:
         interval = self._before = self._interval
         if not keys:
             return
+        if host.is_converted(weight):
+            weight = host.as_numpy(weight)
         plan = self._planner.plan(keys, values, weight)
         if plan.shapes:
             _check_shapes(plan, interval.shapes)
-        if plan.moved:
-            values = [self._moved(value, weight) if at in plan.moved else value for at, value in enumerate(values)]
+        if plan.converted or plan.moved:
+            values = list(values)
+            for at in plan.converted:
+                values[at] = host.as_numpy(values[at])
+            for at in plan.moved:
+                values[at] = self._backend.from_numpy(host.as_numpy(values[at]), weight)
         position = encode_position(update, accumulation_step)
         states, taken = dict(interval.states), []
         try:
@@ -123,9 +129,6 @@ class OutputAccumulator:
     def undo(self) -> None:
         """Forget the last step, which nobody has looked at since."""
         self._interval = self._before
-
-    def _moved(self, value: Any, weight: Any) -> Any:
-        return self._backend.from_numpy(host.as_numpy(value), weight)
 
     # ------------------------------------------------------------------ results
 

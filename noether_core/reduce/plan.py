@@ -57,6 +57,16 @@ class Tallies(NamedTuple):
     wide: Vector
     whole: Vector
 
+    @classmethod
+    def of_step(cls, types: Mapping[str, ValueType], slots: Vector) -> Tallies:
+        """Return what a step has of values of these types."""
+        found = types.values()
+        elements = np.array([prod(each.shape) for each in found], np.int64)
+        wide, whole = (
+            np.array(flags) for flags in zip(*((f.wide, f.dtype in WHOLE_DTYPES) for f in found), strict=True)
+        )
+        return cls(tuple(types), slots, elements, wide, whole)
+
     def times(self, steps: int) -> Tallies:
         """Return what so many such steps have."""
         return self if steps == 1 else self._replace(elements=self.elements * steps)
@@ -91,6 +101,7 @@ class Plan:
         keys: the keys, in the order to log them.
         groups: what each device group gets.
         shapes: of the keys that are stacked.
+        converted: the positions of values that are taken as arrays, such as lists.
         moved: the positions of host values that go to the device, where their weight is.
         is_scalar: whether all are single floats of one dtype on one device, and asked for what a lone number is itself.
         keeps: whether copies of anything are kept.
@@ -99,6 +110,7 @@ class Plan:
     keys: tuple[str, ...]
     groups: tuple[GroupPlan, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    converted: tuple[int, ...]
     moved: tuple[int, ...]
     is_scalar: bool
     keeps: bool
@@ -144,8 +156,8 @@ class Planner:
         """Return what decides how a value is reduced, or raise `UpdateOutputError` if it cannot be."""
         found = self._backend.inspect(key, value)
         if found is not None:
-            return _Typed(found, host.REDUCER if found.device == host.DEVICE else self._backend.reducer)
-        return _Typed(host.inspect(key, value, self._backend.name), host.REDUCER)
+            return _Typed(found, host.HOST.reducer if found.device == host.DEVICE else self._backend.reducer)
+        return _Typed(host.inspect(key, value, self._backend.name), host.HOST.reducer)
 
     def _make_plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> Plan:
         types = [self.inspect(key, value) for key, value in zip(keys, values, strict=True)]
@@ -166,6 +178,7 @@ class Planner:
                 for key, typed in zip(keys, types, strict=True)
                 if "stack" in self._config.reductions(key)
             },
+            tuple(at for at, value in enumerate(values) if host.is_converted(value)),
             tuple(at for at, typed in enumerate(types) if typed.moves),
             self._is_scalar(groups),
             any(group.kept for group in groups),
@@ -189,7 +202,7 @@ class Planner:
         if not self._is_weighted(key):
             return typed
         check_weight(self._config, key, typed.found.shape, weight.found.shape)
-        if typed.reducer is weight.reducer or typed.reducer is not host.REDUCER:
+        if typed.reducer is weight.reducer or typed.reducer is not host.HOST.reducer:
             return typed
         return _Typed(typed.found._replace(device=weight.found.device), self._backend.reducer, moves=True)
 
@@ -228,12 +241,5 @@ class Planner:
             tuple(tuple(sizes[at] for at in group) for _, group in by_dtype),
             self._fields._replace(weights=self._is_weighted(keys[members[0]])),
         )
-        tracked = [types[at].found for at in order]
-        tallies = Tallies(
-            tuple(keys[at] for at in order),
-            layout.slots,
-            np.array([prod(each.shape) for each in tracked], np.int64),
-            np.array([each.wide for each in tracked]),
-            np.array([each.dtype in WHOLE_DTYPES for each in tracked]),
-        )
+        tallies = Tallies.of_step({keys[at]: types[at].found for at in order}, layout.slots)
         return GroupPlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept), tallies)
