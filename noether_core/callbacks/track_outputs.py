@@ -18,7 +18,7 @@ from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
-from noether_core.reduce.state import pack, unpack
+from noether_core.reduce.state import DAMAGE, damaged, pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selection, Selector, missing_key_message, require, weight_of
 
@@ -279,9 +279,12 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way as plain arrays, numbers and strings, the same for every framework."""
-        return pack(
-            self._partials(), fields_of(self.config), self._reached, self._position, self._steps, sorted(self._matched)
-        )
+        return pack(self._partials()) | {
+            "reached": -1 if self._reached is None else self._reached,
+            "position": list(self._position),
+            "steps": self._steps,
+            "matched": sorted(self._matched),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, here or in another framework.
@@ -289,13 +292,18 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         Raises:
             NoetherError: for a state of another form; the callback stays as it was.
         """
-        loaded = unpack(state)
+        partials = unpack(state)
+        try:
+            reached, steps, matched = int(state["reached"]), int(state["steps"]), set(state["matched"])
+            update, step = map(int, state["position"])
+        except DAMAGE as error:
+            raise damaged(error) from error
         wanted = fields_of(self.config)
-        if loaded.fields != wanted and loaded.partials.keys:
+        if partials.fields != wanted and partials.keys:
             raise NoetherError(
-                f"the state has the fields {loaded.fields._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
+                f"the state has the fields {partials.fields._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
                 " made with the same `reduce` and `weight`"
             )
-        self._interval.load(loaded.partials)
-        self._reached, self._position, self._steps = loaded.reached, loaded.position, loaded.steps
-        self._matched = set(loaded.matched)
+        self._interval.load(partials)
+        self._reached = None if reached < 0 else reached
+        self._position, self._steps, self._matched = (update, step), steps, matched

@@ -1,6 +1,6 @@
 """Say what a framework's front-end must add: look at a value, and reduce a step's values on their device.
 
-Reducing is what `pending.PendingReducer` does. Values that are not the framework's own (Python
+Reducing is what `eager.PendingReducer` does. Values that are not the framework's own (Python
 numbers, NumPy arrays) are the core's business: see `host.py`.
 """
 

@@ -46,6 +46,11 @@ class Partials(NamedTuple):
     stack: Mapping[str, tuple[np.ndarray[Any, Any], ...]] = {}
 
     @property
+    def fields(self) -> Fields:
+        """Return what the statistics carry."""
+        return Fields(*map(bool, (self.statistics.squares, self.statistics.minimum, self.statistics.weights)))
+
+    @property
     def nonfinite(self) -> Vector:
         """Return how many values of each key were NaN or infinite."""
         statistics = self.statistics
@@ -107,8 +112,6 @@ def _spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
         return partials
     place = {key: at for at, key in enumerate(keys)}
     at = np.array([place[key] for key in partials.keys])
-    statistics = partials.statistics
-    fields = Fields(bool(statistics.squares), bool(statistics.minimum), bool(statistics.weights))
 
     def put(blank: Vector, values: Vector) -> Vector:
         blank[at] = values
@@ -116,7 +119,7 @@ def _spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
 
     return Partials(
         keys,
-        each(put, empty(NUMPY, fields, len(keys)), statistics),
+        each(put, empty(NUMPY, partials.fields, len(keys)), partials.statistics),
         put(np.zeros(len(keys), np.int64), partials.elements),
         put(np.zeros(len(keys), bool), partials.wide),
         put(np.ones(len(keys), bool), partials.whole),

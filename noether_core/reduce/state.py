@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,28 +14,11 @@ from noether_core.errors import NoetherError
 from noether_core.reduce.partial import Newest, Partials
 
 VERSION = 1
+DAMAGE = (KeyError, IndexError, TypeError, ValueError)  # what reading a damaged state raises
 _COUNTS = ("nan", "positive", "negative", "first_nonfinite")
 
 
-class Loaded(NamedTuple):
-    """Hold what `unpack` read."""
-
-    partials: Partials
-    fields: Fields
-    reached: int | None
-    position: tuple[int, int]
-    steps: int
-    matched: list[str]
-
-
-def pack(
-    partials: Partials,
-    fields: Fields,
-    reached: int | None,
-    position: tuple[int, int],
-    steps: int,
-    matched: Sequence[str],
-) -> dict[str, Any]:
+def pack(partials: Partials) -> dict[str, Any]:
     """Return a state dict: vectors with one row per key, sums as pairs of binary64; the newest values beside them."""
     statistics = partials.statistics._asdict()
     last = partials.last
@@ -54,14 +37,10 @@ def pack(
         "last_update": np.array([last[key].update if key in last else -1 for key in partials.keys], np.int64),
         "last": {key: _plain(newest.value) for key, newest in last.items()},
         "stack": {key: _plain(np.stack(stack)) for key, stack in partials.stack.items()},
-        "reached": -1 if reached is None else reached,
-        "position": list(position),
-        "steps": steps,
-        "matched": list(matched),
     }
 
 
-def unpack(state: Any) -> Loaded:
+def unpack(state: Any) -> Partials:
     """Read a state dict.
 
     Raises:
@@ -78,13 +57,16 @@ def unpack(state: Any) -> Loaded:
         )
     try:
         return _unpack(state)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise NoetherError(
-            f"the state is incomplete or damaged ({error!r}); load what state_dict() returned"
-        ) from error
+    except DAMAGE as error:
+        raise damaged(error) from error
 
 
-def _unpack(state: Mapping[str, Any]) -> Loaded:
+def damaged(error: Exception) -> NoetherError:
+    """Return what to raise for a state that another error was found in."""
+    return NoetherError(f"the state is incomplete or damaged ({error!r}); load what state_dict() returned")
+
+
+def _unpack(state: Mapping[str, Any]) -> Partials:
     keys = [str(key) for key in state["keys"]]
     fields = Fields("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
     blank = empty(NUMPY, fields)
@@ -99,7 +81,7 @@ def _unpack(state: Mapping[str, Any]) -> Loaded:
         for name, vector in vectors.items()
     }
     last = {key: _array(state["last"][key]) for key in keys if key in state["last"]}
-    partials = Partials(
+    return Partials(
         tuple(keys),
         blank._replace(**found),
         flags["elements"].astype(np.int64),
@@ -108,15 +90,6 @@ def _unpack(state: Mapping[str, Any]) -> Loaded:
         flags["is_weighted"].astype(bool),
         {key: Newest(last[key], int(flags["last_update"][at])) for at, key in enumerate(keys) if key in last},
         {key: tuple(_array(state["stack"][key])) for key in keys if key in state["stack"]},
-    )
-    reached, (update, step) = int(state["reached"]), state["position"]
-    return Loaded(
-        partials,
-        fields,
-        None if reached < 0 else reached,
-        (int(update), int(step)),
-        int(state["steps"]),
-        list(state["matched"]),
     )
 
 
