@@ -1,6 +1,7 @@
 """Measure ours beside what people use, in one run, and write the tables and the plot to `docs/`: `python -m benchmarks`.
 
-All is float32 on the CPU; the numbers are ratios of medians over many turns, taken side by side. `--quick` takes fewer turns.
+All is float32 on the CPU; the numbers are ratios of medians over many turns, taken side by side. `--quick` takes fewer turns;
+`--before REVISION` adds what has become of the times since.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import fused
+from benchmarks import before, fused, logged, long_log, rounding
 from benchmarks.contenders import JAX, TORCH, Contender, Outputs, jax_outputs, torch_outputs
 from benchmarks.measure import ratio, side_by_side
 from benchmarks.memory import growth
@@ -29,6 +30,7 @@ from benchmarks.report import Report, plot
 
 NUM_KEYS = (1, 10, 100, 1000)
 NUM_ELEMENTS = (10**4, 10**6, 16 * 10**6)
+LISTS = "lists, stacked at the end"
 OURS = {"PyTorch": "noether_torch, hooks", "JAX": "noether_jax, hooks"}
 FRAMEWORKS: dict[str, tuple[dict[str, Callable[[Outputs], Contender]], Callable[..., Outputs]]] = {
     "PyTorch": (TORCH, torch_outputs),
@@ -41,14 +43,20 @@ def _scalars(framework: str, num_keys: int, rounds: int) -> tuple[dict[str, list
     contenders, convert = FRAMEWORKS[framework]
     outputs = convert({f"key_{at}": np.float32(at) for at in range(num_keys)})
     made = {name: make(outputs) for name, make in contenders.items()}
-    steps = side_by_side({name: lambda c=each: c.step(outputs) for name, each in made.items()}, rounds=rounds)
+    steps = side_by_side(
+        {name: lambda c=each: c.step(outputs) for name, each in made.items()},
+        rounds=rounds,
+        # ours reduces so many steps together, at the most: each turn has its share of that
+        least={OURS[framework]: min(256, 1 + 2**15 // num_keys)},
+    )
     ends: dict[str, float] = {}
     for name, contender in made.items():
         contender.finish()
         times = []
         for _ in range(3 if num_keys > 100 else 5):
-            for _ in range(100 if "lists" in name or num_keys < 1000 else 10):
+            for _ in range(100 if name in {OURS[framework], LISTS} or num_keys < 1000 else 10):
                 contender.step(outputs)
+            jax.block_until_ready(jax.live_arrays())
             started = time.perf_counter()
             contender.finish()
             times.append((time.perf_counter() - started) * 1e6)
@@ -71,7 +79,7 @@ def _array(framework: str, elements: int, rounds: int) -> dict[str, list[float]]
         add = jax.jit(jnp.sum)
         functions["float32 sum"] = lambda: add(next(turns)["field"]).block_until_ready()
     for name, make in contenders.items():
-        if "lists" in name:  # copies that are never read; their cost is memory
+        if name == LISTS:  # copies that are never read; their cost is memory
             continue
         contender = make(fields[0])
 
@@ -103,6 +111,16 @@ def _scalar_tables(report: Report, rounds: int) -> dict[str, dict[str, dict[int,
     return found
 
 
+def _logged_tables(report: Report, rounds: int) -> None:
+    for framework, hand in logged.HAND.items():
+        times = {}
+        for num_keys in NUM_KEYS:
+            with tempfile.TemporaryDirectory() as directory:
+                turns = rounds if num_keys < 1000 else max(5, rounds // 4)
+                times[num_keys] = logged.measure(framework, num_keys, Path(directory), turns)
+        report.logged(framework, times, list(hand))
+
+
 def _array_table(report: Report, rounds: int) -> None:
     for framework in OURS:
         times = {elements: _array(framework, elements, rounds) for elements in NUM_ELEMENTS}
@@ -115,6 +133,25 @@ def _fused_table(report: Report, rounds: int) -> None:
     report.fused(rows)
 
 
+def _compilation_table(report: Report) -> None:
+    from benchmarks import compilation
+
+    arrays, shape = 150, (64, 35)
+    report.compilation(arrays, shape, compilation.measure(arrays, shape))
+
+
+def _reading_table(report: Report, quick: bool) -> None:
+    from benchmarks import reading
+
+    keys, updates = 1000, 500 if quick else 10_000
+    report.reading(keys, updates, reading.measure(keys, updates))
+
+
+def _rounding_table(report: Report, quick: bool) -> None:
+    number = (10**5 if quick else 10**7) // len(rounding.KINDS)
+    report.rounding({kind: rounding.check(kind, number) for kind in rounding.KINDS})
+
+
 def _memory_table(report: Report, quick: bool) -> None:
     steps = 1000 if quick else 10_000
     rows = []
@@ -122,11 +159,13 @@ def _memory_table(report: Report, quick: bool) -> None:
         for name in FRAMEWORKS[framework][0]:
             grown, peak = growth({"PyTorch": "torch", "JAX": "jax"}[framework], name, 0, 100, steps)
             rows.append((f"{framework}: {name}", "100 scalars", steps, grown, peak))
-        for name in (ours, "lists, stacked at the end"):
+        for name in (ours, LISTS):
             count = steps if name == ours else 200  # a list of arrays would fill any memory
             grown, peak = growth({"PyTorch": "torch", "JAX": "jax"}[framework], name, 10**6, 1, count)
             rows.append((f"{framework}: {name}", "an array of 1e6", count, grown, peak))
     report.memory(rows)
+    updates, keys = 20_000 if quick else 10**6, 10
+    report.long_log(updates, keys, long_log.sizes(updates, keys))
 
 
 def _about() -> Mapping[str, str]:
@@ -144,13 +183,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
+    parser.add_argument("--before", metavar="REVISION")
     given = parser.parse_args()
     rounds = 10 if given.quick else 60
     report = Report(_about())
     per_step = _scalar_tables(report, rounds)
+    _logged_tables(report, rounds)
+    if given.before:
+        report.before(given.before, before.compare(given.before, rounds=3))
     _array_table(report, max(10, rounds // 2))
     _fused_table(report, rounds * 5)
     _memory_table(report, given.quick)
+    _compilation_table(report)
+    _reading_table(report, given.quick)
+    _rounding_table(report, given.quick)
     (given.out / "benchmarks.md").write_text(report.text(), encoding="utf-8")
     plot(per_step, given.out / "benchmarks.svg")
 

@@ -124,17 +124,17 @@ def jax_lists(outputs: Outputs) -> Contender:
     return Contender(step, finish)
 
 
-def _carried(update: Callable[[Any, Outputs], Any], start: Callable[[], Any], read: Callable[[Any], Any]) -> Contender:
+def _carried(update: Callable[[Any, Outputs], Any], blank: Any, read: Callable[[Any], Any]) -> Contender:
     """Return a pure metric in one compiled call a step, as its library's documentation recommends."""
     compiled = jax.jit(update)
-    state = [start()]
+    state = [blank]
 
     def step(outputs: Outputs) -> None:
         state[0] = compiled(state[0], outputs)
 
     def finish() -> Any:
         values = jax.device_get(read(state[0]))
-        state[0] = start()
+        state[0] = blank  # which no step has changed
         return values
 
     return Contender(step, finish)
@@ -150,7 +150,7 @@ def nnx_metrics(outputs: Outputs) -> Contender:
         merged.update(**outputs)
         return nnx.state(merged)
 
-    return _carried(update, lambda: jax.tree.map(jnp.array, blank), lambda state: nnx.merge(graph, state).compute())
+    return _carried(update, blank, lambda state: nnx.merge(graph, state).compute())
 
 
 def clu_metrics(outputs: Outputs) -> Contender:
@@ -158,7 +158,7 @@ def clu_metrics(outputs: Outputs) -> Contender:
     collection = clu.metrics.Collection.create(**{key: clu.metrics.Average.from_output(key) for key in outputs})
     return _carried(
         lambda state, outputs: state.merge(collection.single_from_model_output(**outputs)),
-        collection.empty,
+        collection.empty(),
         lambda state: state.compute(),
     )
 
@@ -169,7 +169,7 @@ def metrax_metrics(outputs: Outputs) -> Contender:
         lambda state, outputs: {
             key: state[key].merge(metrax.Average.from_model_output(value)) for key, value in outputs.items()
         },
-        lambda: {key: metrax.Average.empty() for key in outputs},
+        {key: metrax.Average.empty() for key in outputs},
         lambda state: {key: metric.compute() for key, metric in state.items()},
     )
 

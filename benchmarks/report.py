@@ -9,9 +9,15 @@ from statistics import median
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from benchmarks.measure import ratio
+from benchmarks.measure import fastest, ratio
+from benchmarks.rounding import Found
 
 Table = Mapping[str, Mapping[int, float]]
+Times = Mapping[int, Mapping[str, Sequence[float]]]  # by size, by name: those of every turn, in µs
+
+
+def _keys(sizes: Iterable[int]) -> list[str]:
+    return [f"{size:,} key{'s' * (size > 1)}" for size in sizes]
 
 
 class Report:
@@ -52,34 +58,98 @@ class Report:
             for name, times in per_step.items()
         ]
         note = "The median of a step, and in brackets how many times ours takes (the median of the turns' ratios)."
-        head = ["", *(f"{size:,} key{'s' * (size > 1)}" for size in sizes), "each further key"]
+        head = ["", *_keys(sizes), "each further key"]
         self._table(f"{framework}: a step with scalars", note, head, rows)
 
     def ends(self, framework: str, per_end: Table) -> None:
         """Add the cost of an interval's end."""
         sizes = list(next(iter(per_end.values())))
         rows = [[name, *(f"{times[size] / 1000:,.2f} ms" for size in sizes)] for name, times in per_end.items()]
-        note = "After 100 steps: everything to the host, and rounded. Ours does it in exact fractions, and logs."
-        head = ["", *(f"{size:,} key{'s' * (size > 1)}" for size in sizes)]
-        self._table(f"{framework}: an interval's end", note, head, rows)
+        note = (
+            "After 100 steps: everything to the host, and rounded. Ours rounds each mean once, and logs. (The metrics of the"
+            " other libraries had 10 steps at 1,000 keys; what they do at the end does not depend on it.)"
+        )
+        self._table(f"{framework}: an interval's end", note, ["", *_keys(sizes)], rows)
 
-    def arrays(self, framework: str, times: Mapping[int, Mapping[str, Sequence[float]]]) -> None:
+    def logged(self, framework: str, times: Times, hand: Sequence[str]) -> None:
+        """Add the cost of a step that logs; `hand` names the loops that a user would write."""
+        note = (
+            "Every update is logged: from the step's scalars, new arrays, to a line that the operating system has. In brackets"
+            " how many times the fastest of the loops by hand takes (the median of the turns' ratios)."
+        )
+        bases = {size: fastest(by, hand) for size, by in times.items()}
+        self._beside(f"{framework}: a step that logs", note, _keys(times), times, bases)
+
+    def arrays(self, framework: str, times: Times) -> None:
         """Add the cost of a step with one array."""
-        names = list(next(iter(times.values())))
-        rows = [
-            [name]
-            + [
-                f"{median(by[name]):,.0f} µs ({ratio(list(by['float32 sum']), list(by[name])):.1f} ×)"
-                for by in times.values()
-            ]
-            for name in names
-        ]
         note = (
             "In brackets how many times a plain float32 sum takes. The steps go round arrays that no cache holds together, as"
             " a training's are new at each; one that is in the cache already makes the plain sum faster, and the ratio higher."
         )
-        head = ["", *(f"{elements:,} elements" for elements in times)]
-        self._table(f"{framework}: a step with one float32 array", note, head, rows)
+        head = [f"{elements:,} elements" for elements in times]
+        bases = dict.fromkeys(times, "float32 sum")
+        self._beside(f"{framework}: a step with one float32 array", note, head, times, bases)
+
+    def _beside(self, title: str, note: str, head: Sequence[str], times: Times, bases: Mapping[int, str]) -> None:
+        """Add medians, and in brackets how many times that of the row that is a column's base."""
+        rows = [
+            [
+                name,
+                *(
+                    f"{median(by[name]):,.0f} µs ({ratio(by[bases[size]], by[name]):.1f} ×)"
+                    for size, by in times.items()
+                ),
+            ]
+            for name in next(iter(times.values()))
+        ]
+        self._table(title, note, ["", *head], rows)
+
+    def compilation(self, arrays: int, shape: Sequence[int], seconds: Mapping[str, float]) -> None:
+        """Add how long JAX's first step takes; the first row is the plain function."""
+        note = (
+            f"From the first call until the mean and the standard deviation of {arrays} arrays of {' × '.join(map(str, shape))}"
+            " are logged, nearly all of it compilation, each in a process of its own; of the plain function, until they are on"
+            " the host. In brackets how many times the plain function takes."
+        )
+        plain = next(iter(seconds.values()))
+        cells = [[way, f"{time:.2f} s ({time / plain:.1f} ×)"] for way, time in seconds.items()]
+        self._table("JAX: the first step", note, ["", "the first step"], cells)
+
+    def reading(self, keys: int, updates: int, rows: Iterable[tuple[str, float, int]]) -> None:
+        """Add what reading a large run costs: the work, its seconds, the process's greatest resident set in bytes."""
+        note = f"A run of {keys:,} keys × {updates:,} updates; each in a process of its own."
+        cells = [[work, f"{seconds:.1f} s", f"{peak / 2**20:,.0f} MiB"] for work, seconds, peak in rows]
+        self._table("Reading a run", note, ["", "time", "peak memory"], cells)
+
+    def rounding(self, rows: Mapping[str, Found]) -> None:
+        """Add how many roundings were right, and how many were left to exact fractions."""
+        note = (
+            "Sums made to be hard to round (ties and what is beside them, cancellation, the ends of float32's and float64's"
+            " range) and some as they come, rounded to float32 and float64 in vectors, beside exact integers: how many differ,"
+            " and for how many the vectors leave it to exact fractions."
+        )
+        cells = [
+            [
+                kind,
+                f"{found.cases:,}",
+                f"{found.differing}",
+                f"{found.open:,}",
+                f"{found.plain_open} of {found.plain:,}",
+            ]
+            for kind, found in rows.items()
+        ]
+        self._table("Rounding", note, ["", "cases", "differ", "left to fractions", "of those as they come"], cells)
+
+    def before(self, revision: str, rows: Mapping[str, tuple[float, float, float]]) -> None:
+        """Add what takes how many times as long as at another revision."""
+        note = (
+            f"The medians of {revision} and of this tree, in processes that took turns, and the median of the turns' ratios."
+            " An interval's end comes after 100 steps."
+        )
+        cells = [
+            [name, f"{then:,.0f} µs", f"{now:,.0f} µs", f"{times:.2f} ×"] for name, (then, now, times) in rows.items()
+        ]
+        self._table("Before and now", note, ["", "before", "now", "that is"], cells)
 
     def fused(self, rows: Mapping[int, tuple[float, float]]) -> None:
         """Add what tracking adds to a compiled training step."""
@@ -101,6 +171,13 @@ class Report:
             for name, what, steps, grown, peak in rows
         ]
         self._table("Memory", note, ["", "a step has", "steps", "growth", "peak"], cells)
+
+    def long_log(self, updates: int, keys: int, sizes: Sequence[int]) -> None:
+        """Add the memory of a process that logs every update, at equal distances; the first before any."""
+        note = f"The resident memory of a process of its own that logs {keys} keys at each of {updates:,} updates."
+        marks = [f"{updates * at // (len(sizes) - 1):,}" for at in range(len(sizes))]
+        row = [f"{size / 2**20:,.1f} MiB" for size in sizes]
+        self._table("Memory of a long log", note, ["after updates", *marks], [["PyTorch", *row]])
 
 
 def plot(per_step: Mapping[str, Table], path: Path) -> None:

@@ -1,44 +1,32 @@
-"""Drive the callbacks' hooks, in the right order, for a plain training loop.
-
-For each accumulation step: `track_after_accumulation_step`, the counter still showing what was completed before. After an
-update's last one: the counter moves; `track_after_update_step`; `after_update`; at an epoch's end, `after_epoch`; then the same
-two of the callbacks that read the log (`reads_log`), which so see what all the others logged, wherever they stand in the
-list; a flush. So one entry holds all that was logged for one update.
-"""
+"""Drive the callbacks' hooks, in the order that `noether_core.callbacks.hooks` has, for a plain training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import yaml
 
-from noether_core.callbacks import (
-    BestMetricCallback,
-    CallbackBase,
-    MetricEarlyStopCallback,
-    PeriodicCallback,
-    ProgressCallback,
-    ThroughputCallback,
+from noether_core.callbacks import CallbackBase, hooks
+from noether_core.callbacks.build import (
+    CORE_CLASSES,
+    CallbackClasses,
+    Callbacks,
+    build_callback,
+    read_callbacks,
+    refuse_epochs,
 )
 from noether_core.callbacks.record_outputs import OutputRecorder
-from noether_core.config.load import CallbackConfig, check_together, load_callbacks, parse_callback
-from noether_core.config.loop import (
-    BestMetricCallbackConfig,
-    MetricEarlyStopCallbackConfig,
-    ProgressCallbackConfig,
-    ThroughputCallbackConfig,
-)
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError, NoetherError, ScheduleError, listing
+from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.reduce.backend import Backend
-from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
+from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of
 
-Callbacks = str | Path | Sequence[CallbackConfig | Mapping[str, Any] | CallbackBase]
+_MANY = (list, tuple)  # of update outputs
 
 
 class Run:
@@ -68,12 +56,7 @@ class Run:
     """
 
     backend: ClassVar[Backend]
-    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
-        BestMetricCallbackConfig: BestMetricCallback,
-        MetricEarlyStopCallbackConfig: MetricEarlyStopCallback,
-        ProgressCallbackConfig: ProgressCallback,
-        ThroughputCallbackConfig: ThroughputCallback,
-    }
+    callback_classes: ClassVar[CallbackClasses] = CORE_CLASSES
 
     def __init__(
         self,
@@ -93,41 +76,20 @@ class Run:
             raise ScheduleError(f"Run got accumulation_steps={accumulation_steps!r}; expected an int of at least 1")
         self.accumulation_steps = accumulation_steps
         self.counter = UpdateCounter(
-            _iteration(start, "start"), _iteration(end, "end"), updates_per_epoch, effective_batch_size
+            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, effective_batch_size
         )
-        given = _configs(callbacks)
-        check_together([each for each in given if isinstance(each, CallbackConfig)])
+        given = read_callbacks(callbacks)
         self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
-        self.callbacks = [self._callback(each) for each in given]
+        self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
         self.recorder = None
         if record is not None:
             self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
             self.callbacks.append(self.recorder)
-        for callback in self.callbacks:
-            if (
-                isinstance(callback, PeriodicCallback)
-                and callback.interval.unit == "epoch"
-                and updates_per_epoch is None
-            ):
-                raise ScheduleError(
-                    f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
-                )
+        if updates_per_epoch is None:
+            refuse_epochs(self.callbacks)
         self.accumulated = 0
         self._times: dict[str, float] | None = None  # of the update under way
         self._state = "new"
-
-    def _callback(self, given: CallbackConfig | CallbackBase) -> CallbackBase:
-        if isinstance(given, CallbackBase):
-            return given
-        chosen = next(
-            (self.callback_classes[kind] for kind in type(given).__mro__ if kind in self.callback_classes), None
-        )
-        if chosen is None:
-            raise NoetherError(
-                f"Run got a {type(given).__name__}, for which it knows no callback; give the callback object itself, or one of"
-                f" {listing(sorted(kind.__name__ for kind in self.callback_classes))}"
-            )
-        return chosen(given, log_writer=self.log_writer, output_path=self.path)
 
     def __enter__(self) -> Self:
         self.start()
@@ -180,33 +142,27 @@ class Run:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
         self._refuse_unless_training()
-        many = update_outputs if isinstance(update_outputs, list | tuple) else [update_outputs]
+        many = update_outputs if isinstance(update_outputs, _MANY) else (update_outputs,)
         if times is not None:
             self._add_times(times, self.accumulated + len(many))
         for outputs in many:
-            self._accumulation_step(outputs, batch, losses)
-            self._end_update(ends_update, ends_epoch)
+            self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
 
     def count_step(self) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
         self._refuse_unless_training()
-        self._accumulation_step(None, None, None)
-        self._end_update(None, None)
-
-    def _end_update(self, ends_update: bool | None, ends_epoch: bool | None) -> None:
-        if (self.accumulated >= self.accumulation_steps) if ends_update is None else ends_update:
-            self.accumulated = 0
-            self._update(ends_epoch)
+        self._accumulation_step(None, None, None, None, None)
 
     def _refuse_unless_training(self) -> None:
         if self._state != "training":
             advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
             raise HookOrderError(f"run.step was called on a run that is {self._state}; {advice}")
-        if self._stopped_by is not None:
-            raise HookOrderError(
-                f"run.step was called at {self.counter.cur_iteration}, after {self._stopped_by} ended the training;"
-                " leave the loop when run.is_finished"
-            )
+        for callback in self.callbacks:
+            if callback.should_stop:
+                raise HookOrderError(
+                    f"run.step was called at {self.counter.cur_iteration}, after {callback} ended the training;"
+                    " leave the loop when run.is_finished"
+                )
 
     def _add_times(self, times: Mapping[str, float], steps: int) -> None:
         if steps > self.accumulation_steps:
@@ -217,76 +173,53 @@ class Run:
         before = self._times or {}
         self._times = {**before, **{name: before.get(name, 0.0) + seconds for name, seconds in times.items()}}
 
-    def _accumulation_step(self, outputs: Any, batch: Any, losses: Any) -> None:
-        if self.counter.is_finished:
+    def _accumulation_step(
+        self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
+    ) -> None:
+        step, steps, counter = self.accumulated, self.accumulation_steps, self.counter
+        if counter.is_finished:
             raise HookOrderError(
-                f"run.step was called at {self.counter.cur_iteration}, where training ends (end={self.counter.end_iteration});"
+                f"run.step was called at {counter.cur_iteration}, where training ends (end={counter.end_iteration});"
                 " leave the loop when run.is_finished, or give a later end"
             )
-        for at, callback in enumerate(self.callbacks):
-            try:
-                callback.track_after_accumulation_step(
-                    update_counter=self.counter,
-                    batch=batch,
-                    losses=losses,
-                    update_outputs=outputs,
-                    accumulation_steps=max(self.accumulation_steps, self.accumulated + 1),
-                    accumulation_step=self.accumulated,
-                )
-            except Exception:
-                for earlier in self.callbacks[:at]:
-                    earlier.undo_accumulation_step()
-                raise
-        self.accumulated += 1
+        arguments = {
+            "update_counter": counter,
+            "batch": batch,
+            "losses": losses,
+            "update_outputs": outputs,
+            "accumulation_steps": steps if step < steps else step + 1,  # an outer trainer may make more
+            "accumulation_step": step,
+        }
+        hooks.accumulation_step(self.callbacks, arguments)
+        self.accumulated = step + 1
+        if (step + 1 >= steps) if ends_update is None else ends_update:
+            self._end_update(ends_epoch)
 
-    def _update(self, ends_epoch: bool | None) -> None:
+    def _end_update(self, ends_epoch: bool | None) -> None:
         counter = self.counter
+        self.accumulated = 0
         counter.add_samples(counter.effective_batch_size)
         counter.next_update()
         ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
         if ends_epoch:
             counter.next_epoch()
         times, self._times = self._times, None
-        for callback in self.callbacks:
-            callback.track_after_update_step(update_counter=counter, times=times)
-        errors = []
-        for reads_log in (False, True):
-            errors += self._each(reads_log, lambda callback: callback.after_update(update_counter=counter))
-            if ends_epoch:
-                errors += self._each(reads_log, lambda callback: callback.after_epoch(update_counter=counter))
+        errors = hooks.end_update(self.callbacks, counter, times, ends_epoch)
         self.log_writer.flush()
         if errors:
             raise errors[0]
 
-    def _each(self, reads_log: bool, hook: Callable[[CallbackBase], None]) -> list[Exception]:
-        """Call a periodic hook of the callbacks that read the log or don't, whatever the others do; return what was raised."""
-        errors = []
-        for callback in self.callbacks:
-            if callback.reads_log is not reads_log:
-                continue
-            try:
-                hook(callback)
-            except Exception as error:
-                errors.append(error)
-        return errors
-
     @property
     def is_finished(self) -> bool:
         """Tell whether the run's end is reached, or a callback wants training to end."""
-        return self.counter.is_finished or self._stopped_by is not None
-
-    @property
-    def _stopped_by(self) -> CallbackBase | None:
-        return next((callback for callback in self.callbacks if callback.should_stop), None)
+        return self.counter.is_finished or any(callback.should_stop for callback in self.callbacks)
 
     def finish(self) -> None:
         """End training: emit the interval under way, flush and close. Leaving the `with` block does this."""
         if self._state != "training":
             return
         self._state = "finished"
-        errors = []
-        for reads_log in (False, True):
-            errors += self._each(reads_log, lambda callback: callback.after_training(update_counter=self.counter))
+        errors = hooks.end_training(self.callbacks, self.counter)
         self.log_writer.close()
         if errors:
             raise errors[0]
@@ -328,13 +261,8 @@ class Run:
             )
         for name, callback in named.items():
             callback.load_state_dict(state["callbacks"][name])
-        end = self.counter.end_iteration
-        self.counter = UpdateCounter(
-            TrainingIteration(**state["iteration"]),
-            end,
-            self.counter.updates_per_epoch,
-            self.counter.effective_batch_size,
-        )
+        start, before = TrainingIteration(**state["iteration"]), self.counter
+        self.counter = UpdateCounter(start, before.end_iteration, before.updates_per_epoch, before.effective_batch_size)
         self.log_writer.update_counter = self.counter
         self.accumulated = int(state["accumulated"])
 
@@ -343,26 +271,3 @@ class Run:
             f"{number}:{callback.callback_config.id or callback}": callback
             for number, callback in enumerate(self.callbacks)
         }
-
-
-def _iteration(given: Mapping[str, int] | TrainingIteration | None, name: str) -> TrainingIteration | None:
-    if given is None or isinstance(given, TrainingIteration):
-        return given
-    if not isinstance(given, Mapping) or len(given) != 1 or not set(given) <= set(UNITS):
-        raise ScheduleError(
-            f"Run got {name}={given!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None"
-        )
-    return TrainingIteration(**given)
-
-
-def _configs(callbacks: Callbacks) -> list[CallbackConfig | CallbackBase]:
-    if isinstance(callbacks, str | Path):
-        return list(load_callbacks(callbacks))
-    if not isinstance(callbacks, Sequence):
-        raise NoetherError(
-            f"Run got callbacks={callbacks!r:.80}; expected a YAML file, or a list of configs or callback objects"
-        )
-    return [
-        each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
-        for at, each in enumerate(callbacks)
-    ]

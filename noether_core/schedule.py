@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import total_ordering
 from itertools import count
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ Unit = Literal["epoch", "update", "sample"]
 UNITS: tuple[Unit, ...] = ("epoch", "update", "sample")
 
 
+@total_ordering
 @dataclass(frozen=True)
 class TrainingIteration:
     """Count completed epochs, updates and samples; a field that is None is not specified.
@@ -105,23 +107,11 @@ class TrainingIteration:
             )
         return [(mine[unit], others[unit]) for unit in mine]
 
-    def _compare(self, other: TrainingIteration) -> int:
+    def __lt__(self, other: TrainingIteration) -> bool:
         signs = {(a > b) - (a < b) for a, b in self._paired(other, "order")} - {0}
         if len(signs) > 1:
             raise ScheduleError(f"cannot order {self} and {other}: one field is ahead, another behind")
-        return signs.pop() if signs else 0
-
-    def __lt__(self, other: TrainingIteration) -> bool:
-        return self._compare(other) < 0
-
-    def __le__(self, other: TrainingIteration) -> bool:
-        return self._compare(other) <= 0
-
-    def __gt__(self, other: TrainingIteration) -> bool:
-        return self._compare(other) > 0
-
-    def __ge__(self, other: TrainingIteration) -> bool:
-        return self._compare(other) >= 0
+        return signs == {-1}
 
     def _combined(self, other: TrainingIteration, sign: int, operation: str) -> TrainingIteration:
         self._paired(other, operation)
@@ -133,6 +123,17 @@ class TrainingIteration:
 
     def __sub__(self, other: TrainingIteration) -> TrainingIteration:
         return self._combined(other, -1, "subtract")
+
+
+def iteration_of(given: Mapping[str, int] | TrainingIteration | None, name: str) -> TrainingIteration | None:
+    """Return the iteration that a run's argument `name` says, such as `{"update": 100}`; None if it says none."""
+    if given is None or isinstance(given, TrainingIteration):
+        return given
+    if not isinstance(given, Mapping) or len(given) != 1 or not set(given) <= set(UNITS):
+        raise ScheduleError(
+            f"Run got {name}={given!r}; expected one of {{'epoch': n}}, {{'update': n}}, {{'sample': n}}, or None"
+        )
+    return TrainingIteration(**given)
 
 
 class Counter(Protocol):
@@ -219,12 +220,13 @@ class UpdateCounter:
     @property
     def is_full_epoch(self) -> bool:
         """Tell whether the updates completed make whole epochs."""
-        return self.updates_per_epoch is not None and self.update % self.updates_per_epoch == 0
+        return self.updates_per_epoch is not None and self._update % self.updates_per_epoch == 0
 
     @property
     def is_finished(self) -> bool:
         """Tell whether the end is reached."""
-        return self.end_iteration is not None and self.update >= (self.end_iteration.update or 0)
+        end = self.end_iteration
+        return end is not None and self._update >= (end.update or 0)
 
     def next_update(self) -> None:
         """Count one update."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
 
+_MOST = 256  # key sets, or types, that are kept in mind
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -32,6 +34,11 @@ class Selection:
     @cached_property
     def _pick(self) -> Any:
         return itemgetter(*self.tracked)
+
+    @cached_property
+    def matched(self) -> frozenset[str]:
+        """Return the patterns that some key contains."""
+        return frozenset(pattern for pattern, keys in self.matches.items() if keys)
 
     def values(self, outputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values of the tracked keys."""
@@ -55,8 +62,44 @@ def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str
     return Selection((*exact, *by_pattern), tuple(dict.fromkeys(key for key in keys if key not in present)), matches)
 
 
-def is_flat(update_outputs: Mapping[str, Any]) -> bool:
-    """Tell whether no value is None or a dict."""
+class Selector:
+    """Select from the update outputs of every step; a key set is matched once, and then looked up.
+
+    Args:
+        keys: the exact keys.
+        patterns: the literal substrings.
+    """
+
+    def __init__(self, keys: Sequence[str], patterns: Sequence[str]) -> None:
+        self._keys, self._patterns = keys, patterns
+        self._selections: dict[tuple[str, ...], Selection] = {}
+        self._leaves: set[type] = set()  # what values were of that are no None and no dict
+
+    def __call__(self, update_outputs: Any) -> tuple[Mapping[str, Any], Selection]:
+        """Return the update outputs, flat, and what is tracked of them.
+
+        Raises:
+            UpdateOutputError: see `flatten`.
+        """
+        if type(update_outputs) is dict:  # a flat one of a known key set needs no other look
+            selection = self._selections.get(tuple(update_outputs))
+            if selection is not None and self._leaves.issuperset(map(type, update_outputs.values())):
+                return update_outputs, selection
+        outputs = flatten(update_outputs)
+        if outputs is update_outputs and len(self._leaves) < _MOST:
+            self._leaves.update(map(type, outputs.values()))
+        return outputs, self._select(tuple(outputs))
+
+    def _select(self, available: tuple[str, ...]) -> Selection:
+        selection = self._selections.get(available)
+        if selection is None:
+            if len(self._selections) >= _MOST:
+                self._selections.clear()
+            selection = self._selections[available] = select(self._keys, self._patterns, available)
+        return selection
+
+
+def _is_flat(update_outputs: Mapping[str, Any]) -> bool:
     kinds = set(map(type, update_outputs.values()))
     return NoneType not in kinds and not any(issubclass(kind, Mapping) for kind in kinds)
 
@@ -76,7 +119,7 @@ def flatten(update_outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         raise UpdateOutputError(
             f"update_outputs is {type(update_outputs).__name__}; expected a dict from names to scalars or arrays (or None)"
         )
-    if is_flat(update_outputs) and set(map(type, update_outputs)) <= {str}:
+    if _is_flat(update_outputs) and set(map(type, update_outputs)) <= {str}:
         return update_outputs  # as most are: the walk would cost more than all that follows
     flat: dict[str, Any] = {}
     _flatten_into(flat, update_outputs, "")
@@ -99,9 +142,8 @@ def _flatten_into(flat: dict[str, Any], outputs: Mapping[str, Any], prefix: str)
             flat[key] = value
 
 
-def missing_key_message(selection: Selection, available: Sequence[str]) -> str:
+def missing_key_message(absent: Sequence[str], available: Sequence[str]) -> str:
     """Return what to tell a user whose exact keys are not among the update outputs."""
-    absent = selection.missing
     subject = f"key {absent[0]!r} is" if len(absent) == 1 else f"keys {listing(absent)} are"
     hints = {hint for key in absent if (hint := suggest(key, available))}
     return (
@@ -113,4 +155,18 @@ def missing_key_message(selection: Selection, available: Sequence[str]) -> str:
 def require(selection: Selection, available: Sequence[str]) -> None:
     """Raise `MissingKeyError` if an exact key is absent; the message lists what was there and the closest match."""
     if selection.missing:
-        raise MissingKeyError(missing_key_message(selection, available))
+        raise MissingKeyError(missing_key_message(selection.missing, available))
+
+
+def weight_of(name: str | None, outputs: Mapping[str, Any]) -> Any:
+    """Return the update output that weighs the others; None if a config names none.
+
+    Raises:
+        MissingKeyError: if it is not there.
+    """
+    if name is not None and name not in outputs:
+        raise MissingKeyError(
+            f"the weight {name!r} is not among the update outputs, which have {listing(outputs)}.{suggest(name, outputs)}"
+            " It must be there at every step that has tracked values: correct the name, or return it"
+        )
+    return None if name is None else outputs[name]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -35,24 +37,22 @@ def _as_float(value: float | int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def sparkline(values: Sequence[float | int], width: int = 24) -> str:
+def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int = 24) -> str:
     """Return numbers as a line of bars, `·` for what is not finite; more than `width` are averaged in groups.
 
     >>> sparkline([0.0, 1.0, 2.0, float("nan"), 4.0])
     '▁▃▅·█'
     """
-    values = [_as_float(value) for value in values]
-    if len(values) > width:
-        edges = [round(i * len(values) / width) for i in range(width + 1)]
-        groups = [list(values[a:b]) for a, b in pairwise(edges)]
-        values = [
-            sum(value / len(group) for value in group) if all(map(math.isfinite, group)) else math.nan
-            for group in groups
-        ]
-    finite = [value for value in values if math.isfinite(value)]
+    is_array = isinstance(values, np.ndarray) and values.dtype != object
+    numbers = np.asarray(values if is_array else [_as_float(value) for value in values], np.float64)
+    if len(numbers) > width:
+        edges = [round(i * len(numbers) / width) for i in range(width + 1)]
+        with np.errstate(all="ignore"):  # infinities cancel to NaN, and what is not finite has no bar
+            numbers = np.array([np.add.accumulate(numbers[a:b] / (b - a))[-1] for a, b in pairwise(edges)])
+    finite = numbers[np.isfinite(numbers)].tolist()
     low, span = (min(finite) / 2, max(finite) / 2 - min(finite) / 2) if finite else (0.0, 0.0)  # halves cannot overflow
     top = len(_BARS) - 1
     return "".join(
         "·" if not math.isfinite(value) else _BARS[round((value / 2 - low) / span * top) if span else top // 2]
-        for value in values
+        for value in numbers.tolist()
     )

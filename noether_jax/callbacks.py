@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
 from noether_core import callbacks, run
-from noether_core.callbacks import CallbackBase
-from noether_core.config.load import CallbackConfig
+from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
 from noether_jax import fused
 from noether_jax.backend import BACKEND
-from noether_jax.fused import Fused, Tracked, at_path, path_to_tracked, put_tracked
+from noether_jax.fused import Fused, Tracked
 from noether_jax.output_tracker import AxisName
+from noether_jax.tracked_tree import Path, find_tracked, put_tracked
 
 Tree = TypeVar("Tree")  # a pytree that holds a Tracked
 
@@ -72,15 +72,15 @@ class Run(run.Run):
     """
 
     backend = BACKEND
-    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
-        **run.Run.callback_classes,
+    callback_classes: ClassVar[CallbackClasses] = {
+        **CORE_CLASSES,
         LearningRateCallbackConfig: LearningRateCallback,
         OnlineLossCallbackConfig: OnlineLossCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
     _fused: Fused | None = None
     _loaded = 0  # accumulation steps
-    _path: tuple[int, ...] = ()  # to the Tracked in what step gets
+    _path: Path = ()  # to the Tracked in what step gets
 
     def init(
         self, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
@@ -181,7 +181,7 @@ class Run(run.Run):
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        tracked = self._tracked_in(update_outputs)
+        tracked, self._path = find_tracked(update_outputs, self._path)
         if tracked is not None:
             self._refuse_unless_training()
             new = self._used("step", tracked).step(tracked, steps)
@@ -190,14 +190,3 @@ class Run(run.Run):
             update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch, times=times
         )
         return None
-
-    def _tracked_in(self, given: Any) -> Tracked | None:
-        """Return the `Tracked` that a pytree holds; None for update outputs, which are a dict of arrays or a list of these."""
-        if given is None or isinstance(given, list):
-            return None
-        if isinstance(given, Mapping) and not any(isinstance(value, tuple | Tracked) for value in given.values()):
-            return None
-        tracked = at_path(given, self._path)
-        if tracked is None and (path := path_to_tracked(given)) is not None:
-            self._path, tracked = path, at_path(given, path)
-        return tracked

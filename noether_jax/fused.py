@@ -20,7 +20,7 @@ import numpy as np
 from noether_core.algebra.expansion import Array
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.reduce.partial import Partial
+from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
 from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
 
@@ -49,46 +49,6 @@ class Tracked:
 
     position: Array
     windows: tuple[Window, ...] = field(default=())
-
-
-def path_to_tracked(tree: Any) -> tuple[int, ...] | None:
-    """Return the way to the first `Tracked` in a pytree, as a child's number at each level; None if there is none."""
-    if isinstance(tree, Tracked):
-        return ()
-    for number, child in enumerate(_children(tree)):
-        if (path := path_to_tracked(child)) is not None:
-            return (number, *path)
-    return None
-
-
-def at_path(tree: Any, path: tuple[int, ...]) -> Tracked | None:
-    """Return the `Tracked` at the end of a way that `path_to_tracked` returned for such a pytree; None for another's."""
-    for number in path:
-        children = _children(tree)
-        if number >= len(children):
-            return None
-        tree = children[number]
-    return tree if isinstance(tree, Tracked) else None
-
-
-def _children(tree: Any) -> list[Any]:
-    level = jax.tree_util.default_registry.flatten_one_level(tree)
-    return [] if level is None else list(level[0])
-
-
-def put_tracked(tree: Any, new: Tracked) -> Any:
-    """Return a pytree with another `Tracked` in the place of the one it has."""
-    count = sum(map(_is_tracked, jax.tree.leaves(tree, is_leaf=_is_tracked)))
-    if count != 1:
-        raise NoetherError(
-            f"run.step got a tree with {count} states of tracked update outputs; expected one: record in one place of an"
-            " optimizer, or make a run for each"
-        )
-    return jax.tree.map(lambda node: new if _is_tracked(node) else node, tree, is_leaf=_is_tracked)
-
-
-def _is_tracked(node: Any) -> bool:
-    return isinstance(node, Tracked)
 
 
 def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
@@ -147,11 +107,11 @@ class _WindowSource:
         shortest = max(1, int(interval.n * per_unit)) * self._fused.run.accumulation_steps
         return 1 + -(-(steps - 1) // shortest)
 
-    def partials(self) -> Mapping[str, Partial]:
+    def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
         window = self._fused.fetched().windows[self._number]
         if self.done >= window.rows.words.shape[0]:
-            return {}
+            return no_partials(self.tracker.fields)
         row = jax.tree.map(lambda rows: rows[self.done], window.rows)
         return self.tracker.partials(row, self._fused.decode_position)
 
@@ -192,7 +152,7 @@ class Fused:
         self._rows = [source.rows(steps_per_call) for source in self._sources]
         for callback, source in zip(callbacks, self._sources, strict=True):
             callback.note_example(example)
-            callback.source = source
+            callback.sources[1:] = [source]
         self.tracked: Tracked = jax.tree.map(jnp.asarray, self._blank())
         self._next_end = self._end()
 

@@ -1,8 +1,8 @@
-"""Give the algebra JAX's operations, in binary64 or binary32; for use where `jax.enable_x64` is on (counts are int64)."""
+"""Give the algebra JAX's operations; for use where `jax.enable_x64` is on, for counts are int64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,11 +11,11 @@ import numpy as np
 
 from noether_core.algebra.expansion import Expansion, add, normalise
 from noether_core.algebra.position import NEVER
-from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, empty, merge
+from noether_core.algebra.sums import Fields, Ops, Statistics, each, empty, merge
 
 
-class JaxOps(SlotOps):
-    """Share what does not depend on the precision."""
+class JaxOps(Ops):
+    """Share what does not depend on the precision. Single numbers have an axis of length 1 in the place of the elements."""
 
     float_dtype: Any
     int_dtype = jnp.int64
@@ -24,6 +24,9 @@ class JaxOps(SlotOps):
     isnan = staticmethod(jnp.isnan)
     isfinite = staticmethod(jnp.isfinite)
     minimum = staticmethod(jnp.minimum)
+
+    def are_finite(self, values: jax.Array) -> bool:
+        return False
 
     def where(self, condition: jax.Array, values: Any, others: Any) -> jax.Array:
         return jnp.where(condition, values, others)
@@ -35,11 +38,14 @@ class JaxOps(SlotOps):
         return jnp.where(one == one, constant, constant)
 
     def fold(self, sums: Statistics) -> Statistics:
-        if sums.first_nonfinite.shape[0] == 1:
-            return each(lambda array: array[0], sums)
-        # one loop to compile; the tree would unroll into hundreds of operations
-        arrays, form = jax.tree.flatten(sums)
+        # A reduction is one loop to compile, and what comes of it is computed once. Sums that are merged as plain arrays XLA
+        # would compute anew for each of the words that they are packed into: of 20 arrays that took 40 s to compile.
         fields = Fields(bool(sums.squares), bool(sums.minimum), bool(sums.weights))
+        rows, slots = sums.first_nonfinite.shape
+        if rows == 1:  # XLA takes away a reduction of one row
+            blank = empty(self, fields, slots, sums.first_nonfinite)
+            sums = each(lambda row, other: jnp.concatenate([row, other[None]]), sums, blank)
+        arrays, form = jax.tree.flatten(sums)
         start = [
             np.array(value, array.dtype)
             for value, array in zip(jax.tree.leaves(empty(self, fields)), arrays, strict=True)
@@ -53,22 +59,20 @@ class JaxOps(SlotOps):
         return total
 
     def total(self, values: jax.Array) -> jax.Array:
-        return jnp.sum(values).reshape(1)
+        return jnp.sum(values, -1, keepdims=True)
 
     def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.min(values).reshape(1), jnp.max(values).reshape(1)
+        return jnp.min(values, -1, keepdims=True), jnp.max(values, -1, keepdims=True)
 
     def constant(self, value: float | int, like: jax.Array) -> jax.Array:
-        return self.full((1,), value, like)
+        return self.full(like.shape, value, like)
 
     def choose(self, total: jax.Array, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
-        return jax.lax.cond(jnp.isfinite(total[0]), plain, careful)
+        return jax.lax.cond(jnp.isfinite(total).all(), plain, careful)
 
-    def concatenate(self, arrays: Sequence[jax.Array]) -> jax.Array:
-        return jnp.concatenate(list(arrays), axis=-1)
-
-    def put(self, target: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
-        return target.at[slots].set(values)
+    def as_binary64(self, sums: Statistics) -> Statistics:
+        """Return sums that are on the host as expansions of binary64."""
+        return sums
 
 
 class Binary64Ops(JaxOps):
@@ -91,44 +95,11 @@ class Binary64Ops(JaxOps):
 
     def sum(self, values: jax.Array) -> Expansion:
         if not (jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_):
-            return (jnp.sum(values, dtype=jnp.float64).reshape(1),)
+            return (jnp.sum(values, -1, dtype=jnp.float64, keepdims=True),)
         if not _is_long(values):
-            return self.widen(jnp.sum(values, dtype=jnp.int64).reshape(1))[0]
-        high, low = (self.widen(jnp.sum(half).reshape(1))[0] for half in _halves(values))
+            return self.widen(jnp.sum(values, -1, dtype=jnp.int64, keepdims=True))[0]
+        high, low = (self.widen(self.total(half))[0] for half in _halves(values))
         return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
-
-
-class Binary32Ops(JaxOps):
-    """Reduce in binary32, for a device that has no wider floats: the same bits come out, at several times the cost.
-
-    Magnitudes whose squares leave binary32's range (above 1e19, below 1e-19) are outside of what `std` and `var` hold.
-    """
-
-    parts, deep = 4, 6
-    float_dtype = jnp.float32
-
-    def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        bits = (jax.lax.bitcast_convert_type(values, jnp.int32) + 2**11) & -(2**12)
-        high = jax.lax.bitcast_convert_type(bits, jnp.float32)
-        return high, values - high
-
-    def widen(self, values: jax.Array) -> tuple[Expansion, bool]:
-        dtype = values.dtype
-        if dtype == jnp.float64:
-            parts = []
-            for _ in range(3):
-                parts.append(values.astype(jnp.float32))
-                values = values - parts[-1].astype(jnp.float64)
-            return tuple(parts), False
-        if jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize >= 4:
-            digits = [(values >> dtype.type(16 * at)) & dtype.type(0xFFFF) for at in range(dtype.itemsize // 2 - 1)]
-            digits.append(values >> dtype.type(8 * dtype.itemsize - 16))  # the leading digit has the sign
-            scaled = [digit.astype(jnp.float32) * 2.0 ** (16 * at) for at, digit in enumerate(digits)]
-            return normalise(scaled[::-1]), False
-        return (values.astype(jnp.float32),), dtype.itemsize == 1 or dtype in (jnp.float16, jnp.bfloat16)
-
-    def sum(self, values: jax.Array) -> Expansion:
-        raise NotImplementedError("without binary64 every array is merged")
 
 
 def _is_long(values: jax.Array) -> bool:
@@ -139,11 +110,3 @@ def _halves(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return 64-bit ints as int64s `high, low` with value = high * 2^32 + low."""
     low = (values & values.dtype.type(0xFFFFFFFF)).astype(jnp.int64)
     return (values >> values.dtype.type(32)).astype(jnp.int64), low
-
-
-BINARY64, BINARY32 = Binary64Ops(), Binary32Ops()
-
-
-def ops_for(platform: str) -> JaxOps:
-    """Return what reduces on a platform: TPUs and Apple's GPUs have no binary64."""
-    return BINARY32 if platform in {"tpu", "mps", "metal", "METAL"} else BINARY64

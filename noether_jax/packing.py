@@ -7,7 +7,6 @@ words, the low one first, as in a little-endian machine's memory; two parts of b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,22 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import bitcast_convert_type
 
-from noether_core.algebra.expansion import Expansion, normalise
-from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, empty
 from noether_jax.ops import JaxOps
 
-_COUNTS = 4  # nan, positive, negative and first
+_COUNTS = 4  # nan, positive, negative and first_nonfinite
 
 
-def pack(sums: Statistics, *counts: jax.Array) -> jax.Array:
+def pack(ops: JaxOps, sums: Statistics, *counts: jax.Array) -> jax.Array:
     """Return sums, and more int64 vectors, as words; to be called where x64 is on. Slots are the last axis."""
     *floats, nan, positive, negative, first = jax.tree.leaves(sums)
-    numbers = jnp.stack(floats)
-    if numbers.dtype == jnp.float64:
-        words = bitcast_convert_type(numbers, jnp.uint32)
-    else:
-        words = jnp.stack([bitcast_convert_type(numbers[at::2], jnp.uint32) for at in (0, 1)], -1)
+    slots, shared = first.shape[0], _shared(ops)
+    numbers = jnp.stack(floats).reshape(-1, shared, slots).swapaxes(1, 2)
+    words = bitcast_convert_type(numbers, jnp.uint32).reshape(-1, slots, 2)
     whole = jnp.stack([nan, positive, negative, first, *counts])
     # shifts, for a device that emulates int64 cannot see its bits
     halves = jnp.stack([(whole & 0xFFFFFFFF).astype(jnp.uint32), (whole >> 32).astype(jnp.uint32)], -1)
@@ -38,17 +33,17 @@ def pack(sums: Statistics, *counts: jax.Array) -> jax.Array:
 
 
 def unpack(ops: JaxOps, fields: Fields, words: jax.Array) -> tuple[Statistics, tuple[jax.Array, ...]]:
-    """Return the sums and the other vectors of `pack`; to be called where x64 is on."""
-    form, num_floats, rows = _form(ops, fields)
-    if ops.float_dtype == jnp.float64:
-        numbers = list(bitcast_convert_type(words[:rows], jnp.float64))
-    else:
-        pairs = bitcast_convert_type(words[:rows], jnp.float32)
-        numbers = [pairs[at // 2, :, at % 2] for at in range(num_floats)]
-    low, high = (words[rows:, :, at].astype(jnp.int64) for at in (0, 1))
-    # the high word has the sign
-    whole = list(low | (high << 32))
-    return jax.tree.unflatten(form, numbers + whole[:_COUNTS]), tuple(whole[_COUNTS:])
+    """Return the sums and the other vectors of `pack`; to be called where x64 is on.
+
+    Words of several rows, [fields, rows, slots, 2], give sums of these.
+    """
+    form, rows = _form(ops, fields)
+    shape, shared = words.shape[1:-1], _shared(ops)
+    numbers = bitcast_convert_type(words[:rows], ops.float_dtype).reshape(rows, *shape, shared)
+    floats = jnp.moveaxis(numbers, -1, 1).reshape(rows * shared, *shape)
+    low, high = (words[rows:, ..., at].astype(jnp.int64) for at in (0, 1))
+    whole = list(low | (high << 32))  # the high word has the sign
+    return jax.tree.unflatten(form, [*floats, *whole[:_COUNTS]]), tuple(whole[_COUNTS:])
 
 
 def halved(values: jax.Array) -> jax.Array:
@@ -59,10 +54,8 @@ def halved(values: jax.Array) -> jax.Array:
 def initial(ops: JaxOps, fields: Fields, slots: int, *counts: int) -> np.ndarray[Any, Any]:
     """Return the words of the sums of nothing and of other counts."""
     leaves = jax.tree.leaves(empty(ops, fields))
-    _, num_floats, rows = _form(ops, fields)
-    floats = np.array(leaves[:num_floats], ops.float_dtype)
-    words = floats.view(np.uint32).reshape(rows, 2)
-    whole = np.array([*leaves[num_floats:], *counts], np.int64).view(np.uint32).reshape(-1, 2)
+    words = np.array(leaves[:-_COUNTS], ops.float_dtype).view(np.uint32).reshape(-1, 2)
+    whole = np.array([*leaves[-_COUNTS:], *counts], np.int64).view(np.uint32).reshape(-1, 2)
     one = np.concatenate([words, whole])[:, None, :]
     return np.ascontiguousarray(np.broadcast_to(one, (len(one), slots, 2)))
 
@@ -70,42 +63,22 @@ def initial(ops: JaxOps, fields: Fields, slots: int, *counts: int) -> np.ndarray
 def from_host(
     ops: JaxOps, fields: Fields, words: np.ndarray[Any, Any]
 ) -> tuple[Statistics, list[np.ndarray[Any, Any]]]:
-    """Return the sums, as expansions of binary64, and the other vectors of words that are on the host."""
-    form, num_floats, rows = _form(ops, fields)
+    """Return the sums, as expansions of binary64, and the other vectors of words, as for `unpack`, that are on the host."""
+    form, rows = _form(ops, fields)
     words = np.ascontiguousarray(words)
-    if ops.float_dtype == jnp.float64:
-        numbers = list(words[:rows].view(np.float64)[..., 0])
-    else:
-        pairs = words[:rows].view(np.float32)
-        numbers = [pairs[at // 2, :, at % 2] for at in range(num_floats)]
+    numbers = words[:rows].view(ops.float_dtype)
+    floats = np.moveaxis(numbers, -1, 1).reshape(-1, *words.shape[1:-1])
     whole = list(words[rows:].view(np.int64)[..., 0])
-    sums: Statistics = jax.tree.unflatten(form, numbers + whole[:_COUNTS])
-    return _doubled(sums, fields) if ops.float_dtype == jnp.float32 else sums, whole[_COUNTS:]
+    sums: Statistics = jax.tree.unflatten(form, [*floats, *whole[:_COUNTS]])
+    return ops.as_binary64(sums), whole[_COUNTS:]
 
 
-def _form(ops: JaxOps, fields: Fields) -> tuple[Any, int, int]:
-    """Return the tree of the sums, how many floats a slot has, and how many fields these are."""
+def _shared(ops: JaxOps) -> int:
+    """Return how many floats share a field."""
+    return 8 // int(np.dtype(ops.float_dtype).itemsize)
+
+
+def _form(ops: JaxOps, fields: Fields) -> tuple[Any, int]:
+    """Return the tree of the sums, and how many fields its floats take."""
     leaves, form = jax.tree.flatten(empty(ops, fields))
-    num_floats = len(leaves) - _COUNTS
-    return form, num_floats, num_floats // (1 if ops.float_dtype == jnp.float64 else 2)
-
-
-def _doubled(sums: Statistics, fields: Fields) -> Statistics:
-    """Return sums whose expansions are of binary64, from ones of binary32: the same numbers in half as many parts."""
-    blanks = empty(NUMPY, fields)
-    return Statistics(
-        **{
-            name: _joined(field, len(getattr(blanks, name))) if isinstance(field, tuple) else field
-            for name, field in sums._asdict().items()
-        }
-    )
-
-
-def _joined(parts: Sequence[np.ndarray[Any, Any]], length: int) -> Expansion:
-    if not parts:
-        return ()
-    wide = [part.astype(np.float64) for part in parts]
-    with np.errstate(invalid="ignore"):
-        joined = normalise(wide)[:length]
-    is_finite = np.isfinite(wide[0])
-    return tuple(np.where(is_finite, part, wide[at] if at == 0 else 0.0) for at, part in enumerate(joined))
+    return form, (len(leaves) - _COUNTS) // _shared(ops)

@@ -1,4 +1,4 @@
-"""Reduce a step's JAX arrays: one compiled call a step, which nothing waits for, and another every 32 steps."""
+"""Reduce the steps that hooks get: one compiled call a step, which nothing waits for, and others every 32 steps."""
 
 from __future__ import annotations
 
@@ -10,30 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.algebra.lift import lift, lift_array
-from noether_core.algebra.sums import Fields, Ops, Statistics, each, empty, into_slots
-from noether_core.reduce.eager import PENDING_VALUES, Pending, ReducerState
+from noether_core.algebra.sums import Fields, Statistics
+from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
 from noether_core.reduce.layout import Layout, Step, Taken
 from noether_jax import packing
-from noether_jax.ops import JaxOps, ops_for
-
-
-def lift_step(
-    ops: Ops,
-    scalars: tuple[tuple[jax.Array, ...], ...],
-    arrays: tuple[jax.Array, ...],
-    weight: jax.Array | None,
-    position: jax.Array,
-    fields: Fields,
-) -> tuple[Statistics, tuple[jax.Array, ...]]:
-    """Return the sums of one step's values, a slot for each, group by group and array by array; and the groups' vectors."""
-    at = position.reshape(1, 1)
-    factor = None if weight is None else weight.reshape(-1)
-    rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
-    beside = None if factor is None else factor[None]
-    parts = [each(lambda array: array[0], lift(ops, row[None], at, fields, beside)) for row in rows]
-    parts += [lift_array(ops, value.reshape(-1), lambda: at, fields, factor) for value in arrays]
-    return each(lambda *arrays: jnp.concatenate(arrays), *parts), rows
+from noether_jax.binary32 import ops_for
+from noether_jax.ops import JaxOps
+from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 
 
 @partial(jax.jit, static_argnames=("ops", "keep", "fields"))
@@ -51,42 +34,38 @@ def _take(
 
     A later donation of the user's arrays leaves them whole.
     """
-    rows = tuple(jnp.stack([value.reshape(()) for value in group]) for group in scalars)
+    rows = tuple(map(stacked, scalars))
     factor = None if weight is None else weight.reshape(-1)
     kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
-    if position is None:
-        return rows, None if factor is None else jnp.copy(factor), None, kept
-    lifted, _ = lift_step(ops, (), arrays, weight, position, fields)
-    return rows, jnp.copy(factor) if factor is not None and rows else None, packing.pack(lifted), kept
+    words = None
+    if position is not None:
+        words = packing.pack(ops, lift_step_arrays(ops, arrays, factor, position, fields))
+    return rows, jnp.copy(factor) if factor is not None and rows else None, words, kept
 
 
 @partial(jax.jit, static_argnames=("ops", "num_slots", "fields"))
 def _settle(
     state: jax.Array,
-    rows: tuple[tuple[jax.Array, ...], ...],
-    weights: tuple[jax.Array, ...] | None,
-    lifted: tuple[jax.Array, ...] | None,
+    steps: tuple[tuple[Any, ...], ...],
     positions: jax.Array,
-    slots: jax.Array | None,
+    source: jax.Array | None,
     *,
     ops: JaxOps,
     num_slots: int,
     fields: Fields,
 ) -> jax.Array:
-    """Return the words of a state with steps merged in; a step whose position is below 0 is a blank."""
-    at = positions[:, None]
-    beside = None if weights is None else jnp.stack(weights)
-    parts = [lift(ops, jnp.stack(group), at, fields, beside) for group in zip(*rows, strict=True)]
-    if lifted is not None:
-        steps = jnp.stack(lifted, 1)  # fields, steps, slots and halves
-        unpacked, _ = packing.unpack(ops, fields, steps.reshape(steps.shape[0], -1, 2))
-        parts.append(each(lambda field: field.reshape(steps.shape[1:3]), unpacked))
-    # all of them joined first: one loop to compile
-    joined = each(lambda *arrays: jnp.concatenate(arrays, -1), *parts)
-    blank = each(lambda value: jnp.asarray(value), empty(ops, fields))
-    live = each(lambda field, other: ops.where(at >= 0, field, other.astype(field.dtype)), joined, blank)
-    sums, _ = packing.unpack(ops, fields, state)
-    return packing.pack(into_slots(ops, sums, ops.fold(live), slots, num_slots, fields))
+    """Return the words of a state, grown to a number of slots, with steps merged in: each has its rows, weight and words."""
+    parts = []
+    rows, weights, lifted = zip(*steps, strict=True)
+    if rows[0]:
+        groups = [jnp.stack(group) for group in zip(*rows, strict=True)]
+        beside = None if weights[0] is None else jnp.stack(weights)
+        parts.append(lift_scalars(ops, groups, beside, positions, fields))
+    if lifted[0] is not None:
+        parts.append(packing.unpack(ops, fields, jnp.stack(lifted, 1))[0])
+    more = packing.initial(ops, fields, num_slots - state.shape[1])
+    sums, _ = packing.unpack(ops, fields, jnp.concatenate([state, more], 1))
+    return packing.pack(ops, merge_rows(ops, sums, joined(parts), source, fields))
 
 
 class JaxStatistics(NamedTuple):
@@ -100,6 +79,8 @@ class JaxStatistics(NamedTuple):
 class JaxKernels:
     """Take a step in one compiled call, and reduce many of them in another.
 
+    To merge each step at once was measured: 12 µs a step more at 10 keys, 20 µs at 100.
+
     Args:
         ops: what to reduce with; None: whatever the default device has.
     """
@@ -109,11 +90,11 @@ class JaxKernels:
 
     @cached_property
     def _ops(self) -> JaxOps:
-        return self._given or ops_for(jax.default_backend())
+        return self._given or ops_for()
 
     def most_pending(self, layout: Layout) -> int:
-        """Return how many steps of a layout `settle` takes at a time; it is compiled for that many."""
-        return min(32, 1 + PENDING_VALUES // len(layout.slots))
+        """Return how many steps of a layout `settle` takes at a time, a power of two."""
+        return min(32, _power_of_two(1 + PENDING_VALUES // len(layout.slots)))
 
     def take(self, step: Step) -> tuple[Pending, Taken]:
         """Return a step stacked, its arrays lifted; and copies of its values."""
@@ -128,34 +109,45 @@ class JaxKernels:
         return Pending(rows, weight, lifted, step.position), Taken(rows, kept)
 
     def settle(self, state: ReducerState) -> JaxStatistics:
-        """Return the sums with all that is pending merged in."""
-        layout, pending = state.layout, state.pending
-        fields = layout.fields
+        """Return the sums with all that is pending merged in, by powers of two: few numbers of steps to compile for."""
+        layout, pending, num_slots = state.layout, state.pending, state.num_slots
         sums = state.sums
         if sums is None:  # an identity of the same types, so that the first call is not a compilation of its own
             ops = self._ops
-            sums = JaxStatistics(packing.initial(ops, fields, state.num_slots), ops, fields)
-        blanks = self.most_pending(layout) - len(pending)
-        steps = (*pending, *pending[:1] * blanks)
-        first = pending[0]
-        with jax.enable_x64(True):
-            packed = _settle(
-                sums.words,
-                tuple(step.rows for step in steps),
-                None if first.weight is None else tuple(step.weight for step in steps),
-                None if first.arrays is None else tuple(step.arrays for step in steps),
-                np.array([step.position for step in pending] + [-1] * blanks, np.int64),
-                None if layout.fills(state.num_slots) else layout.slots,
-                ops=sums.ops,
-                num_slots=state.num_slots,
-                fields=fields,
-            )
-        return JaxStatistics(packed, sums.ops, fields)
+            sums = JaxStatistics(packing.initial(ops, layout.fields, num_slots), ops, layout.fields)
+        source = None if layout.fills(num_slots) else source_of(layout.slots, num_slots)
+        words = sums.words
+        while pending:
+            count = _power_of_two(len(pending))
+            positions = np.array([step.position for step in pending[:count]], np.int64)
+            steps = tuple([(step.rows, step.weight, step.arrays) for step in pending[:count]])
+            with jax.enable_x64(True):
+                words = _settle(
+                    words, steps, positions, source, ops=sums.ops, num_slots=num_slots, fields=layout.fields
+                )
+            pending = pending[count:]
+        return JaxStatistics(words, sums.ops, layout.fields)
 
     def to_host(
-        self, settled: Sequence[JaxStatistics], copies: Sequence[jax.Array]
-    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays; all are fetched at once."""
-        packed, arrays = jax.device_get(([sums.words for sums in settled], list(copies)))
-        found = [packing.from_host(sums.ops, sums.fields, each)[0] for sums, each in zip(settled, packed, strict=True)]
+        self, states: Sequence[ReducerState], copies: Sequence[jax.Array]
+    ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
+        """Return the states' sums, what is pending, and some copies in NumPy; all are fetched at once."""
+        held = [(state.sums and state.sums.words, [each[:3] for each in state.pending]) for state in states]
+        hosted, arrays = jax.device_get((held, list(copies)))
+        found = []
+        for state, (words, pending) in zip(states, hosted, strict=True):
+            fields, sums = state.layout.fields, state.sums
+            rows, weights, lifted = zip(*pending, strict=True)
+            batch = Batch(
+                tuple(map(np.stack, zip(*rows, strict=True))),
+                None if weights[0] is None else np.stack(weights),
+                None if lifted[0] is None else packing.from_host(self._ops, fields, np.stack(lifted, 1))[0],
+                np.array([[step.position] for step in state.pending], np.int64),
+            )
+            found.append((sums and packing.from_host(sums.ops, fields, words)[0], batch))
         return found, [np.array(array) for array in arrays]
+
+
+def _power_of_two(number: int) -> int:
+    """Return the greatest power of two that is not greater."""
+    return 1 << (number.bit_length() - 1)

@@ -1,7 +1,8 @@
-"""Describe what is tracked inside of a compiled function, and check values against it."""
+"""Select what is tracked inside of a compiled function, and check values against it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.errors import UpdateOutputError
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight
+from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
 from noether_core.reduce import host
+from noether_core.select import Selection, flatten, require, select
 from noether_jax.backend import check_dtype
 
 
@@ -34,15 +37,71 @@ def slot_of(key: str, value: Any, order: int) -> Slot:
 
 
 def kept_form(slot: Slot) -> tuple[tuple[int, ...], Any]:
-    """Return the shape and dtype of the array that keeps a slot's newest value; see `words.halved`."""
+    """Return the shape and dtype of the array that keeps a slot's newest value; see `packing.halved`."""
     dtype = jnp.dtype(slot.dtype)
     return ((*slot.shape, 2), np.uint32) if dtype.itemsize == 8 else (slot.shape, dtype)
 
 
-def group_order(slot: Slot) -> tuple[bool, str, int]:
-    """Return what sorts slots as `lift_step` has them."""
+class Kind(NamedTuple):
+    """Say which slots are lifted together: scalars of one dtype, or arrays."""
+
+    is_weight: bool
+    is_array: bool
+    dtype: str
+
+
+def kind_of(config: TrackAdditionalOutputsCallbackConfig, slot: Slot) -> Kind:
+    """Return the kind of a slot; kinds sort as the slots of a state do."""
     is_array = prod(slot.shape) != 1
-    return is_array, "" if is_array else slot.dtype, slot.order
+    return Kind(slot.key == config.weight, is_array, "" if is_array else slot.dtype)
+
+
+def slots_of(config: TrackAdditionalOutputsCallbackConfig, example: Mapping[str, Any]) -> tuple[Slot, ...]:
+    """Return what is tracked of outputs like these, scalars of one dtype side by side, the weight last."""
+    outputs = flatten(example)
+    selection = _selected(config, outputs)
+    weight = weight_of(config, outputs) if selection.tracked else None
+    slots = []
+    for order, key in enumerate(selection.tracked):
+        slot = slot_of(key, outputs[key], order)
+        check_last(config, key, slot.shape)
+        if weight is not None and key != config.weight:
+            check_weight(config, key, slot.shape, slot_of(key, weight, 0).shape)
+        slots.append(slot)
+    return tuple(sorted(slots, key=lambda slot: (kind_of(config, slot), slot.order)))
+
+
+def present_of(
+    config: TrackAdditionalOutputsCallbackConfig, slots: tuple[Slot, ...], outputs: Mapping[str, Any]
+) -> tuple[Slot, ...]:
+    """Return the slots whose keys are there, after checking that no key is new or wrongly absent."""
+    tracked = _selected(config, outputs).tracked
+    known = {slot.key for slot in slots}
+    for key in tracked:
+        if key not in known:
+            raise UpdateOutputError(
+                f"update output {key!r} was not in the example that init got, which had {listing(sorted(known))};"
+                " give init an example with every key that ever comes"
+            )
+    return tuple(slot for slot in slots if slot.key in set(tracked))
+
+
+def _selected(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, Any]) -> Selection:
+    selection = select(config.keys or (), config.patterns or (), tuple(outputs))
+    if config.missing == "error":
+        require(selection, tuple(outputs))
+    return selection
+
+
+def weight_of(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, Any]) -> Any:
+    """Return what weighs the outputs; None if the config names nothing."""
+    name = config.weight
+    if name is not None and name not in outputs:
+        raise MissingKeyError(
+            f"the weight {name!r} is not among the update outputs, which have {listing(outputs)}."
+            f"{suggest(name, outputs)} It must be there with the tracked values: correct the name, or return it"
+        )
+    return None if name is None else outputs[name]
 
 
 def checked(key: str, value: Any) -> jax.Array:

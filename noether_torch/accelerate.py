@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noether_core.callbacks.build import Callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
-from noether_core.run import Callbacks
 from noether_torch import callbacks as torch_callbacks
 from noether_torch.checkpoint import as_arrays, as_tensors
 from noether_torch.trainer_log import TrainerLog

@@ -95,6 +95,9 @@ class _TorchOps:
             return values if condition else others
         return torch.where(condition, values, others)
 
+    def are_finite(self, values: Tensor) -> bool:
+        return values.is_cpu and bool(torch.isfinite(values).all())
+
     def split(self, values: Any) -> tuple[Any, Any]:
         if isinstance(values, float):
             parts = NUMPY.split(np.asarray(values))

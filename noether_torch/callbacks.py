@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from noether_core import callbacks, run
-from noether_core.callbacks import CallbackBase
-from noether_core.config.load import CallbackConfig
+from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_torch.backend import BACKEND
@@ -55,8 +54,8 @@ class Run(run.Run):
     """Track a PyTorch training run; see `noether_core.run.Run` for the arguments."""
 
     backend = BACKEND
-    callback_classes: ClassVar[dict[type[CallbackConfig], type[CallbackBase]]] = {
-        **run.Run.callback_classes,
+    callback_classes: ClassVar[CallbackClasses] = {
+        **CORE_CLASSES,
         LearningRateCallbackConfig: LearningRateCallback,
         OnlineLossCallbackConfig: OnlineLossCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,

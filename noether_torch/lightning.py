@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from noether_core.callbacks.build import Callbacks
 from noether_core.errors import MissingDependencyError, NoetherError
-from noether_core.run import Callbacks
 from noether_torch.callbacks import Run
 from noether_torch.checkpoint import as_arrays, as_tensors
 from noether_torch.trainer_log import TrainerLog

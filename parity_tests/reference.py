@@ -194,8 +194,9 @@ def reduced(tracker: Tracker, seen: Seen, end: int) -> Any:
             return np.asarray(odd, dtype)
         total = sum(map(Fraction, numbers), Fraction(0))
         return int(total) if is_whole else np.asarray(nearest(total, dtype), dtype)
-    if not pairs:
-        return None
+    if not pairs:  # the mean of no elements at all is NaN
+        is_empty = not any(np.size(value) for _, value, _ in seen)
+        return np.asarray(math.nan, dtype) if is_empty and not skip else None
     value = moment(tracker.reduce, pairs, dtype)
     return None if value is None else np.asarray(value, dtype)
 

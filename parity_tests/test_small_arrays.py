@@ -30,7 +30,7 @@ def test_arrays_of_many_sizes_give_the_exact_numbers(reduce: str, weight: tuple[
     shapes = [(4, 3)] * 4 if weight else [(), (2,), (3, 5), (1,), (15,), (1, 0), (700,), (2,), (3,), (1025,)]
     shapes = [
         shape for shape in shapes if reduce != "var" or shape != (1025,)
-    ]  # see `lift_array` for what that is worth
+    ]  # see `summarise` for what that is worth
     kinds = {f"{at}": (shape, DTYPES[at % len(DTYPES)]) for at, shape in enumerate([*shapes, *shapes[:5]])}
 
     def step() -> dict[str, Any]:

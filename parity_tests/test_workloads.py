@@ -90,7 +90,7 @@ def test_both_front_ends_write_what_the_training_wrote(
         assert again.read_bytes() == training.recording.read_bytes()
     series = read_run(tmp_path / "jax").series
     assert sum(len(points) for points in series.values()) >= 30
-    assert all(np.isfinite([point.value for point in points]).all() for points in series.values())
+    assert all(np.isfinite(points.value).all() for points in series.values())
 
 
 @workloads
@@ -106,7 +106,7 @@ def test_both_front_ends_agree_however_the_steps_are_split(trained: Any, tmp_pat
     assert differing_files(tmp_path / "jax", tmp_path / "torch") == ([], files)
     series, trained_series = read_run(tmp_path / "jax").series, read_run(training.path).series
     assert series.keys() == trained_series.keys()
-    assert series["loss/E1"] != trained_series["loss/E1"]
+    assert list(series["loss/E1"]) != list(trained_series["loss/E1"])
 
 
 ALL = ["mean", "sum", "min", "max", "std", "var", "count"]

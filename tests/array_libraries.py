@@ -14,10 +14,12 @@ import torch
 
 import noether_jax
 import noether_torch
-from noether_core.algebra.lift import is_small, lift, lift_array, statistics_of, summarise
+from noether_core.algebra.lift import is_small, lift, statistics_of, summarise
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, each, empty, merge
-from noether_jax.ops import Binary32Ops, Binary64Ops
+from noether_jax.binary32 import BINARY32, BINARY64
+from noether_jax.ops import JaxOps
+from noether_jax.rows import lift_step_arrays
 from noether_torch.backend import _TorchOps
 
 Host = np.ndarray[Any, Any]
@@ -63,8 +65,8 @@ JAX = noether_jax.Run.backend
 LIBRARIES = (
     Library("numpy", NUMPY, np.asarray),
     Library("torch", _TorchOps(), noether_torch.Run.backend.from_numpy, torch.inference_mode),
-    Library("jax64", Binary64Ops(), JAX.from_numpy, x64, jax.jit),
-    Library("jax32", Binary32Ops(), JAX.from_numpy, x64, jax.jit),
+    Library("jax64", BINARY64, JAX.from_numpy, x64, jax.jit),
+    Library("jax32", BINARY32, JAX.from_numpy, x64, jax.jit),
 )
 
 
@@ -79,8 +81,12 @@ def lifting(fields: Fields) -> Callable[..., Statistics]:
 @cache
 def lifting_array(fields: Fields) -> Callable[..., Statistics]:
     def lifted(ops: Any, values: Any, code: Any, *weights: Any) -> Statistics:
-        if len(values) == 0 or is_small(len(values)) or ops.parts != 2:
-            return lift_array(ops, values, lambda: code, fields, *weights)
+        if isinstance(ops, JaxOps):
+            return lift_step_arrays(ops, [values], weights[0] if weights else None, code, fields)
+        if len(values) == 0:
+            return empty(ops, fields, 1, code)
+        if is_small(len(values)):
+            return ops.fold(lift(ops, values[:, None], code, fields, *(weight[:, None] for weight in weights)))
         # as `EagerKernels` does it: single numbers may be Python's until many are stacked
         read = summarise(ops, values, lambda: code, fields, *weights)
         numbers = each(lambda part: ops.full((1,), part, values) if isinstance(part, float | int) else part, read)

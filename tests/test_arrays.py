@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from noether_core import NoetherError, RunFormatError
-from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
+from noether_core.emit.arrays import encode_arrays, read_arrays, read_headers, write_arrays
 from noether_core.emit.files import write_whole
 
 DTYPES = [
@@ -47,6 +47,7 @@ def test_an_array_comes_back_bit_by_bit(tmp_path: Path, dtype: Any, shape: tuple
     assert list(back) == ["a"]
     assert_same(back["a"], array)
     assert back["a"].flags.writeable
+    assert read_headers(path) == {"a": (array.dtype, shape)}
 
 
 @pytest.mark.parametrize(

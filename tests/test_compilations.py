@@ -52,6 +52,19 @@ def test_hooks_compile_once_for_each_key_set(tmp_path: Path, caplog: pytest.LogC
     assert later == []
 
 
+def test_an_intervals_end_is_compiled_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = {"every_n_updates": 45, "keys": ["loss"], "reduce": ["mean", "std"]}
+    with Run(tmp_path, [config]) as run:
+        with compilations(caplog) as first:
+            for number in range(45):
+                run.step(outputs(number))
+        with compilations(caplog) as later:
+            for number in range(90):
+                run.step(outputs(number))
+    assert first
+    assert later == []
+
+
 @pytest.mark.parametrize("steps_per_call", [1, 5])
 def test_a_fused_step_is_compiled_once(steps_per_call: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stacked = jax.tree.map(lambda *each: np.stack(each), *[outputs(number) for number in range(steps_per_call)])

@@ -119,10 +119,9 @@ def test_keys_or_patterns_must_name_something(empty: dict[str, Any]) -> None:
         Config(every_n_updates=1, **empty)
 
 
-def test_an_empty_pattern_is_allowed_and_an_empty_key_is_not() -> None:
+def test_an_empty_pattern_and_an_empty_key_are_allowed() -> None:
     assert Config(every_n_updates=1, patterns=[""]).patterns == [""]
-    with pytest.raises(ValidationError, match=r"keys holds an empty string.*patterns: \[''\] to track all"):
-        Config(every_n_updates=1, keys=["loss", ""])
+    assert Config(every_n_updates=1, keys=["loss", ""]).log_key("", "mean") == "/U1"
 
 
 # ---------------------------------------------------------------------- reduce

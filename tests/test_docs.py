@@ -133,7 +133,7 @@ def test_the_example_shows_what_its_page_shows(
     assert rows(text) == rows(capsys.readouterr().out) != []
     for key, points in read_run(tmp_path / "run").series.items():
         if key.startswith("loss/"):
-            assert points[-1].value < points[0].value
+            assert points.value[-1] < points.value[0]
 
 
 @pytest.mark.parametrize("name", SHOWN)

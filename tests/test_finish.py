@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from array_libraries import LIBRARIES, Library, folded, lifting, merged, row
+from array_libraries import LIBRARIES, Library, folded, lifting, merged
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import noether_jax
 import noether_torch
 from noether_core import TrackAdditionalOutputsCallbackConfig, read_run
-from noether_core.algebra.sums import Fields, Statistics, empty
-from noether_core.reduce.finish import Finished, _root, finish, nearest
-from noether_core.reduce.partial import Partial, Tally
+from noether_core.algebra.exact import nearest, root
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.sums import Fields, Statistics, each, empty
+from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.partial import Newest, Partials
 from parity_tests import reference
 
 NAN, INF = math.nan, math.inf
@@ -101,17 +103,17 @@ def test_nearest_at_the_ends_of_the_range(value: Fraction, dtype: Any, expected:
 @example(Fraction(10**40 + 1))
 @example(Fraction(1, 2**1074))
 def test_a_root_has_120_bits_and_never_looks_like_a_tie(value: Fraction) -> None:
-    root = _root(value)
-    assert abs(root**2 - value) <= value / 2**118
-    if root**2 != value:  # it ends in a one, however long: no rounding takes it for a tie
-        assert math.log2(root.numerator) > 118
+    found = root(value)
+    assert abs(found**2 - value) <= value / 2**118
+    if found**2 != value:  # it ends in a one, however long: no rounding takes it for a tie
+        assert math.log2(found.numerator) > 118
 
 
 @each_dtype
 @given(st.integers(1, 2**53 - 1))
 def test_the_root_of_a_square_is_exact(dtype: Any, number: int) -> None:
     value = Fraction(float(dtype(number)))
-    assert nearest(_root(value**2), dtype) == value
+    assert nearest(root(value**2), dtype) == value
 
 
 # ---------------------------------------------------------------------- from values to what is logged
@@ -123,7 +125,7 @@ def config(reduce: Any = EVERYTHING, **fields: Any) -> TrackAdditionalOutputsCal
     )
 
 
-def reduced(library: Library, values: Any, weights: Any = None, split: int | None = None, **given: Any) -> Finished:
+def reduced(library: Library, values: Any, weights: Any = None, split: int | None = None, **given: Any) -> Computed:
     """Return what the values of one key, one a step, give; `split`: reduced in two parts that are then merged."""
     values = np.asarray(values)
     fields = Fields(squares=True, extremes=True, weights=weights is not None)
@@ -134,18 +136,23 @@ def reduced(library: Library, values: Any, weights: Any = None, split: int | Non
     else:
         halves = (Statistics(*(cut(field, part) for field in lifted)) for part in (slice(split), slice(split, None)))
         sums = merged(library, *(folded(library, half) for half in halves))
-    is_wide = values.dtype == np.float64
-    tally = Tally(len(values), is_wide, values.dtype.kind in "iub")
-    given_config = config(weight=None if weights is None else "w", **given)
-    return finish(given_config, "x", Partial(row(sums, 0), tally), 1)
+    wanted = config(weight=None if weights is None else "w", **given)
+    return Computation(wanted).compute(partials_of(sums, values, weights is not None), 1)
+
+
+def partials_of(sums: Statistics, values: np.ndarray[Any, Any], is_weighted: bool = False, **beside: Any) -> Partials:
+    flags = (values.dtype == np.float64, values.dtype.kind in "iub", is_weighted)
+    return Partials(
+        ("x",), each(np.asarray, sums), np.array([len(values)]), *(np.array([flag]) for flag in flags), **beside
+    )
 
 
 def cut(field: Any, part: slice) -> Any:
     return tuple(array[part] for array in field) if isinstance(field, tuple) else field[part]
 
 
-def logged(result: Finished) -> dict[str, Any]:
-    return {key.split("/")[1]: value for key, value in result.scalars.items()}
+def logged(result: Computed) -> dict[str, Any]:
+    return {key.split("/")[1]: value for key, value in result.scalars("U1").items()}
 
 
 def exact(values: Any, reduction: str, weights: Any = None) -> float:
@@ -215,9 +222,9 @@ def test_sums_and_extremes_of_ints_are_exact_ints(library: Library, dtype: Any) 
     values = np.array([high, high, low, high, 1], dtype)
     result = reduced(library, values, reduce=["sum", "min", "max", "count"])
     assert logged(result) == {"sum": 3 * high + low + 1, "min": low, "max": high, "count": 5}
-    assert all(type(value) is int for value in result.scalars.values())
+    assert all(type(value) is int for value in result.scalars("U1").values())
     total = 3 * high + low + 1
-    assert result.arrays["x/sum"].dtype == (np.int64 if total < 2**63 else np.uint64 if total < 2**64 else np.float64)
+    assert result.arrays()["x/sum"].dtype == (np.int64 if total < 2**63 else np.uint64 if total < 2**64 else np.float64)
 
 
 @pytest.mark.parametrize(
@@ -253,12 +260,13 @@ def test_nothing_finite_has_no_mean_once_the_rest_is_left_out(library: Library) 
 
 
 def test_the_last_value_belongs_to_the_intervals_last_update() -> None:
-    sums = empty(LIBRARIES[0].ops, Fields())
-    partial = Partial(sums, Tally(1), np.array(2.5, np.float32), last_update=4)
-    assert finish(config("last"), "x", partial, 4).scalars == {"x/U1": 2.5}
-    assert finish(config("last"), "x", partial, 5) == Finished()
-    bad = partial._replace(last=np.array(NAN, np.float32))
-    assert finish(config("last", nonfinite="skip"), "x", bad, 4) == Finished()
+    values = np.array([2.5], np.float32)
+    partials = partials_of(empty(NUMPY, Fields(), 1), values, last={"x": Newest(values.reshape(()), 4)})
+    last = Computation(config("last"))
+    assert last.compute(partials, 4).scalars("U1") == {"x/U1": 2.5}
+    assert last.compute(partials, 5).scalars("U1") == last.compute(partials, 5).arrays() == {}
+    bad = partials._replace(last={"x": Newest(np.array(NAN, np.float32), 4)})
+    assert Computation(config("last", nonfinite="skip")).compute(bad, 4).scalars("U1") == {}
 
 
 @pytest.mark.parametrize("front_end", [noether_jax, noether_torch])
@@ -274,6 +282,6 @@ def test_a_large_array_with_nan_and_infinities_logs_what_a_small_one_does(
     entry = {"every_n_updates": 1, "keys": ["x"], "reduce": ["sum", "max", "std", "count"], "nonfinite": "skip"}
     with front_end.Run(tmp_path, [entry]) as run:
         run.step({"x": given})
-    series = {key: points[0].value for key, points in read_run(tmp_path).series.items()}
+    series = {key: points.value.tolist()[0] for key, points in read_run(tmp_path).series.items()}
     expected = {"x/sum/U1": 2.0 * (size - 3), "x/count/U1": size - 3, "x/nonfinite/U1": 3}
     assert series == (expected if size == 3 else {**expected, "x/max/U1": 2.0, "x/std/U1": 0.0})

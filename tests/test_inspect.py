@@ -4,6 +4,10 @@ import io
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,10 @@ from rich.console import Console, RenderableType
 from noether_core import LogWriter, NoetherError, UpdateCounter, load_callbacks, read_run
 from noether_core.config.load import parse_callback
 from noether_core.emit.arrays import write_arrays
+from noether_core.emit.columns import Series
 from noether_core.errors import UpdateOutputError
 from noether_core.inspect.explain import Explanation, explain, explain_together, read_outputs, render
-from noether_core.inspect.show import show_run
+from noether_core.inspect.show import _series_row, show_run
 from noether_core.parity import ulps
 from noether_core.text import inert, number, sparkline
 from noether_torch import Run
@@ -130,6 +135,35 @@ def test_a_long_series_is_averaged_in_groups() -> None:
     assert sparkline([0.0, 2.0, 3.0, 5.0, 7.0, 9.0], width=3) == sparkline([1.0, 4.0, 8.0])
     assert sparkline([*range(1000)], width=8) == BARS
     assert sparkline([0.0] * 12 + [math.nan] + [1.0] * 12, width=5) == "▁▁·██"
+
+
+def course_by_python(values: list[float], width: int = 24) -> str:
+    """Draw a sparkline without NumPy, for reference."""
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [reduce(add, (value / (b - a) for value in values[a:b])) for a, b in pairwise(edges)]
+    finite = [value for value in values if math.isfinite(value)]
+    low, span = (min(finite) / 2, max(finite) / 2 - min(finite) / 2) if finite else (0.0, 0.0)
+    return "".join(
+        "·" if not math.isfinite(value) else BARS[round((value / 2 - low) / span * 7) if span else 3]
+        for value in values
+    )
+
+
+@given(
+    st.lists(st.floats(), min_size=1, max_size=200)
+    | st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=99)
+)
+def test_arrays_and_lists_give_one_row(values: list[Any]) -> None:
+    count = np.arange(len(values))
+    typed = Series("v", count, count, count, np.array(values, np.float64 if isinstance(values[0], float) else np.int64))
+    objects = replace(typed, value=np.fromiter(values, object, len(values)))
+    known = [value for value in values if value == value]
+    extremes = (number(min(known)), number(max(known))) if known else ("", "")
+    course = course_by_python([float(value) for value in values])
+    first, last = number(values[0]), number(values[-1])
+    expected = ("v", str(len(values)), first, last, *extremes, course, f"update {len(values) - 1}")
+    assert _series_row(typed) == _series_row(objects) == expected
 
 
 # ------------------------------------------------------------------ ulps

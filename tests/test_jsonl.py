@@ -3,20 +3,143 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import uuid
+import zlib
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from noether_core import RunFormatError
-from noether_core.emit.jsonl import LineFile, decode_line, encode_line, read_lines
+from noether_core.emit.columns import Point
+from noether_core.emit.jsonl import LineFile, decode_line, encode_line, iter_lines
 
 UNITS = {"epoch": 0, "update": 3, "sample": 24}
 KEYS = st.text().filter(lambda key: key not in {*UNITS, "crc32"})
 SCALARS = st.booleans() | st.integers() | st.floats()
 SPECIAL_TEXT = {"NaN", "Infinity", "-Infinity"}
+
+
+# ------------------------------------------------------------------ the standard library's encoder, for reference
+
+
+def strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {str(name): strict(item) for name, item in value.items()}
+    return [strict(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def reference_encode(entry: dict[Any, Any]) -> bytes:
+    body = json.dumps(strict(entry), ensure_ascii=True, allow_nan=False, separators=(",", ":"))[:-1].encode("ascii")
+    return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def named(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
+    if isinstance(value, dict):
+        return {name: named(item) for name, item in value.items()}
+    return [named(item) for item in value] if isinstance(value, list) else value
+
+
+def reference_decode(line: bytes) -> Any:
+    return named({name: value for name, value in json.loads(line).items() if name != "crc32"})
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.sampled_from(
+    ["NaN", "-Infinity", "\x7f", "größe", "\ud83d", "\udc00", "🧪", "\x00\x1f\u2028/"]
+)
+ANY_FLOAT = (
+    st.floats()
+    | st.tuples(st.floats(1, 10), st.integers(-320, 308)).map(lambda pair: pair[0] * 10.0 ** pair[1])
+    | st.sampled_from(
+        [1e-4, math.nextafter(1e-4, 0), 1e16, math.nextafter(1e16, 0), -1e-5, 2.0**63, -(2.0**64), 0.0, -0.0]
+    )
+    | st.sampled_from([1125899906842624.25, 1125899906842624.75, 5e-324, 1.7976931348623157e308])
+    | st.floats().map(np.float64)
+)
+ANY_INT = st.integers() | st.sampled_from([2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**400])
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | ANY_INT | ANY_FLOAT | ANY_TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(ANY_TEXT | st.integers() | st.none(), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(ANY_TEXT, ANY_FLOAT | ANY_INT | st.booleans()) | st.dictionaries(ANY_TEXT, ANY_VALUE, max_size=5)
+)
+def test_the_bytes_are_those_of_the_standard_librarys_encoder(values: dict[str, Any]) -> None:
+    entry = {**UNITS, **values}
+    line = encode_line(entry)
+    assert line == reference_encode(entry)
+    if "crc32" not in values:
+        assert same(decode_line(line), reference_decode(line))
+
+
+@given(st.lists(ANY_FLOAT, min_size=100, max_size=1000))
+def test_so_are_those_of_many_numbers(values: list[float]) -> None:
+    entry = {f"key{at}": value for at, value in enumerate(values)}
+    assert encode_line(entry) == reference_encode(entry)
+
+
+def test_so_are_those_of_every_power_of_ten_and_of_two() -> None:
+    for power in [
+        *(10.0**exponent for exponent in range(-323, 309)),
+        *(2.0**exponent for exponent in range(-1074, 1024)),
+    ]:
+        for value in (power, math.nextafter(power, 0), math.nextafter(power, math.inf)):
+            for entry in ({"a": value}, {"a": -value}):
+                assert encode_line(entry) == reference_encode(entry)
+
+
+class Name(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "another"
+
+
+@pytest.mark.parametrize(
+    "value", [object(), b"bytes", {1}, np.zeros(2), uuid.uuid4(), datetime.now(UTC), Point(0, 1, 2, 3)]
+)
+def test_what_json_refuses_is_refused_alone_and_nested(value: Any) -> None:
+    for entry in ({"a": value}, {"a": [value]}):
+        with pytest.raises(TypeError):
+            encode_line(entry)
+    assert encode_line({Name("a"): 1}) == reference_encode({Name("a"): 1})
+
+
+@pytest.mark.parametrize(
+    "text", ["-0", "1e400", "18446744073709551616", "[-9223372036854775809, 1e30]", "[NaN]", '"\\ud800"']
+)
+def test_what_others_write_is_read_as_the_standard_library_does(text: str) -> None:
+    body = f'{{"update":1,"v":{text}'.encode()
+    line = b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+    assert same(decode_line(line), reference_decode(line))
+
+
+# ------------------------------------------------------------------ lines and files
+
+
+class Lines(NamedTuple):
+    entries: list[dict[str, Any]]
+    problems: list[str]
+
+
+def read_lines(path: Path) -> Lines:
+    problems: list[str] = []
+    return Lines(list(iter_lines(path, problems)), problems)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -118,6 +241,25 @@ def test_a_damaged_line_leaves_its_neighbours(tmp_path: Path) -> None:
     assert found.entries == [entries[0], entries[1], entries[3], entries[4]]
     offsets = [len(lines[0]), len(lines[0]) + 9 + len(lines[1]), len(lines[0]) + 9 + len(lines[1]) + 11]
     assert [problem.split(", byte ")[1].split(":")[0] for problem in found.problems] == [str(at) for at in offsets]
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.sampled_from(b"\r\n\0-M\x0b")), max_size=6))
+def test_damage_is_found_where_it_is_whatever_it_does_to_line_ends(tmp_path_factory: Any, damage: list[Any]) -> None:
+    data = bytearray(b"".join(encode_line({**UNITS, "update": update, "loss": -update / 3}) for update in range(6)))
+    for at, byte in damage:
+        data[at % len(data)] = byte
+    path = tmp_path_factory.mktemp("damage") / "1.jsonl"
+    path.write_bytes(data)
+    entries, offsets, offset = [], [], 0
+    for line in bytes(data).splitlines(keepends=True):
+        try:
+            entries.append(decode_line(line))
+        except RunFormatError:
+            offsets.append(offset)
+        offset += len(line)
+    found = read_lines(path)
+    assert found.entries == entries
+    assert [int(problem.split(", byte ")[1].split(":")[0]) for problem in found.problems] == offsets
 
 
 def test_an_empty_file_has_neither_entries_nor_problems(tmp_path: Path) -> None:

@@ -109,3 +109,12 @@ def test_a_source_without_a_learning_rate_says_what_it_could_be(source: Any, mes
 def test_a_learning_rate_has_one_place(fields: dict[str, Any], got: str, tmp_path: Path) -> None:
     with pytest.raises(NoetherError, match=got):
         noether_jax.Run(tmp_path, [entry("LearningRateCallback", **fields)])
+
+
+def test_a_learning_rate_that_never_comes_is_reported(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [entry("LearningRateCallback", 1)]) as run:
+        with pytest.warns(
+            UserWarning, match=r"a whole interval had no update outputs to read 'lr' from; give them to run"
+        ):
+            run.step(None)
+        run.step(None)  # warned about once

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noether_core import DuplicateKeyError, LogWriter, NoetherError, UpdateCounter, read_run
+from noether_core import DuplicateKeyError, LogWriter, NoetherError, RunFormatError, UpdateCounter, read_run
 from noether_core.emit.trackers import make_trackers
 from noether_core.emit.trackers.console import ConsoleTracker
 
@@ -67,6 +69,155 @@ def test_nothing_logged_writes_nothing(tmp_path: Path) -> None:
     writer.close()
     assert writer.log_entries == []
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ many at once
+
+MANY: list[dict[Any, Any]] = [
+    {},
+    {"a": 0.5, "b": 1, "c": True, "d": -math.inf},
+    {"a": np.float32(0.1), "b": np.array([2]), "c": 2**70},
+    {"new": 1.0, "known": 2.0, "other": 3.0, "flushed": 4.0, "last": 5},
+    {"update": 1.0, "a": "text", "b": 2.0},
+    {"a": 1.0, 3: 2.0, "crc32": 1, "b": None, "c": np.zeros(2), "d": 4},
+]
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+@pytest.mark.parametrize("logger", [None, logging.getLogger("loop")])
+@pytest.mark.parametrize("values", MANY, ids=repr)
+def test_many_at_once_are_as_one_by_one(
+    tmp_path: Path, values: dict[Any, Any], logger: Any, is_bound: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = []
+    for way in ("at once", "one by one"):
+        caplog.clear()
+        writer = LogWriter(tmp_path / way, update_counter=UpdateCounter())
+        source = writer.bind("me") if is_bound else writer
+        writer.add_scalar("flushed", 0.0)
+        writer.flush()
+        writer.bind("another").add_scalar("known", 0.0)
+        errors = []
+        with caplog.at_level(logging.INFO, logger="loop"):
+            if way == "at once":
+                try:
+                    source.add_scalars(values, logger, None if logger is None else ".3f")
+                except NoetherError as error:
+                    errors.append(repr(error))
+            else:
+                for key, value in values.items():
+                    try:
+                        source.add_scalar(key, value, logger, None if logger is None else ".3f")
+                    except NoetherError as error:
+                        errors.append(repr(error))
+        with pytest.raises(DuplicateKeyError) as caught:
+            writer.add_scalar("a" if "a" in writer.current_values() else "known", 0.0)
+        shown = [record.getMessage() for record in caplog.records]
+        writer.close()
+        file = (tmp_path / way / "metrics" / "1.jsonl").read_bytes()
+        found.append((file, repr(writer.log_entries), errors[:1], str(caught.value), shown))
+    assert found[0] == found[1]
+    assert bool(found[0][2]) == (values not in MANY[:3])
+
+
+def test_what_is_given_at_once_may_change_afterwards() -> None:
+    writer = LogWriter(update_counter=UpdateCounter())
+    values = {"a": 1.0}
+    writer.add_scalars(values)
+    values["a"] = 2.0
+    writer.add_scalars({"b": 2.0})
+    assert writer.current_values() == {"a": 1.0, "b": 2.0}
+    writer.flush()
+    writer.add_scalars({})
+    writer.flush()
+    assert writer.log_entries == [{"epoch": 0, "update": 0, "sample": 0, "a": 1.0, "b": 2.0}]
+
+
+def test_many_of_an_update_that_was_not_flushed_stay_with_it(tmp_path: Path) -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path, update_counter=counter)
+    for _ in range(3):
+        writer.add_scalars({"a": float(counter.update), "b": 1})
+        advance(counter)
+    assert writer.current_values() == {}
+    writer.close()
+    assert [(entry["update"], entry["a"]) for entry in read_run(tmp_path).entries] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+# ------------------------------------------------------------------ what is kept
+
+
+def log_many(writer: LogWriter, counter: UpdateCounter, updates: int) -> list[Any]:
+    odd = [0.1, math.nan, 2**70, -0.0, True, 1e-5, -math.inf, 10**16]
+    for _ in range(updates):
+        advance(counter)
+        writer.add_scalars({"loss": odd[counter.update % 8], "n": counter.update})
+        writer.flush()
+        if counter.update % 3 == 0:
+            writer.add_nonscalar("third", f"at {counter.update}")
+            writer.flush()
+    return [odd[update % 8] for update in range(1, updates + 1)]
+
+
+@pytest.mark.parametrize("updates", [1000, 1001, 2500])
+def test_with_a_run_directory_the_newest_thousand_are_kept_and_every_value_is_to_be_had(
+    tmp_path: Path, updates: int
+) -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path, update_counter=counter)
+    logged = log_many(writer, counter, updates)
+    assert [entry["update"] for entry in writer.log_entries] == [*range(updates - 999, updates + 1)]
+    for _ in range(2):  # open and closed
+        assert repr(writer.get_all_metric_values("loss")) == repr(logged)
+        assert writer.get_all_metric_values("n") == [*range(1, updates + 1)]
+        assert writer.get_all_metric_values("third") == [f"at {update}" for update in range(3, updates + 1, 3)]
+        assert writer.get_all_metric_values("absent") == []
+        writer.close()
+    assert read_run(tmp_path).entries[-1000:][-1] == writer.log_entries[-1]
+
+
+def test_without_one_all_are_kept() -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(update_counter=counter)
+    logged = log_many(writer, counter, 2500)
+    assert len(writer.log_entries) == 2500
+    assert repr(writer.get_all_metric_values("loss")) == repr(logged)
+
+
+def test_values_whose_file_is_gone_or_damaged_are_not_made_up(tmp_path: Path) -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path, update_counter=counter)
+    log_many(writer, counter, 1500)
+    file = tmp_path / "metrics" / "1.jsonl"
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RunFormatError, match=r"1\.jsonl, byte .*the values of 'loss' there are lost"):
+        writer.get_all_metric_values("loss")
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        writer.get_all_metric_values("loss")
+    writer.close()
+
+
+def test_memory_does_not_grow_with_the_updates_that_are_logged(tmp_path: Path, full: bool) -> None:
+    updates = 1_000_000 if full else 20_000
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path, update_counter=counter)
+    held = []
+    tracemalloc.start()
+    try:
+        for update in range(1, updates + 1):
+            advance(counter)
+            writer.add_scalars({f"key{at}": update / (at + 3) for at in range(10)})
+            writer.flush()
+            if update % (updates // 10) == 0:
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    writer.close()
+    assert max(held) - held[0] < 20_000  # an entry of ten numbers takes a thousand bytes
 
 
 def test_two_flushes_of_one_update_are_one_entry(tmp_path: Path) -> None:
@@ -263,30 +414,35 @@ from noether_core import LogWriter, UpdateCounter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 counter = UpdateCounter()
 writer = LogWriter(sys.argv[1], update_counter=counter)
+log = lambda value: writer.add_scalars({"loss/U1": value}) if sys.argv[2] == "at once" else writer.add_scalar("loss/U1", value)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 failures = 0
-for update in range(30):
+for update in range(1100):
     counter.next_update()
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000 if 10 <= update < 15 else hard, hard))
     try:
-        writer.add_scalar("loss/U1", update / 3)
+        log(update / 3)
         writer.flush()
     except OSError:
         failures += 1
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 writer.close()
 print(failures)
+print(writer.get_all_metric_values("loss/U1"))
 """
 
 
-def test_a_disk_that_was_full_for_a_while_tears_no_other_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["at once", "one by one"])
+def test_a_disk_that_was_full_for_a_while_tears_no_other_line(tmp_path: Path, way: str) -> None:
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), way]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert int(done.stdout) >= 1
+    failures, values = done.stdout.splitlines()
+    assert int(failures) >= 1
     run = read_run(tmp_path)
     updates = [entry["update"] for entry in run.entries]
     assert updates == sorted(set(updates))
-    assert set(range(1, 11)) | set(range(17, 31)) <= set(updates)
+    assert set(range(1, 11)) | set(range(17, 1101)) <= set(updates)
     assert all(entry["loss/U1"] == (entry["update"] - 1) / 3 for entry in run.entries)
     assert len(run.problems) <= 1
+    assert values == repr(run.series["loss/U1"].value.tolist())

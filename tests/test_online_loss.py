@@ -87,3 +87,12 @@ def test_losses_that_never_come_and_losses_that_are_no_numbers_are_reported(tmp_
         run.step({"v": 1.0})  # warned about once
         with pytest.raises(UpdateOutputError, match="'loss/online/total' is str 'low'"):
             run.step(losses="low")
+
+
+def test_a_step_without_losses_that_another_refused_leaves_the_step_before_it(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [entry("OnlineLossCallback"), TRACK]) as run:
+        run.step({"v": 1.0}, losses=torch.tensor(1.0))
+        with pytest.raises(MissingKeyError):
+            run.step({"w": 1.0})
+        run.step({"v": 1.0}, losses=torch.tensor(2.0))
+    assert points(tmp_path)["loss/online/total/U2"] == [(2, 1.5)]

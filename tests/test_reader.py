@@ -10,8 +10,8 @@ import pytest
 
 from noether_core import LogWriter, RunFormatError, TrainingIteration, UpdateCounter, read_run
 from noether_core.emit.arrays import write_arrays
+from noether_core.emit.columns import Point
 from noether_core.emit.jsonl import encode_line
-from noether_core.emit.reader import Point
 
 
 def log(path: Path, first: int, last: int, **values: Any) -> LogWriter:
@@ -33,7 +33,8 @@ def log(path: Path, first: int, last: int, **values: Any) -> LogWriter:
 def test_series_have_the_epoch_update_and_sample_of_each_value(tmp_path: Path) -> None:
     log(tmp_path, 3, 5, loss=0.5)
     series = read_run(str(tmp_path)).series
-    assert series == {"loss": [Point(0, 3, 6, 0.5), Point(1, 4, 8, 0.5), Point(1, 5, 10, 0.5)]}
+    assert list(series) == ["loss"]
+    assert list(series["loss"]) == [Point(0, 3, 6, 0.5), Point(1, 4, 8, 0.5), Point(1, 5, 10, 0.5)]
 
 
 def test_a_second_start_supersedes_from_its_first_entry_on(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-UPDATES = 2000
+UPDATES = 20_000
 
 
 def _write(path: Path) -> None:

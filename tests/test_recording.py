@@ -310,7 +310,7 @@ def test_a_name_that_no_file_holds_is_refused_at_its_step(tmp_path: Path) -> Non
 def test_without_a_recording_none_of_this_matters(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path, callbacks=LOSS) as run:
         run.step(update_outputs={"loss": 1.0, **{name: value for name, (value, _) in UNRECORDABLE.items()}})
-    assert read_run(tmp_path).series["loss/U1"][0].value == 1.0
+    assert read_run(tmp_path).series["loss/U1"].value[0] == 1.0
 
 
 # ------------------------------------------------------------------ replays that cannot be

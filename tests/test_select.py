@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether_core import MissingKeyError, NoetherError, UpdateOutputError
-from noether_core.select import flatten, require, select
+from noether_core.select import Selector, flatten, require, select
 
 AVAILABLE = ("grad/norm", "loss", "lr", "aux/loss", "Loss")
 
@@ -208,3 +208,26 @@ def test_no_outputs_at_all_are_said_to_be_none() -> None:
 
 def test_nothing_is_raised_when_nothing_is_missing() -> None:
     require(select(["loss"], ["absent"], ["loss"]), ["loss"])
+
+
+# ---------------------------------------------------------------------- step after step
+
+
+def test_a_selector_finds_what_select_does_whatever_came_before() -> None:
+    selector = Selector(["loss"], ["grad", "none"])
+    steps: list[Mapping[str, Any]] = [
+        {"loss": 1.0, "grad/a": 2},
+        {"loss": 1.0, "grad/a": {"b": 2, "c": None}},  # the same keys, and no longer flat
+        {"loss": None, "grad/a": 2},
+        MappingProxyType({"loss": 1.0, "grad/a": 2}),
+        {"grad/a": 2, "loss": 1.0},
+        {},
+    ]
+    for outputs in [*steps, *reversed(steps)]:
+        flat, selection = selector(outputs)
+        assert dict(flat) == dict(flatten(outputs))
+        assert selection == select(["loss"], ["grad", "none"], list(flat))
+        assert selection.matched == ({"grad"} if any("grad" in key for key in flat) else set())
+    assert selector(steps[0])[1] is selector(dict(steps[0]))[1]
+    with pytest.raises(UpdateOutputError, match="has the key 3"):
+        selector({"loss": 1.0, 3: 2.0})

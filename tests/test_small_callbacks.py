@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -18,6 +20,8 @@ import noether_torch
 from noether_core import (
     CallbackBase,
     ConfigFileError,
+    DuplicateKeyError,
+    HookOrderError,
     LogWriter,
     NoetherError,
     ProgressCallback,
@@ -208,3 +212,33 @@ def test_what_explain_lists_is_what_is_logged(tmp_path: Path) -> None:
         for loss in ("data", "physics")
     }
     assert set(points(tmp_path)) - {"v/U2"} == listed - {"optim/lr/data/U2", "optim/lr/physics/U2"}
+
+
+@pytest.mark.parametrize("kind", ["OnlineLossCallback", "LearningRateCallback"])
+def test_what_tracks_for_it_goes_by_its_name(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(DuplicateKeyError) as caught:
+        train(noether_torch, tmp_path, [entry(kind, verbose=True), entry(kind, id="too")])
+    assert f"logged first by {kind}(every_n_updates=2)" in str(caught.value)
+    assert {record.name for record in caplog.records if "/U2: " in record.getMessage()} == {
+        f"{kind}(every_n_updates=2)"
+    }
+    callback = getattr(noether_torch, kind)(
+        parse_callback(entry(kind)), log_writer=LogWriter(update_counter=UpdateCounter())
+    )
+    counter = UpdateCounter()
+    callback.before_training(update_counter=counter)
+    for _ in range(2):
+        counter.next_update()
+    with pytest.raises(HookOrderError, match=rf"^{kind}\(every_n_updates=2\) was at update 0 and is now at 2"):
+        callback.track_after_accumulation_step(update_counter=counter)
+
+
+def test_beside_a_compiled_step_only_tracking_callbacks_take_part_in_it(tmp_path: Path) -> None:
+    rate = {"kind": "LearningRateCallback", "every_n_updates": 1, "source": lambda update: 0.5**update}
+    with noether_jax.Run(tmp_path, [rate, TRACK, entry("OnlineLossCallback", 3)]) as run:
+        tracked = run.init({"v": jnp.float32(0), "optim/lr": jnp.float32(0)})
+        assert len(tracked.windows) == 1
+        for number in range(2):
+            tracked = run.step(run.track(tracked, {"v": jnp.float32(number), "optim/lr": jnp.float32(9)}))
+    assert points(tmp_path) == {"optim/lr/U1": [(1, 1.0), (2, 0.5)], "v/U2": [(2, 1.0)]}

@@ -15,7 +15,7 @@ import noether_torch
 from noether_core import read_run
 from noether_core.reduce.eager import PendingReducer
 from noether_jax.backend import JaxBackend
-from noether_jax.ops import BINARY32
+from noether_jax.binary32 import BINARY32
 from noether_jax.reducer import JaxKernels
 
 ALL = ["mean", "last", "sum", "min", "max", "std", "var", "count"]

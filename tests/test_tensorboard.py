@@ -197,5 +197,5 @@ Run({str(tmp_path / "tracked")!r}, callbacks=callbacks, trackers=["tensorboard"]
         "noether_core.errors.MissingDependencyError: the tensorboard tracker needs tensorboardX:"
         " pip install 'noether-callbacks[tensorboard]'"
     )
-    assert read_run(tmp_path / "plain").series["v/U1"][0].value == 1.0
+    assert read_run(tmp_path / "plain").series["v/U1"].value[0] == 1.0
     assert not (tmp_path / "tracked").exists()

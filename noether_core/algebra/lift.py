@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from noether_core.algebra.expansion import Array, Expansion, add, extended, multiply, normalise
-from noether_core.algebra.sums import Fields, Ops, Statistics, empty
+from noether_core.algebra.sums import Fields, Ops, Statistics
 
 
 def classify(ops: Ops, values: Array, weights: Array | None) -> tuple[Array, Array, Array, Array]:
@@ -40,6 +40,8 @@ def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Arr
     factor: Expansion = ()
     if weights is not None:
         factor, factor_is_short = ops.widen(weights)
+    elif ops.are_finite(high):
+        return _lift_finite(ops, wide, is_short, fields)
     used, nan, positive, negative = classify(ops, high, factor[0] if factor else None)
     factor = tuple(ops.where(used, part, 0.0) for part in factor)
     value = tuple(ops.where(used, part, 0.0) for part in wide)
@@ -70,23 +72,24 @@ def lift(ops: Ops, values: Array, positions: Array, fields: Fields, weights: Arr
     )
 
 
+def _lift_finite(ops: Ops, wide: Expansion, is_short: bool, fields: Fields) -> Statistics:
+    """Return the statistics of finite values, each alone: a third of the operations."""
+    zero, none = wide[0] * 0.0, ops.full(wide[0].shape, 0, wide[0])
+    value = extended(wide, ops.parts, zero)
+    squares: Expansion = ()
+    if fields.squares:
+        product = (wide[0] * wide[0],) if is_short else multiply(ops, wide, wide, ops.deep)
+        squares = extended(product, ops.deep, zero)
+    ends = value if fields.extremes else ()
+    return Statistics(value, squares, ends, ends, (), (), none, none, none, none + ops.never)
+
+
 _MOST_MERGED = 1024  # elements of an array; of a larger one the library's own sum takes over
 
 
 def is_small(elements: int) -> bool:
     """Tell whether an array of so many elements is merged like everything else."""
     return 0 < elements <= _MOST_MERGED
-
-
-def lift_array(
-    ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
-) -> Statistics:
-    """Return the sums of one array, as one slot, of shape [1]; see `summarise` for the rest."""
-    if values.shape[0] == 0:
-        return empty(ops, fields, 1, position())
-    if is_small(values.shape[0]) or ops.parts != 2:  # without binary64 every array is merged
-        return ops.fold(lift(ops, values[:, None], position(), fields, None if weights is None else weights[:, None]))
-    return statistics_of(ops, summarise(ops, values, position, fields, weights), fields)
 
 
 class ArraySummary(NamedTuple):
@@ -131,12 +134,13 @@ def summarise(
 
     Args:
         ops: the array library; one with binary64.
-        values: shape [elements], any real dtype.
+        values: shape [elements], any real dtype. Or [arrays, elements], if the single numbers of `ops` have the arrays as
+            their leading axis; all arrays are taken for finite, or none.
         position: makes the integer position, shape [1, 1], if it is needed.
         fields: what to carry.
         weights: shape [elements] or [1], or None; see `lift`.
     """
-    elements = values.shape[0]
+    elements = values.shape[-1]
     if weights is not None and elements:
         return _summarise_carefully(ops, values, position(), fields, weights)
     total = ops.sum(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ class NumpyOps:
     isfinite = staticmethod(np.isfinite)
     minimum = staticmethod(np.minimum)
 
+    def are_finite(self, values: np.ndarray) -> bool:
+        """Tell whether all values are finite."""
+        return bool(np.isfinite(values).all())
+
     def split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return values as the exact sums of two that have 26 bits each."""
         high = ((np.asarray(values).view(np.int64) + np.int64(2**26)) & -np.int64(2**27)).view(np.float64)
@@ -38,6 +42,16 @@ class NumpyOps:
     def full(self, shape: tuple[int, ...], value: float | int, like: Any) -> np.ndarray:
         """Return a constant array."""
         return np.full(shape, value, np.int64 if isinstance(value, int) else np.float64)
+
+    def concatenate(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Return arrays joined along their last axis."""
+        return np.concatenate(arrays, axis=-1)
+
+    def put(self, target: np.ndarray, slots: Any, values: np.ndarray) -> np.ndarray:
+        """Return a copy of `target` with `values` at `slots`."""
+        target = target.copy()
+        target[slots] = values
+        return target
 
     def fold(self, sums: Statistics) -> Statistics:
         """Return the merge over the leading axis."""

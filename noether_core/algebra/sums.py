@@ -27,6 +27,9 @@ class Ops(SplitOps, Protocol):
     def isfinite(self, values: Array, /) -> Array:
         """Tell which values are neither NaN nor infinite."""
 
+    def are_finite(self, values: Array) -> bool:
+        """Tell whether all values are known to be finite; False where a device would have to be waited for."""
+
     def minimum(self, values: Array, others: Array, /) -> Array:
         """Return the smaller of each two values."""
 
@@ -184,12 +187,14 @@ def into_slots(
     ops: SlotOps, sums: Statistics | None, total: Statistics, slots: Array | None, num_slots: int, fields: Fields
 ) -> Statistics:
     """Return `sums` (None: nothing yet), grown to `num_slots`, with `total` merged into `slots` (None: all, in order)."""
-    blank = empty(ops, fields, num_slots, total.first_nonfinite)
+    present = 0 if sums is None else sums.nan.shape[0]
+    if slots is None and present in (0, num_slots):
+        return total if sums is None else merge(ops, sums, total)
+    blank = empty(ops, fields, num_slots, total.nan)
     if slots is not None:
         total = each(lambda array, values: ops.put(array, slots, values), blank, total)
     if sums is None:
         return total
-    present = sums.first_nonfinite.shape[0]
     if present < num_slots:
         sums = each(lambda old, new: ops.concatenate([old, new[present:]]), sums, blank)
     return merge(ops, sums, total)

@@ -1,8 +1,9 @@
-"""Define the hooks that a training loop calls, in the order `noether_core.run` documents."""
+"""Define the hooks that a training loop calls, in the order that `noether_core.callbacks.hooks` has."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,9 +64,15 @@ class CallbackBase:
             setattr(self, argument, trainer_arguments.get(argument))
         self.log_writer: ScalarWriter = log_writer.bind(str(self)) if isinstance(log_writer, LogWriter) else log_writer
         self.logger = logging.getLogger(str(self))
+        self._warned: set[str] = set()
 
     def __str__(self) -> str:
         return type(self).__name__
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(f"{self}: {message}", UserWarning, stacklevel=2)
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Run once, before the first step."""

@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
-from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
+from noether_core.callbacks.derived import DerivedOutputsCallback
+from noether_core.callbacks.periodic import IntervalType
 from noether_core.config.loop import LearningRateCallbackConfig
-from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.schedule import Counter
 from noether_core.select import flatten
 
-_PREFIX = "optim/lr"
 
-
-class LearningRateCallback(TrackAdditionalOutputsCallback):
+class LearningRateCallback(DerivedOutputsCallback):
     """Log the learning rate of the interval's last update, from an update output or from an optimizer.
 
     Logs `optim/lr/{interval}`, or `optim/lr/{name}/{interval}` for each of several: a dict's names, or the parameter groups'
@@ -39,56 +36,25 @@ class LearningRateCallback(TrackAdditionalOutputsCallback):
         name: str | None = None,
         **trainer_arguments: Any,
     ) -> None:
-        self._key, self._source = callback_config.key, callback_config.source
-        tracking = TrackAdditionalOutputsCallbackConfig(
-            every_n_epochs=callback_config.every_n_epochs,
-            every_n_updates=callback_config.every_n_updates,
-            every_n_samples=callback_config.every_n_samples,
-            patterns=[_PREFIX],
-            reduce="last",
-            verbose=callback_config.verbose,
+        super().__init__(
+            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
         )
-        super().__init__(tracking, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments)
-        self.callback_config = callback_config
-        if (self._key is None) == (self._source is None):
+        self._config = callback_config
+        self._seen_at = -1
+        key, source = callback_config.key, callback_config.source
+        if (key is None) == (source is None):
             raise NoetherError(
-                f"{self} got {'neither key nor source' if self._key is None else 'both key and source'}; give one: key, the"
+                f"{self} got {'neither key nor source' if key is None else 'both key and source'}; give one: key, the"
                 " update output that holds the learning rate, or (in Python) source, an optimizer, its state or a function"
             )
-        self._seen_at = -1
 
-    def __str__(self) -> str:
-        return PeriodicCallback.__str__(self)
-
-    def track_after_accumulation_step(
-        self,
-        *,
-        update_counter: Counter,
-        update_outputs: Any = None,
-        batch: Any = None,
-        losses: Any = None,
-        accumulation_steps: int = 1,
-        accumulation_step: int = 0,
-        **_: Any,
-    ) -> None:
-        """Take the update output that holds the learning rate, if there is one to take.
-
-        Raises:
-            MissingKeyError: if the update outputs have none of that name.
-            UpdateOutputError: for a value that is no number.
-        """
-        rates = None if self._key is None or update_outputs is None else self._outputs(flatten(update_outputs))
-        super().track_after_accumulation_step(
-            update_counter=update_counter,
-            update_outputs=rates,
-            accumulation_steps=accumulation_steps,
-            accumulation_step=accumulation_step,
-        )
-
-    def _outputs(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        key = str(self._key)
+    def _derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+        key, prefix = self._config.key, self._config.prefix
+        if key is None or update_outputs is None:
+            return None
+        outputs = flatten(update_outputs)
         rates = {
-            _PREFIX + name.removeprefix(key): value
+            prefix + name.removeprefix(key): value
             for name, value in outputs.items()
             if name == key or name.startswith(key + "/")
         }
@@ -103,6 +69,12 @@ class LearningRateCallback(TrackAdditionalOutputsCallback):
         """Log the learning rate."""
         if interval_type != "eval":
             self._log_source(update_counter)
+            if self._config.key is not None and not self._tracking.has_values:
+                self._warn_once(
+                    "rates",
+                    f"a whole interval had no update outputs to read {self._config.key!r} from; give them to run.step, or read"
+                    " the learning rate from a source",
+                )
         super().periodic_callback(interval_type=interval_type, update_counter=update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
@@ -111,15 +83,16 @@ class LearningRateCallback(TrackAdditionalOutputsCallback):
         super().after_training(update_counter=update_counter)
 
     def _log_source(self, update_counter: Counter) -> None:
-        if self._source is None or self._seen_at == update_counter.update or not update_counter.update:
+        config, update = self._config, update_counter.update
+        if config.source is None or self._seen_at == update or not update:
             return
-        self._seen_at = update_counter.update
-        for name, value in read_rates(self._source, update_counter.update - 1).items():
+        self._seen_at = update
+        for name, value in read_rates(config.source, update - 1).items():
             self.log_writer.add_scalar(
-                key=f"{_PREFIX}{name and '/'}{name}/{self.interval}",
+                key=f"{config.prefix}{name and '/'}{name}/{self.interval}",
                 value=_number(name, value),
-                logger=self.logger if self.verbose else None,
-                format_str=".5g" if self.verbose else None,
+                logger=self.logger if config.verbose else None,
+                format_str=".5g" if config.verbose else None,
             )
 
     def state_dict(self) -> dict[str, Any]:

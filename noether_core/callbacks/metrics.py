@@ -52,14 +52,14 @@ class MetricCallback(PeriodicCallback):
         self._sign = -1 if callback_config.higher_is_better else 1
         self._best = math.nan  # no value yet
         self._best_at = 0
-        self._is_warned = False
+        self._is_said = False
 
     def _look(self, update_counter: Counter, min_delta: float = 0.0) -> bool | None:
         """Tell whether this update has a value of the source better than the best so far, and note it; None: it has none."""
         values = self._log.current_values()
         value = values.get(self._source)
         if not isinstance(value, bool | int | float):
-            self._warn_once(values)
+            self._say_that_it_is_absent(values)
             return None
         is_better = math.isnan(self._best) or self._sign * value < self._sign * self._best - min_delta
         if math.isnan(value) or not is_better:
@@ -67,9 +67,9 @@ class MetricCallback(PeriodicCallback):
         self._best, self._best_at = float(value), update_counter.update
         return True
 
-    def _warn_once(self, values: dict[str, Any]) -> None:
-        if not self._is_warned and math.isnan(self._best):
-            self._is_warned = True
+    def _say_that_it_is_absent(self, values: dict[str, Any]) -> None:
+        if not self._is_said and math.isnan(self._best):
+            self._is_said = True
             self.logger.warning(
                 "%s: %r is not a number that this update logged; it logged %s.%s Name a log key whole, with its interval,"
                 " and use the same interval here",

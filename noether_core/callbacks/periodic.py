@@ -37,6 +37,7 @@ class PeriodicCallback(CallbackBase):
                     " override periodic_callback or a track_* hook instead"
                 )
         self.interval = callback_config.interval
+        self._unit = self.interval.unit
         super().__init__(
             callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
         )
@@ -49,7 +50,7 @@ class PeriodicCallback(CallbackBase):
         """Do the callback's work at the end of an interval."""
 
     def _count(self, update_counter: Counter) -> int:
-        return int(getattr(update_counter, self.interval.unit))
+        return int(getattr(update_counter, self._unit))
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Note where training starts."""
@@ -61,36 +62,39 @@ class PeriodicCallback(CallbackBase):
         Raises:
             HookOrderError: if the counter passed an interval's end without the hook that announces it.
         """
+        self._refuse_missed_end(update_counter)
+
+    def _refuse_missed_end(self, update_counter: Counter) -> None:
+        if getattr(update_counter, self._unit) == self._reached:
+            return
         now = self._count(update_counter)
         if self._reached is None:
             self._reached = now
         elif self.interval.ends_between(self._reached, now):
-            hook = "after_epoch" if self.interval.unit == "epoch" else "after_update"
+            hook = "after_epoch" if self._unit == "epoch" else "after_update"
             raise HookOrderError(
-                f"{self} was at {self.interval.unit} {self._reached} and is now at {now}: an interval has ended, but"
+                f"{self} was at {self._unit} {self._reached} and is now at {now}: an interval has ended, but"
                 f" {hook} was not called for it, so two intervals would mix. Call {hook} after each"
                 f" {'epoch' if hook == 'after_epoch' else 'update'}, or before_training to start anew"
             )
 
-    def _advance(self, unit: Literal["epoch", "update", "sample"], update_counter: Counter) -> None:
-        if self.interval.unit != unit:
-            return
-        now = self._count(update_counter)
-        before = self._reached
-        if before is None:  # no hook came before: only what a single update or epoch adds can be known
-            before = now - (getattr(update_counter, "effective_batch_size", 1) if unit == "sample" else 1)
-        self._reached = now
-        if self.interval.ends_between(before, now):
-            self.periodic_callback(interval_type=unit, update_counter=update_counter)
-
     def after_update(self, *, update_counter: Counter, **_: Any) -> None:
-        """Fire the update trigger, then the sample trigger."""
-        self._advance("update", update_counter)
-        self._advance("sample", update_counter)
+        """Fire, if updates or samples are counted."""
+        if self._unit != "epoch":
+            self._advance(update_counter)
 
     def after_epoch(self, *, update_counter: Counter, **_: Any) -> None:
-        """Fire the epoch trigger."""
-        self._advance("epoch", update_counter)
+        """Fire, if epochs are counted."""
+        if self._unit == "epoch":
+            self._advance(update_counter)
+
+    def _advance(self, update_counter: Counter) -> None:
+        before, now = self._reached, self._count(update_counter)
+        if before is None:  # no hook came before: only what a single update or epoch adds can be known
+            before = now - (getattr(update_counter, "effective_batch_size", 1) if self._unit == "sample" else 1)
+        self._reached = now
+        if self.interval.ends_between(before, now):
+            self.periodic_callback(interval_type=self._unit, update_counter=update_counter)
 
     def at_eval(self, *, update_counter: Counter, **_: Any) -> None:
         """Call `periodic_callback` with the interval type `eval`."""

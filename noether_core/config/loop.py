@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictStr, field_validator
 
 from noether_core.config.base import NamedCallbackConfig, PositiveInt
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 
 
 class LoopConfig(NamedCallbackConfig):
@@ -18,10 +19,15 @@ class LoopConfig(NamedCallbackConfig):
         """Return the names it logs under."""
         return ()
 
+    def _tracking(self, prefix: str, **fields: Any) -> TrackAdditionalOutputsCallbackConfig:
+        own = self.model_dump(include={"every_n_epochs", "every_n_updates", "every_n_samples", "verbose"})
+        return TrackAdditionalOutputsCallbackConfig(patterns=[prefix], **own, **fields)
+
 
 class OnlineLossCallbackConfig(LoopConfig):
     """Log the mean of each loss over the interval, and stop at one that is not finite."""
 
+    prefix: ClassVar[str] = "loss/online"
     name: Literal["OnlineLossCallback"] = "OnlineLossCallback"
     verbose: StrictBool = False
     nonfinite: Literal["raise", "propagate", "skip"] = "raise"
@@ -29,7 +35,12 @@ class OnlineLossCallbackConfig(LoopConfig):
     @property
     def logs(self) -> tuple[str, ...]:
         """Return the names it logs under; `{name}` stands for each loss's, which is `total` for a lone number."""
-        return (f"loss/online/{{name}}/{self.interval}",)
+        return (f"{self.prefix}/{{name}}/{self.interval}",)
+
+    @property
+    def tracking(self) -> TrackAdditionalOutputsCallbackConfig:
+        """Return the config that tracks the losses, whose names begin with `prefix`."""
+        return self._tracking(self.prefix + "/", reduce="mean", nonfinite=self.nonfinite)
 
 
 class LearningRateCallbackConfig(LoopConfig):
@@ -43,6 +54,7 @@ class LearningRateCallbackConfig(LoopConfig):
             to a file.
     """
 
+    prefix: ClassVar[str] = "optim/lr"
     name: Literal["LearningRateCallback"] = "LearningRateCallback"
     key: StrictStr | None = Field(default=None, min_length=1)
     source: Any = Field(default=None, exclude=True, repr=False)
@@ -60,7 +72,12 @@ class LearningRateCallbackConfig(LoopConfig):
     @property
     def logs(self) -> tuple[str, ...]:
         """Return the names it logs under; `{name}` stands for a parameter group's, where there are several."""
-        return f"optim/lr/{self.interval}", f"optim/lr/{{name}}/{self.interval}"
+        return f"{self.prefix}/{self.interval}", f"{self.prefix}/{{name}}/{self.interval}"
+
+    @property
+    def tracking(self) -> TrackAdditionalOutputsCallbackConfig:
+        """Return the config that tracks the learning rates, whose names begin with `prefix`."""
+        return self._tracking(self.prefix, reduce="last")
 
 
 class ThroughputCallbackConfig(LoopConfig):

@@ -1,10 +1,8 @@
-"""Say what to track: the tracking callback's schema, and the YAML that holds a list of callbacks.
-
-`config_base.py` has what all callbacks' configs share, `loop_configs.py` those of the callbacks beside the tracking one.
-"""
+"""Say what to track: the tracking callback's schema, and what it asks of values."""
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from typing import Any, Literal, Self
 
@@ -17,9 +15,13 @@ from noether_core.errors import UpdateOutputError
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
 
+NOTHING_COMES_OUT = "log_output, save_output and verbose are all false, so nothing comes out; set one to true"
+
 
 class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     """Say which update outputs to track, how to reduce them, and where they go.
+
+    With `log_output`, `save_output` and `verbose` all false nothing comes out, which is warned about.
 
     Raises:
         pydantic.ValidationError: for a field that is unknown, missing or out of range.
@@ -61,13 +63,16 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     def _tracks_something(self) -> Self:
         if not self.keys and not self.patterns:
             raise ValueError("keys and patterns are both empty; name at least one exact key or one substring pattern")
-        if "" in (self.keys or []):
-            raise ValueError("keys holds an empty string; name the update output, or use patterns: [''] to track all")
-        if not self.log_output and not self.save_output:
-            raise ValueError("log_output and save_output are both false, so nothing would come out; set one to true")
         if "stack" in self.asked and not self.save_output:
             raise ValueError("reduce asks for stack, which is saved and never logged; set save_output to true")
+        if not self.gives_something:
+            warnings.warn(NOTHING_COMES_OUT, UserWarning, stacklevel=3)
         return self
+
+    @property
+    def gives_something(self) -> bool:
+        """Tell whether the values go anywhere: to the log, to a file or to `logging`."""
+        return self.log_output or self.save_output or self.verbose
 
     @property
     def asked(self) -> frozenset[Reduction]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -64,15 +65,45 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         RunFormatError: for a file that is not one, or holds a dtype unknown here.
     """
-    try:
+    with _readable(path):
         entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    return {
+        name: np.frombuffer(entry["data"], _dtype(path, name, entry["dtype"])).reshape(entry["shape"]).copy()
+        for name, entry in sorted(entries)
+    }
+
+
+class ArrayHeader(NamedTuple):
+    """Say what an array in a file is."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def read_headers(path: Path) -> dict[str, ArrayHeader]:
+    """Read what the arrays of a safetensors file are, but not the arrays.
+
+    Raises:
+        RunFormatError: for a file that is not one, or holds a dtype unknown here.
+    """
+    with _readable(path), safetensors.safe_open(str(path), framework="np") as file:
+        found = {name: file.get_slice(name) for name in sorted(file.keys())}
+        entries = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in found.items()}
+    return {name: ArrayHeader(_dtype(path, name, dtype), shape) for name, (dtype, shape) in entries.items()}
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except Exception as error:
         raise RunFormatError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
-    arrays = {}
-    for name, entry in sorted(entries):
-        if entry["dtype"] not in _DTYPES:
-            raise RunFormatError(f"{path} holds {name!r} with dtype {entry['dtype']}; known here: {', '.join(_DTYPES)}")
-        arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"]).copy()
-    return arrays
+
+
+def _dtype(path: Path, name: str, dtype: str) -> np.dtype[Any]:
+    if dtype not in _DTYPES:
+        raise RunFormatError(f"{path} holds {name!r} with dtype {dtype}; known here: {', '.join(_DTYPES)}")
+    found: np.dtype[Any] = np.dtype(_DTYPES[dtype])
+    return found

@@ -10,23 +10,53 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import orjson
 
 from noether_core.errors import RunFormatError
 
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_WIDE = 2.0**63  # from here on orjson may have made a float of an int
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
-    r"""Return an entry as one line.
+    r"""Return an entry as one line: the bytes of Python's `json`, in ASCII, without spaces.
+
+    `orjson` writes a float between 1e-4 and 1e16 as Python does; what it writes otherwise, or not at all, `json` does.
 
     >>> encode_line({"update": 3, "loss/U1": float("inf")})
     b'{"update":3,"loss/U1":"Infinity","crc32":"e842e18a"}\n'
     """
-    body = json.dumps(_strict(entry), ensure_ascii=True, allow_nan=False, separators=(",", ":"))[:-1].encode("ascii")
+    others = {
+        key: _written(value)
+        for key, value in entry.items()
+        if type(value) is not float or not (1e-4 <= value < 1e16 or -1e16 < value <= -1e-4)
+    }
+    try:
+        body = orjson.dumps({**entry, **others})[:-1]
+        is_exact = body.isascii() and b"\x7f" not in body
+    except orjson.JSONEncodeError:  # an int beyond 64 bits, half of a surrogate pair
+        is_exact = False
+    if not is_exact:
+        body = _exact(entry)[:-1].encode("ascii")
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def _written(value: Any) -> Any:
+    """Return what makes orjson write a value as `json` does."""
+    kind = type(value)
+    if kind is int or kind is bool or kind is str or value is None:
+        return value
+    if kind is float and math.isfinite(value):
+        return orjson.Fragment(repr(value))  # where they spell the exponent differently
+    return orjson.Fragment(_exact(value))
+
+
+def _exact(value: Any) -> str:
+    return json.dumps(_strict(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def _strict(value: Any) -> Any:
@@ -48,49 +78,65 @@ def decode_line(line: bytes) -> dict[str, Any]:
     body, found, tail = line.rpartition(b',"crc32":"')
     if not found or tail != b'%08x"}\n' % zlib.crc32(body):
         raise RunFormatError("the line is torn or damaged: its CRC-32 does not match")
-    entry: dict[str, Any] = json.loads(body + b"}")
-    return {name: _named(value) for name, value in entry.items()}
+    try:
+        entry = orjson.loads(body + b"}")
+        return {
+            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, is_exact=False)
+            for name, value in entry.items()
+        }
+    except (orjson.JSONDecodeError, _WideError):
+        entry = json.loads(body + b"}")
+        return {name: _named(value, is_exact=True) for name, value in entry.items()}
 
 
-def _named(value: Any) -> Any:
+class _WideError(Exception):
+    """Say that a number may have been an int beyond 64 bits."""
+
+
+def _named(value: Any, *, is_exact: bool) -> Any:
+    """Return a value with the names of floats made floats."""
     if isinstance(value, str):
         return _NAMES.get(value, value)
     if isinstance(value, dict):
-        return {name: _named(item) for name, item in value.items()}
+        return {name: _named(item, is_exact=is_exact) for name, item in value.items()}
     if isinstance(value, list):
-        return [_named(item) for item in value]
+        return [_named(item, is_exact=is_exact) for item in value]
+    if not is_exact and type(value) is float and not -_WIDE < value < _WIDE:
+        raise _WideError
     return value
 
 
-class Lines(NamedTuple):
-    """Hold the whole lines of a file, and a sentence for each that is damaged."""
+def iter_lines(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the entry of every intact line of a file, one line in memory at a time.
 
-    entries: list[dict[str, Any]]
-    problems: list[str]
+    Args:
+        path: the file; it may be written meanwhile.
+        problems: gets a sentence, with the offset, for each torn or damaged line, which is left out.
 
-
-def read_lines(path: Path) -> Lines:
-    """Read every intact line of a file; a torn or damaged one is named with its offset and left out."""
-    lines = Lines([], [])
+    Raises:
+        OSError: if the file cannot be read.
+    """
     offset = 0
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        lines.problems.append(f"{path}: {error}")
-        return lines
-    for line in content.splitlines(keepends=True):
-        try:
-            lines.entries.append(decode_line(line))
-        except RunFormatError as error:
-            lines.problems.append(f"{path}, byte {offset}: {error}")
-        offset += len(line)
-    return lines
+    with path.open("rb") as file:
+        for stretch in file:
+            for line in stretch.splitlines(keepends=True) if b"\r" in stretch else (stretch,):
+                try:
+                    yield decode_line(line)
+                except RunFormatError as error:
+                    problems.append(f"{path}, byte {offset}: {error}")
+                offset += len(line)
+            if not stretch.endswith(b"\n"):
+                return  # the end as it was then: a writer may have gone on since
 
 
 class LineFile:
     """Append lines to a new file; each is handed to the operating system whole, so a killed process loses none.
 
     The file is made at the first line: the next free number, so that no two process starts share one.
+
+    Attributes:
+        path: the file; None before the first line.
+        torn: how many of its lines were not written whole, and so are damaged.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -98,6 +144,7 @@ class LineFile:
         self._descriptor: int | None = None
         self._is_torn = False
         self.path: Path | None = None
+        self.torn = 0
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Write one entry.
@@ -113,6 +160,7 @@ class LineFile:
         written = os.write(self._descriptor, line)
         self._is_torn = written < len(line)
         if self._is_torn:
+            self.torn += 1
             raise OSError(f"wrote {written} of {len(line)} bytes to {self.path}: is the disk full?")
 
     def _open(self) -> int:

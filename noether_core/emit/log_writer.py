@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from noether_core.emit.jsonl import LineFile, encode_line
+from noether_core.emit.jsonl import LineFile, iter_lines
+from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.closing import close_feeds, warn_of_failure
 from noether_core.emit.trackers.feed import Feed
-from noether_core.errors import DuplicateKeyError, NoetherError
+from noether_core.errors import DuplicateKeyError, NoetherError, RunFormatError
 from noether_core.schedule import UNITS, Counter
 
-Scalar = float | int | bool
 CLOSING_TIME = 10.0  # seconds
+WINDOW = 1000  # entries
+_RESERVED = frozenset({*UNITS, "crc32"})
+_TEXT = frozenset({str})
 
 
 class ScalarWriter(Protocol):
@@ -29,6 +29,11 @@ class ScalarWriter(Protocol):
         self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
     ) -> None:
         """Log one number."""
+
+
+class _Part(NamedTuple):
+    source: str | None
+    values: dict[str, Any]
 
 
 class LogWriter:
@@ -41,6 +46,10 @@ class LogWriter:
             (one with a true attribute `inline`, such as the console's, is called by the caller itself). One that raises is
             warned about once and left out from then on. Entries that meet a full queue (1,000) are dropped for that
             tracker. The file has what a tracker missed, and `noether-parity export` fills it later.
+
+    Attributes:
+        log_entries: the entries that are flushed: with a run directory the newest 1,000, for the file has them all; in memory
+            only, all of them.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -58,9 +67,10 @@ class LogWriter:
         self._feeds = self._all_feeds = [Feed(tracker) for tracker in trackers]  # those fed, and those ever fed
         self._failed: list[Feed] = []
         self._is_awaited = False
-        self._pending: dict[str, Any] = {}
-        self._sources: dict[str, str | None] = {}
-        self._iteration: dict[str, int] = {}
+        self._has_all = True  # in log_entries
+        self._at: tuple[int, ...] = ()  # the update that is logged now
+        self._parts: list[_Part] = []  # what is logged for it, by who did
+        self._flushed = 0  # so many of these
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -81,7 +91,7 @@ class LogWriter:
             DuplicateKeyError: (a `KeyError`) if the key was logged for this update already; names who logged it first.
             NoetherError: if the value is no number.
         """
-        self._add(key, _plain(key, value), logger, format_str, None if logger is None else logger.name)
+        self._add(key, plain_number(key, value), logger, format_str, None if logger is None else logger.name)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a string, or a list or dict of strings and numbers, under a key, once per update.
@@ -90,48 +100,93 @@ class LogWriter:
             DuplicateKeyError: (a `KeyError`) if the key was logged for this update already.
             NoetherError: if the value is none of these.
         """
-        self._add(key, _nonscalar(key, value), None, None, None)
+        self._add(key, plain_nonscalar(key, value), None, None, None)
+
+    def add_scalars(
+        self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Log many numbers at once, as `add_scalar` on each in turn, but cheaper.
+
+        Raises:
+            DuplicateKeyError, NoetherError: the first error of `add_scalar`, after all that can be logged is.
+        """
+        self._add_all(values, logger, format_str, None if logger is None else logger.name)
+
+    def _add_all(
+        self, values: Mapping[str, Any], logger: logging.Logger | None, format_str: str | None, source: str | None
+    ) -> None:
+        self._begin()
+        if values and logger is None and self._takes_all(values):
+            self._parts.append(_Part(source, dict(values)))
+            return
+        errors = []
+        for key, value in values.items():
+            try:
+                self._add(key, plain_number(key, value), logger, format_str, source)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _takes_all(self, values: Mapping[str, Any]) -> bool:
+        return (
+            _TEXT.issuperset(map(type, values))
+            and NUMBERS.issuperset(map(type, values.values()))
+            and _RESERVED.isdisjoint(values)
+            and all(part.values.keys().isdisjoint(values) for part in self._parts)
+        )
 
     def _add(
         self, key: str, value: Any, logger: logging.Logger | None, format_str: str | None, source: str | None
     ) -> None:
-        if not isinstance(key, str) or key in {*UNITS, "crc32"}:
+        if not isinstance(key, str) or key in _RESERVED:
             raise NoetherError(
                 f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
             )
-        iteration = self._current()
-        if iteration != self._iteration:
-            if self._pending:
-                self.flush()
-            self._iteration = iteration
-            self._sources = {}
-        if key in self._sources:
-            first = self._sources[key]
-            raise DuplicateKeyError(
-                f"key {key!r} is logged twice for update {iteration['update']}; it was logged first by"
-                f" {first or 'a caller that named no logger'}: log each key once per update, under another name"
-            )
-        self._pending[key] = value
-        self._sources[key] = source
+        self._begin()
+        for part in self._parts:
+            if key in part.values:
+                raise DuplicateKeyError(
+                    f"key {key!r} is logged twice for update {self._at[1]}; it was logged first by"
+                    f" {part.source or 'a caller that named no logger'}: log each key once per update, under another name"
+                )
+        if len(self._parts) == self._flushed or self._parts[-1].source != source:
+            self._parts.append(_Part(source, {}))
+        self._parts[-1].values[key] = value
         if logger is not None:
             logger.info("%s: %s", key, format(value, format_str or ""))
 
-    def _current(self) -> dict[str, int]:
-        return {unit: int(getattr(self.update_counter, unit)) for unit in UNITS}
+    def _begin(self) -> None:
+        """Flush what is pending if the counter has moved on."""
+        counter = self.update_counter
+        if (counter.epoch, counter.update, counter.sample) != self._at:
+            self.flush()
+            self._at = int(counter.epoch), int(counter.update), int(counter.sample)
+            self._parts, self._flushed = [], 0
 
     def flush(self) -> None:
-        """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
-        if not self._pending:
+        """Write what was logged since the last flush. A second flush for one update adds to that update's entry.
+
+        Raises:
+            OSError: if the file does not take it; it is then written by the next flush.
+        """
+        pending = self._parts[self._flushed :]
+        if not pending:
             return
-        entry = {**self._iteration, **self._pending}
-        last = self.log_entries[-1] if self.log_entries else {}
-        if {unit: last.get(unit) for unit in UNITS} == self._iteration:
-            last.update(entry)
-        else:
-            self.log_entries.append(dict(entry))
+        epoch, update, sample = self._at
+        entry = {"epoch": epoch, "update": update, "sample": sample}
+        for part in pending:
+            entry.update(part.values)
         if self._lines is not None:
-            self._lines.append(entry)  # what a full disk refuses stays pending, for the next flush
-        self._pending = {}
+            self._lines.append(entry)
+        if self._flushed and self.log_entries:
+            self.log_entries[-1].update(entry)
+        else:
+            self.log_entries.append(entry)
+            if self._lines is not None and len(self.log_entries) > WINDOW:
+                del self.log_entries[0]
+                self._has_all = False
+        self._flushed = len(self._parts)
         self._feed(entry)
 
     def _feed(self, entry: dict[str, Any]) -> None:
@@ -158,15 +213,25 @@ class LogWriter:
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows, flushed or not."""
-        iteration = self._current()
-        last = self.log_entries[-1] if self.log_entries else {}
-        flushed = last if {unit: last.get(unit) for unit in UNITS} == iteration else {}
-        pending = self._pending if self._iteration == iteration else {}
-        return {key: value for key, value in {**flushed, **pending}.items() if key not in UNITS}
+        counter = self.update_counter
+        parts = self._parts if (counter.epoch, counter.update, counter.sample) == self._at else []
+        return {key: value for part in parts for key, value in part.values.items()}
 
     def get_all_metric_values(self, key: str) -> list[Any]:
-        """Return every value flushed under a key, in order."""
-        return [entry[key] for entry in self.log_entries if key in entry]
+        """Return every value flushed under a key, in order; what `log_entries` no longer has is read from the file.
+
+        Raises:
+            OSError, RunFormatError: if the file is gone or damaged.
+        """
+        if self._has_all:
+            return [entry[key] for entry in self.log_entries if key in entry]
+        assert self._lines is not None
+        assert self._lines.path is not None
+        problems: list[str] = []
+        values = [entry[key] for entry in iter_lines(self._lines.path, problems) if key in entry]
+        if len(problems) > self._lines.torn:
+            raise RunFormatError(f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run")
+        return values
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Flush, and close the file and the trackers.
@@ -200,35 +265,18 @@ class BoundLogWriter:
         self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
     ) -> None:
         """Log one number; see `LogWriter.add_scalar`."""
-        self._writer._add(key, _plain(key, value), logger, format_str, self._source)
+        self._writer._add(key, plain_number(key, value), logger, format_str, self._source)
+
+    def add_scalars(
+        self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Log many numbers at once; see `LogWriter.add_scalars`."""
+        self._writer._add_all(values, logger, format_str, self._source)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a value that is no number; see `LogWriter.add_nonscalar`."""
-        self._writer._add(key, _nonscalar(key, value), None, None, self._source)
+        self._writer._add(key, plain_nonscalar(key, value), None, None, self._source)
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows; see `LogWriter.current_values`."""
         return self._writer.current_values()
-
-
-def _plain(key: str, value: Any) -> Scalar:
-    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "biuf":
-        value = value.item()
-    if not isinstance(value, bool | int | float):
-        raise NoetherError(
-            f"add_scalar got {type(value).__name__} for key {key!r}; expected a Python or NumPy number (a device array is"
-            " converted by float(...); text goes to add_nonscalar)"
-        )
-    return value
-
-
-def _nonscalar(key: str, value: Any) -> Any:
-    """Return a copy of a value that a line can hold."""
-    try:
-        encode_line({key: value})
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NoetherError(
-            f"add_nonscalar got {type(value).__name__} for key {key!r}, which JSON cannot hold ({error}); expected a string, or"
-            " a list or dict of strings and plain numbers"
-        ) from error
-    return copy.deepcopy(value)

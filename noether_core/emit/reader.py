@@ -1,28 +1,20 @@
-"""Read a run directory back: series per key, arrays on demand. It may be read while the run still writes."""
+"""Read a run directory back: columns per key, arrays on demand. It may be read while the run still writes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from noether_core.emit.arrays import read_arrays
-from noether_core.emit.jsonl import read_lines
-from noether_core.errors import RunFormatError, ScheduleError
+from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
+from noether_core.emit.columns import Series, Table, TableBuilder
+from noether_core.emit.jsonl import iter_lines
+from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
-
-
-@dataclass(frozen=True)
-class Point:
-    """Hold one value of a series, with the epoch, update and sample it was logged at."""
-
-    epoch: int
-    update: int
-    sample: int
-    value: Any
 
 
 @dataclass(frozen=True)
@@ -43,33 +35,61 @@ class ArrayFile:
         """Return the arrays by name."""
         return read_arrays(self.path)
 
+    def headers(self) -> dict[str, ArrayHeader]:
+        """Return the arrays' dtypes and shapes by name, without loading them."""
+        return read_headers(self.path)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class RunReader:
     """Hold what a run directory gives back.
 
     Attributes:
         path: the run directory.
-        entries: the log entries by update, each update once: the newest process start wins from its first entry on.
+        table: the log entries as columns, each update once: the newest process start wins from its first entry on.
         problems: a sentence for each line that is torn or damaged; empty for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
     """
 
     path: Path
-    entries: list[dict[str, Any]]
+    table: Table
     problems: list[str]
     superseded: int
 
     @property
-    def series(self) -> Mapping[str, list[Point]]:
-        """Return each logged key's points, in the order of the updates."""
-        series: dict[str, list[Point]] = {}
-        for entry in self.entries:
-            at = {unit: entry[unit] for unit in UNITS}
-            for key, value in entry.items():
-                if key not in UNITS:
-                    series.setdefault(key, []).append(Point(**at, value=value))
-        return series
+    def series(self) -> Mapping[str, Series]:
+        """Return what was logged under each key, as arrays; the keys in the order first logged."""
+        return self.table.series
+
+    @cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """Return the log entries by update as dicts, made at the first access: for large runs prefer `iter_entries`."""
+        return list(self.iter_entries())
+
+    def iter_entries(self) -> Iterator[dict[str, Any]]:
+        """Yield the log entries by update as dicts, one at a time."""
+        return self.table.iter_entries()
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame: a row an entry; columns `epoch`, `update`, `sample`, then the keys as first logged.
+
+        What an entry did not log is missing: NaN among floats, and `<NA>` in ints and bools, which are then pandas' nullable
+        ones, so that no number is rounded.
+
+        Raises:
+            MissingDependencyError: if pandas is not installed.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise MissingDependencyError("to_pandas needs pandas: pip install 'noether-callbacks[pandas]'") from error
+        columns: dict[str, Any] = {unit: self.table.iterations[:, at] for at, unit in enumerate(UNITS)}
+        entries = pd.RangeIndex(len(self.table.iterations))
+        for key, series in self.series.items():
+            rows, value = self.table.rows[key], series.value
+            nullable = {"i": "Int64", "b": "boolean"}.get(value.dtype.kind) if len(rows) < len(entries) else None
+            columns[key] = pd.Series(value, index=rows, dtype=nullable).reindex(entries)
+        return pd.DataFrame(columns)
 
     @property
     def arrays(self) -> list[ArrayFile]:
@@ -100,29 +120,15 @@ def read_run(path: str | Path) -> RunReader:
         if path.exists():
             state = "has no config.yaml, metrics/ or update_outputs/" if path.is_dir() else "is a file"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
-    entries: list[dict[str, Any]] = []
     problems: list[str] = []
-    superseded = 0
+    builder = TableBuilder()
     starts = sorted(
         (file for file in metrics.glob("*.jsonl") if file.stem.isdecimal()), key=lambda file: int(file.stem)
     )
     for file in starts:
-        lines = read_lines(file)
-        problems += lines.problems
-        merged = _merged(lines.entries)
-        if merged:
-            kept = [entry for entry in entries if entry["update"] < merged[0]["update"]]
-            superseded += len(entries) - len(kept)
-            entries = kept + merged
-    return RunReader(path, entries, problems, superseded)
-
-
-def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries with those of one update made one."""
-    merged: list[dict[str, Any]] = []
-    for entry in entries:
-        if merged and all(merged[-1][unit] == entry[unit] for unit in UNITS):
-            merged[-1].update(entry)
-        else:
-            merged.append(dict(entry))
-    return merged
+        try:
+            builder.add_start(iter_lines(file, problems))
+        except OSError as error:
+            problems.append(f"{file}: {error}")
+    table, superseded = builder.build()
+    return RunReader(path, table, problems, superseded)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from noether_core.config.load import CallbackConfig, check_together
 from noether_core.config.loop import LearningRateCallbackConfig, LoopConfig
-from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.tracking import NOTHING_COMES_OUT, TrackAdditionalOutputsCallbackConfig
 from noether_core.emit.arrays import read_arrays
 from noether_core.errors import NoetherError, UpdateOutputError, suggest
 from noether_core.select import flatten, select
@@ -32,6 +32,7 @@ class Matched:
         shape: its shape.
         by: the exact key or the patterns that name it.
         logged: the names it is logged under.
+        told: the names under which only `logging` is told.
         saved: the names its tensors are saved under.
         problem: why it would fail, or an empty string.
     """
@@ -40,6 +41,7 @@ class Matched:
     shape: tuple[int, ...]
     by: str
     logged: tuple[str, ...]
+    told: tuple[str, ...]
     saved: tuple[str, ...]
     problem: str
 
@@ -186,6 +188,8 @@ def _explain_tracking(
             for name in config.reduce
             if not any(name in key for key in selection.tracked)
         ]
+    if not config.gives_something:
+        unmatched.append(NOTHING_COMES_OUT)
     matched = tuple(_match(config, key, outputs[key]) for key in selection.tracked)
     title = f"{config.name}({config.interval.verbose}, keys={keys}, patterns={patterns})"
     return Explanation(title, matched, tuple(unmatched))
@@ -194,13 +198,14 @@ def _explain_tracking(
 def _match(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> Matched:
     reductions = config.reductions(key)
     by = "key" if key in (config.keys or []) else ", ".join(f"pattern {p!r}" for p in config.patterns or [] if p in key)
-    logged = tuple(config.log_key(key, reduction) for reduction in reductions) if config.log_output else ()
+    names = tuple(config.log_key(key, reduction) for reduction in reductions)
+    logged, told = (names, ()) if config.log_output else ((), names if config.verbose else ())
     saved = tuple(config.tensor_name(key, reduction) for reduction in reductions) if config.save_output else ()
     is_field = config.log_output and "last" in reductions and math.prod(shape) != 1
     problem = (
         f"`last` of shape {shape} cannot be logged; set log_output: false and save_output: true" if is_field else ""
     )
-    return Matched(key, shape, by, logged, saved, problem)
+    return Matched(key, shape, by, logged, told, saved, problem)
 
 
 def render(explanations: Sequence[Explanation], outputs: Mapping[str, tuple[int, ...]]) -> RenderableType:
@@ -225,7 +230,8 @@ def _table(explanation: Explanation) -> Table:
     for heading in ("update output", "shape", "matched by", "logged as", "saved as"):
         table.add_column(heading, overflow="fold")
     for match in explanation.matched:
-        logged, saved = ("\n".join(map(inert, names)) or "-" for names in (match.logged, match.saved))
+        names = *match.logged, *(f"{name} (logging only)" for name in match.told)
+        logged, saved = ("\n".join(map(inert, names)) or "-" for names in (names, match.saved))
         table.add_row(*map(Text, (inert(match.key), str(match.shape), inert(match.by), logged, saved)))
     return table
 

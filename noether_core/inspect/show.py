@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from noether_core.emit.reader import Point, RunReader
+from noether_core.emit.columns import Series
+from noether_core.emit.reader import ArrayFile, RunReader
 from noether_core.errors import RunFormatError
 from noether_core.text import inert, number, sparkline
 
@@ -14,8 +19,8 @@ from noether_core.text import inert, number, sparkline
 def show_run(run: RunReader) -> RenderableType:
     """Return what `noether-parity show` prints."""
     parts: list[RenderableType] = [_series_table(run)]
-    if run.arrays:
-        parts.append(_arrays_table(run))
+    if arrays := run.arrays:
+        parts.append(_arrays_table(arrays))
     if run.superseded:
         parts.append(Text(f"{run.superseded} entries of earlier starts are superseded by later ones.", style="dim"))
     parts += [Text(f"damaged, left out: {inert(problem)}", style="bold red") for problem in run.problems]
@@ -27,53 +32,42 @@ def _series_table(run: RunReader) -> Table:
     for heading in ("key", "points", "first", "last", "min", "max", "course", "at"):
         is_number = heading in {"points", "first", "last", "min", "max"}
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
-    for key, points in run.series.items():
-        table.add_row(*map(Text, _series_row(key, points)))
+    for series in run.series.values():
+        table.add_row(*map(Text, _series_row(series)))
     if not run.series:
         table.caption = "nothing is logged yet"
     return table
 
 
-def _series_row(key: str, points: list[Point]) -> tuple[str, ...]:
-    first, last = points[0], points[-1]
-    numbers = [point.value for point in points if isinstance(point.value, bool | int | float)]
-    if len(numbers) < len(points):
-        return (
-            inert(key),
-            str(len(points)),
-            number(first.value),
-            number(last.value),
-            "",
-            "",
-            "",
-            f"update {last.update}",
-        )
-    known = [value for value in numbers if value == value]  # without NaN
-    extremes = (number(min(known)), number(max(known))) if known else ("", "")
-    course = sparkline(numbers)
-    return (
-        inert(key),
-        str(len(points)),
-        number(first.value),
-        number(last.value),
-        *extremes,
-        course,
-        f"update {last.update}",
-    )
+def _series_row(series: Series) -> tuple[str, ...]:
+    values, update = series.value, int(series.update[-1])
+    first, last = values[:1].tolist()[0], values[-1:].tolist()[0]
+    course = ("", "", "")
+    if values.dtype != object or all(isinstance(value, bool | int | float) for value in values):
+        course = (*_extremes(values), sparkline(values))
+    return inert(series.key), str(len(values)), number(first), number(last), *course, f"update {update}"
 
 
-def _arrays_table(run: RunReader) -> Table:
+def _extremes(values: np.ndarray[Any, Any]) -> tuple[str, str]:
+    known = values[values == values]  # without NaN
+    if not len(known):
+        return "", ""
+    least, greatest = (known[at : at + 1].tolist()[0] for at in (known.argmin(), known.argmax()))
+    return number(least), number(greatest)
+
+
+def _arrays_table(files: Sequence[ArrayFile]) -> Table:
     table = Table(title="saved arrays", title_justify="left")
     for heading in ("interval", "iteration", "array", "dtype", "shape"):
         table.add_column(heading, overflow="fold")
-    for file in run.arrays:
+    for file in files:
         try:
-            arrays = file.load()
+            headers = file.headers()
         except RunFormatError as error:
             problem = Text(inert(str(error)), style="bold red")
             table.add_row(Text(inert(file.interval)), str(file.iteration), problem, "", "")
             continue
-        for name, array in arrays.items():
-            row = (inert(file.interval), str(file.iteration), inert(name), str(array.dtype), str(array.shape))
+        for name, header in headers.items():
+            row = (inert(file.interval), str(file.iteration), inert(name), str(header.dtype), str(header.shape))
             table.add_row(*map(Text, row))
     return table

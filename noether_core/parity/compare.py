@@ -67,16 +67,20 @@ class Difference:
 def compare_runs(a: RunReader, b: RunReader) -> list[Difference]:
     """Return every value that either run logged, beside the other's: by key, then by update."""
     rows = []
-    series_a, series_b = a.series, b.series
-    for key in dict.fromkeys([*series_a, *series_b]):
-        values_a, values_b = (
-            {point.update: point.value for point in series.get(key, [])} for series in (series_a, series_b)
-        )
+    for key in dict.fromkeys([*a.series, *b.series]):
+        values_a, values_b = _by_update(a, key), _by_update(b, key)
         for update in sorted(values_a.keys() | values_b.keys()):
             pair = values_a.get(update), values_b.get(update)
             in_both = update in values_a and update in values_b
             rows.append(Difference(key, update, *pair, _distance(*pair) if in_both else math.inf))
     return rows
+
+
+def _by_update(run: RunReader, key: str) -> dict[int, Any]:
+    if key not in run.series:
+        return {}
+    series = run.series[key]
+    return dict(zip(series.update.tolist(), series.value.tolist(), strict=True))
 
 
 def _distance(a: Any, b: Any) -> float:

@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from noether_core.algebra.expansion import Array
+from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.position import encode_position
-from noether_core.algebra.sums import each
-from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.algebra.sums import Fields, Statistics, each, empty
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.layout import Step, Taken
-from noether_core.reduce.partial import Partial, Tally, merge_partials
-from noether_core.reduce.plan import MOST_PLANS, DeviceGroup, GroupPlan, Plan, Planner
+from noether_core.reduce.partial import Newest, Partials, merge_partials, no_partials
+from noether_core.reduce.plan import MOST_PLANS, DeviceGroup, GroupPlan, Plan, Planner, Tallies
 
 
-class _Kept(NamedTuple):
+class _Copy(NamedTuple):
     """Point at a copy on its device: an array, or an element of a vector."""
 
-    update: int
     group: DeviceGroup
     array: Array
     at: int | None
+    update: int
 
 
-class _Before(NamedTuple):
-    """Hold what the last step replaced."""
+class _Use(NamedTuple):
+    """Say how often a plan was used, and what its newest step left: the copies of each of its groups."""
 
-    plan: Plan
-    states: list[Any]
-    kept: dict[str, _Kept | None]
-    shapes: dict[str, tuple[int, ...]]
+    steps: int
+    number: int
+    update: int
+    taken: tuple[Taken, ...]
+
+    def copies(self, plan: Plan) -> Iterator[tuple[str, _Copy]]:
+        """Yield each key's newest copy."""
+        for part, taken in zip(plan.groups, self.taken, strict=True):
+            for key, group, index in part.kept:
+                array = taken.arrays[index] if group < 0 else taken.rows[group]
+                yield key, _Copy(part.group, array, None if group < 0 else index, self.update)
+
+
+class _Interval(NamedTuple):
+    """Hold an interval under way. It is never changed, so that a step is undone by going back to the one before.
+
+    Attributes:
+        states: what is reduced, of each device group.
+        uses: the plans used; when they are too many, what they say goes into the next two.
+        keys: of plans that are no longer in `uses`, in the order they came.
+        tallies: of these plans, by device group.
+        copies: the newest of each key, likewise.
+        stacked: a plan's use for every step whose values are kept, the newest first, as nested pairs.
+        shapes: of the stacked keys.
+        carried: what a loaded state brought.
+        steps: how many steps there were.
+    """
+
+    carried: Partials
+    states: Mapping[DeviceGroup, Any] = {}
+    uses: Mapping[Plan, _Use] = {}
+    keys: tuple[str, ...] = ()
+    tallies: Mapping[DeviceGroup, Tallies] = {}
+    copies: Mapping[str, _Copy] = {}
+    stacked: tuple[Any, Plan, _Use] | None = None
+    shapes: Mapping[str, tuple[int, ...]] = {}
+    steps: int = 0
 
 
 class OutputAccumulator:
@@ -48,21 +84,9 @@ class OutputAccumulator:
     def __init__(self, backend: Backend, config: TrackAdditionalOutputsCallbackConfig) -> None:
         self._backend = backend
         self._planner = Planner(backend, config)
-        self._states: dict[DeviceGroup, Any] = {}
-        self._uses: dict[Plan, int] = {}
-        self._seen: dict[str, Tally] = {}
-        self._kept: dict[str, _Kept] = {}
-        self._stacks: dict[str, list[_Kept]] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._carried: dict[str, Partial] = {}
-        self._before: _Before | None = None
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Return the keys seen in this interval, in the order they came."""
-        return tuple(
-            dict.fromkeys([*self._carried, *self._seen, *(key for plan in self._uses for key in plan.tallies)])
-        )
+        self._fields = fields_of(config)
+        self._empty = _Interval(no_partials(self._fields))
+        self._interval = self._before = self._empty
 
     def add(
         self, keys: tuple[str, ...], values: Sequence[Any], update: int, accumulation_step: int, weight: Any = None
@@ -76,126 +100,196 @@ class OutputAccumulator:
             accumulation_step: its accumulation step, from 0.
             weight: what weighs them, if the config names a weight.
         """
-        self._before = None
+        interval = self._before = self._interval
         if not keys:
             return
-        if len(self._uses) > MOST_PLANS:
-            self._tally()
         plan = self._planner.plan(keys, values, weight)
-        self._check_stacks(plan)
+        if plan.shapes:
+            _check_shapes(plan, interval.shapes)
         if plan.moved:
             values = [self._moved(value, weight) if at in plan.moved else value for at, value in enumerate(values)]
+        position = encode_position(update, accumulation_step)
+        states, taken = dict(interval.states), []
         try:
-            done = [
-                self._absorb(part, values, encode_position(update, accumulation_step), weight) for part in plan.groups
-            ]
+            for part in plan.groups:
+                states[part.group], copies = _absorb(part, states.get(part.group), values, position, weight)
+                taken.append(copies)
         except Exception:
             for key, value in zip(keys, values, strict=True):
                 self._planner.inspect(key, value)  # a value that was deleted looks as before, and is named here
             raise
-        self._before = _Before(
-            plan,
-            [self._states.get(part.group) for part in plan.groups],
-            {key: self._kept.get(key) for part in plan.groups for key, _, _ in part.kept},
-            dict(self._shapes),
-        )
-        for part, (state, taken) in zip(plan.groups, done, strict=True):
-            self._states[part.group] = state
-            for key, group, index in part.kept:
-                copy = taken.arrays[index] if group < 0 else taken.rows[group]
-                kept = self._kept[key] = _Kept(update, part.group, copy, None if group < 0 else index)
-                if key in plan.shapes:
-                    self._stacks.setdefault(key, []).append(kept)
-        self._shapes.update(plan.shapes)
-        self._uses[plan] = self._uses.get(plan, 0) + 1
-
-    def _absorb(self, part: GroupPlan, values: Sequence[Any], position: int, weight: Any) -> tuple[Any, Taken]:
-        group = part.group
-        groups = tuple([pick(values) for pick in part.scalars])
-        factor = weight if part.layout.fields.weights else None
-        step = Step(part.layout, groups, part.arrays(values), len(group.slots), position, factor)
-        return group.reducer.absorb(self._states.get(group), step)
-
-    def _check_stacks(self, plan: Plan) -> None:
-        for key, shape in plan.shapes.items():
-            if self._shapes.get(key, shape) != shape:
-                raise UpdateOutputError(
-                    f"update output {key!r} has shape {shape} and had {self._shapes[key]} earlier in this interval; `stack`"
-                    " takes values of one shape: pad it, or reduce it with another reduction"
-                )
+        self._interval = _noted(interval, plan, states, tuple(taken), update)
 
     def undo(self) -> None:
         """Forget the last step, which nobody has looked at since."""
-        before, self._before = self._before, None
-        if before is None:
-            return
-        for part, state in zip(before.plan.groups, before.states, strict=True):
-            self._states[part.group] = state
-        for key in before.plan.shapes:
-            self._stacks[key].pop()
-        self._kept = {key: kept for key, kept in (self._kept | before.kept).items() if kept is not None}
-        self._shapes = before.shapes
-        self._uses[before.plan] -= 1
-        if not self._uses[before.plan]:
-            del self._uses[before.plan]
+        self._interval = self._before
 
     def _moved(self, value: Any, weight: Any) -> Any:
         return self._backend.from_numpy(host.as_numpy(value), weight)
 
     # ------------------------------------------------------------------ results
 
-    def _tally(self) -> dict[str, Tally]:
-        """Return what is known of each key seen, and note it."""
-        for plan, uses in self._uses.items():
-            for key, tally in plan.tallies.items():
-                more = tally._replace(elements=uses * tally.elements)
-                self._seen[key] = self._seen.get(key, Tally()) + more
-        self._uses.clear()
-        self._before = None
-        return self._seen
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys seen in this interval, in the order they came."""
+        return _keys(self._interval)
 
-    def partials(self) -> dict[str, Partial]:
+    def partials(self) -> Partials:
         """Return what each key has so far, in the order they came. This waits for the device."""
-        order = self.keys
-        seen = self._tally()
-        found = dict(self._carried)
+        interval = self._interval
+        if not interval.steps:
+            return interval.carried
+        newest, stacks = _newest(interval), _stacks(interval)
+        copies = [*newest.values(), *chain(*stacks.values())]
+        parts, hosted = self._fetched(interval, copies)
+        partials = reduce(merge_partials, parts)
+
+        def value(copy: _Copy) -> np.ndarray[Any, Any]:
+            array = hosted[id(copy.array)]
+            return np.asarray(array if copy.at is None else array[copy.at])
+
+        if copies:
+            partials = partials._replace(
+                last={key: Newest(value(copy), copy.update) for key, copy in newest.items()},
+                stack={key: tuple(map(value, stack)) for key, stack in stacks.items()},
+            )
+        return merge_partials(interval.carried, partials).in_order(_keys(interval))
+
+    def _fetched(
+        self, interval: _Interval, copies: Sequence[_Copy]
+    ) -> tuple[list[Partials], dict[int, np.ndarray[Any, Any]]]:
+        """Return what the keys of each device group have, and the copies' arrays by their id; all of a device at once."""
+        tallies = _tallied(interval)
+        parts: list[Partials] = []
         hosted: dict[int, np.ndarray[Any, Any]] = {}
-        copies = [*self._kept.values(), *(kept for stack in self._stacks.values() for kept in stack)]
-        used = {group: state for group, state in self._states.items() if state is not None}
-        for reducer in dict.fromkeys(group.reducer for group in used):
-            own = {group: state for group, state in used.items() if group.reducer is reducer}
-            distinct = {id(kept.array): kept.array for kept in copies if kept.group in own}
-            states, arrays = reducer.to_host(list(own.values()), list(distinct.values()))
+        for reducer in dict.fromkeys([group.reducer for group in interval.states]):
+            own = [group for group in interval.states if group.reducer is reducer]
+            distinct = {id(copy.array): copy.array for copy in copies if copy.group in own}
+            found, arrays = reducer.to_host([interval.states[group] for group in own], list(distinct.values()))
             hosted.update(zip(distinct, arrays, strict=True))
-            for group, sums in zip(own, states, strict=True):
-                for key, slot in group.slots.items():
-                    if key in seen and slot < len(sums.first_nonfinite):
-                        part = Partial(each(lambda values, slot=slot: values[slot], sums))
-                        found[key] = merge_partials(found[key], part) if key in found else part
-        return {key: self._completed(key, found[key], hosted) for key in order}
+            parts += [
+                _of_group(self._fields, tallies[group], statistics)
+                for group, statistics in zip(own, found, strict=True)
+            ]
+        return parts, hosted
 
-    def _completed(self, key: str, partial: Partial, hosted: Mapping[int, np.ndarray[Any, Any]]) -> Partial:
-        """Return a key's sums with what is known of its values beside them."""
+    def lone_values(self) -> tuple[Tallies, list[float]] | None:
+        """Return the values of an interval that is one step of single, finite floats, in the order of the keys.
 
-        def copy(kept: _Kept) -> np.ndarray[Any, Any]:
-            array = hosted[id(kept.array)]
-            return np.asarray(array if kept.at is None else array[kept.at])
+        Their mean, sum, least and greatest are these values, so that nothing needs to be reduced: as where each update is
+        logged. None for any other interval. This waits for the device.
+        """
+        interval = self._interval
+        if interval.steps != 1 or interval.carried.keys:
+            return None
+        plan = next(iter(interval.uses))
+        if not plan.is_scalar:
+            return None
+        part = plan.groups[0]
+        row = part.group.reducer.lone_row(interval.states[part.group]).astype(np.float64) + 0.0  # no -0.0
+        return (part.tallies, row.tolist()) if np.isfinite(row).all() else None
 
-        partial = partial._replace(
-            tally=partial.tally + self._seen.get(key, Tally()),
-            stack=(*partial.stack, *map(copy, self._stacks.get(key, []))),
-        )
-        kept = self._kept.get(key)
-        return partial if kept is None else partial._replace(last=copy(kept), last_update=kept.update)
-
-    def load(self, partials: Mapping[str, Partial]) -> None:
+    def load(self, partials: Partials) -> None:
         """Go on from what another accumulator had, of this framework or another."""
-        self.reset()
-        self._carried = dict(partials)
-        self._shapes = {key: partial.stack[0].shape for key, partial in partials.items() if partial.stack}
+        shapes = {key: stack[0].shape for key, stack in partials.stack.items()}
+        self._interval = self._before = _Interval(partials, shapes=shapes)
 
     def reset(self) -> None:
         """Start the next interval."""
-        self._before = None
-        for held in (self._states, self._uses, self._seen, self._kept, self._stacks, self._shapes, self._carried):
-            held.clear()
+        self._interval = self._before = self._empty
+
+
+def _absorb(part: GroupPlan, state: Any, values: Sequence[Any], position: int, weight: Any) -> tuple[Any, Taken]:
+    groups = tuple([pick(values) for pick in part.scalars])
+    factor = weight if part.layout.fields.weights else None
+    return part.group.reducer.absorb(
+        state, Step(part.layout, groups, part.arrays(values), len(part.group.slots), position, factor)
+    )
+
+
+def _check_shapes(plan: Plan, earlier: Mapping[str, tuple[int, ...]]) -> None:
+    for key, shape in plan.shapes.items():
+        if earlier.get(key, shape) != shape:
+            raise UpdateOutputError(
+                f"update output {key!r} has shape {shape} and had {earlier[key]} earlier in this interval; `stack`"
+                " takes values of one shape: pad it, or reduce it with another reduction"
+            )
+
+
+def _noted(interval: _Interval, plan: Plan, states: Mapping[DeviceGroup, Any], taken: Any, update: int) -> _Interval:
+    """Return the interval with one more step."""
+    if len(interval.uses) > MOST_PLANS:
+        interval = interval._replace(
+            uses={}, keys=_keys(interval), tallies=_tallied(interval), copies=_newest(interval)
+        )
+    used = interval.uses.get(plan)
+    use = _Use(1 if used is None else used.steps + 1, interval.steps, update, taken if plan.keeps else ())
+    stacked, shapes = interval.stacked, interval.shapes
+    if plan.shapes:
+        stacked, shapes = (stacked, plan, use), {**shapes, **plan.shapes}
+    return _Interval(
+        interval.carried,
+        states,
+        {**interval.uses, plan: use},
+        interval.keys,
+        interval.tallies,
+        interval.copies,
+        stacked,
+        shapes,
+        interval.steps + 1,
+    )
+
+
+def _keys(interval: _Interval) -> tuple[str, ...]:
+    """Return the keys in the order they came."""
+    return tuple(dict.fromkeys(chain(interval.carried.keys, interval.keys, *(plan.keys for plan in interval.uses))))
+
+
+def _tallied(interval: _Interval) -> dict[DeviceGroup, Tallies]:
+    """Return what was counted of each device group."""
+    counted: dict[DeviceGroup, list[Tallies]] = {group: [tallies] for group, tallies in interval.tallies.items()}
+    for plan, use in interval.uses.items():
+        for part in plan.groups:
+            counted.setdefault(part.group, []).append(part.tallies.times(use.steps))
+    return {group: found[0] if len(found) == 1 else _added(found) for group, found in counted.items()}
+
+
+def _added(parts: Sequence[Tallies]) -> Tallies:
+    sums: dict[str, tuple[int, int, bool, bool]] = {}
+    for tallies in parts:
+        for key, slot, elements, wide, whole in zip(*map(list, tallies), strict=True):
+            _, more, is_wide, is_whole = sums.get(key, (slot, 0, False, True))
+            sums[key] = slot, elements + more, wide or is_wide, whole and is_whole
+    return Tallies(tuple(sums), *map(np.array, zip(*sums.values(), strict=True)))
+
+
+def _newest(interval: _Interval) -> dict[str, _Copy]:
+    newest = dict(interval.copies)
+    for plan, use in sorted(interval.uses.items(), key=lambda pair: pair[1].number):
+        if plan.keeps:
+            newest.update(use.copies(plan))
+    return newest
+
+
+def _stacks(interval: _Interval) -> dict[str, list[_Copy]]:
+    """Return the copies of each key whose values are stacked, in the order they came."""
+    stacks: dict[str, list[_Copy]] = {}
+    stacked = interval.stacked
+    while stacked is not None:
+        stacked, plan, use = stacked
+        for key, copy in use.copies(plan):
+            if key in plan.shapes:
+                stacks.setdefault(key, []).append(copy)
+    return {key: copies[::-1] for key, copies in stacks.items()}
+
+
+def _of_group(fields: Fields, tallies: Tallies, statistics: Statistics) -> Partials:
+    """Return what the keys of a device group have."""
+    keys, slots, elements, wide, whole = tallies
+    if len(slots) != len(statistics.nan) or (slots != np.arange(len(slots))).any():
+        statistics = each(lambda vector: vector[slots], statistics)
+    is_weighted = bool(statistics.weights)
+    if fields.weights and not is_weighted:  # the weight itself
+        blank = empty(NUMPY, fields, len(keys))
+        statistics = statistics._replace(weighted=blank.weighted, weights=blank.weights)
+    return Partials(keys, statistics, elements, wide, whole, np.full(len(keys), is_weighted))

@@ -39,12 +39,15 @@ class Reducer(Protocol):
     def absorb(self, state: Any, step: Step) -> tuple[Any, Taken]:
         """Return the state (None: nothing yet) with a step merged in, and copies of the step's values."""
 
+    def lone_row(self, state: Any) -> np.ndarray[Any, Any]:
+        """Return the values of a state of one step that has one group of scalars. This waits for the device."""
+
     def to_host(
         self, states: Sequence[Any], copies: Sequence[Array]
     ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
         """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer.
 
-        This is the one place that waits for the device.
+        This waits for the device.
         """
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby, islice
 from math import prod
@@ -16,6 +16,7 @@ import numpy as np
 
 from noether_core.algebra.expansion import Array
 from noether_core.algebra.lift import ArraySummary, lift, statistics_of, summarise
+from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, into_slots
 from noether_core.reduce.layout import Layout, Step, Taken
 
@@ -53,22 +54,20 @@ class Pending(NamedTuple):
     position: int
 
 
-class Kernels(Protocol):
-    """Do what `PendingReducer` asks for, with one array library. Nothing is changed in place."""
+class Batch(NamedTuple):
+    """Hold steps of one layout, one a row.
 
-    def most_pending(self, layout: Layout) -> int:
-        """Return how many steps of a layout are only stacked before they are reduced together."""
+    Attributes:
+        rows: of each group of scalars or small arrays, the values: [steps, elements].
+        weights: of each step [steps, elements], or None.
+        arrays: the statistics of the large arrays [steps, arrays], or None.
+        positions: int64 [steps, 1].
+    """
 
-    def take(self, step: Step) -> tuple[Pending, Taken]:
-        """Return a step stacked, its arrays read; and copies of its values. It is called at every step: be quick."""
-
-    def settle(self, state: ReducerState) -> Any:
-        """Return the state's sums with all that is pending merged in."""
-
-    def to_host(
-        self, settled: Sequence[Any], copies: Sequence[Array]
-    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays; of each device all in one transfer. This waits for it."""
+    rows: tuple[Array, ...]
+    weights: Array | None
+    arrays: Statistics | None
+    positions: Array
 
 
 class ReducerState(NamedTuple):
@@ -85,6 +84,27 @@ class ReducerState(NamedTuple):
     pending: tuple[Pending, ...]
     layout: Layout
     num_slots: int
+
+
+class Kernels(Protocol):
+    """Do what `PendingReducer` asks for, with one array library. Nothing is changed in place."""
+
+    def most_pending(self, layout: Layout) -> int:
+        """Return how many steps of a layout are only stacked before they are reduced together."""
+
+    def take(self, step: Step) -> tuple[Pending, Taken]:
+        """Return a step stacked, its arrays read; and copies of its values. It is called at every step: be quick."""
+
+    def settle(self, state: ReducerState) -> Any:
+        """Return the state's sums with all that is pending merged in: `most_pending` steps, or fewer."""
+
+    def to_host(
+        self, states: Sequence[ReducerState], copies: Sequence[Array]
+    ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
+        """Return the states' sums, what is pending, and some copies in NumPy; of each device all in one transfer.
+
+        This waits for the device.
+        """
 
 
 class PendingReducer:
@@ -107,11 +127,48 @@ class PendingReducer:
             return ReducerState(state.sums, (*state.pending, pending), layout, step.num_slots), taken
         return ReducerState(self._kernels.settle(state), (pending,), layout, step.num_slots), taken
 
+    def lone_row(self, state: ReducerState) -> np.ndarray[Any, Any]:
+        """Return the values of a state of one step that has one group of scalars."""
+        _, rows = self._kernels.to_host([], [state.pending[0].rows[0]])
+        return rows[0]
+
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[Array]
     ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
-        """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer."""
-        return self._kernels.to_host([self._kernels.settle(state) for state in states], copies)
+        """Return the statistics of each state and some copies in NumPy, with which what is still pending is reduced."""
+        hosted, arrays = self._kernels.to_host(states, copies)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [
+                reduce_batch(NUMPY, state.layout, batch, sums, state.num_slots)
+                for state, (sums, batch) in zip(states, hosted, strict=True)
+            ], arrays
+
+
+def reduce_batch(ops: SlotOps, layout: Layout, batch: Batch, sums: Statistics | None, num_slots: int) -> Statistics:
+    """Return `sums` (None: nothing yet) with the steps of a batch merged in, each value into its slot."""
+    parts: list[Statistics] = []
+    for group, rows in enumerate(batch.rows):
+        sizes = layout.small[group - len(layout.dtypes)] if group >= len(layout.dtypes) else ()
+        weights = batch.weights
+        if weights is not None and weights.shape[1] > 1:  # one for each element, of each array
+            weights = ops.concatenate([weights] * len(sizes))
+        total = ops.fold(lift(ops, rows, batch.positions, layout.fields, weights))
+        parts += _by_array(ops, total, sizes) if sizes else [total]
+    if batch.arrays is not None:
+        parts.append(ops.fold(batch.arrays))
+    total = parts[0] if len(parts) == 1 else each(lambda *arrays: ops.concatenate(arrays), *parts)
+    slots = None if layout.fills(num_slots) else layout.slots
+    return into_slots(ops, sums, total, slots, num_slots, layout.fields)
+
+
+def _by_array(ops: SlotOps, sums: Statistics, sizes: tuple[int, ...]) -> Iterator[Statistics]:
+    """Yield the statistics of arrays of these sizes from those of their elements; arrays of one size together."""
+    start = 0
+    for size, same in groupby(sizes):
+        shape = len(list(same)), size
+        taken = slice(start, start + prod(shape))
+        yield ops.fold(each(lambda field, at=taken, shape=shape: field[at].reshape(shape).T, sums))
+        start = taken.stop
 
 
 class EagerKernels:
@@ -131,57 +188,75 @@ class EagerKernels:
         with self._context():
             rows = tuple(map(ops.stack, step.scalars, layout.dtypes))
             weight = None if step.weight is None else ops.weight(step.weight, next(iter((*rows, *step.arrays))))
+            if not step.arrays:
+                return Pending(rows, weight, (), step.position), Taken(rows, ())
             kept = tuple(
                 [ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)]
             )
             flat = iter([value.reshape(-1) for value in step.arrays])
             joined = tuple([ops.concatenate(list(islice(flat, len(sizes)))) for sizes in layout.small])
-            read = tuple([self._measure(value, step.position, layout.fields, weight) for value in flat])
+            read = tuple([self._summary(value, step.position, layout.fields, weight) for value in flat])
         return Pending(rows + joined, weight if rows or joined else None, read, step.position), Taken(rows, kept)
 
-    def _measure(self, flat: Array, position: int, fields: Fields, weight: Array | None) -> ArraySummary:
+    def _summary(self, flat: Array, position: int, fields: Fields, weight: Array | None) -> ArraySummary:
         return summarise(self._ops, flat, lambda: self._ops.positions([position], flat), fields, weight)
 
     def settle(self, state: ReducerState) -> Statistics:
         """Return the sums with all that is pending merged in."""
-        ops, pending, layout = self._ops, state.pending, state.layout
-        fields = layout.fields
-        parts = []
         with self._context():
-            for group, like in enumerate(pending[0].rows):
-                sizes = layout.small[group - len(layout.dtypes)] if group >= len(layout.dtypes) else ()
-                positions = ops.positions([step.position for step in pending], like)
-                weights = ops.stack_rows([step.weight for step in pending]) if fields.weights else None
-                if weights is not None and weights.shape[1] > 1:  # one for each element, of each array
-                    weights = ops.concatenate([weights] * len(sizes))
-                rows = ops.stack_rows([step.rows[group] for step in pending])
-                total = ops.fold(lift(ops, rows, positions, fields, weights))
-                parts += self._by_array(total, sizes) if sizes else [total]
-            for read in zip(*(step.arrays for step in pending), strict=True):
-                stacked = each(lambda *rows: ops.stack_rows(rows), *read)
-                parts.append(ops.fold(statistics_of(ops, stacked, fields)))
-            total = each(lambda *arrays: ops.concatenate(arrays), *parts)
-            slots = None if layout.fills(state.num_slots) else layout.slots
-            return into_slots(ops, state.sums, total, slots, state.num_slots, fields)
+            batch = self.batch(state)
+            return reduce_batch(self._ops, state.layout, batch, state.sums, state.num_slots)
 
-    def _by_array(self, sums: Statistics, sizes: tuple[int, ...]) -> list[Statistics]:
-        """Return the sums of arrays of these sizes from those of their elements; arrays of one size together."""
-        found, start = [], 0
-        for size, same in groupby(sizes):
-            shape = len(list(same)), size
-            taken = slice(start, start + prod(shape))
-            by_element = each(lambda field, at=taken, shape=shape: field[at].reshape(shape).T, sums)
-            found.append(self._ops.fold(by_element))
-            start = taken.stop
-        return found
+    def batch(self, state: ReducerState) -> Batch:
+        """Return what is pending, where it is."""
+        stacked = self._stacked(state)
+        like = next(iter((*stacked.rows, *(array.total[0] for array in stacked.arrays))))
+        positions = self._ops.positions([step.position for step in state.pending], like)
+        return Batch(stacked.rows, stacked.weight, _joined(self._ops, state.layout, stacked.arrays), positions)
+
+    def _stacked(self, state: ReducerState) -> Pending:
+        """Return all that is pending as one: each array with a leading axis of steps."""
+        rows, weights, arrays, _ = zip(*state.pending, strict=True)
+        stack = self._ops.stack_rows
+        return Pending(
+            tuple(map(stack, zip(*rows, strict=True))),
+            None if weights[0] is None else stack(weights),
+            tuple(each(lambda *numbers: stack(numbers), *read) for read in zip(*arrays, strict=True)),
+            0,
+        )
 
     def to_host(
-        self, settled: Sequence[Statistics], copies: Sequence[Array]
-    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
-        """Return settled sums and some copies as NumPy arrays; of each device all in one transfer."""
-        held: list[Array] = []
-        for sums in settled:
-            each(held.append, sums)
+        self, states: Sequence[ReducerState], copies: Sequence[Array]
+    ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
+        """Return the states' sums, what is pending, and some copies in NumPy; of each device all in one transfer."""
         with self._context():
-            arrays = iter(self._ops.to_host([*held, *copies]))
-        return [each(lambda _: next(arrays), sums) for sums in settled], list(arrays)
+            found = [(state.sums, self._stacked(state)) for state in states]
+            leaves: list[Array] = list(copies)
+            _mapped(leaves.append, found)
+            arrays = self._ops.to_host(leaves)
+        rest = iter(arrays[len(copies) :])
+        hosted = [
+            (sums, Batch(each.rows, each.weight, _joined(NUMPY, state.layout, each.arrays), _positions(state)))
+            for state, (sums, each) in zip(states, _mapped(lambda _: next(rest), found), strict=True)
+        ]
+        return hosted, arrays[: len(copies)]
+
+
+def _positions(state: ReducerState) -> np.ndarray[Any, Any]:
+    return np.array([[step.position] for step in state.pending], np.int64)
+
+
+def _joined(ops: SlotOps, layout: Layout, summaries: Sequence[ArraySummary]) -> Statistics | None:
+    """Return the statistics of large arrays, [steps, arrays], from what was read of each, [steps, 1]."""
+    if not summaries:
+        return None
+    found = [statistics_of(ops, summary, layout.fields) for summary in summaries]
+    return each(lambda *arrays: ops.concatenate(arrays), *found)
+
+
+def _mapped(function: Callable[[Array], Any], tree: Any) -> Any:
+    """Return nested lists and tuples with a function applied to every array in them."""
+    if isinstance(tree, tuple | list):
+        parts = [_mapped(function, part) for part in tree]
+        return tree._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
+    return tree if tree is None or type(tree) is int else function(tree)

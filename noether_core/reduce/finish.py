@@ -1,195 +1,230 @@
-"""Finish a key's interval: from what was accumulated to the numbers that are logged and the arrays that are saved.
+"""Compute an interval's numbers: from the statistics of all keys to what is logged and saved, each number rounded once.
 
-The sums are taken as the exact fractions they are, and each result is rounded once.
+All keys go through NumPy together (`algebra/rounding.py`); one whose rounding that leaves open is worked out in exact fractions
+(`finish_exact.py`). Names and their order come from a schema, made once for the keys.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from noether_core.algebra.expansion import exact
-from noether_core.algebra.sums import Statistics
+from noether_core.algebra.expansion import Expansion, extended, two_sum
+from noether_core.algebra.rounding import Near, quotient, ratio, rounded, square_root, variance
 from noether_core.config.tracking import Reduction, TrackAdditionalOutputsCallbackConfig
-from noether_core.reduce.partial import Partial
+from noether_core.reduce.finish_exact import compute_exactly
+from noether_core.reduce.partial import Partials, Vector
 
 Scalar = float | int | bool
-Float = type[np.floating[Any]]
+Value = np.ndarray[Any, Any] | Scalar | None  # None: the key has no such value
+MOST_SCHEMAS = 256  # kept; keys that come and go all the time would make ever more
 
 
-@dataclass
-class Finished:
-    """Hold what one key gives at an interval's end.
+class Entry(NamedTuple):
+    """Name one value: its key's place among the keys, its reduction, what it is logged under and what it is saved under."""
+
+    at: int
+    reduction: Reduction
+    log_key: str
+    tensor_name: str
+
+
+class Schema(NamedTuple):
+    """Say what a set of keys gives.
 
     Attributes:
-        values: each reduction's value, in its dtype and shape.
-        scalars: log key to plain Python number.
-        arrays: tensor name to array.
+        entries: each value, in the order to log it.
+        names: their log keys.
+        reductions: each reduction, with the places of the keys that have it, or None for all of them.
+        pick: takes the values in the order of the entries out of those of one reduction after another's; None: they are so.
+        is_plain: whether every value is a single number.
     """
 
-    values: dict[Reduction, np.ndarray[Any, Any]] = field(default_factory=dict)
-    scalars: dict[str, Scalar] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    entries: tuple[Entry, ...]
+    names: tuple[str, ...]
+    reductions: tuple[tuple[Reduction, Vector | None], ...]
+    pick: Any
+    is_plain: bool
 
 
-def finish(config: TrackAdditionalOutputsCallbackConfig, key: str, partial: Partial, update: int) -> Finished:
-    """Return what a key gives at the end of an interval whose last update is `update`."""
-    result = Finished()
-    for reduction in config.reductions(key):
-        value = _reduced(reduction, partial, update, skip=config.nonfinite == "skip")
-        if value is None:
-            continue
-        array = _array(value, np.float64 if partial.tally.wide else np.float32)
-        result.values[reduction] = array
-        result.arrays[config.tensor_name(key, reduction)] = array
-        if array.size == 1 and reduction != "stack":
-            result.scalars[config.log_key(key, reduction)] = value if isinstance(value, int) else array.item()
-    if bad := nonfinite(partial.sums):
-        result.scalars[f"{key}/nonfinite/{config.interval}"] = bad
-    return result
+def _make_schema(config: TrackAdditionalOutputsCallbackConfig, keys: Sequence[str]) -> Schema:
+    entries = tuple(
+        Entry(at, reduction, config.log_key(key, reduction), config.tensor_name(key, reduction))
+        for at, key in enumerate(keys)
+        for reduction in config.reductions(key)
+    )
+    found: dict[Reduction, list[int]] = {}
+    for number, entry in enumerate(entries):
+        found.setdefault(entry.reduction, []).append(number)
+    order = np.argsort([number for numbers in found.values() for number in numbers]).tolist()
+    return Schema(
+        entries,
+        tuple(entry.log_key for entry in entries),
+        tuple(
+            (reduction, None if len(numbers) == len(keys) else np.array([entries[number].at for number in numbers]))
+            for reduction, numbers in found.items()
+        ),
+        None if len(found) <= 1 else itemgetter(*order),
+        not {"last", "stack"} & set(found),
+    )
 
 
-def nonfinite(sums: Statistics) -> int:
-    """Return how many values were NaN or infinite."""
-    return int(sums.nan) + int(sums.positive) + int(sums.negative)
+@dataclass(frozen=True)
+class Computed:
+    """Hold what an interval gave.
+
+    Attributes:
+        keys: the keys, in the order to log them.
+        wide: bool, of which keys a float is of float64.
+        schema: what the values are.
+        values: one for each entry of the schema.
+        nonfinite: what the keys have of which some values were NaN or infinite; None where there is none.
+    """
+
+    keys: tuple[str, ...]
+    wide: Vector
+    schema: Schema
+    values: Sequence[Value]
+    nonfinite: Partials | None = None
+
+    def scalars(self, interval: str) -> dict[str, Scalar]:
+        """Return the single numbers by log key; after those of a key also how many of its values were not finite."""
+        if self.schema.is_plain and self.nonfinite is None and None not in self.values:
+            return dict(zip(self.schema.names, self.values, strict=True))  # type: ignore[arg-type]
+        found: dict[str, dict[str, Scalar]] = {key: {} for key in self.keys}
+        for entry, value in zip(self.schema.entries, self.values, strict=True):
+            if isinstance(value, np.ndarray) and value.size == 1 and entry.reduction != "stack":
+                value = value.item()
+            if value is not None and not isinstance(value, np.ndarray):
+                found[self.keys[entry.at]][entry.log_key] = value
+        if self.nonfinite is not None:
+            for key, count in zip(self.nonfinite.keys, self.nonfinite.nonfinite.tolist(), strict=True):
+                found[key][f"{key}/nonfinite/{interval}"] = count
+        return {name: value for of_key in found.values() for name, value in of_key.items()}
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the values by tensor name: floats as float32, or float64 for a key of float64s or Python numbers."""
+        return {
+            entry.tensor_name: _array(value, bool(self.wide[entry.at]))
+            for entry, value in zip(self.schema.entries, self.values, strict=True)
+            if value is not None
+        }
 
 
-def _array(value: np.ndarray[Any, Any] | float | int, dtype: Float) -> np.ndarray[Any, Any]:
+def _array(value: np.ndarray[Any, Any] | Scalar, is_wide: bool) -> np.ndarray[Any, Any]:
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, float):
-        return np.asarray(value, dtype)
+        return np.asarray(value, np.float64 if is_wide else np.float32)
     fits = next(
         (kind for kind in (np.int64, np.uint64) if np.iinfo(kind).min <= value <= np.iinfo(kind).max), np.float64
     )
     return np.asarray(value, fits)
 
 
-def _reduced(
-    reduction: Reduction, partial: Partial, update: int, *, skip: bool
-) -> np.ndarray[Any, Any] | float | int | None:
-    """Return one reduction's value; None if there is none. A float is of float32 or float64 already."""
-    if reduction == "last":
-        return _last(partial, update, skip)
-    if reduction == "stack":
-        return stacked(partial.stack) if partial.stack else None
-    sums = partial.sums
-    if skip:
-        count, sums = partial.tally.elements - nonfinite(sums), sums._replace(nan=0, positive=0, negative=0)
-    else:
-        count = partial.tally.elements
-    if reduction == "count":
-        return count
-    dtype = np.float64 if partial.tally.wide else np.float32
-    if reduction in {"min", "max"}:
-        return _extreme(reduction, sums, partial.tally.whole)
-    if reduction == "sum":
-        return _sum(sums, dtype, partial.tally.whole)
-    return _moment(reduction, sums, count, dtype)
+class Computation:
+    """Compute what a config asks for.
 
-
-def _last(partial: Partial, update: int, skip: bool) -> np.ndarray[Any, Any] | None:
-    value = partial.last
-    if value is None or partial.last_update != update:
-        return None
-    is_left_out = skip and value.size == 1 and not np.isfinite(value.astype(np.float64)).all()
-    return None if is_left_out else value
-
-
-def stacked(values: tuple[np.ndarray[Any, Any], ...]) -> np.ndarray[Any, Any]:
-    """Return an interval's values along a new leading axis, in the widest dtype among them."""
-    return np.stack(values)
-
-
-def _extreme(reduction: Reduction, sums: Statistics, is_whole: bool) -> float | int | None:
-    if int(sums.nan):
-        return math.nan
-    sign = 1 if reduction == "min" else -1
-    if int(sums.negative if sign > 0 else sums.positive):
-        return -sign * math.inf
-    parts = sums.minimum if sign > 0 else sums.maximum
-    if not math.isfinite(parts[0]):  # no finite value: the other infinity, or nothing at all
-        return sign * math.inf if int(sums.positive if sign > 0 else sums.negative) else None
-    value = exact(parts)
-    return int(value) if is_whole else float(value)
-
-
-def _sum(sums: Statistics, dtype: Float, is_whole: bool) -> float | int:
-    beyond = _nonfinite_sum(sums)
-    total = _finite(sums.total) if beyond is None else beyond
-    if isinstance(total, float):
-        return total
-    return int(total) if is_whole else nearest(total, dtype)
-
-
-def _moment(reduction: Reduction, sums: Statistics, count: int, dtype: Float) -> float | None:
-    """Return a mean, a variance or a standard deviation, of weighted values if there are weights."""
-    beyond = _nonfinite_sum(sums)
-    if beyond is not None:
-        return beyond if reduction == "mean" else math.nan
-    is_weighted = bool(sums.weights)
-    total = _finite(sums.weighted if is_weighted else sums.total)
-    mass = _finite(sums.weights) if is_weighted else Fraction(count)
-    if isinstance(total, float) or isinstance(mass, float):
-        return math.nan if isinstance(mass, float) else float(total)
-    if mass == 0:
-        return None
-    mean = total / mass
-    if reduction == "mean":
-        return nearest(mean, dtype)
-    squares = _finite(sums.squares)
-    if isinstance(squares, float):
-        return math.inf
-    variance = max(squares / mass - mean**2, Fraction(0))
-    return nearest(variance, dtype) if reduction == "var" else nearest(_root(variance), dtype)
-
-
-def _nonfinite_sum(sums: Statistics) -> float | None:
-    """Return what IEEE 754 addition would make of the values that are not finite; None if there are none."""
-    positive, negative = int(sums.positive), int(sums.negative)
-    if int(sums.nan) or (positive and negative):
-        return math.nan
-    return math.inf if positive else -math.inf if negative else None
-
-
-def _finite(expansion: tuple[Any, ...]) -> Fraction | float:
-    """Return the number an expansion stands for, or the first part of one that left the range of its dtype."""
-    return exact(expansion) if all(math.isfinite(part) for part in expansion) else float(expansion[0])
-
-
-def _root(value: Fraction) -> Fraction:
-    """Return a square root to 120 bits or more, the last one odd where bits are left, so that rounding it once is right."""
-    if value == 0:
-        return value
-    shift = 2 * max(0, 128 - (value.numerator.bit_length() - value.denominator.bit_length()) // 2)
-    scaled, rest = divmod(value.numerator << shift, value.denominator)
-    root = math.isqrt(scaled)
-    if root * root != scaled or rest:
-        root |= 1
-    return Fraction(root, 1 << (shift // 2))
-
-
-def nearest(value: Fraction, dtype: Float) -> float:
-    """Return the number of `dtype` (float32 or float64) nearest to an exact value, ties to even.
-
-    Rounding to binary64 and then to float32 could round twice. Rounding to odd in between cannot (Boldo and Melquiond,
-    IEEE Transactions on Computers 57, 2008).
+    Args:
+        config: says what is wanted of each key.
     """
-    try:
-        wide = float(value)  # correctly rounded
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-    if dtype is np.float64 or Fraction(wide) == value:
-        return _cast(wide, dtype)
-    if not int(np.float64(wide).view(np.int64)) & 1:
-        wide = math.nextafter(wide, math.inf if value > Fraction(wide) else -math.inf)
-    return _cast(wide, dtype)
+
+    def __init__(self, config: TrackAdditionalOutputsCallbackConfig) -> None:
+        self._config = config
+        self._skip = config.nonfinite == "skip"
+        self._schemas: dict[tuple[str, ...], Schema] = {}
+
+    def compute(self, partials: Partials, update: int) -> Computed:
+        """Return what an interval gives whose last update is `update`."""
+        schema = self._schema(partials.keys)
+        values: list[Value] = []
+        with np.errstate(all="ignore"):
+            for reduction, places in schema.reductions:
+                values += self._reduced(reduction, partials if places is None else partials.take(places), update)
+        odd = partials.nonfinite
+        return Computed(
+            partials.keys,
+            partials.wide,
+            schema,
+            values if schema.pick is None else schema.pick(values),
+            partials.take(np.flatnonzero(odd)) if odd.any() else None,
+        )
+
+    def of_lone_values(self, keys: tuple[str, ...], wide: Vector, values: Sequence[float]) -> Computed:
+        """Return what an interval gives in which each key has one value, and that is what every reduction of it is."""
+        schema = self._schema(keys)
+        return Computed(keys, wide, schema, [values[entry.at] for entry in schema.entries])
+
+    def _schema(self, keys: tuple[str, ...]) -> Schema:
+        schema = self._schemas.get(keys)
+        if schema is None:
+            if len(self._schemas) >= MOST_SCHEMAS:
+                self._schemas.clear()
+            schema = self._schemas[keys] = _make_schema(self._config, keys)
+        return schema
+
+    def _reduced(self, reduction: Reduction, partials: Partials, update: int) -> Iterable[Value]:
+        if reduction == "last":
+            return [self._last(partials, key, update) for key in partials.keys]
+        if reduction == "stack":
+            return [np.stack(partials.stack[key]) if key in partials.stack else None for key in partials.keys]
+        odd = partials.nonfinite
+        count = partials.elements - odd if self._skip else partials.elements
+        if reduction == "count":
+            return count.tolist()  # type: ignore[no-any-return]
+        found, is_open = _in_vectors(reduction, partials, count.astype(np.float64))
+        if not self._skip:
+            is_open = is_open | (odd > 0)
+        values: list[Value] = found.tolist()
+        if reduction in {"sum", "min", "max"}:  # of ints and bools they are exact ints
+            is_open = is_open | partials.whole
+        for at in np.flatnonzero(is_open).tolist():
+            values[at] = compute_exactly(reduction, partials, at, skip=self._skip)
+        return values
+
+    def _last(self, partials: Partials, key: str, update: int) -> np.ndarray[Any, Any] | None:
+        newest = partials.last.get(key)
+        if newest is None or newest.update != update:
+            return None
+        value = newest.value
+        is_left_out = self._skip and value.size == 1 and not np.isfinite(value.astype(np.float64)).all()
+        return None if is_left_out else value
 
 
-def _cast(wide: float, dtype: Float) -> float:
-    with np.errstate(over="ignore", under="ignore"):
-        return float(dtype(wide))
+def _in_vectors(reduction: Reduction, partials: Partials, count: Vector) -> tuple[Vector, Vector]:
+    """Return a reduction of the finite values of all keys, and a mask of those that are open."""
+    statistics = partials.statistics
+    wide: Vector | bool = bool(partials.wide[0]) if (partials.wide == partials.wide[0]).all() else partials.wide
+    if reduction in {"min", "max"}:
+        ends = statistics.minimum[0] if reduction == "min" else statistics.maximum[0]
+        return np.where(wide, ends + 0.0, (ends + 0.0).astype(np.float32)), ~np.isfinite(ends)
+    if reduction == "sum":
+        return rounded(_sum(statistics.total), wide)
+    if not partials.weighted.any():
+        total: Expansion = statistics.total
+        mass: Expansion = (count,)
+    else:
+        is_weighted = partials.weighted
+        plain = extended(statistics.total, len(statistics.weighted), np.zeros_like(count))
+        total = _where(is_weighted, statistics.weighted, plain)
+        mass = _where(is_weighted, statistics.weights, (count, np.zeros_like(count)))
+    if reduction == "mean":
+        is_one = len(mass) == 1 and (count == 1).all()
+        return rounded(
+            _sum(total) if is_one else quotient(total, count) if len(mass) == 1 else ratio(total, mass), wide
+        )
+    found = variance(total, statistics.squares, mass)
+    return rounded(found if reduction == "var" else square_root(found), wide)
+
+
+def _sum(total: Expansion) -> Near:
+    near, rest = two_sum(*total)
+    return Near(near, rest, None)
+
+
+def _where(condition: Vector, values: Expansion, others: Expansion) -> Expansion:
+    return tuple(np.where(condition, value, other) for value, other in zip(values, others, strict=True))

@@ -10,9 +10,11 @@ import ml_dtypes
 import numpy as np
 
 from noether_core.algebra.numpy_ops import NumpyOps
+from noether_core.algebra.sums import Statistics
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce.backend import ValueType
-from noether_core.reduce.eager import EagerKernels, PendingReducer
+from noether_core.reduce.eager import Batch, EagerKernels, Pending, PendingReducer, ReducerState
+from noether_core.reduce.layout import Step, Taken
 
 DEVICE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
@@ -31,14 +33,6 @@ class _HostOps(NumpyOps):
 
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)
-
-    def concatenate(self, arrays: Sequence[Any]) -> np.ndarray[Any, Any]:
-        return np.concatenate(arrays, axis=-1)
-
-    def put(self, target: np.ndarray[Any, Any], slots: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        target = target.copy()
-        target[slots] = values
-        return target
 
     def copy(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.array(value, order="C")
@@ -60,8 +54,23 @@ def as_numpy(value: Any) -> np.ndarray[Any, Any]:
     return np.array(value if isinstance(value, bool | int | float | np.ndarray | np.generic) else value.item())
 
 
+class _HostKernels(EagerKernels):
+    """Take the short ways: nothing is to be transferred, and nothing computed of scalars as they come."""
+
+    def take(self, step: Step) -> tuple[Pending, Taken]:
+        if step.arrays or step.weight is not None:
+            return super().take(step)
+        rows = tuple(map(self._ops.stack, step.scalars, step.layout.dtypes))
+        return Pending(rows, None, (), step.position), Taken(rows, ())
+
+    def to_host(
+        self, states: Sequence[ReducerState], copies: Sequence[np.ndarray[Any, Any]]
+    ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
+        return [(state.sums, self.batch(state)) for state in states], [copy.copy() for copy in copies]
+
+
 # infinities that meet are counted, not warned about
-REDUCER = PendingReducer(EagerKernels(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore")))
+REDUCER = PendingReducer(_HostKernels(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore")))
 
 
 def is_trackable(dtype: np.dtype[Any]) -> bool:

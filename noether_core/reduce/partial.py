@@ -1,4 +1,4 @@
-"""Say what is known of one key, on the host: the sums of an interval or of a part of it, and what is beside them."""
+"""Say what is known of each key, on the host: the statistics of an interval or of a part of it, and what is beside them."""
 
 from __future__ import annotations
 
@@ -8,66 +8,129 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from noether_core.algebra.numpy_ops import NUMPY
-from noether_core.algebra.position import NEVER
-from noether_core.algebra.sums import Statistics, merge
+from noether_core.algebra.sums import Fields, Statistics, each, empty, merge
 
 WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
 
-
-class Tally(NamedTuple):
-    """Count what is known of a key's values without looking at them.
-
-    Attributes:
-        elements: how many elements were lifted.
-        wide: whether a mean is rounded to float64.
-        whole: whether all were ints or bools.
-    """
-
-    elements: int = 0
-    wide: bool = False
-    whole: bool = True
-
-    def __add__(self, other: Tally) -> Tally:  # type: ignore[override]
-        return Tally(self.elements + other.elements, self.wide or other.wide, self.whole and other.whole)
+Vector = np.ndarray[Any, Any]
 
 
-class Partial(NamedTuple):
-    """Hold what one key has of an interval, on the host.
+class Newest(NamedTuple):
+    """Hold a key's newest value, in its own dtype and shape, and the update (from 1) that had it."""
+
+    value: np.ndarray[Any, Any]
+    update: int
+
+
+class Partials(NamedTuple):
+    """Hold what some keys have of an interval, on the host; every vector has one element per key.
 
     Attributes:
-        sums: the sums of its one slot, fields of shape ().
-        tally: how many elements there were, and of which kind.
-        last: the newest value, in its own dtype and shape; None where it was not kept.
-        last_update: the update (from 1) that had it.
-        stack: every value in order, where they are stacked.
+        keys: the keys, in the order they came.
+        statistics: what is reduced of them, in binary64.
+        elements: int64, how many elements were lifted.
+        wide: bool, whether a mean is rounded to float64.
+        whole: bool, whether all values were ints or bools.
+        weighted: bool, whether a weight weighs them: all but the weight itself, where the config names one.
+        last: the newest value of each key of which it is kept.
+        stack: every value in order, of each key whose values are stacked.
     """
 
-    sums: Statistics
-    tally: Tally = Tally()
-    last: np.ndarray[Any, Any] | None = None
-    last_update: int = -1
-    stack: tuple[np.ndarray[Any, Any], ...] = ()
+    keys: tuple[str, ...]
+    statistics: Statistics
+    elements: Vector
+    wide: Vector
+    whole: Vector
+    weighted: Vector
+    last: Mapping[str, Newest] = {}
+    stack: Mapping[str, tuple[np.ndarray[Any, Any], ...]] = {}
+
+    @property
+    def nonfinite(self) -> Vector:
+        """Return how many values of each key were NaN or infinite."""
+        statistics = self.statistics
+        counts: Vector = statistics.nan + statistics.positive + statistics.negative
+        return counts
+
+    def take(self, places: Vector) -> Partials:
+        """Return what the keys at some places have."""
+        return self._replace(
+            keys=tuple([self.keys[at] for at in places.tolist()]),
+            statistics=each(lambda vector: vector[places], self.statistics),
+            elements=self.elements[places],
+            wide=self.wide[places],
+            whole=self.whole[places],
+            weighted=self.weighted[places],
+        )
+
+    def in_order(self, keys: tuple[str, ...]) -> Partials:
+        """Return what these of the keys have, in this order."""
+        if keys == self.keys:
+            return self
+        places = {key: at for at, key in enumerate(self.keys)}
+        return self.take(np.array([places[key] for key in keys], np.int64))
 
 
-def merge_partials(a: Partial, b: Partial) -> Partial:
-    """Return what a key has of two parts of an interval, `b` the later where both saw the same update."""
-    newest = b if b.last_update >= a.last_update else a
+def no_partials(fields: Fields) -> Partials:
+    """Return what no key has."""
+    none = np.zeros(0, bool)
+    return Partials((), empty(NUMPY, fields, 0), np.zeros(0, np.int64), none, none, none)
+
+
+def merge_partials(a: Partials, b: Partials) -> Partials:
+    """Return what the keys have of two parts of an interval, `b` the later where both saw the same update."""
+    if not a.keys or not b.keys:
+        return b if not a.keys else a
+    keys = tuple(dict.fromkeys([*a.keys, *b.keys]))
+    first, second = (_spread(part, keys) for part in (a, b))
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = merge(NUMPY, a.sums, b.sums)
-    return Partial(sums, a.tally + b.tally, newest.last, newest.last_update, a.stack + b.stack)
+        statistics = merge(NUMPY, first.statistics, second.statistics)
+    newest = dict(a.last)
+    for key, value in b.last.items():
+        if key not in newest or value.update >= newest[key].update:
+            newest[key] = value
+    return Partials(
+        keys,
+        statistics,
+        first.elements + second.elements,
+        first.wide | second.wide,
+        first.whole & second.whole,
+        first.weighted | second.weighted,
+        newest,
+        {key: a.stack.get(key, ()) + b.stack.get(key, ()) for key in keys if key in a.stack or key in b.stack},
+    )
+
+
+def _spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
+    """Return the vectors with an element for each of `keys`, of nothing for those that are not there."""
+    if partials.keys == keys:
+        return partials
+    place = {key: at for at, key in enumerate(keys)}
+    at = np.array([place[key] for key in partials.keys])
+    statistics = partials.statistics
+    fields = Fields(bool(statistics.squares), bool(statistics.minimum), bool(statistics.weights))
+
+    def put(blank: Vector, values: Vector) -> Vector:
+        blank[at] = values
+        return blank
+
+    return Partials(
+        keys,
+        each(put, empty(NUMPY, fields, len(keys)), statistics),
+        put(np.zeros(len(keys), np.int64), partials.elements),
+        put(np.zeros(len(keys), bool), partials.wide),
+        put(np.ones(len(keys), bool), partials.whole),
+        put(np.zeros(len(keys), bool), partials.weighted),
+        partials.last,
+        partials.stack,
+    )
 
 
 class PartialSource(Protocol):
-    """Give a callback what was reduced elsewhere, such as inside of a compiled training step."""
+    """Give a callback what was reduced: of the hooks' outputs, or elsewhere, such as inside of a compiled training step."""
 
-    def partials(self) -> Mapping[str, Partial]:
+    def partials(self) -> Partials:
         """Return what each key has of the interval under way, in the order to log them. This may wait for the device."""
 
     def reset(self) -> None:
         """Start the next interval."""
-
-
-def first_nonfinite(partial: Partial) -> int | None:
-    """Return the position of a key's first NaN or infinity, or None."""
-    position = int(partial.sums.first_nonfinite)
-    return None if position == NEVER else position

@@ -20,7 +20,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, c
 from noether_core.reduce import host
 from noether_core.reduce.backend import Backend, Reducer, ValueType
 from noether_core.reduce.layout import Layout
-from noether_core.reduce.partial import WHOLE_DTYPES, Tally
+from noether_core.reduce.partial import WHOLE_DTYPES, Vector
 
 MOST_PLANS = 256  # plans kept; values whose shape changes all the time would make ever more
 
@@ -48,6 +48,20 @@ class DeviceGroup:
     slots: dict[str, int] = field(default_factory=dict)
 
 
+class Tallies(NamedTuple):
+    """Count what is known of some keys' values without looking at them; the vectors are as in `Partials`, beside the slots."""
+
+    keys: tuple[str, ...]
+    slots: Vector
+    elements: Vector
+    wide: Vector
+    whole: Vector
+
+    def times(self, steps: int) -> Tallies:
+        """Return what so many such steps have."""
+        return self if steps == 1 else self._replace(elements=self.elements * steps)
+
+
 @dataclass(frozen=True, eq=False)
 class GroupPlan:
     """Say what of a step's values goes to one device group.
@@ -57,7 +71,8 @@ class GroupPlan:
         layout: where in its state they go.
         scalars: take the groups of scalars out of the tracked values.
         arrays: takes the arrays.
-        kept: each key of which copies are kept, with its group and index, or -1 and its array.
+        kept: each key of which copies are kept, with its group of scalars and index, or -1 and its array.
+        tallies: what a step has of each key.
     """
 
     group: DeviceGroup
@@ -65,6 +80,7 @@ class GroupPlan:
     scalars: tuple[_Pick, ...]
     arrays: _Pick
     kept: tuple[tuple[str, int, int], ...]
+    tallies: Tallies
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +88,20 @@ class Plan:
     """Say what happens to the values of a step.
 
     Attributes:
+        keys: the keys, in the order to log them.
         groups: what each device group gets.
-        tallies: what each key counts.
         shapes: of the keys that are stacked.
         moved: the positions of host values that go to the device, where their weight is.
+        is_scalar: whether all are single floats of one dtype on one device, and asked for what a lone number is itself.
+        keeps: whether copies of anything are kept.
     """
 
+    keys: tuple[str, ...]
     groups: tuple[GroupPlan, ...]
-    tallies: Mapping[str, Tally]
     shapes: Mapping[str, tuple[int, ...]]
     moved: tuple[int, ...]
+    is_scalar: bool
+    keeps: bool
 
 
 class _Typed(NamedTuple):
@@ -101,7 +121,7 @@ class Planner:
     def __init__(self, backend: Backend, config: TrackAdditionalOutputsCallbackConfig) -> None:
         self._backend = backend
         self._config = config
-        self._columns = fields_of(config)
+        self._fields = fields_of(config)
         self._plans: dict[Hashable, Plan] = {}
         self._latest: tuple[Hashable, Plan] | None = None
         self._groups: dict[Hashable, DeviceGroup] = {}
@@ -137,22 +157,32 @@ class Planner:
         by_device: dict[Hashable, list[int]] = {}
         for at, key in enumerate(keys):
             by_device.setdefault((types[at].found.device, self._is_weighted(key)), []).append(at)
+        groups = tuple(self._make_group_plan(device, keys, types, members) for device, members in by_device.items())
         return Plan(
-            tuple(self._make_group_plan(device, keys, types, members) for device, members in by_device.items()),
-            {
-                key: Tally(prod(found.shape), found.wide, found.dtype in WHOLE_DTYPES)
-                for key, (found, _, _) in zip(keys, types, strict=True)
-            },
+            keys,
+            groups,
             {
                 key: typed.found.shape
                 for key, typed in zip(keys, types, strict=True)
                 if "stack" in self._config.reductions(key)
             },
             tuple(at for at, typed in enumerate(types) if typed.moves),
+            self._is_scalar(groups),
+            any(group.kept for group in groups),
+        )
+
+    def _is_scalar(self, groups: Sequence[GroupPlan]) -> bool:
+        layout = groups[0].layout
+        return (
+            len(groups) == len(layout.dtypes) == 1
+            and "float" in layout.dtypes[0]
+            and not layout.keep
+            and not self._fields.weights
+            and self._config.asked <= {"mean", "sum", "min", "max"}
         )
 
     def _is_weighted(self, key: str) -> bool:
-        return self._columns.weights and key != self._config.weight
+        return self._fields.weights and key != self._config.weight
 
     def _beside(self, weight: _Typed, key: str, value: Any, typed: _Typed) -> _Typed:
         """Return the type of a value that is reduced where its weight is."""
@@ -181,9 +211,9 @@ class Planner:
         by_dtype = groupby(small, key=lambda at: types[at].found.dtype)
         own = self._groups.setdefault(device, DeviceGroup(types[members[0]].reducer))
         slots = own.slots
-        order = [keys[at] for group in groups.values() for at in group] + [keys[at] for at in arrays]
-        for key in order:
-            slots.setdefault(key, len(slots))
+        order = [at for group in groups.values() for at in group] + arrays
+        for at in order:
+            slots.setdefault(keys[at], len(slots))
         kept = [
             (keys[at], number, index)
             for number, group in enumerate(groups.values())
@@ -192,10 +222,18 @@ class Planner:
         ]
         kept += [(keys[at], -1, index) for index, at in enumerate(arrays) if self._keeps(keys[at])]
         layout = Layout(
-            np.array([slots[key] for key in order], np.int64),
+            np.array([slots[keys[at]] for at in order], np.int64),
             tuple(groups),
             tuple(self._keeps(keys[at]) for at in arrays),
             tuple(tuple(sizes[at] for at in group) for _, group in by_dtype),
-            self._columns._replace(weights=self._is_weighted(keys[members[0]])),
+            self._fields._replace(weights=self._is_weighted(keys[members[0]])),
         )
-        return GroupPlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept))
+        tracked = [types[at].found for at in order]
+        tallies = Tallies(
+            tuple(keys[at] for at in order),
+            layout.slots,
+            np.array([prod(each.shape) for each in tracked], np.int64),
+            np.array([each.wide for each in tracked]),
+            np.array([each.dtype in WHOLE_DTYPES for each in tracked]),
+        )
+        return GroupPlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept), tallies)

@@ -11,7 +11,7 @@ import numpy as np
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, empty
 from noether_core.errors import NoetherError
-from noether_core.reduce.partial import Partial, Tally
+from noether_core.reduce.partial import Newest, Partials
 
 VERSION = 1
 _COUNTS = ("nan", "positive", "negative", "first_nonfinite")
@@ -20,7 +20,7 @@ _COUNTS = ("nan", "positive", "negative", "first_nonfinite")
 class Loaded(NamedTuple):
     """Hold what `unpack` read."""
 
-    partials: dict[str, Partial]
+    partials: Partials
     fields: Fields
     reached: int | None
     position: tuple[int, int]
@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
 
 
 def pack(
-    partials: Mapping[str, Partial],
+    partials: Partials,
     fields: Fields,
     reached: int | None,
     position: tuple[int, int],
@@ -37,29 +37,23 @@ def pack(
     matched: Sequence[str],
 ) -> dict[str, Any]:
     """Return a state dict: vectors with one row per key, sums as pairs of binary64; the newest values beside them."""
-    parts = list(partials.values())
-    identity = empty(NUMPY, fields)
-    sums = {}
-    for name in Statistics._fields:
-        blank = getattr(identity, name)  # the weight itself, where it is tracked, has no weights
-        if blank != ():
-            rows = [
-                getattr(part.sums, name) or blank if isinstance(blank, tuple) else getattr(part.sums, name)
-                for part in parts
-            ]
-            dtype = np.int64 if name in _COUNTS else np.float64
-            sums[name] = np.array(rows, dtype).reshape(len(parts), *np.shape(blank))
+    statistics = partials.statistics._asdict()
+    last = partials.last
     return {
         "version": VERSION,
-        "keys": list(partials),
-        "sums": sums,
-        "is_weighted": np.array([bool(part.sums.weights) for part in parts], bool),
-        "elements": np.array([part.tally.elements for part in parts], np.int64),
-        "wide": np.array([part.tally.wide for part in parts], bool),
-        "whole": np.array([part.tally.whole for part in parts], bool),
-        "last_update": np.array([part.last_update for part in parts], np.int64),
-        "last": {key: _plain(part.last) for key, part in partials.items() if part.last is not None},
-        "stack": {key: _plain(np.stack(part.stack)) for key, part in partials.items() if part.stack},
+        "keys": list(partials.keys),
+        "sums": {
+            name: np.stack(value, axis=1) if isinstance(value, tuple) else value.copy()
+            for name, value in statistics.items()
+            if not (isinstance(value, tuple) and not value)
+        },
+        "is_weighted": partials.weighted.copy(),
+        "elements": partials.elements.copy(),
+        "wide": partials.wide.copy(),
+        "whole": partials.whole.copy(),
+        "last_update": np.array([last[key].update if key in last else -1 for key in partials.keys], np.int64),
+        "last": {key: _plain(newest.value) for key, newest in last.items()},
+        "stack": {key: _plain(np.stack(stack)) for key, stack in partials.stack.items()},
         "reached": -1 if reached is None else reached,
         "position": list(position),
         "steps": steps,
@@ -100,21 +94,21 @@ def _unpack(state: Mapping[str, Any]) -> Loaded:
     for name, vector in (vectors | flags).items():
         if vector.shape != wanted[name]:
             raise ValueError(f"{len(keys)} keys, but {name!r} has shape {vector.shape}")
-    partials = {}
-    for at, key in enumerate(keys):
-        sums = blank._replace(
-            **{name: tuple(vector[at]) if vector.ndim == 2 else vector[at] for name, vector in vectors.items()}
-        )
-        if not flags["is_weighted"][at]:
-            sums = sums._replace(weighted=(), weights=())
-        last = _array(state["last"].get(key))
-        partials[key] = Partial(
-            sums,
-            Tally(int(flags["elements"][at]), bool(flags["wide"][at]), bool(flags["whole"][at])),
-            last,
-            int(flags["last_update"][at]),
-            () if (stack := _array(state["stack"].get(key))) is None else tuple(stack),
-        )
+    found: dict[str, Any] = {
+        name: vector.astype(np.int64) if vector.ndim == 1 else tuple(vector.T.astype(np.float64, order="C"))
+        for name, vector in vectors.items()
+    }
+    last = {key: _array(state["last"][key]) for key in keys if key in state["last"]}
+    partials = Partials(
+        tuple(keys),
+        blank._replace(**found),
+        flags["elements"].astype(np.int64),
+        flags["wide"].astype(bool),
+        flags["whole"].astype(bool),
+        flags["is_weighted"].astype(bool),
+        {key: Newest(last[key], int(flags["last_update"][at])) for at, key in enumerate(keys) if key in last},
+        {key: tuple(_array(state["stack"][key])) for key in keys if key in state["stack"]},
+    )
     reached, (update, step) = int(state["reached"]), state["position"]
     return Loaded(
         partials,
@@ -136,8 +130,6 @@ def _bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"u{dtype.itemsize}")
 
 
-def _array(plain: Any) -> np.ndarray[Any, Any] | None:
-    if plain is None:
-        return None
+def _array(plain: Any) -> np.ndarray[Any, Any]:
     name, values = str(plain["dtype"]), np.asarray(plain["values"])
     return values.view(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else values.astype(name, copy=False)

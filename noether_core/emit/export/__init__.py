@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from noether_core.emit.export.tables import csv_bytes, parquet_bytes
+from noether_core.emit.columns import Table
+from noether_core.emit.export.tables import csv_parts, parquet_bytes
 from noether_core.emit.files import write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.emit.trackers import TOOLS, make_tracker
 from noether_core.errors import NoetherError, listing, suggest
 
-_TABLES: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {"csv": csv_bytes, "parquet": parquet_bytes}
+_TABLES: dict[str, Callable[[Table], bytes | Iterable[bytes]]] = {"csv": csv_parts, "parquet": parquet_bytes}
 _MARKER = "noether-export.json"
 
 
@@ -48,17 +49,18 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
         known = [*TOOLS, *_TABLES]
         raise NoetherError(f"cannot export to {to!r}; known are {listing(known)}.{suggest(to, known)}")
     reader = read_run(run)
-    if not reader.entries:
+    entries = len(reader.table.iterations)
+    if not entries:
         raise NoetherError(f"{str(run)!r} has no log entries, so there is nothing to export")
     default = reader.path / "exports" / (f"metrics.{to}" if to in _TABLES else to)
     path = default if out is None else Path(out)
     if to in _TABLES:
         if path.is_dir():
             raise NoetherError(f"--out {str(path)!r} is a directory; give a file, such as metrics.{to}")
-        write_whole(path, _TABLES[to](reader.entries))
+        write_whole(path, _TABLES[to](reader.table))
     else:
         _fill(reader, to, path)
-    return Exported(path, len(reader.entries), reader.problems)
+    return Exported(path, entries, reader.problems)
 
 
 def _fill(reader: RunReader, to: str, path: Path) -> None:
@@ -69,7 +71,7 @@ def _fill(reader: RunReader, to: str, path: Path) -> None:
     # first of all, so that an export that was cut short may be done again
     write_whole(path / _MARKER, json.dumps({"run": str(reader.path.resolve()), "to": to}).encode())
     try:
-        for entry in reader.entries:
+        for entry in reader.iter_entries():
             tracker.log(entry)
     finally:
         tracker.close()

@@ -1,37 +1,40 @@
-"""Write entries as a table: a row an update; columns `epoch`, `update`, `sample`, then the keys in the order first logged."""
+"""Write entries as a table: a row an entry; columns `epoch`, `update`, `sample`, then the keys in the order first logged."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from noether_core.emit.columns import Table
 from noether_core.emit.trackers.values import as_float, is_number
 from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
 
-
-def _columns(entries: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys([*UNITS, *(key for entry in entries for key in entry)]))
+_PART = 2**20  # characters of a CSV that are held at a time, about
 
 
-def csv_bytes(entries: Sequence[dict[str, Any]]) -> bytes:
-    r"""Return the entries as CSV (RFC 4180) in UTF-8.
+def csv_parts(table: Table) -> Iterator[bytes]:
+    """Yield, part by part, the entries as CSV (RFC 4180) in UTF-8.
 
     A float is written as its shortest decimal that reads back to the same bits (`nan`, `inf` and `-inf` among them), a list or
     dict as JSON, text as it is. A key that an update did not log leaves its cell empty.
-
-    >>> csv_bytes([{"epoch": 0, "update": 1, "sample": 8, "loss/U1": 0.1}, {"epoch": 0, "update": 2, "sample": 16, "n": 3}])
-    b'epoch,update,sample,loss/U1,n\r\n0,1,8,0.1,\r\n0,2,16,,3\r\n'
     """
-    columns = _columns(entries)
+    columns = [*UNITS, *table.series]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows([_cell(entry[key]) if key in entry else "" for key in columns] for entry in entries)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    for entry in table.iter_entries():
+        writer.writerow([_cell(entry[key]) if key in entry else "" for key in columns])
+        if text.tell() > _PART:
+            yield _utf8(text.getvalue())
+            text.seek(0)
+            text.truncate()
+    yield _utf8(text.getvalue())
 
 
 def _cell(value: Any) -> str:
@@ -40,7 +43,7 @@ def _cell(value: Any) -> str:
     return repr(value) if is_number(value) else json.dumps(value, ensure_ascii=False)
 
 
-def parquet_bytes(entries: Sequence[dict[str, Any]]) -> bytes:
+def parquet_bytes(table: Table) -> bytes:
     """Return the entries as a Parquet file, its missing cells null.
 
     A column is bool, int64 or float64 where each of its values is one exactly (an int beside floats, say); otherwise it is
@@ -56,11 +59,23 @@ def parquet_bytes(entries: Sequence[dict[str, Any]]) -> bytes:
         raise MissingDependencyError(
             "the Parquet export needs pyarrow: pip install 'noether-callbacks[parquet]'"
         ) from error
-    columns = {key: [entry.get(key) for entry in entries] for key in _columns(entries)}
-    table = pa.table({_utf8(key): pa.array(*_typed(pa, values)) for key, values in columns.items()})
+    columns: dict[str, Any] = {unit: pa.array(table.iterations[:, at]) for at, unit in enumerate(UNITS)}
+    for key, series in table.series.items():
+        columns[_utf8(key).decode()] = _column(pa, series.value, table.rows[key], len(table.iterations))
     sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink)
+    parquet.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _column(pa: Any, values: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], length: int) -> Any:
+    """Return an array of so many rows, null where there is no value."""
+    is_missing = np.ones(length, bool)
+    is_missing[rows] = False
+    column = np.full(length, None if values.dtype == object else 0, values.dtype)
+    column[rows] = values
+    if values.dtype != object:
+        return pa.array(column, mask=is_missing)
+    return pa.array(*_typed(pa, column.tolist()))
 
 
 def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
@@ -71,8 +86,8 @@ def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
         return values, pa.int64()
     if all(is_number(value) and (isinstance(value, float) or as_float(value) == value) for value in present):
         return [None if value is None else float(value) for value in values], pa.float64()
-    return [None if value is None else _utf8(_cell(value)) for value in values], pa.string()
+    return [None if value is None else _utf8(_cell(value)).decode() for value in values], pa.string()
 
 
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

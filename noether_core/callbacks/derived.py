@@ -1,0 +1,100 @@
+"""Track what is not among the update outputs under its own name, such as the losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.emit.log_writer import ScalarWriter
+from noether_core.reduce.backend import Backend
+from noether_core.schedule import Counter
+
+
+class DerivedOutputsCallback(PeriodicCallback, ABC):
+    """Hold a tracking callback, and give it the update outputs that a subclass makes of what the hooks get.
+
+    What is held goes by this callback's name in messages and in the log, and has its state.
+    """
+
+    backend: Backend
+
+    def __init__(
+        self,
+        callback_config: OnlineLossCallbackConfig | LearningRateCallbackConfig,
+        *,
+        log_writer: ScalarWriter,
+        output_path: str | Path | None = None,
+        name: str | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        super().__init__(
+            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
+        )
+        self._tracking = TrackAdditionalOutputsCallback(
+            callback_config.tracking, log_writer=log_writer, title=str(self), backend=self.backend
+        )
+
+    @abstractmethod
+    def _derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+        """Return the update outputs to track; None where there are none."""
+
+    def before_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Note where training starts."""
+        super().before_training(update_counter=update_counter)
+        self._tracking.before_training(update_counter=update_counter)
+
+    def track_after_accumulation_step(
+        self,
+        *,
+        update_counter: Counter,
+        update_outputs: Any = None,
+        losses: Any = None,
+        accumulation_steps: int = 1,
+        accumulation_step: int = 0,
+        **_: Any,
+    ) -> None:
+        """Merge this step's values into the interval.
+
+        Raises:
+            NoetherError: see `TrackAdditionalOutputsCallback`.
+        """
+        derived = self._derived(update_outputs, losses)
+        self._refuse_missed_end(update_counter)
+        self._tracking.track_after_accumulation_step(
+            update_counter=update_counter,
+            update_outputs=derived,
+            accumulation_steps=accumulation_steps,
+            accumulation_step=accumulation_step,
+        )
+
+    def undo_accumulation_step(self) -> None:
+        """Forget the last `track_after_accumulation_step`."""
+        self._tracking.undo_accumulation_step()
+
+    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
+        """Log what the interval gave, and start the next. An evaluation leaves it untouched."""
+        if interval_type == "epoch":
+            self._tracking.after_epoch(update_counter=update_counter)
+        elif interval_type != "eval":
+            self._tracking.after_update(update_counter=update_counter)
+
+    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Log the interval under way, if training ended in its middle."""
+        self._tracking.after_training(update_counter=update_counter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the interval under way; see `TrackAdditionalOutputsCallback.state_dict`."""
+        return {**self._tracking.state_dict(), **super().state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            NoetherError: for a state of another form; the callback stays as it was.
+        """
+        self._tracking.load_state_dict(state)
+        super().load_state_dict(state)

@@ -1,0 +1,83 @@
+"""Call the hooks of all callbacks of a run, in the right order.
+
+For each accumulation step: `track_after_accumulation_step`, the counter still showing what was completed before. After an
+update's last one: the counter moves; `track_after_update_step`; `after_update`; at an epoch's end, `after_epoch`; then the same
+two of the callbacks that read the log (`reads_log`), which so see what all the others logged, wherever they stand in the
+list; a flush. So one entry holds all that was logged for one update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noether_core.callbacks.base import CallbackBase
+from noether_core.errors import HookOrderError
+from noether_core.schedule import Counter
+
+
+def next_position(
+    before: tuple[int, int], update: int, accumulation_steps: int, accumulation_step: int
+) -> tuple[int, int]:
+    """Return where an accumulation step stands: the updates completed before it, and its number in its update.
+
+    Raises:
+        HookOrderError: if it does not come after the step that stood at `before`.
+    """
+    if not 0 <= accumulation_step < accumulation_steps:
+        raise HookOrderError(
+            f"accumulation_step={accumulation_step} of accumulation_steps={accumulation_steps};"
+            f" expected 0 to {accumulation_steps - 1}: the steps of an update count from 0"
+        )
+    position = update, accumulation_step
+    if position <= before:
+        raise HookOrderError(
+            f"accumulation step {accumulation_step} after {update} updates came after step {before[1]} after"
+            f" {before[0]} updates; expected later ones only. Count the update (next_update) before the next"
+            " one's steps, or call before_training to start anew"
+        )
+    return position
+
+
+def accumulation_step(callbacks: Sequence[CallbackBase], arguments: Mapping[str, Any]) -> None:
+    """Call `track_after_accumulation_step` of each with these arguments; if one raises, those before it forget the step."""
+    done = 0
+    try:
+        for callback in callbacks:
+            callback.track_after_accumulation_step(**arguments)
+            done += 1
+    except Exception:
+        for earlier in callbacks[:done]:
+            earlier.undo_accumulation_step()
+        raise
+
+
+def end_update(
+    callbacks: Sequence[CallbackBase], update_counter: Counter, times: Any, ends_epoch: bool
+) -> list[Exception]:
+    """Call what comes after an update that the counter shows; return what the periodic hooks raised.
+
+    Raises:
+        Exception: what `track_after_update_step` raised.
+    """
+    for callback in callbacks:
+        callback.track_after_update_step(update_counter=update_counter, times=times)
+    return _periodic(callbacks, ("after_update", "after_epoch") if ends_epoch else ("after_update",), update_counter)
+
+
+def end_training(callbacks: Sequence[CallbackBase], update_counter: Counter) -> list[Exception]:
+    """Call `after_training` of each, whatever the others do; return what was raised."""
+    return _periodic(callbacks, ("after_training",), update_counter)
+
+
+def _periodic(callbacks: Sequence[CallbackBase], hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
+    errors = []
+    for reads_log in (False, True):
+        for hook in hooks:
+            for callback in callbacks:
+                if callback.reads_log is reads_log:
+                    try:
+                        getattr(callback, hook)(update_counter=update_counter)
+                    except Exception as error:
+                        errors.append(error)
+    return errors

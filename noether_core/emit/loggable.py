@@ -1,0 +1,47 @@
+"""Take what is logged as plain Python values, or refuse it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from noether_core.emit.jsonl import encode_line
+from noether_core.errors import NoetherError
+
+NUMBERS = frozenset({float, int, bool})  # the types that are taken as they are
+
+
+def plain_number(key: str, value: Any) -> float | int | bool:
+    """Return a Python or NumPy number as a plain Python one.
+
+    Raises:
+        NoetherError: if it is none.
+    """
+    if type(value) in NUMBERS:
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "biuf":
+        value = value.item()
+    if not isinstance(value, bool | int | float):
+        raise NoetherError(
+            f"add_scalar got {type(value).__name__} for key {key!r}; expected a Python or NumPy number (a device array is"
+            " converted by float(...); text goes to add_nonscalar)"
+        )
+    return value
+
+
+def plain_nonscalar(key: str, value: Any) -> Any:
+    """Return a copy of a value that a line can hold.
+
+    Raises:
+        NoetherError: if no line can.
+    """
+    try:
+        encode_line({key: value})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NoetherError(
+            f"add_nonscalar got {type(value).__name__} for key {key!r}, which JSON cannot hold ({error}); expected a string, or"
+            " a list or dict of strings and plain numbers"
+        ) from error
+    return copy.deepcopy(value)

@@ -1,0 +1,109 @@
+"""Lift a step's values to rows of statistics, and merge rows into slots: what the hooks and the pure tracker share.
+
+All of it is for use inside of compiled functions, where x64 is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noether_core.algebra.lift import is_small, lift, statistics_of, summarise
+from noether_core.algebra.sums import Fields, Statistics, each, empty
+from noether_jax.ops import JaxOps
+
+_MOST_STACKED = 2**14  # elements of an array; to copy larger ones costs more than to read each by itself
+
+
+def joined(parts: Sequence[Statistics]) -> Statistics:
+    """Return sums with the slots of all of them, in order."""
+    return each(lambda *fields: jnp.concatenate(fields, -1), *parts)
+
+
+def stacked(group: Sequence[jax.Array]) -> jax.Array:
+    """Return one-element values of one dtype as a new vector."""
+    return jnp.stack([value.reshape(()) for value in group])
+
+
+def lift_scalars(
+    ops: JaxOps, groups: Sequence[jax.Array], weights: jax.Array | None, positions: jax.Array, fields: Fields
+) -> Statistics:
+    """Return the sums of steps' one-element values, a row for each step and a slot for each value.
+
+    Args:
+        ops: what to reduce with.
+        groups: values of one dtype each, shape [steps, values].
+        weights: the steps' weights, shape [steps, 1]; None without.
+        positions: the steps' positions, int64.
+        fields: what to carry.
+    """
+    return joined([lift(ops, group, positions[:, None], fields, weights) for group in groups])
+
+
+def lift_step_arrays(
+    ops: JaxOps, arrays: Sequence[jax.Array], weight: jax.Array | None, position: jax.Array, fields: Fields
+) -> Statistics:
+    """Return the sums of one step's arrays, a slot for each.
+
+    Those of one dtype and size are lifted together, so that what is compiled grows with the kinds of arrays, not with the
+    arrays. Large ones are each read by themselves, and only what was read of them is put together.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for at, array in enumerate(arrays):
+        is_read_alone = ops.parts == 2 and array.size > _MOST_STACKED
+        kinds.setdefault((array.dtype, None if is_read_alone else array.size), []).append(at)
+    parts = [
+        _lift_kind(ops, [arrays[at].reshape(-1) for at in members], weight, position.reshape(1, 1), fields)
+        for members in kinds.values()
+    ]
+    order = [at for members in kinds.values() for at in members]
+    found = joined(parts)
+    return found if order == sorted(order) else each(lambda field: field[np.argsort(order)], found)
+
+
+def _lift_kind(
+    ops: JaxOps, arrays: Sequence[jax.Array], weight: jax.Array | None, position: jax.Array, fields: Fields
+) -> Statistics:
+    """Return the sums of vectors of one dtype, a slot for each; of one size, or all of them large."""
+    elements = arrays[0].size
+    if not elements:
+        return empty(ops, fields, len(arrays), position)
+    if is_small(elements) or ops.parts != 2:  # without binary64 every array is merged
+        beside = None if weight is None else weight[:, None]
+        return ops.fold(lift(ops, jnp.stack(arrays, 1), position, fields, beside))
+    stacks = [jnp.stack(arrays)] if elements <= _MOST_STACKED else [array[None] for array in arrays]
+    read = [summarise(ops, stack, lambda: position, fields, weight) for stack in stacks]
+    row = each(lambda *numbers: jnp.concatenate(numbers).reshape(1, -1), *read)
+    return ops.fold(statistics_of(ops, row, fields))
+
+
+def merge_rows(ops: JaxOps, sums: Statistics, rows: Statistics, source: Any, fields: Fields) -> Statistics:
+    """Return sums, [slots], with rows of further ones, [rows, values], merged in.
+
+    Args:
+        ops: what to merge with.
+        sums: the sums so far.
+        rows: what is new.
+        source: for each slot the value that belongs to it, or the number of values where there is none; None: all slots
+            have one, in order.
+        fields: what the sums carry.
+    """
+    if source is not None:
+        blank = empty(ops, fields, 1, sums.first_nonfinite)
+
+        def by_slot(values: jax.Array, none: jax.Array) -> jax.Array:
+            return jnp.concatenate([values, jnp.broadcast_to(none, (len(values), 1))], -1)[:, source]
+
+        rows = each(by_slot, rows, blank)
+    return ops.fold(each(lambda old, new: jnp.concatenate([old[None], new]), sums, rows))
+
+
+def source_of(slots: Sequence[int] | np.ndarray[Any, Any], num_slots: int) -> np.ndarray[Any, Any] | None:
+    """Return the `source` of `merge_rows` for values that belong to these slots."""
+    source = np.full(num_slots, len(slots), np.int32)
+    source[slots] = np.arange(len(slots))
+    return None if len(slots) == num_slots and (source[:-1] < source[1:]).all() else source
