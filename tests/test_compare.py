@@ -94,7 +94,8 @@ def test_ints_are_apart_exactly_if_they_differ(a: int, b: int) -> None:
 def test_float32_numbers_are_counted_one_by_one(start: float, steps: int) -> None:
     value = np.float32(start)
     for _ in range(abs(steps) % 20):
-        value = np.nextafter(value, np.float32(INF if steps > 0 else -INF), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            value = np.nextafter(value, np.float32(INF if steps > 0 else -INF), dtype=np.float32)
     if math.isfinite(start) and np.isfinite(value):
         assert ulps(start, float(value)) == abs(steps) % 20
 

@@ -19,6 +19,7 @@ from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, each, empty
 from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Newest, Partials
+from noether_jax.binary32 import BINARY32
 from parity_tests import reference
 
 NAN, INF = math.nan, math.inf
@@ -136,6 +137,8 @@ def reduced(library: Library, values: Any, weights: Any = None, split: int | Non
     else:
         halves = (Statistics(*(cut(field, part) for field in lifted)) for part in (slice(split), slice(split, None)))
         sums = merged(library, *(folded(library, half) for half in halves))
+    if library.ops is BINARY32:
+        sums = BINARY32.as_binary64(each(np.asarray, sums))
     wanted = config(weight=None if weights is None else "w", **given)
     return Computation(wanted).compute(partials_of(sums, values, weights is not None), 1)
 

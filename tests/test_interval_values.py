@@ -31,7 +31,9 @@ def test_a_mean_of_float32_is_rounded_once(front_end: Any, tmp_path: Path) -> No
 @each_front_end
 def test_an_empty_array_adds_nothing_and_its_own_mean_is_nan(front_end: Any, tmp_path: Path) -> None:
     train(front_end, tmp_path, [every(2)], losses(front_end, [], 4, [], []))
-    assert logged(tmp_path, "loss/U2") == [(2, 4.0)]
+    assert repr(logged(tmp_path, "loss/U2")) == "[(2, 4.0), (4, nan)]"
+    train(front_end, tmp_path / "skip", [every(2, nonfinite="skip")], losses(front_end, [], 4, [], []))
+    assert logged(tmp_path / "skip", "loss/U2") == [(2, 4.0)]
 
 
 @each_front_end
