@@ -27,7 +27,7 @@ RUNS = {"jax": noether_jax.Run, "torch": noether_torch.Run}
 SCALES = ("unit", "offset", "wild", "whole", "steep", "steep", "nonfinite")
 REDUCTIONS = ("mean", "last", "sum", "min", "max", "std", "var", "count", "stack")
 NAMES = {"loss": "verlust/größe", "aux/loss": "µ/σ²", "field": "損失", "lr": "lr é"}  # for some trainings
-ALIKE = 10  # this many trainings have the same keys and reductions, for JAX compiles for each
+ALIKE = 20  # this many trainings have the same keys and reductions, for JAX compiles for each
 
 
 def draw_callback(rng: np.random.Generator, keys: list[str], variant: int, unit: str) -> dict[str, Any]:

@@ -159,6 +159,15 @@ def test_what_a_page_points_to_is_there(name: str) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_the_walk_names_functions_that_are_there() -> None:
+    rows = re.findall(r"^\| (`noether_.*?) \| (.*?) \|", PAGES["walk_of_a_value"], re.MULTILINE)
+    assert len(rows) > 15
+    for files, functions in rows:
+        sources = "".join((ROOT / path).read_text(encoding="utf-8") for path in re.findall(r"`(.+?)`", files))
+        for function in re.findall(r"`(.+?)`", functions):
+            assert re.search(rf"(def|class) {function}\b", sources), (files, function)
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
 def test_the_lines_of_python_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run them beside each of the page's YAML blocks, as `callbacks.yaml`."""
