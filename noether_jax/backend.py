@@ -16,7 +16,7 @@ import numpy as np
 
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
-from noether_core.reduce.backend import Reducer, ValueType
+from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
 from noether_jax.reducer import JaxKernels
 
@@ -31,7 +31,7 @@ class JaxBackend:
     """Know JAX's arrays."""
 
     name = "JAX"
-    reducer: Reducer = PendingReducer(JaxKernels())
+    reducer = PendingReducer(JaxKernels())
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""

@@ -45,7 +45,7 @@ class Binary32Ops(JaxOps):
             return normalise(scaled[::-1]), False
         return (values.astype(jnp.float32),), dtype.itemsize == 1 or dtype in (jnp.float16, jnp.bfloat16)
 
-    def sum(self, values: jax.Array) -> Expansion:
+    def sum_binary64(self, values: jax.Array) -> Expansion:
         raise NotImplementedError("without binary64 every array is merged")
 
     def as_binary64(self, sums: Statistics) -> Statistics:

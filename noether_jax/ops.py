@@ -19,11 +19,8 @@ class JaxOps(Ops):
 
     float_dtype: Any
     int_dtype = jnp.int64
+    xp: Any = jnp
     never = NEVER
-
-    isnan = staticmethod(jnp.isnan)
-    isfinite = staticmethod(jnp.isfinite)
-    minimum = staticmethod(jnp.minimum)
 
     def are_finite(self, values: jax.Array) -> bool:
         return False
@@ -58,7 +55,7 @@ class JaxOps(Ops):
         total: Statistics = jax.tree.unflatten(form, jax.lax.reduce(tuple(arrays), tuple(start), merged, (0,)))
         return total
 
-    def total(self, values: jax.Array) -> jax.Array:
+    def sum_own_dtype(self, values: jax.Array) -> jax.Array:
         return jnp.sum(values, -1, keepdims=True)
 
     def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -93,12 +90,12 @@ class Binary64Ops(JaxOps):
         is_short = values.dtype.itemsize <= 2 or values.dtype == jnp.float32
         return (values.astype(jnp.float64),), is_short
 
-    def sum(self, values: jax.Array) -> Expansion:
+    def sum_binary64(self, values: jax.Array) -> Expansion:
         if not (jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_):
             return (jnp.sum(values, -1, dtype=jnp.float64, keepdims=True),)
         if not _is_long(values):
             return self.widen(jnp.sum(values, -1, dtype=jnp.int64, keepdims=True))[0]
-        high, low = (self.widen(self.total(half))[0] for half in _halves(values))
+        high, low = (self.widen(self.sum_own_dtype(half))[0] for half in _halves(values))
         return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
 
 

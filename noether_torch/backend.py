@@ -19,7 +19,7 @@ from noether_core.algebra.position import NEVER
 from noether_core.algebra.sums import Statistics, fold_tree
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
-from noether_core.reduce.backend import Reducer, ValueType
+from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, PendingReducer
 
 # dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
@@ -83,9 +83,7 @@ def _beside(like: Tensor, value: Tensor) -> Tensor:
 class _TorchOps:
     parts, deep = 2, 4
     never = NEVER
-    isnan = staticmethod(torch.isnan)
-    isfinite = staticmethod(torch.isfinite)
-    minimum = staticmethod(torch.minimum)
+    xp: Any = torch
 
     def __init__(self) -> None:
         self._wide = _Wide()
@@ -122,7 +120,7 @@ class _TorchOps:
     def fold(self, sums: Statistics) -> Statistics:
         return fold_tree(self, sums)
 
-    def sum(self, values: Tensor) -> Expansion:
+    def sum_binary64(self, values: Tensor) -> Expansion:
         if values.dtype in _FLOATS:
             values = _signed(values)
             return (self._wide.sum(values) if values.is_cpu else values.sum(dtype=torch.float64).reshape(1),)
@@ -131,7 +129,7 @@ class _TorchOps:
         high, low = (self.widen(_number(half.sum()))[0] for half in _halves(values))
         return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
 
-    def total(self, values: Tensor) -> Any:
+    def sum_own_dtype(self, values: Tensor) -> Any:
         return _number(values.sum())
 
     def extremes(self, values: Tensor) -> tuple[Any, Any]:
@@ -157,9 +155,6 @@ class _TorchOps:
             return torch.stack(list(rows))
         dtype = torch.int64 if isinstance(rows[0], int) else torch.float64
         return torch.tensor(rows, dtype=dtype, device="cpu")[:, None]
-
-    def concatenate(self, arrays: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(arrays), dim=-1)
 
     def put(self, target: Tensor, slots: np.ndarray[Any, Any], values: Tensor) -> Tensor:
         return target.index_copy(0, _beside(target, torch.from_numpy(slots)), values)
@@ -209,7 +204,7 @@ class TorchBackend:
     """Know PyTorch's tensors."""
 
     name = "PyTorch"
-    reducer: Reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
+    reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""

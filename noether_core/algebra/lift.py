@@ -22,10 +22,15 @@ from noether_core.algebra.sums import Fields, Ops, Statistics
 
 def classify(ops: Ops, values: Array, weights: Array | None) -> tuple[Array, Array, Array, Array]:
     """Tell which values are used, and which count as NaN, +inf and -inf; what has weight 0 is none of these."""
-    used, nan, positive, negative = ops.isfinite(values), ops.isnan(values), values == math.inf, values == -math.inf
+    used, nan, positive, negative = (
+        ops.xp.isfinite(values),
+        ops.xp.isnan(values),
+        values == math.inf,
+        values == -math.inf,
+    )
     if weights is None:
         return used, nan, positive, negative
-    counts, sound = weights != 0, ops.isfinite(weights)
+    counts, sound = weights != 0, ops.xp.isfinite(weights)
     live = counts & sound
     return used & live, (nan | ~sound) & counts, positive & live, negative & live
 
@@ -132,7 +137,7 @@ def summarise(
     elements = values.shape[-1]
     if weights is not None and elements:
         return _summarise_carefully(ops, values, position(), fields, weights)
-    total = ops.sum(values)
+    total = ops.sum_binary64(values)
 
     def plain() -> ArraySummary:
         none, zero = ops.constant(0, total[0]), ops.constant(0.0, total[0])
@@ -160,7 +165,7 @@ def _moments(ops: Ops, wide: Expansion, origin: Array, weights: Array | None = N
     if len(wide) == 2:
         shifted = shifted + wide[1]
     product = shifted if weights is None else shifted * weights
-    return (ops.total(product),), (ops.total(product * shifted),)
+    return (ops.sum_own_dtype(product),), (ops.sum_own_dtype(product * shifted),)
 
 
 def _summarise_carefully(
@@ -171,7 +176,7 @@ def _summarise_carefully(
     factor = None if weights is None else ops.widen(weights)[0][0]
     used, *odd = classify(ops, wide[0], factor)
     parts = tuple(ops.where(used, part, 0.0) for part in wide)
-    total = normalise(map(ops.total, parts))
+    total = normalise(map(ops.sum_own_dtype, parts))
     origin: Expansion = ()
     first: Expansion = ()
     second: Expansion = ()
@@ -179,17 +184,17 @@ def _summarise_carefully(
     if fields.squares or factor is not None:
         ones = ops.where(used, 1.0, parts[0] * 0.0)  # of the sums' dtype; two numbers would be of the library's own
         factor = ones if factor is None else ops.where(used, factor, 0.0)
-        count = ops.total(ones)
+        count = ops.sum_own_dtype(ones)
         origin = (ops.split(total[0] / ops.where(count == 0, 1.0, count))[0],)
         first, second = _moments(ops, parts, origin[0], factor)
-        mass = (ops.total(factor),)
+        mass = (ops.sum_own_dtype(factor),)
     least: Expansion = ()
     greatest: Expansion = ()
     if fields.extremes:
         zero = total[0] * 0.0
         least, greatest = (_outermost(ops, wide, used, zero, end) for end in (0, 1))
-    nan, positive, negative = map(ops.total, odd)
-    first_nonfinite = ops.where(nan + positive + negative > 0, ops.total(position), ops.never)
+    nan, positive, negative = map(ops.sum_own_dtype, odd)
+    first_nonfinite = ops.where(nan + positive + negative > 0, ops.sum_own_dtype(position), ops.never)
     return ArraySummary(total, origin, first, second, mass, least, greatest, nan, positive, negative, first_nonfinite)
 
 

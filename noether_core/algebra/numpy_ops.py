@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,67 +18,50 @@ class NumpyOps:
 
     parts, deep = 2, 4
     never = NEVER
+    xp: Any = np
     where = staticmethod(np.where)
-    isnan = staticmethod(np.isnan)
-    isfinite = staticmethod(np.isfinite)
-    minimum = staticmethod(np.minimum)
 
     def are_finite(self, values: np.ndarray) -> bool:
-        """Tell whether all values are finite."""
         return bool(np.isfinite(values).all())
 
     def split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return values as the exact sums of two that have 26 bits each."""
         high = ((np.asarray(values).view(np.int64) + np.int64(2**26)) & -np.int64(2**27)).view(np.float64)
         return high, values - high
 
     def widen(self, values: np.ndarray) -> tuple[Expansion, bool]:
-        """Return values exactly as expansions, and whether products of two are exact in one part."""
         if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
             low = (values & np.array(0xFFFFFFFF, values.dtype)).astype(np.float64)
             return normalise(((values >> np.array(32, values.dtype)).astype(np.float64) * 2.0**32, low)), False
         return (values.astype(np.float64),), values.dtype.itemsize <= 2 or values.dtype == np.float32
 
     def full(self, shape: tuple[int, ...], value: float | int, like: Any) -> np.ndarray:
-        """Return a constant array."""
         return np.full(shape, value, np.int64 if isinstance(value, int) else np.float64)
 
-    def concatenate(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Return arrays joined along their last axis."""
-        return np.concatenate(arrays, axis=-1)
-
     def put(self, target: np.ndarray, slots: Any, values: np.ndarray) -> np.ndarray:
-        """Return a copy of `target` with `values` at `slots`."""
         target = target.copy()
         target[slots] = values
         return target
 
     def fold(self, sums: Statistics) -> Statistics:
-        """Return the merge over the leading axis."""
         return fold_tree(self, sums)
 
-    def sum(self, values: np.ndarray) -> Expansion:
-        """Return the sum of all values; exact for ints and bools."""
+    def sum_binary64(self, values: np.ndarray) -> Expansion:
         if values.dtype.kind not in "iub":
             return (values.sum(dtype=np.float64).reshape(1),)
         halves = (values >> 32, values & 0xFFFFFFFF) if values.dtype.itemsize == 8 else (values,)
         first, *rest = [self.widen(half.sum(dtype=np.int64).reshape(1))[0] for half in halves]
         return add((first[0] * 2.0**32, first[1] * 2.0**32), rest[0]) if rest else first
 
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Return the sum of all values in their own dtype."""
+    def sum_own_dtype(self, values: np.ndarray) -> np.ndarray:
         return np.asarray(values.sum()).reshape(1)
 
     def extremes(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and the greatest of all values."""
         return values.min().reshape(1), values.max().reshape(1)
 
     def constant(self, value: float | int, like: Any) -> np.ndarray:
-        """Return a constant array of shape [1]."""
         return self.full((1,), value, like)
 
     def choose(self, total: np.ndarray, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
-        """Return what the total asks for."""
         return plain() if math.isfinite(total[0]) else careful()
 
 

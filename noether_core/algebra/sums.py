@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from noether_core.algebra.expansion import Array, Expansion, SplitOps, add, is_less
@@ -12,8 +12,13 @@ _Chosen = TypeVar("_Chosen")
 
 
 class Ops(SplitOps, Protocol):
-    """List what the algebra needs of an array library beside the arrays' own operators."""
+    """List what the algebra needs of an array library beside the arrays' own operators.
 
+    Most of it all libraries spell alike, and is taken from `xp`, the library's namespace, by the array API's names:
+    https://data-apis.org/array-api. The rest is what they don't.
+    """
+
+    xp: Any  # isfinite, isnan, minimum, concat and stack are used
     parts: int  # the length of the expansion that holds a sum of values: 2 of binary64, or 4 of binary32
     # The length of one that holds a sum of products: 4 of binary64, or 6 of binary32. With 2 of binary64, 2 and 110 of 300
     # variances of float64 values with a mean of 1e7 and 1e8 times their spread came out wrong, with 4 none.
@@ -23,17 +28,8 @@ class Ops(SplitOps, Protocol):
     def where(self, condition: Array, values: Array, others: Array, /) -> Array:
         """Return `values` where the condition holds, else `others`."""
 
-    def isnan(self, values: Array, /) -> Array:
-        """Tell which values are NaN."""
-
-    def isfinite(self, values: Array, /) -> Array:
-        """Tell which values are neither NaN nor infinite."""
-
     def are_finite(self, values: Array) -> bool:
         """Tell whether all values are known to be finite; False where a device would have to be waited for."""
-
-    def minimum(self, values: Array, others: Array, /) -> Array:
-        """Return the smaller of each two values."""
 
     def widen(self, values: Array) -> tuple[Expansion, bool]:
         """Return values of any real dtype, exactly, as an expansion of as few parts as their dtype needs.
@@ -50,10 +46,10 @@ class Ops(SplitOps, Protocol):
     # What follows gives single numbers: of shape [1], or Python's, with which a library that runs operation by operation is
     # a hundred times faster; then `where`, `widen` and `split` take those too.
 
-    def sum(self, values: Array) -> Expansion:
+    def sum_binary64(self, values: Array) -> Expansion:
         """Return the library's own sum of all values, in binary64; exact for ints and bools, as two parts."""
 
-    def total(self, values: Array) -> Array:
+    def sum_own_dtype(self, values: Array) -> Array:
         """Return the library's own sum of all values, in their own dtype, binary64 or int64 (without binary64 binary32)."""
 
     def extremes(self, values: Array) -> tuple[Array, Array]:
@@ -160,7 +156,7 @@ def merge(ops: Ops, a: Statistics, b: Statistics) -> Statistics:
         a.nan + b.nan,
         a.positive + b.positive,
         a.negative + b.negative,
-        ops.minimum(a.first_nonfinite, b.first_nonfinite),
+        ops.xp.minimum(a.first_nonfinite, b.first_nonfinite),
     )
 
 
@@ -177,9 +173,6 @@ def fold_tree(ops: Ops, sums: Statistics) -> Statistics:
 
 class SlotOps(Ops, Protocol):
     """Add what `into_slots` needs of an array library."""
-
-    def concatenate(self, arrays: Sequence[Array]) -> Array:
-        """Return arrays joined along their last axis."""
 
     def put(self, target: Array, slots: Any, values: Array) -> Array:
         """Return `target` with `values` at `slots`, leaving `target` as it is."""
@@ -198,5 +191,5 @@ def into_slots(
     if sums is None:
         return total
     if present < num_slots:
-        sums = each(lambda old, new: ops.concatenate([old, new[present:]]), sums, blank)
+        sums = each(lambda old, new: ops.xp.concat([old, new[present:]]), sums, blank)
     return merge(ops, sums, total)

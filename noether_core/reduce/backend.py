@@ -1,7 +1,6 @@
 """Say what a framework's front-end must add: look at a value, and reduce a step's values on their device.
 
-Reducing is what `eager.PendingReducer` does. Values that are not the framework's own (Python
-numbers, NumPy arrays) are the core's business: see `host.py`.
+Values that are not the framework's own (Python numbers, NumPy arrays) are the core's business: see `host.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from noether_core.algebra.expansion import Array
-from noether_core.algebra.sums import Statistics
-from noether_core.reduce.layout import Step, Taken
+from noether_core.reduce.eager import PendingReducer
 
 
 class ValueType(NamedTuple):
@@ -33,29 +30,11 @@ class ValueType(NamedTuple):
     wide: bool
 
 
-class Reducer(Protocol):
-    """Accumulate steps into a state that is opaque to the core. States are never changed in place."""
-
-    def absorb(self, state: Any, step: Step) -> tuple[Any, Taken]:
-        """Return the state (None: nothing yet) with a step merged in, and copies of the step's values."""
-
-    def lone_row(self, state: Any) -> np.ndarray[Any, Any]:
-        """Return the values of a state of one step that has one group of scalars. This waits for the device."""
-
-    def to_host(
-        self, states: Sequence[Any], copies: Sequence[Array]
-    ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
-        """Return the sums of each state and some copies as NumPy arrays; of each device all in one transfer.
-
-        This waits for the device.
-        """
-
-
 class Backend(Protocol):
     """Know a framework's arrays."""
 
     name: str
-    reducer: Reducer
+    reducer: PendingReducer
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values, as cheaply as possible; it is asked for at every step."""

@@ -151,12 +151,12 @@ def reduce_batch(ops: SlotOps, layout: Layout, batch: Batch, sums: Statistics | 
         sizes = layout.small[group - len(layout.dtypes)] if group >= len(layout.dtypes) else ()
         weights = batch.weights
         if weights is not None and weights.shape[1] > 1:  # one for each element, of each array
-            weights = ops.concatenate([weights] * len(sizes))
+            weights = ops.xp.concat([weights] * len(sizes), axis=-1)
         total = ops.fold(lift(ops, rows, batch.positions, layout.fields, weights))
         parts += _by_array(ops, total, sizes) if sizes else [total]
     if batch.arrays is not None:
         parts.append(ops.fold(batch.arrays))
-    total = parts[0] if len(parts) == 1 else each(lambda *arrays: ops.concatenate(arrays), *parts)
+    total = parts[0] if len(parts) == 1 else each(lambda *arrays: ops.xp.concat(arrays), *parts)
     slots = None if layout.fills(num_slots) else layout.slots
     return into_slots(ops, sums, total, slots, num_slots, layout.fields)
 
@@ -194,7 +194,7 @@ class EagerKernels:
                 [ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)]
             )
             flat = iter([value.reshape(-1) for value in step.arrays])
-            joined = tuple([ops.concatenate(list(islice(flat, len(sizes)))) for sizes in layout.small])
+            joined = tuple([ops.xp.concat(list(islice(flat, len(sizes)))) for sizes in layout.small])
             read = tuple([self._summary(value, step.position, layout.fields, weight) for value in flat])
         return Pending(rows + joined, weight if rows or joined else None, read, step.position), Taken(rows, kept)
 
@@ -251,7 +251,7 @@ def _joined(ops: SlotOps, layout: Layout, summaries: Sequence[ArraySummary]) -> 
     if not summaries:
         return None
     found = [statistics_of(ops, summary, layout.fields) for summary in summaries]
-    return each(lambda *arrays: ops.concatenate(arrays), *found)
+    return each(lambda *arrays: ops.xp.concat(arrays, axis=-1), *found)
 
 
 def _mapped(function: Callable[[Array], Any], tree: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from noether_core.algebra.numpy_ops import NumpyOps
 from noether_core.algebra.sums import Statistics
 from noether_core.errors import UpdateOutputError
-from noether_core.reduce.backend import Reducer, ValueType
+from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import Batch, EagerKernels, Pending, PendingReducer, ReducerState
 from noether_core.reduce.layout import Step, Taken
 
@@ -101,7 +101,7 @@ class HostBackend:
 
     name = "NumPy"
     # infinities that meet are counted, not warned about
-    reducer: Reducer = PendingReducer(_HostKernels(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore")))
+    reducer = PendingReducer(_HostKernels(_HostOps(), partial(np.errstate, over="ignore", invalid="ignore")))
 
     def signature(self, values: Sequence[Any]) -> Any:
         """Return what decides the plan for these values."""

@@ -18,7 +18,8 @@ import numpy as np
 from noether_core.algebra.lift import is_small
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight, fields_of
 from noether_core.reduce import host
-from noether_core.reduce.backend import Backend, Reducer, ValueType
+from noether_core.reduce.backend import Backend, ValueType
+from noether_core.reduce.eager import PendingReducer
 from noether_core.reduce.layout import Layout
 from noether_core.reduce.partial import WHOLE_DTYPES, Vector
 
@@ -44,7 +45,7 @@ class DeviceGroup:
         slots: each key's slot in the state.
     """
 
-    reducer: Reducer
+    reducer: PendingReducer
     slots: dict[str, int] = field(default_factory=dict)
 
 
@@ -118,7 +119,7 @@ class Plan:
 
 class _Typed(NamedTuple):
     found: ValueType
-    reducer: Reducer
+    reducer: PendingReducer
     moves: bool = False
 
 
