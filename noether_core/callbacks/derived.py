@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
-from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
-from noether_core.emit.log_writer import ScalarWriter
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import Counter
 
@@ -26,14 +24,10 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         self,
         callback_config: OnlineLossCallbackConfig | LearningRateCallbackConfig,
         *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
-        **trainer_arguments: Any,
+        log_writer: Any,
+        **arguments: Any,
     ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
+        super().__init__(callback_config, log_writer=log_writer, **arguments)
         self._tracking = TrackAdditionalOutputsCallback(
             callback_config.tracking, log_writer=log_writer, title=str(self), backend=self.backend
         )
@@ -48,39 +42,19 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         self._tracking.before_training(update_counter=update_counter)
 
     def track_after_accumulation_step(
-        self,
-        *,
-        update_counter: Counter,
-        update_outputs: Any = None,
-        losses: Any = None,
-        accumulation_steps: int = 1,
-        accumulation_step: int = 0,
-        **_: Any,
+        self, *, update_counter: Counter, update_outputs: Any = None, losses: Any = None, **step: Any
     ) -> None:
-        """Merge this step's values into the interval.
-
-        Raises:
-            NoetherError: see `TrackAdditionalOutputsCallback`.
-        """
+        """Merge this step's values into the interval; see `TrackAdditionalOutputsCallback` for what is raised."""
         derived = self._derived(update_outputs, losses)
         self._refuse_missed_end(update_counter)
-        self._tracking.track_after_accumulation_step(
-            update_counter=update_counter,
-            update_outputs=derived,
-            accumulation_steps=accumulation_steps,
-            accumulation_step=accumulation_step,
-        )
+        self._tracking.track_after_accumulation_step(update_counter=update_counter, update_outputs=derived, **step)
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`."""
         self._tracking.undo_accumulation_step()
 
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Log what the interval gave, and start the next. An evaluation leaves it untouched."""
-        if interval_type == "epoch":
-            self._tracking.after_epoch(update_counter=update_counter)
-        elif interval_type != "eval":
-            self._tracking.after_update(update_counter=update_counter)
+    def _emit(self, update_counter: Counter) -> None:
+        self._tracking._advance(update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log the interval under way, if training ended in its middle."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from noether_core.callbacks.derived import DerivedOutputsCallback
-from noether_core.callbacks.periodic import IntervalType
 from noether_core.config.loop import LearningRateCallbackConfig
-from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.schedule import Counter
 from noether_core.select import flatten
@@ -27,20 +24,12 @@ class LearningRateCallback(DerivedOutputsCallback):
         NoetherError: unless the config has exactly one of `key` and `source`.
     """
 
-    def __init__(
-        self,
-        callback_config: LearningRateCallbackConfig,
-        *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
-        **trainer_arguments: Any,
-    ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
-        self._config = callback_config
-        self._seen_at = -1
+    callback_config: LearningRateCallbackConfig
+    _kept: ClassVar = {"seen_at": int}
+    _seen_at = -1  # the last update that was logged from the source
+
+    def __init__(self, callback_config: LearningRateCallbackConfig, **arguments: Any) -> None:
+        super().__init__(callback_config, **arguments)
         key, source = callback_config.key, callback_config.source
         if (key is None) == (source is None):
             raise NoetherError(
@@ -49,7 +38,7 @@ class LearningRateCallback(DerivedOutputsCallback):
             )
 
     def _derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
-        key, prefix = self._config.key, self._config.prefix
+        key, prefix = self.callback_config.key, self.callback_config.prefix
         if key is None or update_outputs is None:
             return None
         outputs = flatten(update_outputs)
@@ -65,17 +54,16 @@ class LearningRateCallback(DerivedOutputsCallback):
             )
         return rates
 
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Log the learning rate."""
-        if interval_type != "eval":
-            self._log_source(update_counter)
-            if self._config.key is not None and not self._tracking.has_values:
-                self._warn_once(
-                    "rates",
-                    f"a whole interval had no update outputs to read {self._config.key!r} from; give them to run.step, or read"
-                    " the learning rate from a source",
-                )
-        super().periodic_callback(interval_type=interval_type, update_counter=update_counter)
+    def _emit(self, update_counter: Counter) -> None:
+        self._log_source(update_counter)
+        key = self.callback_config.key
+        if key is not None and not self._tracking.has_values:
+            self._warn_once(
+                "rates",
+                f"a whole interval had no update outputs to read {key!r} from; give them to run.step, or read"
+                " the learning rate from a source",
+            )
+        super()._emit(update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log the learning rate of an interval that training ended in the middle of."""
@@ -83,30 +71,12 @@ class LearningRateCallback(DerivedOutputsCallback):
         super().after_training(update_counter=update_counter)
 
     def _log_source(self, update_counter: Counter) -> None:
-        config, update = self._config, update_counter.update
+        config, update = self.callback_config, update_counter.update
         if config.source is None or self._seen_at == update or not update:
             return
         self._seen_at = update
         for name, value in read_rates(config.source, update - 1).items():
-            self.log_writer.add_scalar(
-                key=f"{config.prefix}{name and '/'}{name}/{self.interval}",
-                value=_number(name, value),
-                logger=self.logger if config.verbose else None,
-                format_str=".5g" if config.verbose else None,
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the interval under way, and the last update that was logged."""
-        return {**super().state_dict(), "seen_at": self._seen_at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
-
-        Raises:
-            NoetherError: for a state of another form.
-        """
-        super().load_state_dict(state)
-        self._seen_at = int(state.get("seen_at", -1))
+            self._add_scalar(f"{config.prefix}{name and '/'}{name}/{self.interval}", _number(name, value), ".5g")
 
 
 def read_rates(source: Any, update: int) -> dict[str, Any]:

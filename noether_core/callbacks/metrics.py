@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
-from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.loop import BestMetricCallbackConfig, MetricConfig, MetricEarlyStopCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, listing, suggest
@@ -29,22 +28,13 @@ class MetricCallback(PeriodicCallback):
     """
 
     reads_log: ClassVar[bool] = True
+    _kept: ClassVar = {"best": float, "best_at": int}
 
-    def __init__(
-        self,
-        callback_config: MetricConfig,
-        *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
-        **trainer_arguments: Any,
-    ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
-        if not callable(getattr(log_writer, "current_values", None)):
+    def __init__(self, callback_config: MetricConfig, **arguments: Any) -> None:
+        super().__init__(callback_config, **arguments)
+        if not callable(getattr(self.log_writer, "current_values", None)):
             raise NoetherError(
-                f"{self} reads what is logged, and its log_writer {type(log_writer).__name__} has no current_values();"
+                f"{self} reads what is logged, and its log_writer {type(self.log_writer).__name__} has no current_values();"
                 " give a LogWriter, or add that method"
             )
         self._log = cast("_LogReader", self.log_writer)
@@ -79,23 +69,6 @@ class MetricCallback(PeriodicCallback):
                 suggest(self._source, values),
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far and where it was."""
-        return {**super().state_dict(), "best": self._best, "best_at": self._best_at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
-
-        Raises:
-            NoetherError: for a state of another form.
-        """
-        try:
-            best, best_at = float(state["best"]), int(state["best_at"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise NoetherError(f"{self} got the state {state!r:.200}; load what its state_dict() returned") from error
-        super().load_state_dict(state)
-        self._best, self._best_at = best, best_at
-
 
 class BestMetricCallback(MetricCallback):
     """Log `{target}/at_best/{source}` for each target at every update at which the source is better than ever before.
@@ -103,39 +76,20 @@ class BestMetricCallback(MetricCallback):
     A target is a whole log key of the same update's entry, or a literal substring of some; without targets it is the source.
     """
 
-    def __init__(
-        self,
-        callback_config: BestMetricCallbackConfig,
-        *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
-        **trainer_arguments: Any,
-    ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
-        self._config = callback_config
-        self._looked_at = -1
+    callback_config: BestMetricCallbackConfig
+    _kept: ClassVar = {**MetricCallback._kept, "looked_at": int}
+    _looked_at = -1
 
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Log the targets if the source improved."""
-        if interval_type == "eval":
-            return
+    def _emit(self, update_counter: Counter) -> None:
         self._looked_at = update_counter.update
         if self._look(update_counter):
             for target, value in self._targets().items():
-                self.log_writer.add_scalar(
-                    key=self._config.log_key(target),
-                    value=value,
-                    logger=self.logger if self._config.verbose else None,
-                    format_str=".5f" if self._config.verbose else None,
-                )
+                self._add_scalar(self.callback_config.log_key(target), value, ".5f")
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Look once more: the others logged what they had of an interval that training ended in the middle of."""
         if self._looked_at != update_counter.update and self._source in self._log.current_values():
-            self.periodic_callback(interval_type="update", update_counter=update_counter)
+            self._emit(update_counter)
 
     def _targets(self) -> dict[str, float]:
         values = {
@@ -144,7 +98,7 @@ class BestMetricCallback(MetricCallback):
             if isinstance(value, bool | int | float) and "/at_best/" not in key
         }
         found = {}
-        for target in self._config.target_metric_keys or [self._source]:
+        for target in self.callback_config.target_metric_keys or [self._source]:
             names = [target] if target in values else [key for key in values if target in key]
             found.update({key: values[key] for key in names})
             if not names:
@@ -156,19 +110,6 @@ class BestMetricCallback(MetricCallback):
                     suggest(target, values),
                 )
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far, where it was, and the last update looked at."""
-        return {**super().state_dict(), "looked_at": self._looked_at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
-
-        Raises:
-            NoetherError: for a state of another form.
-        """
-        super().load_state_dict(state)
-        self._looked_at = int(state.get("looked_at", -1))
 
 
 class MetricEarlyStopCallback(MetricCallback):
@@ -182,30 +123,16 @@ class MetricEarlyStopCallback(MetricCallback):
                 break
     """
 
-    def __init__(
-        self,
-        callback_config: MetricEarlyStopCallbackConfig,
-        *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
-        **trainer_arguments: Any,
-    ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
-        self._patience, self._min_delta = callback_config.patience, callback_config.min_delta
-        self._waited = 0
+    callback_config: MetricEarlyStopCallbackConfig
+    _kept: ClassVar = {**MetricCallback._kept, "waited": int}
+    _waited = 0
 
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Count the interval, and end training if it was one too many."""
-        if interval_type == "eval":
-            return
-        is_better = self._look(update_counter, self._min_delta)
+    def _emit(self, update_counter: Counter) -> None:
+        is_better = self._look(update_counter, self.callback_config.min_delta)
         if is_better is None:
             return
         self._waited = 0 if is_better else self._waited + 1
-        if self._waited >= self._patience and not self.should_stop:
+        if self._waited >= self.callback_config.patience and not self.should_stop:
             self.should_stop = True
             self.logger.info(
                 "training ends at %s: in %d interval ends in a row %r was not better than %s, its value at update %d",
@@ -216,16 +143,7 @@ class MetricEarlyStopCallback(MetricCallback):
                 self._best_at,
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far, and how long there was no better one."""
-        return {**super().state_dict(), "waited": self._waited}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned; a training that was ended stays so.
-
-        Raises:
-            NoetherError: for a state of another form.
-        """
+        """Go on as `PeriodicCallback` does; a training that was ended stays so."""
         super().load_state_dict(state)
-        self._waited = int(state.get("waited", 0))
-        self.should_stop = self._waited >= self._patience
+        self.should_stop = self._waited >= self.callback_config.patience

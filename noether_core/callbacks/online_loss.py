@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from noether_core.callbacks.derived import DerivedOutputsCallback
-from noether_core.callbacks.periodic import IntervalType
 from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.schedule import Counter
 
@@ -27,8 +26,7 @@ class OnlineLossCallback(DerivedOutputsCallback):
             return None
         return {OnlineLossCallbackConfig.prefix: losses if isinstance(losses, Mapping) else {"total": losses}}
 
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Log the means and start the next interval."""
-        if interval_type != "eval" and not self._tracking.has_values:
+    def _emit(self, update_counter: Counter) -> None:
+        if not self._tracking.has_values:
             self._warn_once("losses", "a whole interval had no losses; hand them over: run.step(..., losses=loss)")
-        super().periodic_callback(interval_type=interval_type, update_counter=update_counter)
+        super()._emit(update_counter)

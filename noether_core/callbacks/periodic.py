@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 from noether_core.callbacks.base import CallbackBase
 from noether_core.config.base import PeriodicCallbackConfig
-from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.schedule import Counter
 
@@ -19,17 +18,16 @@ class PeriodicCallback(CallbackBase):
 
     A subclass overrides `periodic_callback` and the `track_*` hooks. It must not override `after_update` or
     `after_epoch`, which decide when: that raises `TypeError` at construction.
+
+    Args:
+        callback_config: a `PeriodicCallbackConfig`.
+        **arguments: see `CallbackBase`.
     """
 
-    def __init__(
-        self,
-        callback_config: PeriodicCallbackConfig,
-        *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
-        **trainer_arguments: Any,
-    ) -> None:
+    callback_config: PeriodicCallbackConfig
+    _kept: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # `{"best": float}`: a state has `_best`, read by `float`
+
+    def __init__(self, callback_config: PeriodicCallbackConfig, **arguments: Any) -> None:
         for hook in ("after_update", "after_epoch"):
             if getattr(type(self), hook) is not getattr(PeriodicCallback, hook):
                 raise TypeError(
@@ -38,16 +36,24 @@ class PeriodicCallback(CallbackBase):
                 )
         self.interval = callback_config.interval
         self._unit = self.interval.unit
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
+        self.verbose = bool(getattr(callback_config, "verbose", False))
+        super().__init__(callback_config, **arguments)
         self._reached: int | None = None  # epochs, updates or samples at the last look
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.interval.verbose})"
 
     def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Do the callback's work at the end of an interval."""
+        """Do the callback's work at the end of an interval; an evaluation leaves the interval untouched."""
+        if interval_type != "eval":
+            self._emit(update_counter)
+
+    def _emit(self, update_counter: Counter) -> None:
+        """Log what the interval gave, and start the next."""
+
+    def _add_scalar(self, key: str, value: Any, format_str: str) -> None:
+        told: dict[str, Any] = {"logger": self.logger, "format_str": format_str} if self.verbose else {}
+        self.log_writer.add_scalar(key=key, value=value, **told)
 
     def _count(self, update_counter: Counter) -> int:
         return int(getattr(update_counter, self._unit))
@@ -101,17 +107,21 @@ class PeriodicCallback(CallbackBase):
         self.periodic_callback(interval_type="eval", update_counter=update_counter)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the interval stands; a subclass adds what it holds."""
-        return {"reached": -1 if self._reached is None else self._reached}
+        """Return where the interval stands, and what the callback holds."""
+        kept = {name: getattr(self, f"_{name}") for name in self._kept}
+        return {"reached": -1 if self._reached is None else self._reached, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned.
 
         Raises:
-            NoetherError: for a state of another form.
+            NoetherError: for a state of another form; the callback stays as it was.
         """
         try:
             reached = int(state["reached"])
+            kept = {name: read(state[name]) for name, read in self._kept.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise NoetherError(f"{self} got the state {state!r:.200}; load what its state_dict() returned") from error
         self._reached = None if reached < 0 else reached
+        for name, value in kept.items():
+            setattr(self, f"_{name}", value)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.loop import ProgressCallbackConfig
-from noether_core.emit.log_writer import ScalarWriter
 from noether_core.schedule import Counter
 
 
@@ -25,28 +23,22 @@ class ProgressCallback(PeriodicCallback):
 
     Args:
         callback_config: a `ProgressCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: not used.
-        name: the callback's name among others.
         clock: returns seconds.
         console: where the bar is shown, if it is a terminal; by default standard output.
-        **trainer_arguments: see `CallbackBase`.
+        **arguments: see `CallbackBase`.
     """
+
+    _kept: ClassVar = {"update": int}
 
     def __init__(
         self,
         callback_config: ProgressCallbackConfig,
         *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
         console: Console | None = None,
-        **trainer_arguments: Any,
+        **arguments: Any,
     ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
+        super().__init__(callback_config, **arguments)
         self._clock = clock
         self._start_from(0)
         console = console or Console()
@@ -74,10 +66,8 @@ class ProgressCallback(PeriodicCallback):
         if self._bar is not None:
             self._bar.update(self._task, completed=update_counter.update)
 
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Write the line."""
-        if interval_type != "eval":
-            self.logger.info("%s", self._line(update_counter))
+    def _emit(self, update_counter: Counter) -> None:
+        self.logger.info("%s", self._line(update_counter))
 
     def _line(self, update_counter: Counter) -> str:
         seconds, updates = self._clock() - self._began, update_counter.update - self._from
@@ -92,15 +82,7 @@ class ProgressCallback(PeriodicCallback):
         if self._bar is not None:
             self._bar.stop()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the interval and the training stand."""
-        return {**super().state_dict(), "update": self._update}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned; the rest is reckoned from here on.
-
-        Raises:
-            NoetherError: for a state of another form.
-        """
+        """Go on as `PeriodicCallback` does; the rest is reckoned from here on."""
         super().load_state_dict(state)
-        self._start_from(int(state.get("update", 0)))
+        self._start_from(self._update)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
-from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.loop import ThroughputCallbackConfig
-from noether_core.emit.log_writer import ScalarWriter
-from noether_core.errors import NoetherError, UpdateOutputError
+from noether_core.errors import UpdateOutputError
 from noether_core.schedule import Counter
+
+
+def _pair(counts: Iterable[Any]) -> list[int]:
+    update, sample = counts
+    return [int(update), int(sample)]
 
 
 class ThroughputCallback(PeriodicCallback):
@@ -31,32 +34,25 @@ class ThroughputCallback(PeriodicCallback):
 
     Args:
         callback_config: a `ThroughputCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: not used.
-        name: the callback's name among others.
         clock: returns seconds.
-        **trainer_arguments: see `CallbackBase`.
+        **arguments: see `CallbackBase`.
     """
+
+    _kept: ClassVar = {"start": _pair, "seconds": float, "waited": float}
 
     def __init__(
         self,
         callback_config: ThroughputCallbackConfig,
         *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        **trainer_arguments: Any,
+        **arguments: Any,
     ) -> None:
-        super().__init__(
-            callback_config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments
-        )
-        self.verbose = callback_config.verbose
+        super().__init__(callback_config, **arguments)
         self._clock = clock
         self._last = clock()
-        self._start = (0, 0)  # updates and samples at the interval's start
+        self._start = [0, 0]  # updates and samples at the interval's start
         self._seconds = 0.0
-        self._waited: float | None = None
+        self._waited = math.nan  # no waits are known
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Start the clock."""
@@ -65,8 +61,8 @@ class ThroughputCallback(PeriodicCallback):
         self._last = self._clock()
 
     def _begin(self, update_counter: Counter) -> None:
-        self._start = (update_counter.update, update_counter.sample)
-        self._seconds, self._waited = 0.0, None
+        self._start = [update_counter.update, update_counter.sample]
+        self._seconds, self._waited = 0.0, math.nan
 
     def track_after_update_step(
         self, *, update_counter: Counter, times: Mapping[str, float] | None = None, **_: Any
@@ -83,13 +79,8 @@ class ThroughputCallback(PeriodicCallback):
             seconds = _checked(times)
             self._seconds += math.fsum(seconds.values())
             if "data" in seconds:
-                self._waited = (self._waited or 0.0) + seconds["data"]
+                self._waited = seconds["data"] + (0.0 if math.isnan(self._waited) else self._waited)
         self._last = now
-
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Log the interval's rates and start the next."""
-        if interval_type != "eval":
-            self._emit(update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log the rates of the interval under way, if training ended in its middle."""
@@ -101,37 +92,16 @@ class ThroughputCallback(PeriodicCallback):
         seconds, waited = self._seconds, self._waited
         self._begin(update_counter)
         measured = {"samples_per_second": samples / seconds, "updates_per_second": updates / seconds} if seconds else {}
-        if waited is not None:
+        if not math.isnan(waited):
             measured["data_wait_seconds"] = waited
             if seconds:
                 measured["data_wait_share"] = waited / seconds
         for name, value in measured.items():
-            self.log_writer.add_scalar(
-                key=f"profiling/{name}/{self.interval}",
-                value=value,
-                logger=self.logger if self.verbose else None,
-                format_str=".5g" if self.verbose else None,
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the times of the interval under way."""
-        waited = math.nan if self._waited is None else self._waited
-        return {**super().state_dict(), "start": list(self._start), "seconds": self._seconds, "waited": waited}
+            self._add_scalar(f"profiling/{name}/{self.interval}", value, ".5g")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned; the time in between is not counted.
-
-        Raises:
-            NoetherError: for a state of another form.
-        """
+        """Go on as `PeriodicCallback` does; the time in between is not counted."""
         super().load_state_dict(state)
-        try:
-            update, sample = (int(count) for count in state["start"])
-            seconds, waited = float(state["seconds"]), float(state["waited"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise NoetherError(f"{self} got the state {state!r:.200}; load what its state_dict() returned") from error
-        self._start, self._seconds = (update, sample), seconds
-        self._waited = None if math.isnan(waited) else waited
         self._last = self._clock()
 
 

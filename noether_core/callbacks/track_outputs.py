@@ -9,10 +9,10 @@ from typing import Any
 
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.hooks import next_position
-from noether_core.callbacks.periodic import IntervalType, PeriodicCallback
+from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.arrays import write_arrays
-from noether_core.emit.log_writer import BoundLogWriter, ScalarWriter
+from noether_core.emit.log_writer import BoundLogWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
@@ -29,9 +29,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     The front-ends' classes of this name add the backend; use those. See `noether_core.config` for the fields.
 
     Args:
-        callback_config, log_writer, output_path, name, **trainer_arguments: see `CallbackBase`.
+        callback_config: a `TrackAdditionalOutputsCallbackConfig`.
         title: what messages and `logging` call it; by default its class, interval, keys and patterns.
         backend: the front-end's, for a callback that holds this one; the front-ends' classes have theirs.
+        **arguments: see `CallbackBase`.
 
     Attributes:
         keys, patterns, reduce, verbose, log_output, save_output: as in the config.
@@ -48,21 +49,17 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self,
         callback_config: TrackAdditionalOutputsCallbackConfig,
         *,
-        log_writer: ScalarWriter,
-        output_path: str | Path | None = None,
-        name: str | None = None,
         title: str | None = None,
         backend: Backend | None = None,
-        **trainer_arguments: Any,
+        **arguments: Any,
     ) -> None:
         config = self.config = callback_config
         self._title = title
         if backend is not None:
             self.backend = backend
         self.keys, self.patterns = list(config.keys or []), list(config.patterns or [])
-        self.reduce, self.verbose = config.reduce, config.verbose
-        self.log_output, self.save_output = config.log_output, config.save_output
-        super().__init__(config, log_writer=log_writer, output_path=output_path, name=name, **trainer_arguments)
+        self.reduce, self.log_output, self.save_output = config.reduce, config.log_output, config.save_output
+        super().__init__(config, **arguments)
         self.out: Path | None = None
         if self.save_output:
             if self.output_path is None:
@@ -162,11 +159,6 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._matched = self._matched | selection.matched
 
     # ------------------------------------------------------------------ the interval's end
-
-    def periodic_callback(self, *, interval_type: IntervalType, update_counter: Counter, **_: Any) -> None:
-        """Log and save what the interval gave, and start the next. An evaluation leaves it untouched."""
-        if interval_type != "eval":
-            self._emit(update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log and save the interval under way, if training ended in its middle.
