@@ -9,6 +9,8 @@ from collections.abc import Iterable
 class NoetherError(Exception):
     """Mark every error that these packages raise on purpose (config errors are pydantic's `ValidationError`)."""
 
+    __str__ = Exception.__str__  # KeyError's own would show the message's repr
+
 
 class ConfigFileError(NoetherError):
     """Report a config file that cannot be read as a list of callbacks."""
@@ -25,15 +27,9 @@ class UpdateOutputError(NoetherError, ValueError):
 class MissingKeyError(NoetherError, KeyError):
     """Report an exact key that the step's update outputs do not have."""
 
-    def __str__(self) -> str:  # KeyError would show the message's repr
-        return str(self.args[0])
-
 
 class DuplicateKeyError(NoetherError, KeyError):
     """Report a key that is logged twice for one update."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class HookOrderError(NoetherError, RuntimeError):
@@ -61,8 +57,7 @@ def suggest(name: str, options: Iterable[str]) -> str:
     candidates = list(options)
     folded = {option.casefold(): option for option in candidates}
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    if not close:
-        close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
+    close = close or [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -73,7 +68,5 @@ def listing(names: Iterable[str], most: int = 20) -> str:
     "'a', 'b' and 1 more"
     """
     quoted = [repr(name) for name in names]
-    if not quoted:
-        return "none"
-    rest = len(quoted) - most
-    return ", ".join(quoted) if rest <= 0 else f"{', '.join(quoted[:most])} and {rest} more"
+    shown, rest = ", ".join(quoted[:most]) or "none", len(quoted) - most
+    return shown if rest <= 0 else f"{shown} and {rest} more"

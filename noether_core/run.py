@@ -22,11 +22,9 @@ from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError, NoetherError, ScheduleError
+from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.backend import Backend
-from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of
-
-_MANY = (list, tuple)  # of update outputs
+from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of, require_positive
 
 
 class Run:
@@ -72,8 +70,7 @@ class Run:
         record: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
-        if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
-            raise ScheduleError(f"Run got accumulation_steps={accumulation_steps!r}; expected an int of at least 1")
+        require_positive("Run", accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         self.counter = UpdateCounter(
             iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, effective_batch_size
@@ -142,7 +139,7 @@ class Run:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
         self._refuse_unless_training()
-        many = update_outputs if isinstance(update_outputs, _MANY) else (update_outputs,)
+        many = update_outputs if isinstance(update_outputs, (list, tuple)) else (update_outputs,)
         if times is not None:
             self._add_times(times, self.accumulated + len(many))
         for outputs in many:
@@ -204,7 +201,10 @@ class Run:
         if ends_epoch:
             counter.next_epoch()
         times, self._times = self._times, None
-        errors = hooks.end_update(self.callbacks, counter, times, ends_epoch)
+        for callback in self.callbacks:
+            callback.track_after_update_step(update_counter=counter, times=times)
+        due = ("after_update", "after_epoch") if ends_epoch else ("after_update",)
+        errors = hooks.periodic(self.callbacks, due, counter)
         self.log_writer.flush()
         if errors:
             raise errors[0]
@@ -219,7 +219,7 @@ class Run:
         if self._state != "training":
             return
         self._state = "finished"
-        errors = hooks.end_training(self.callbacks, self.counter)
+        errors = hooks.periodic(self.callbacks, ("after_training",), self.counter)
         self.log_writer.close()
         if errors:
             raise errors[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import total_ordering
 from itertools import count
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from noether_core.errors import ScheduleError
 
@@ -98,31 +98,26 @@ class TrainingIteration:
         sample = self.sample if self.sample is not None else update * effective_batch_size
         return TrainingIteration(epoch, update, sample)
 
-    def _paired(self, other: TrainingIteration, operation: str) -> list[tuple[int, int]]:
+    def _paired(self, other: TrainingIteration, operation: str) -> dict[Unit, tuple[int, int]]:
         mine, others = self._specified(), other._specified()
         if mine.keys() != others.keys() or not mine:
             raise ScheduleError(
                 f"cannot {operation} {str(self) or 'an empty iteration'!r} and {str(other) or 'an empty iteration'!r}: "
                 "both must specify the same fields; complete them with to_fully_specified first"
             )
-        return [(mine[unit], others[unit]) for unit in mine]
+        return {unit: (mine[unit], others[unit]) for unit in mine}
 
     def __lt__(self, other: TrainingIteration) -> bool:
-        signs = {(a > b) - (a < b) for a, b in self._paired(other, "order")} - {0}
+        signs = {(a > b) - (a < b) for a, b in self._paired(other, "order").values()} - {0}
         if len(signs) > 1:
             raise ScheduleError(f"cannot order {self} and {other}: one field is ahead, another behind")
         return signs == {-1}
 
-    def _combined(self, other: TrainingIteration, sign: int, operation: str) -> TrainingIteration:
-        self._paired(other, operation)
-        others = other._specified()
-        return TrainingIteration(**{unit: value + sign * others[unit] for unit, value in self._specified().items()})
-
     def __add__(self, other: TrainingIteration) -> TrainingIteration:
-        return self._combined(other, 1, "add")
+        return TrainingIteration(**{unit: a + b for unit, (a, b) in self._paired(other, "add").items()})
 
     def __sub__(self, other: TrainingIteration) -> TrainingIteration:
-        return self._combined(other, -1, "subtract")
+        return TrainingIteration(**{unit: a - b for unit, (a, b) in self._paired(other, "subtract").items()})
 
 
 def iteration_of(given: Mapping[str, int] | TrainingIteration | None, name: str) -> TrainingIteration | None:
@@ -156,6 +151,13 @@ class Counter(Protocol):
         """Return the epochs, updates and samples completed."""
 
 
+def require_positive(owner: str, **given: Any) -> None:
+    """Raise `ScheduleError` if one of the arguments that `owner` got is no int of at least 1."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ScheduleError(f"{owner} got {name}={value!r}; expected an int of at least 1")
+
+
 class UpdateCounter:
     """Count epochs, updates and samples from a start to an end.
 
@@ -164,6 +166,9 @@ class UpdateCounter:
         end_iteration: where it ends; None is never.
         updates_per_epoch: the updates of an epoch; None where there are no epochs.
         effective_batch_size: the samples of an update, over all devices and accumulation steps.
+
+    Attributes:
+        epoch, update, sample: how many are completed.
 
     >>> counter = UpdateCounter(None, TrainingIteration(epoch=2), updates_per_epoch=10, effective_batch_size=4)
     >>> counter.add_samples(4); counter.next_update(); str(counter.cur_iteration)
@@ -177,15 +182,14 @@ class UpdateCounter:
         updates_per_epoch: int | None = None,
         effective_batch_size: int = 1,
     ) -> None:
-        for name, value in (("updates_per_epoch", updates_per_epoch), ("effective_batch_size", effective_batch_size)):
-            allowed_none = name == "updates_per_epoch" and value is None
-            if not allowed_none and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ScheduleError(f"UpdateCounter got {name}={value!r}; expected an int of at least 1")
+        if updates_per_epoch is not None:
+            require_positive("UpdateCounter", updates_per_epoch=updates_per_epoch)
+        require_positive("UpdateCounter", effective_batch_size=effective_batch_size)
         self.updates_per_epoch = updates_per_epoch
         self.effective_batch_size = effective_batch_size
         start = start_iteration if start_iteration is not None else TrainingIteration(update=0)
         start = start.to_fully_specified(updates_per_epoch, effective_batch_size)
-        self._epoch, self._update, self._sample = start.epoch or 0, start.update or 0, start.sample or 0
+        self.epoch, self.update, self.sample = start.epoch or 0, start.update or 0, start.sample or 0
         self.end_iteration = (
             None if end_iteration is None else end_iteration.to_fully_specified(updates_per_epoch, effective_batch_size)
         )
@@ -193,22 +197,7 @@ class UpdateCounter:
     @property
     def cur_iteration(self) -> TrainingIteration:
         """Return the epochs, updates and samples completed."""
-        return TrainingIteration(self._epoch, self._update, self._sample)
-
-    @property
-    def epoch(self) -> int:
-        """Return the epochs completed."""
-        return self._epoch
-
-    @property
-    def update(self) -> int:
-        """Return the updates completed."""
-        return self._update
-
-    @property
-    def sample(self) -> int:
-        """Return the samples seen."""
-        return self._sample
+        return TrainingIteration(self.epoch, self.update, self.sample)
 
     @property
     def epoch_as_float(self) -> float:
@@ -220,25 +209,25 @@ class UpdateCounter:
     @property
     def is_full_epoch(self) -> bool:
         """Tell whether the updates completed make whole epochs."""
-        return self.updates_per_epoch is not None and self._update % self.updates_per_epoch == 0
+        return self.updates_per_epoch is not None and self.update % self.updates_per_epoch == 0
 
     @property
     def is_finished(self) -> bool:
         """Tell whether the end is reached."""
         end = self.end_iteration
-        return end is not None and self._update >= (end.update or 0)
+        return end is not None and self.update >= (end.update or 0)
 
     def next_update(self) -> None:
         """Count one update."""
-        self._update += 1
+        self.update += 1
 
     def next_epoch(self) -> None:
         """Count one epoch."""
-        self._epoch += 1
+        self.epoch += 1
 
     def add_samples(self, num_samples: int) -> None:
         """Count `num_samples` samples."""
-        self._sample += num_samples
+        self.sample += num_samples
 
 
 @dataclass(frozen=True)

@@ -88,20 +88,12 @@ class Selector:
         outputs = flatten(update_outputs)
         if outputs is update_outputs and len(self._leaves) < _MOST:
             self._leaves.update(map(type, outputs.values()))
-        return outputs, self._select(tuple(outputs))
-
-    def _select(self, available: tuple[str, ...]) -> Selection:
-        selection = self._selections.get(available)
-        if selection is None:
+        available = tuple(outputs)
+        if available not in self._selections:
             if len(self._selections) >= _MOST:
                 self._selections.clear()
-            selection = self._selections[available] = select(self._keys, self._patterns, available)
-        return selection
-
-
-def _is_flat(update_outputs: Mapping[str, Any]) -> bool:
-    kinds = set(map(type, update_outputs.values()))
-    return NoneType not in kinds and not any(issubclass(kind, Mapping) for kind in kinds)
+            self._selections[available] = select(self._keys, self._patterns, available)
+        return outputs, self._selections[available]
 
 
 def flatten(update_outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,7 +111,9 @@ def flatten(update_outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         raise UpdateOutputError(
             f"update_outputs is {type(update_outputs).__name__}; expected a dict from names to scalars or arrays (or None)"
         )
-    if _is_flat(update_outputs) and set(map(type, update_outputs)) <= {str}:
+    kinds = set(map(type, update_outputs.values()))
+    is_nested = NoneType in kinds or any(issubclass(kind, Mapping) for kind in kinds)
+    if not is_nested and set(map(type, update_outputs)) <= {str}:
         return update_outputs  # as most are: the walk would cost more than all that follows
     flat: dict[str, Any] = {}
     _flatten_into(flat, update_outputs, "")

@@ -52,25 +52,8 @@ def accumulation_step(callbacks: Sequence[CallbackBase], arguments: Mapping[str,
         raise
 
 
-def end_update(
-    callbacks: Sequence[CallbackBase], update_counter: Counter, times: Any, ends_epoch: bool
-) -> list[Exception]:
-    """Call what comes after an update that the counter shows; return what the periodic hooks raised.
-
-    Raises:
-        Exception: what `track_after_update_step` raised.
-    """
-    for callback in callbacks:
-        callback.track_after_update_step(update_counter=update_counter, times=times)
-    return _periodic(callbacks, ("after_update", "after_epoch") if ends_epoch else ("after_update",), update_counter)
-
-
-def end_training(callbacks: Sequence[CallbackBase], update_counter: Counter) -> list[Exception]:
-    """Call `after_training` of each, whatever the others do; return what was raised."""
-    return _periodic(callbacks, ("after_training",), update_counter)
-
-
-def _periodic(callbacks: Sequence[CallbackBase], hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
+def periodic(callbacks: Sequence[CallbackBase], hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
+    """Call these hooks of each, whatever the others do, those that read the log last; return what was raised."""
     errors = []
     for reads_log in (False, True):
         for hook in hooks:

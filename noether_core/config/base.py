@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator, model_validator
 
 from noether_core.schedule import UNITS, Interval
 
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
-
 NOETHER_KINDS = "noether.core.callbacks."
+
+
+def _is_a_list(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"got the string {value!r}; write a list: [{value}]")
+    return value
+
+
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+Strings = Annotated[list[StrictStr], BeforeValidator(_is_a_list)]
 
 
 class CallbackBaseConfig(BaseModel):
@@ -41,20 +50,23 @@ class PeriodicCallbackConfig(CallbackBaseConfig):
 
     @model_validator(mode="after")
     def _one_interval(self) -> Self:
-        given = {f"every_n_{unit}s": n for unit in UNITS if (n := getattr(self, f"every_n_{unit}s")) is not None}
+        given = list(self._intervals())
         if len(given) != 1:
-            arrived = ", ".join(f"{name}={n}" for name, n in given.items()) or "none of them"
+            arrived = ", ".join(interval.verbose for interval in given) or "none of them"
             raise ValueError(
                 f"got {arrived}; set exactly one of every_n_epochs, every_n_updates and every_n_samples"
                 " (for two intervals, write two callbacks)"
             )
         return self
 
+    def _intervals(self) -> Iterator[Interval]:
+        fields = ((unit, getattr(self, f"every_n_{unit}s")) for unit in UNITS)
+        return (Interval(unit, n) for unit, n in fields if n is not None)
+
     @property
     def interval(self) -> Interval:
         """Return the one interval that is set."""
-        unit = next(unit for unit in UNITS if getattr(self, f"every_n_{unit}s") is not None)
-        return Interval(unit, getattr(self, f"every_n_{unit}s"))
+        return next(self._intervals())
 
 
 class NamedCallbackConfig(PeriodicCallbackConfig):

@@ -71,13 +71,11 @@ def check_together(configs: Sequence[CallbackConfig]) -> None:
     """Raise `NoetherError` if callbacks of one run would write the same files."""
     places: set[tuple[str | None, str]] = set()
     for config in configs:
-        if not isinstance(config, TrackAdditionalOutputsCallbackConfig):
-            continue
-        place = (config.id, str(config.interval))
-        if config.save_output and place in places:
-            raise NoetherError(
-                f"two callbacks with save_output, interval {config.interval} and id {config.id!r} would write the same files;"
-                " give each an id of its own, or make them one"
-            )
-        if config.save_output:
+        if isinstance(config, TrackAdditionalOutputsCallbackConfig) and config.save_output:
+            place = (config.id, str(config.interval))
+            if place in places:
+                raise NoetherError(
+                    f"two callbacks with save_output, interval {place[1]} and id {config.id!r} would write the same files;"
+                    " give each an id of its own, or make them one"
+                )
             places.add(place)

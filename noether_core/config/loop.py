@@ -7,17 +7,23 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictStr, field_validator
 
-from noether_core.config.base import NamedCallbackConfig, PositiveInt
+from noether_core.config.base import NamedCallbackConfig, PositiveInt, Strings
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 
 
 class LoopConfig(NamedCallbackConfig):
-    """Add what is logged: nothing, unless a subclass says so."""
+    """Add what is logged: nothing, unless a subclass says so.
+
+    Attributes:
+        logged: the names it logs under, less the interval at their end.
+    """
+
+    logged: ClassVar[tuple[str, ...]] = ()
 
     @property
     def logs(self) -> tuple[str, ...]:
-        """Return the names it logs under."""
-        return ()
+        """Return the names it logs under; `{name}` stands for any that are known only when they come."""
+        return tuple(f"{name}/{self.interval}" for name in self.logged)
 
     def _tracking(self, prefix: str, **fields: Any) -> TrackAdditionalOutputsCallbackConfig:
         own = self.model_dump(include={"every_n_epochs", "every_n_updates", "every_n_samples", "verbose"})
@@ -28,14 +34,10 @@ class OnlineLossCallbackConfig(LoopConfig):
     """Log the mean of each loss over the interval, and stop at one that is not finite."""
 
     prefix: ClassVar[str] = "loss/online"
+    logged = ("loss/online/{name}",)  # `total` for a lone number
     name: Literal["OnlineLossCallback"] = "OnlineLossCallback"
     verbose: StrictBool = False
     nonfinite: Literal["raise", "propagate", "skip"] = "raise"
-
-    @property
-    def logs(self) -> tuple[str, ...]:
-        """Return the names it logs under; `{name}` stands for each loss's, which is `total` for a lone number."""
-        return (f"{self.prefix}/{{name}}/{self.interval}",)
 
     @property
     def tracking(self) -> TrackAdditionalOutputsCallbackConfig:
@@ -55,6 +57,7 @@ class LearningRateCallbackConfig(LoopConfig):
     """
 
     prefix: ClassVar[str] = "optim/lr"
+    logged = ("optim/lr", "optim/lr/{name}")  # a parameter group's, where there are several
     name: Literal["LearningRateCallback"] = "LearningRateCallback"
     key: StrictStr | None = Field(default=None, min_length=1)
     source: Any = Field(default=None, exclude=True, repr=False)
@@ -70,27 +73,22 @@ class LearningRateCallbackConfig(LoopConfig):
         return value
 
     @property
-    def logs(self) -> tuple[str, ...]:
-        """Return the names it logs under; `{name}` stands for a parameter group's, where there are several."""
-        return f"{self.prefix}/{self.interval}", f"{self.prefix}/{{name}}/{self.interval}"
-
-    @property
     def tracking(self) -> TrackAdditionalOutputsCallbackConfig:
         """Return the config that tracks the learning rates, whose names begin with `prefix`."""
         return self._tracking(self.prefix, reduce="last")
 
 
 class ThroughputCallbackConfig(LoopConfig):
-    """Log how many samples and updates pass per second, and how long they wait for data."""
+    """Log how many samples and updates pass per second; where the loop hands over its times, also the wait for data."""
 
+    logged = (
+        "profiling/samples_per_second",
+        "profiling/updates_per_second",
+        "profiling/data_wait_seconds",
+        "profiling/data_wait_share",
+    )
     name: Literal["ThroughputCallback"] = "ThroughputCallback"
     verbose: StrictBool = False
-
-    @property
-    def logs(self) -> tuple[str, ...]:
-        """Return the names it logs under; the ones about data only where the loop hands over its times."""
-        measured = ("samples_per_second", "updates_per_second", "data_wait_seconds", "data_wait_share")
-        return tuple(f"profiling/{name}/{self.interval}" for name in measured)
 
 
 class ProgressCallbackConfig(LoopConfig):
@@ -115,14 +113,12 @@ class BestMetricCallbackConfig(MetricConfig):
     """
 
     name: Literal["BestMetricCallback"] = "BestMetricCallback"
-    target_metric_keys: list[StrictStr] | None = Field(default=None, min_length=1)
+    target_metric_keys: Strings | None = Field(default=None, min_length=1)
     verbose: StrictBool = False
 
     @field_validator("target_metric_keys", mode="before")
     @classmethod
-    def _is_a_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            raise ValueError(f"got the string {value!r}; write a list: [{value}]")
+    def _name_something(cls, value: Any) -> Any:
         if isinstance(value, list) and "" in value:
             raise ValueError("holds an empty string, which every log key contains; name the targets")
         return value

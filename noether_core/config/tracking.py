@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, StrictBool, StrictStr, field_validator, model_validator
 
 from noether_core.algebra.sums import Fields
-from noether_core.config.base import NamedCallbackConfig
+from noether_core.config.base import NamedCallbackConfig, Strings
 from noether_core.errors import UpdateOutputError
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
@@ -32,8 +32,8 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     """
 
     name: Literal["TrackAdditionalOutputsCallback"] = "TrackAdditionalOutputsCallback"
-    keys: list[StrictStr] | None = None
-    patterns: list[StrictStr] | None = None
+    keys: Strings | None = None
+    patterns: Strings | None = None
     reduce: Reductions | dict[StrictStr, Reductions] = "mean"
     weight: StrictStr | None = Field(default=None, min_length=1)
     verbose: StrictBool = False
@@ -41,13 +41,6 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     save_output: StrictBool = False
     missing: Literal["error", "warn", "skip"] = "error"
     nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
-
-    @field_validator("keys", "patterns", mode="before")
-    @classmethod
-    def _is_a_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            raise ValueError(f"got the string {value!r}; write a list: [{value}]")
-        return value
 
     @field_validator("reduce")
     @classmethod
