@@ -91,35 +91,31 @@ def _read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
         raise UpdateOutputError(
             f"{str(path)!r} holds {type(document).__name__}; expected a dict from names to numbers, lists or {{shape: [...]}}"
         )
-    flat = flatten(_shapes_as_leaves(document))
-    return {key: _shape(key, value) for key, value in flat.items()}
+    return dict(flatten(_shapes(document, "")))
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Hold a leaf that was given as `{shape: [...]}`."""
-
-    dims: Any
-
-
-def _shapes_as_leaves(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def _shapes(outputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    shapes: dict[str, Any] = {}
     for name, value in outputs.items():
-        if isinstance(value, Mapping):
-            is_shape = isinstance(value.get("shape"), list | str) and value.keys() <= {"shape", "dtype"}
-            leaves[name] = _Shape(value["shape"]) if is_shape else _shapes_as_leaves(value)
+        key = f"{prefix}{name}"
+        if not isinstance(value, Mapping):
+            shapes[name] = None if value is None else _shape(key, value)
+        elif isinstance(value.get("shape"), list | str) and value.keys() <= {"shape", "dtype"}:
+            shapes[name] = _declared_shape(key, value["shape"])
         else:
-            leaves[name] = value
-    return leaves
+            shapes[name] = _shapes(value, key + "/")
+    return shapes
+
+
+def _declared_shape(key: str, dims: list[Any] | str) -> tuple[int, ...]:
+    if isinstance(dims, str) or any(type(dim) is not int or dim < 0 for dim in dims):
+        raise UpdateOutputError(
+            f"update output {key!r} has the shape {dims!r}; expected a list of ints of at least 0, such as [3, 4]"
+        )
+    return tuple(dims)
 
 
 def _shape(key: str, value: Any) -> tuple[int, ...]:
-    if isinstance(value, _Shape):
-        if isinstance(value.dims, str) or any(type(dim) is not int or dim < 0 for dim in value.dims):
-            raise UpdateOutputError(
-                f"update output {key!r} has the shape {value.dims!r}; expected a list of ints of at least 0, such as [3, 4]"
-            )
-        return tuple(value.dims)
     if isinstance(value, list):
         inner = {_shape(key, item) for item in value}
         if len(inner) > 1:
@@ -146,17 +142,13 @@ def explain_together(configs: Sequence[CallbackConfig], outputs: Mapping[str, tu
             advice = f"{twice}; let one callback log it, or give different intervals" if twice else ""
             matched.append(replace(match, problem=match.problem or advice))
             logged.update(dict.fromkeys(match.logged, found.title))
-        refused = [str(error)] if (error := _refusal(configs[: at + 1])) else []
-        explanations.append(replace(found, matched=tuple(matched), unmatched=(*found.unmatched, *refused)))
+        unmatched = [*found.unmatched]
+        try:
+            check_together(configs[: at + 1])
+        except NoetherError as error:
+            unmatched.append(str(error))
+        explanations.append(replace(found, matched=tuple(matched), unmatched=tuple(unmatched)))
     return explanations
-
-
-def _refusal(configs: Sequence[CallbackConfig]) -> NoetherError | None:
-    try:
-        check_together(configs)
-    except NoetherError as error:
-        return error
-    return None
 
 
 def explain(config: CallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:
@@ -165,7 +157,7 @@ def explain(config: CallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> E
         return _explain_tracking(config, outputs)
     unmatched = []
     key = config.key if isinstance(config, LearningRateCallbackConfig) else None
-    if key is not None and not any(name == key or name.startswith(key + "/") for name in outputs):
+    if key is not None and not any(f"{name}/".startswith(key + "/") for name in outputs):
         unmatched = [f"key {key!r} is not among the update outputs.{suggest(key, outputs)}"]
     logs = config.logs if isinstance(config, LoopConfig) else ()
     return Explanation(f"{config.name}({config.interval.verbose})", (), tuple(unmatched), logs)
