@@ -37,6 +37,10 @@ def _console() -> Console:
     return console
 
 
+def _complain(message: str, style: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style=style, markup=False)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
@@ -88,9 +92,7 @@ def export(
     """Fill a tool, or write a table, from a run: each key and update once. A second export takes the first one's place."""
     exported = export_run(run, to, out)
     for problem in exported.problems:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"damaged, left out: {inert(problem)}", style="bold red", markup=False
-        )
+        _complain(f"damaged, left out: {inert(problem)}", "bold red")
     print(f"{exported.entries} entries: {inert(str(exported.path))}")  # noqa: T201
 
 
@@ -102,7 +104,5 @@ def main() -> None:
     try:
         app()
     except (NoetherError, ValidationError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"noether-parity: {error}", style="red", markup=False
-        )
+        _complain(f"noether-parity: {error}", "red")
         raise SystemExit(2) from None

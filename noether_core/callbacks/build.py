@@ -37,18 +37,16 @@ def read_callbacks(callbacks: Callbacks) -> list[CallbackConfig | CallbackBase]:
     Raises:
         NoetherError, pydantic.ValidationError: for what is none, or cannot work together.
     """
-    given: list[CallbackConfig | CallbackBase]
     if isinstance(callbacks, str | Path):
-        given = [*load_callbacks(callbacks)]
-    elif isinstance(callbacks, Sequence):
-        given = [
-            each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
-            for at, each in enumerate(callbacks)
-        ]
-    else:
+        callbacks = load_callbacks(callbacks)
+    if not isinstance(callbacks, Sequence):
         raise NoetherError(
             f"Run got callbacks={callbacks!r:.80}; expected a YAML file, or a list of configs or callback objects"
         )
+    given = [
+        each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
+        for at, each in enumerate(callbacks)
+    ]
     check_together([each for each in given if isinstance(each, CallbackConfig)])
     return given
 

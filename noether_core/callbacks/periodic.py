@@ -68,9 +68,6 @@ class PeriodicCallback(CallbackBase):
         Raises:
             HookOrderError: if the counter passed an interval's end without the hook that announces it.
         """
-        self._refuse_missed_end(update_counter)
-
-    def _refuse_missed_end(self, update_counter: Counter) -> None:
         if getattr(update_counter, self._unit) == self._reached:
             return
         now = self._count(update_counter)

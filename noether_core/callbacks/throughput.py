@@ -50,19 +50,18 @@ class ThroughputCallback(PeriodicCallback):
         super().__init__(callback_config, **arguments)
         self._clock = clock
         self._last = clock()
-        self._start = [0, 0]  # updates and samples at the interval's start
+        self._begin(0, 0)
+
+    def _begin(self, update: int, sample: int) -> None:
+        self._start = [update, sample]
         self._seconds = 0.0
         self._waited = math.nan  # no waits are known
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Start the clock."""
         super().before_training(update_counter=update_counter)
-        self._begin(update_counter)
+        self._begin(update_counter.update, update_counter.sample)
         self._last = self._clock()
-
-    def _begin(self, update_counter: Counter) -> None:
-        self._start = [update_counter.update, update_counter.sample]
-        self._seconds, self._waited = 0.0, math.nan
 
     def track_after_update_step(
         self, *, update_counter: Counter, times: Mapping[str, float] | None = None, **_: Any
@@ -90,7 +89,7 @@ class ThroughputCallback(PeriodicCallback):
     def _emit(self, update_counter: Counter) -> None:
         updates, samples = update_counter.update - self._start[0], update_counter.sample - self._start[1]
         seconds, waited = self._seconds, self._waited
-        self._begin(update_counter)
+        self._begin(update_counter.update, update_counter.sample)
         measured = {"samples_per_second": samples / seconds, "updates_per_second": updates / seconds} if seconds else {}
         if not math.isnan(waited):
             measured["data_wait_seconds"] = waited

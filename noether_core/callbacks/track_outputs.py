@@ -112,7 +112,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             UpdateOutputError: for a value that cannot be tracked.
             HookOrderError: if the hooks come in an order that would give wrong numbers.
         """
-        self._refuse_missed_end(update_counter)
+        super().track_after_accumulation_step(update_counter=update_counter)
         position = next_position(self._position, update_counter.update, accumulation_steps, accumulation_step)
         before = (self._position, self._steps, self._matched, update_outputs is not None)
         if update_outputs is not None:
