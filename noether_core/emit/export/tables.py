@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from noether_core.emit.columns import Table
-from noether_core.emit.trackers.values import as_float, is_number
 from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
+from noether_core.text import as_float
 
 _PART = 2**20  # characters of a CSV that are held at a time, about
 
@@ -40,7 +40,7 @@ def csv_parts(table: Table) -> Iterator[bytes]:
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return repr(value) if is_number(value) else json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
 
 
 def parquet_bytes(table: Table) -> bytes:
@@ -84,7 +84,7 @@ def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
         return values, pa.bool_()
     if all(type(value) is int and -(2**63) <= value < 2**63 for value in present):
         return values, pa.int64()
-    if all(is_number(value) and (isinstance(value, float) or as_float(value) == value) for value in present):
+    if all(isinstance(value, float) or (isinstance(value, int) and as_float(value) == value) for value in present):
         return [None if value is None else float(value) for value in values], pa.float64()
     return [None if value is None else _utf8(_cell(value)).decode() for value in values], pa.string()
 

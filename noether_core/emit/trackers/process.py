@@ -30,11 +30,13 @@ _UNSET = ("PYTHONWARNINGS", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_D
 
 
 class ProcessTracker:
-    """Send entries to a child process, in which `noether_core.emit.trackers.<kind>.open_tool` takes them.
+    """Send entries to a child process, in which `noether_core.emit.trackers.<kind>.Tool` takes them.
 
     Args:
         directory: where the tool has its files; made at the first entry.
-        options: handed to `open_tool`; plain data that JSON can hold.
+        name: the run's name; by default the directory's.
+        options: further ones of the `Tool`; plain data that JSON can hold.
+        memory: the file in which the tool's run is noted, for a restart to go on with it.
 
     Raises:
         NoetherError: if an option is not plain data.
@@ -42,10 +44,14 @@ class ProcessTracker:
 
     kind: ClassVar[str]
 
-    def __init__(self, directory: str | Path, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: str | Path, name: str | None, options: Mapping[str, Any], *, memory: str = "noether.json"
+    ) -> None:
         self._directory = Path(directory)
+        place = self._directory.absolute()
+        given = {"kind": self.kind, "directory": str(place), "name": name or place.resolve().name}
         try:
-            self._options = json.dumps({"kind": self.kind, "directory": str(self._directory.absolute()), **options})
+            self._options = json.dumps({**given, "memory": str(place / memory), **options})
         except (TypeError, ValueError) as error:
             raise NoetherError(
                 f"the {self.kind} tracker's options {dict(options)!r:.200} cannot be sent to its process: {error};"
@@ -86,10 +92,7 @@ class _Child:
         self._owner = owner
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by end()
         environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
-        path = [
-            str(Path(__file__).parents[3]),
-            *(each for each in sys.path if each),
-        ]  # what is importable here is there
+        path = [str(Path(__file__).parents[3]), *filter(None, sys.path)]  # what is importable here is there
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "noether_core.emit.trackers.child"],
             stdin=subprocess.PIPE,

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.emit.trackers.values import as_float, is_number
 from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
+from noether_core.text import as_float
 
 
 class _TorchRefused(importlib.abc.MetaPathFinder):
@@ -86,7 +86,7 @@ class TensorBoardTracker:
         for key, value in entry.items():
             if key in UNITS:
                 continue
-            if is_number(value):
+            if isinstance(value, int | float):
                 self._writer.file_writer.add_summary(self._summary(key, as_float(value)), entry["update"])
             else:
                 self._writer.add_text(key, str(value), global_step=entry["update"])
