@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
-import logging
 from collections.abc import Mapping, Sequence
+from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from noether_core.emit.jsonl import LineFile, iter_lines
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number
 from noether_core.emit.trackers import Tracker
-from noether_core.emit.trackers.closing import close_feeds, warn_of_failure
-from noether_core.emit.trackers.feed import Feed
+from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
 from noether_core.errors import DuplicateKeyError, NoetherError, RunFormatError
 from noether_core.schedule import UNITS, Counter
 
-CLOSING_TIME = 10.0  # seconds
 WINDOW = 1000  # entries
+Values = Mapping[str, Any]
 _RESERVED = frozenset({*UNITS, "crc32"})
 _TEXT = frozenset({str})
 
@@ -25,9 +23,7 @@ _TEXT = frozenset({str})
 class ScalarWriter(Protocol):
     """List what the callbacks use of a log writer; one of the user's own works if it has this."""
 
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number."""
 
 
@@ -64,9 +60,7 @@ class LogWriter:
         self.log_entries: list[dict[str, Any]] = []
         self._path = None if output_path is None else Path(output_path)
         self._lines = None if self._path is None else LineFile(self._path / "metrics")
-        self._feeds = self._all_feeds = [Feed(tracker) for tracker in trackers]  # those fed, and those ever fed
-        self._failed: list[Feed] = []
-        self._is_awaited = False
+        self._feeds = Feeds(trackers, self._path)
         self._has_all = True  # in log_entries
         self._at: tuple[int, ...] = ()  # the update that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
@@ -76,9 +70,7 @@ class LogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
         return BoundLogWriter(self, source)
 
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number under a key, once per update.
 
         Args:
@@ -102,9 +94,7 @@ class LogWriter:
         """
         self._add(key, plain_nonscalar(key, value), None, None, None)
 
-    def add_scalars(
-        self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log many numbers at once, as `add_scalar` on each in turn, but cheaper.
 
         Raises:
@@ -112,9 +102,7 @@ class LogWriter:
         """
         self._add_all(values, logger, format_str, None if logger is None else logger.name)
 
-    def _add_all(
-        self, values: Mapping[str, Any], logger: logging.Logger | None, format_str: str | None, source: str | None
-    ) -> None:
+    def _add_all(self, values: Values, logger: Logger | None, format_str: str | None, source: str | None) -> None:
         self._begin()
         if values and logger is None and self._takes_all(values):
             self._parts.append(_Part(source, dict(values)))
@@ -128,7 +116,7 @@ class LogWriter:
         if errors:
             raise errors[0]
 
-    def _takes_all(self, values: Mapping[str, Any]) -> bool:
+    def _takes_all(self, values: Values) -> bool:
         return (
             _TEXT.issuperset(map(type, values))
             and NUMBERS.issuperset(map(type, values.values()))
@@ -136,9 +124,7 @@ class LogWriter:
             and all(part.values.keys().isdisjoint(values) for part in self._parts)
         )
 
-    def _add(
-        self, key: str, value: Any, logger: logging.Logger | None, format_str: str | None, source: str | None
-    ) -> None:
+    def _add(self, key: str, value: Any, logger: Logger | None, format_str: str | None, source: str | None) -> None:
         if not isinstance(key, str) or key in _RESERVED:
             raise NoetherError(
                 f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
@@ -187,29 +173,12 @@ class LogWriter:
                 del self.log_entries[0]
                 self._has_all = False
         self._flushed = len(self._parts)
-        self._feed(entry)
-
-    def _feed(self, entry: dict[str, Any]) -> None:
-        if not self._feeds:
-            return
-        if not self._is_awaited:
-            atexit.register(self._close_feeds)  # for a program that ends without close()
-            self._is_awaited = True
-        for feed in self._feeds:
-            feed.put(entry)
-        self._report_failures()
-
-    def _report_failures(self) -> None:
-        """Warn of each tracker that raised, here on the caller's thread, once."""
-        for feed in self._feeds:
-            if feed.failed_at == "log" and feed not in self._failed:
-                self._failed.append(feed)
-                warn_of_failure(feed, self._path)
+        self._feeds.put(entry)
 
     @property
     def dropped_entries(self) -> dict[str, int]:
         """Return how many entries each tracker missed because its queue was full, by the tracker's repr."""
-        return {repr(feed.tracker): feed.dropped for feed in self._all_feeds}
+        return self._feeds.dropped
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows, flushed or not."""
@@ -245,13 +214,7 @@ class LogWriter:
             if self._lines is not None:
                 self._lines.close()
         finally:
-            self._close_feeds(time_limit)
-
-    def _close_feeds(self, time_limit: float = CLOSING_TIME) -> None:
-        atexit.unregister(self._close_feeds)
-        close_feeds(self._feeds, self._path, time_limit)
-        self._report_failures()
-        self._feeds = []
+            self._feeds.close(time_limit)
 
 
 class BoundLogWriter:
@@ -261,15 +224,11 @@ class BoundLogWriter:
         self._writer = writer
         self._source = source
 
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number; see `LogWriter.add_scalar`."""
         self._writer._add(key, plain_number(key, value), logger, format_str, self._source)
 
-    def add_scalars(
-        self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log many numbers at once; see `LogWriter.add_scalars`."""
         self._writer._add_all(values, logger, format_str, self._source)
 
