@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,26 +14,25 @@ from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
 from noether_core.text import as_float
 
-_PART = 2**20  # characters of a CSV that are held at a time, about
-
 
 def csv_parts(table: Table) -> Iterator[bytes]:
-    """Yield, part by part, the entries as CSV (RFC 4180) in UTF-8.
+    """Yield, line by line, the entries as CSV (RFC 4180) in UTF-8.
 
     A float is written as its shortest decimal that reads back to the same bits (`nan`, `inf` and `-inf` among them), a list or
     dict as JSON, text as it is. A key that an update did not log leaves its cell empty.
     """
     columns = [*UNITS, *table.series]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
+    writer = csv.writer(_Lines())
+    yield writer.writerow(columns)
     for entry in table.iter_entries():
-        writer.writerow([_cell(entry[key]) if key in entry else "" for key in columns])
-        if text.tell() > _PART:
-            yield _utf8(text.getvalue())
-            text.seek(0)
-            text.truncate()
-    yield _utf8(text.getvalue())
+        yield writer.writerow([_cell(entry[key]) if key in entry else "" for key in columns])
+
+
+class _Lines:
+    """Hand each line back through `writerow`, which returns what `write` does."""
+
+    def write(self, line: str) -> bytes:
+        return _utf8(line)
 
 
 def _cell(value: Any) -> str:
