@@ -37,10 +37,7 @@ class Series:
     `for point in series` gives the same as `Point`s, with plain Python values.
 
     Attributes:
-        key: the log key.
-        epoch: int64, the epochs completed at each value.
-        update: int64, the updates.
-        sample: int64, the samples.
+        epoch, update, sample: int64, how many of each were completed at each value.
         value: float64, int64 or bool where every value is one of that type; else the values themselves, as objects.
     """
 

@@ -129,6 +129,12 @@ def iter_lines(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 return  # the end as it was then: a writer may have gone on since
 
 
+def numbered_files(directory: Path) -> list[Path]:
+    """Return a directory's files `<n>.jsonl`, by number."""
+    found = [path for path in directory.glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
 class LineFile:
     """Append lines to a new file; each is handed to the operating system whole, so a killed process loses none.
 
@@ -165,14 +171,12 @@ class LineFile:
 
     def _open(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True)
-        number = max((int(path.stem) for path in self._directory.glob("*.jsonl") if path.stem.isdecimal()), default=0)
-        while True:
-            number += 1
-            self.path = self._directory / f"{number}.jsonl"
-            try:
-                return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            except FileExistsError:
-                continue  # another process took the number
+        taken = numbered_files(self._directory)
+        self.path = self._directory / f"{int(taken[-1].stem) + 1 if taken else 1}.jsonl"
+        try:
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except FileExistsError:  # another process took the number
+            return self._open()
 
     def close(self) -> None:
         """Make the lines durable and close the file."""

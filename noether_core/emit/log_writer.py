@@ -38,14 +38,12 @@ class LogWriter:
     Args:
         output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
         update_counter: says which epoch, update and sample an entry belongs to.
-        trackers: are given each entry after it is in the file, each on a thread of its own: the caller never waits for one
-            (one with a true attribute `inline`, such as the console's, is called by the caller itself). One that raises is
-            warned about once and left out from then on. Entries that meet a full queue (1,000) are dropped for that
-            tracker. The file has what a tracker missed, and `noether-parity export` fills it later.
+        trackers: are given each entry after it is in the file, each on a thread of its own unless it is `inline`: the caller
+            never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
+            later from the file.
 
     Attributes:
-        log_entries: the entries that are flushed: with a run directory the newest 1,000, for the file has them all; in memory
-            only, all of them.
+        log_entries: the entries that are flushed, all of them; with a run directory, whose file has all, the newest 1,000.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -86,12 +84,7 @@ class LogWriter:
         self._add(key, plain_number(key, value), logger, format_str, None if logger is None else logger.name)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
-        """Log a string, or a list or dict of strings and numbers, under a key, once per update.
-
-        Raises:
-            DuplicateKeyError: (a `KeyError`) if the key was logged for this update already.
-            NoetherError: if the value is none of these.
-        """
+        """Log a string, or a list or dict of strings and numbers, under a key, once per update; raises as `add_scalar`."""
         self._add(key, plain_nonscalar(key, value), None, None, None)
 
     def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
@@ -192,10 +185,8 @@ class LogWriter:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged.
         """
-        if self._has_all:
+        if self._lines is None or self._lines.path is None or self._has_all:
             return [entry[key] for entry in self.log_entries if key in entry]
-        assert self._lines is not None
-        assert self._lines.path is not None
         problems: list[str] = []
         values = [entry[key] for entry in iter_lines(self._lines.path, problems) if key in entry]
         if len(problems) > self._lines.torn:
@@ -206,8 +197,7 @@ class LogWriter:
         """Flush, and close the file and the trackers.
 
         Args:
-            time_limit: how many seconds all trackers together have for what they have not taken yet. One that needs longer is
-                warned about and left behind.
+            time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
         try:
             self.flush()

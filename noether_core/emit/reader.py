@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
-from noether_core.emit.jsonl import iter_lines
+from noether_core.emit.jsonl import iter_lines, numbered_files
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
 
@@ -94,17 +95,13 @@ class RunReader:
     @property
     def arrays(self) -> list[ArrayFile]:
         """Return the saved array files, by interval and update."""
-        found = list(self._array_files())
-        return sorted(found, key=lambda file: (file.interval, file.iteration.update or 0))
-
-    def _array_files(self) -> Iterator[ArrayFile]:
         root = self.path / "update_outputs"
+        found = []
         for path in root.glob("**/*.safetensors"):
-            try:
+            with contextlib.suppress(ScheduleError):  # not ours: a file that the user put there, or a temporary one
                 iteration = TrainingIteration.from_string(path.stem)
-            except ScheduleError:
-                continue  # not ours: a file that the user put there, or a temporary one
-            yield ArrayFile(path.parent.relative_to(root).as_posix(), iteration, path)
+                found.append(ArrayFile(path.parent.relative_to(root).as_posix(), iteration, path))
+        return sorted(found, key=lambda file: (file.interval, file.iteration.update or 0))
 
 
 def read_run(path: str | Path) -> RunReader:
@@ -122,10 +119,7 @@ def read_run(path: str | Path) -> RunReader:
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     problems: list[str] = []
     builder = TableBuilder()
-    starts = sorted(
-        (file for file in metrics.glob("*.jsonl") if file.stem.isdecimal()), key=lambda file: int(file.stem)
-    )
-    for file in starts:
+    for file in numbered_files(metrics):
         try:
             builder.add_start(iter_lines(file, problems))
         except OSError as error:

@@ -43,10 +43,6 @@ class Difference:
     """Hold one value of both runs. `a` or `b` is None where a run lacks it.
 
     Attributes:
-        key: the log key.
-        update: the update it was logged at.
-        a: the first run's value.
-        b: the second run's.
         ulps: the distance in units in the last place; infinite where one is missing or no number.
     """
 

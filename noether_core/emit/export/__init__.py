@@ -24,7 +24,6 @@ class Exported(NamedTuple):
 
     Attributes:
         path: the file, or the tool's directory.
-        entries: how many entries it holds.
         problems: a sentence for each damaged line of the run, which is left out.
     """
 

@@ -88,10 +88,11 @@ class Tool:
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        metrics = []
-        for key, value in entry.items():
-            if isinstance(value, int | float) and key != "update":
-                metrics.append(Metric(metric_name(key), as_float(value), now, entry["update"]))
+        metrics = [
+            Metric(metric_name(key), as_float(value), now, entry["update"])
+            for key, value in entry.items()
+            if isinstance(value, int | float) and key != "update"
+        ]
         for at in range(0, len(metrics), _MOST_METRICS):
             self._client.log_batch(self.id, metrics=metrics[at : at + _MOST_METRICS])
         for key, value in entry.items():
