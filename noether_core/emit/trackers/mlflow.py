@@ -20,17 +20,11 @@ _LONGEST_TAG = 5000
 
 
 class MlflowTracker(ProcessTracker):
-    """Log to an MLflow run in `<directory>/mlflow.db`: the update is its step; `epoch` and `sample` are metrics too.
+    """Log to an MLflow run in `<directory>/mlflow.db`; `epoch` and `sample` are metrics too.
 
-    `mlflow ui --backend-store-uri sqlite:///<directory>/mlflow.db` shows it. A restart that goes on where the run stopped
-    continues it; one that begins earlier is a second run, `<name>-2`. Numbers are kept as binary64, but MLflow's SQLite store
-    keeps an infinity as the largest finite number of its sign. A value that is no number is a tag, the newest one staying.
-    MLflow allows fewer characters in a name: see `metric_name`.
-
-    Args:
-        directory: where the database and the artifacts go.
-        experiment: the MLflow experiment.
-        name: the run's name; by default the directory's.
+    `mlflow ui --backend-store-uri sqlite:///<directory>/mlflow.db` shows it. MLflow's SQLite store keeps an infinity as the
+    largest finite number of its sign, and allows fewer characters in a name: see `metric_name`. A value that is no number is
+    a tag, the newest one staying. See `ProcessTracker` for restarts.
 
     Raises:
         MissingDependencyError: if MLflow or what its SQLite store needs is not installed.

@@ -14,15 +14,9 @@ from noether_core.errors import NoetherError
 
 
 class TrackioTracker(ProcessTracker):
-    """Log to a trackio run: the update is its step; `epoch` and `sample` are metrics beside the others.
+    """Log to a trackio run; `epoch` and `sample` are metrics beside the others.
 
-    `TRACKIO_DIR=<directory> trackio show` shows it. A restart that goes on where the run stopped continues it; one that begins
-    earlier is a second run, `<name>-2`. Numbers are kept as binary64; an int beyond 64 bits is rounded to that.
-
-    Args:
-        directory: where trackio keeps its SQLite store.
-        project: the trackio project.
-        name: the run's name; by default the directory's.
+    `TRACKIO_DIR=<directory> trackio show` shows it: trackio keeps its SQLite store there. See `ProcessTracker` for restarts.
 
     Raises:
         MissingDependencyError: if trackio is not installed.

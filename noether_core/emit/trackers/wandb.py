@@ -26,11 +26,9 @@ _PRIVATE = {
 
 
 class WandbTracker(ProcessTracker):
-    """Log to a W&B run: the update is its step; `update`, `epoch` and `sample` are further axes.
+    """Log to a W&B run; `update`, `epoch` and `sample` are further axes.
 
-    A restart that goes on where the run stopped continues it (same id, `resume="allow"`); offline that is a second directory,
-    which `wandb sync` appends. One that begins earlier is a second run. Numbers are kept as binary64;
-    an int beyond 64 bits is rounded to that.
+    A restart that continues the run (see `ProcessTracker`) is offline a second directory, which `wandb sync` appends.
 
     Args:
         directory: in which W&B makes its `wandb/`; the run directory.
