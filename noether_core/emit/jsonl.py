@@ -81,28 +81,23 @@ def decode_line(line: bytes) -> dict[str, Any]:
     try:
         entry = orjson.loads(body + b"}")
         return {
-            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, is_exact=False)
+            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, most=_WIDE)
             for name, value in entry.items()
         }
-    except (orjson.JSONDecodeError, _WideError):
-        entry = json.loads(body + b"}")
-        return {name: _named(value, is_exact=True) for name, value in entry.items()}
+    except (orjson.JSONDecodeError, OverflowError):
+        return {name: _named(value) for name, value in json.loads(body + b"}").items()}
 
 
-class _WideError(Exception):
-    """Say that a number may have been an int beyond 64 bits."""
-
-
-def _named(value: Any, *, is_exact: bool) -> Any:
-    """Return a value with the names of floats made floats."""
+def _named(value: Any, most: float | None = None) -> Any:
+    """Return a value with the names of floats made floats; raise for a float from `most` on."""
     if isinstance(value, str):
         return _NAMES.get(value, value)
     if isinstance(value, dict):
-        return {name: _named(item, is_exact=is_exact) for name, item in value.items()}
+        return {name: _named(item, most) for name, item in value.items()}
     if isinstance(value, list):
-        return [_named(item, is_exact=is_exact) for item in value]
-    if not is_exact and type(value) is float and not -_WIDE < value < _WIDE:
-        raise _WideError
+        return [_named(item, most) for item in value]
+    if most is not None and type(value) is float and abs(value) >= most:
+        raise OverflowError("this may have been an int beyond 64 bits")
     return value
 
 

@@ -24,8 +24,6 @@ class ArrayFile:
 
     Attributes:
         interval: the interval's short string, after the callback's id and `/` where it has one.
-        iteration: the iteration it was saved at.
-        path: the safetensors file.
     """
 
     interval: str
@@ -46,7 +44,6 @@ class RunReader:
     """Hold what a run directory gives back.
 
     Attributes:
-        path: the run directory.
         table: the log entries as columns, each update once: the newest process start wins from its first entry on.
         problems: a sentence for each line that is torn or damaged; empty for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
@@ -105,17 +102,13 @@ class RunReader:
 
 
 def read_run(path: str | Path) -> RunReader:
-    """Read a run directory.
-
-    Raises:
-        RunFormatError: if it is none.
-    """
+    """Read a run directory; raises `RunFormatError` if it is none."""
     path = Path(path)
     metrics = path / "metrics"
     if not metrics.is_dir() and not (path / "config.yaml").is_file() and not (path / "update_outputs").is_dir():
-        state = "does not exist"
-        if path.exists():
-            state = "has no config.yaml, metrics/ or update_outputs/" if path.is_dir() else "is a file"
+        state = "is a file" if path.exists() else "does not exist"
+        if path.is_dir():
+            state = "has no config.yaml, metrics/ or update_outputs/"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     problems: list[str] = []
     builder = TableBuilder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -36,13 +37,12 @@ class Tracker(Protocol):
 
 
 def make_trackers(trackers: Sequence[Tracker | str | Mapping[str, Any]], run_path: Path) -> list[Tracker]:
-    """Return trackers, those given by name made for the run.
+    """Return trackers, those given by name made for the run, in whose directory each tool has its files.
 
     Args:
-        trackers: each is `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"` or `"mlflow"`; or one of these with options,
-            `{"kind": "wandb", "project": "airfoil", "mode": "online"}`, the options being the class's arguments; or an object
-            with `log` and `close`.
-        run_path: the run directory, in which each tool has its files.
+        trackers: each is `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"` or `"mlflow"`; or one of these with the class's
+            arguments, `{"kind": "wandb", "project": "airfoil", "mode": "online"}`; or an object with `log` and `close`.
+        run_path: the run directory.
 
     Raises:
         NoetherError: for an unknown name or option, or an object without `log` and `close`.
@@ -107,8 +107,7 @@ def require(kind: str, *packages: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    try:
+    with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None  # a folder of that name, as W&B makes one, has no origin
+        return spec is not None and spec.origin is not None  # a folder of that name, as W&B makes one, has no origin
+    return False

@@ -1,7 +1,6 @@
 """Feed trackers from bounded queues, each on a thread of its own, so that training never waits for one.
 
-Fork safety: threads do not survive `os.fork`, so in a forked child (a data loader's worker) a feed takes nothing and closes
-nothing; the parent's goes on.
+Threads do not survive `os.fork`: in a forked child (a data loader's worker) nothing is taken or closed; the parent goes on.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ class Feed:
     is closed, if it will.
 
     Attributes:
-        tracker: the one that is fed.
         dropped: how many entries met a full queue.
-        error: what it raised first; None if it raised nothing.
+        error: what the tracker raised first; None if it raised nothing.
         failed_at: `log` or `close`, where that was.
     """
 
@@ -45,11 +43,10 @@ class Feed:
         self._is_inline = bool(getattr(tracker, "inline", False))
         self._is_abandoned = False
         self._thread: threading.Thread | None = None
-        self._process = os.getpid()
 
     def put(self, entry: Mapping[str, Any]) -> None:
         """Give one entry, without waiting and without raising."""
-        if self.error is not None or not self.is_ours:
+        if self.error is not None:
             return
         if self._is_inline:
             self._log(dict(entry))
@@ -99,11 +96,6 @@ class Feed:
         self._is_abandoned = self._thread.is_alive()
         return not self._is_abandoned
 
-    @property
-    def is_ours(self) -> bool:
-        """Tell whether this is the process that feeds, and not one forked from it."""
-        return os.getpid() == self._process
-
     def missed(self, has_ended: bool, time_limit: float) -> str:
         """Return what the tracker missed, in words; nothing for one that failed to log, which is warned about then."""
         if self.failed_at == "log":
@@ -121,12 +113,7 @@ class Feed:
 
 
 class Feeds:
-    """Feed all trackers of a log, and warn once of each that fails or misses something.
-
-    Args:
-        trackers: those to feed.
-        run_path: the run directory, which a warning names the export of; None if there is none.
-    """
+    """Feed all trackers of a log, and warn once of each that fails or misses something: the run directory has it."""
 
     def __init__(self, trackers: Sequence[Tracker], run_path: Path | None) -> None:
         self._all = [Feed(tracker) for tracker in trackers]
@@ -134,10 +121,11 @@ class Feeds:
         self._reported: list[Feed] = []
         self._path = run_path
         self._is_awaited = False
+        self._process = os.getpid()
 
     def put(self, entry: Mapping[str, Any]) -> None:
         """Give every tracker an entry."""
-        if not self._open:
+        if not self._open or os.getpid() != self._process:
             return
         if not self._is_awaited:
             atexit.register(self.close)  # for a program that ends without closing
@@ -154,7 +142,9 @@ class Feeds:
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Let every tracker empty its queue and close, all at once, for so many seconds at most."""
         atexit.unregister(self.close)
-        feeds, self._open = [feed for feed in self._open if feed.is_ours], []
+        if os.getpid() != self._process:
+            return
+        feeds, self._open = self._open, []
         deadline = time.monotonic() + time_limit
         for feed in feeds:
             feed.finish()
