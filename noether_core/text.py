@@ -30,10 +30,15 @@ def number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else inert(str(value))
 
 
-def _as_float(value: float | int) -> float:
+def as_float(value: float | int) -> float:
+    """Return a number as binary64; an int beyond it is an infinity.
+
+    >>> as_float(True), as_float(-10**400)
+    (1.0, -inf)
+    """
     try:
         return float(value)
-    except OverflowError:  # an int beyond binary64
+    except OverflowError:
         return math.inf if value > 0 else -math.inf
 
 
@@ -44,7 +49,7 @@ def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int =
     '▁▃▅·█'
     """
     is_array = isinstance(values, np.ndarray) and values.dtype != object
-    numbers = np.asarray(values if is_array else [_as_float(value) for value in values], np.float64)
+    numbers = np.asarray(values if is_array else [as_float(value) for value in values], np.float64)
     if len(numbers) > width:
         edges = [round(i * len(numbers) / width) for i in range(width + 1)]
         with np.errstate(all="ignore"):  # infinities cancel to NaN, and what is not finite has no bar

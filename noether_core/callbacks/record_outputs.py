@@ -20,23 +20,18 @@ from noether_core.schedule import Counter
 from noether_core.select import flatten
 
 _COUNT = "accumulation_steps"
-_NAME = re.compile(
-    r"(\d+)/(\d+)([alp])/(.*)", re.ASCII | re.DOTALL
-)  # step, position, array, list or Python number, key
+# step, position, array, list or Python number, key
+_NAME = re.compile(r"(\d+)/(\d+)([alp])/(.*)", re.ASCII | re.DOTALL)
 _PYTHON_DTYPES = ("bool", "int64", "float64")
+_GIVE = "give a file that Run(..., record=...) wrote"
 
 
 class OutputRecorder(CallbackBase):
     """Write every accumulation step's update outputs to one safetensors file when training ends.
 
     Each step waits for the device, and the copies are held in host memory until the end: this is for comparing, not for
-    long trainings. Every output is recorded, tracked or not. So one that cannot be (text, an object, a complex
-    number, an int beyond float64) is refused at its step, before anything is lost, and never left out silently.
-
-    Args:
-        path: the file.
-        backend: the front-end's.
-        log_writer: the run's.
+    long trainings. Every output is recorded, tracked or not. So one that cannot be (text, an object, a complex number, an
+    int beyond float64) is refused at its step, before anything is lost, and never left out silently.
     """
 
     def __init__(self, path: str | Path, *, backend: Backend, log_writer: ScalarWriter) -> None:
@@ -53,11 +48,16 @@ class OutputRecorder(CallbackBase):
             UpdateOutputError: for an output that cannot be recorded; the message names its key and type.
         """
         outputs = flatten(update_outputs or {})
-        try:
-            own = [key for key, value in outputs.items() if self._is_own(key, value)]
-        except UpdateOutputError as error:
-            raise _not_recorded(error) from error
-        hosted = dict(zip(own, self._backend.to_numpy([outputs[key] for key in own]), strict=True))
+        own = {}  # the framework's arrays; everything else is on the host, or refused
+        for key, value in outputs.items():
+            try:
+                if self._backend.inspect(key, value) is not None:
+                    own[key] = value
+                else:
+                    host.inspect(key, value, self._backend.name)
+            except UpdateOutputError as error:
+                raise _not_recorded(error) from error
+        hosted = dict(zip(own, self._backend.to_numpy(list(own.values())), strict=True))
         step = {}
         for position, (key, value) in enumerate(outputs.items()):
             array = hosted[key] if key in hosted else host.as_numpy(value)
@@ -66,24 +66,16 @@ class OutputRecorder(CallbackBase):
             step[f"{len(self._steps):08d}/{position:04d}{kind}/{key}"] = array
         self._steps.append(step)
 
-    def _is_own(self, key: str, value: Any) -> bool:
-        """Tell an array of the framework from a value on the host; raise for what is neither."""
-        if self._backend.inspect(key, value) is not None:
-            return True
-        host.inspect(key, value, self._backend.name)
-        return False
-
     def _require_writable(self, key: str, dtype: np.dtype[Any]) -> None:
         """Raise for a key or dtype that the file cannot hold: at the end it would be too late."""
-        if (key, dtype) not in self._writable:
-            try:
-                encode_arrays({f"/{key}": np.empty(0, dtype)})
-            except NoetherError as error:
-                reason = (
-                    f"update output {key!r} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
-                )
-                raise _not_recorded(reason) from error
-            self._writable.add((key, dtype))
+        if (key, dtype) in self._writable:
+            return
+        try:
+            encode_arrays({f"/{key}": np.empty(0, dtype)})
+        except NoetherError as error:
+            what = f"update output {key!r} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
+            raise _not_recorded(what) from error
+        self._writable.add((key, dtype))
 
     def undo_accumulation_step(self) -> None:
         """Forget the last step."""
@@ -111,14 +103,11 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
     """
     arrays = read_arrays(Path(path))
     if _COUNT not in arrays:
-        raise RunFormatError(
-            f"{str(path)!r} is no recording of update outputs; give a file that Run(..., record=...) wrote"
-        )
+        raise RunFormatError(f"{str(path)!r} is no recording of update outputs; {_GIVE}")
     count = arrays.pop(_COUNT)
     if count.shape != () or count.dtype.kind not in "iu" or count < 0:
-        raise _damaged(
-            path, f"its {_COUNT!r} is {count.dtype} of shape {count.shape}, {count.tolist()!r:.40}; expected an int"
-        )
+        what = f"{count.dtype} of shape {count.shape}, {count.tolist()!r:.40}"
+        raise _damaged(path, f"its {_COUNT!r} is {what}; expected an int")
     steps = _steps(path, arrays, int(count))
     return (steps.get(number) for number in range(int(count)))
 
@@ -140,14 +129,11 @@ def _steps(path: str | Path, arrays: dict[str, np.ndarray[Any, Any]], count: int
     for number, position, key, value in sorted(entries, key=lambda entry: entry[:2]):  # names have any number of digits
         step = steps.setdefault(number, {})
         if key in step or position != len(step):
-            raise _damaged(
-                path, f"step {number} has {key!r:.80} at position {position}, after {len(step)} other outputs"
-            )
+            place = f"at position {position}, after {len(step)} other outputs"
+            raise _damaged(path, f"step {number} has {key!r:.80} {place}")
         step[key] = value
     return steps
 
 
 def _damaged(path: str | Path, found: str) -> RunFormatError:
-    return RunFormatError(
-        f"{str(path)!r} is no recording, or a damaged one: {found}; give a file that Run(..., record=...) wrote"
-    )
+    return RunFormatError(f"{str(path)!r} is no recording, or a damaged one: {found}; {_GIVE}")

@@ -15,25 +15,17 @@ import safetensors.numpy
 from noether_core.emit.files import write_whole
 from noether_core.errors import NoetherError, RunFormatError
 
-_DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "I8": np.int8,
-    "I16": np.int16,
-    "I32": np.int32,
-    "I64": np.int64,
-    "U8": np.uint8,
-    "U16": np.uint16,
-    "U32": np.uint32,
-    "U64": np.uint64,
-    "F16": np.float16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
-    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(bool),
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 
 
@@ -81,11 +73,7 @@ class ArrayHeader(NamedTuple):
 
 
 def read_headers(path: Path) -> dict[str, ArrayHeader]:
-    """Read what the arrays of a safetensors file are, but not the arrays.
-
-    Raises:
-        RunFormatError: for a file that is not one, or holds a dtype unknown here.
-    """
+    """Read what the arrays of a safetensors file are, but not the arrays; raises what `read_arrays` does."""
     with _readable(path), safetensors.safe_open(str(path), framework="np") as file:
         found = {name: file.get_slice(name) for name in sorted(file.keys())}
         entries = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in found.items()}
@@ -105,5 +93,4 @@ def _readable(path: Path) -> Iterator[None]:
 def _dtype(path: Path, name: str, dtype: str) -> np.dtype[Any]:
     if dtype not in _DTYPES:
         raise RunFormatError(f"{path} holds {name!r} with dtype {dtype}; known here: {', '.join(_DTYPES)}")
-    found: np.dtype[Any] = np.dtype(_DTYPES[dtype])
-    return found
+    return _DTYPES[dtype]

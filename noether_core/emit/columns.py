@@ -5,7 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from functools import reduce
+from itertools import groupby, islice
+from operator import itemgetter, or_
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ import numpy as np
 from noether_core.schedule import UNITS
 
 Array = np.ndarray[Any, Any]
-_BATCH = 256  # lines that are held as Python objects at a time
-_DTYPES: dict[type, tuple[str, Any]] = {float: ("d", np.float64), int: ("q", np.int64), bool: ("b", np.bool_)}
+_BATCH = 256  # rows that are held as Python objects at a time
+_DTYPES: dict[type, type] = {float: np.float64, int: np.int64, bool: np.bool_}
+_iteration = itemgetter(*UNITS)
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,7 @@ class Series:
     `for point in series` gives the same as `Point`s, with plain Python values.
 
     Attributes:
-        key: the log key.
-        epoch: int64, the epochs completed at each value.
-        update: int64, the updates.
-        sample: int64, the samples.
+        epoch, update, sample: int64, how many of each were completed at each value.
         value: float64, int64 or bool where every value is one of that type; else the values themselves, as objects.
     """
 
@@ -86,45 +86,6 @@ class Table:
             yield {name: next(columns[name]) for name in self.layouts[layout]}
 
 
-class _Column:
-    """Collect the values of one name, as numbers of one type while they are such, and the numbers of their lines."""
-
-    def __init__(self) -> None:
-        self.lines = array("q")
-        self._kind: type | None = None
-        self._values: Any = []
-
-    def extend(self, lines: array[int], values: Sequence[Any]) -> None:
-        self.lines.extend(lines)
-        kinds = set(map(type, values))
-        kind = kinds.pop() if len(kinds) == 1 else object
-        new: Any = values
-        if kind in _DTYPES:
-            try:
-                new = array(_DTYPES[kind][0], values)
-            except OverflowError:  # an int beyond 64 bits
-                kind = object
-        if self._kind is None:
-            self._kind, self._values = kind, new if kind in _DTYPES else list(values)
-            return
-        if kind is not self._kind and self._kind in _DTYPES:
-            self._kind, self._values = object, self._array().tolist()
-        self._values.extend(new if kind is self._kind else values)
-
-    def _array(self) -> Array:
-        if self._kind in _DTYPES:
-            return np.frombuffer(self._values, _DTYPES[self._kind][1])
-        return np.fromiter(self._values, object, len(self._values))
-
-    def sorted(self) -> tuple[Array, Array]:
-        """Return the lines' numbers, ascending, and the values."""
-        lines, values = np.frombuffer(self.lines, np.int64), self._array()
-        if np.all(lines[1:] > lines[:-1]):
-            return lines, values
-        order = np.argsort(lines)
-        return lines[order], values[order]
-
-
 class TableBuilder:
     """Collect entries, start by start, and make a table of them.
 
@@ -133,115 +94,84 @@ class TableBuilder:
     """
 
     def __init__(self) -> None:
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, list[tuple[Array, Array]]] = {}  # rows and values, batch by batch
         self._layouts: dict[tuple[str, ...], int] = {}
-        self._layout = array("q")  # of each line
-        self._starts: list[int] = []  # the number of each start's first line
+        self._layout = array("q")  # of each row
+        self._iterations = array("q")
+        self._starts: list[int] = []  # each start's first row
 
     def add_start(self, entries: Iterable[dict[str, Any]]) -> None:
         """Add the entries that one process start logged."""
         self._starts.append(len(self._layout))
-        entries = iter(entries)
-        while batch := list(islice(entries, _BATCH)):
+        rows = (reduce(or_, flushes) for _, flushes in groupby(entries, _iteration))
+        while batch := list(islice(rows, _BATCH)):
             self._add(batch)
 
     def _add(self, batch: Sequence[dict[str, Any]]) -> None:
         groups: dict[tuple[str, ...], list[int]] = {}
         first = len(self._layout)
-        for at, entry in enumerate(batch):
-            names = tuple(entry)
+        for at, row in enumerate(batch):
+            names = tuple(row)
             groups.setdefault(names, []).append(at)
             self._layout.append(self._layouts.setdefault(names, len(self._layouts)))
+            self._iterations.extend(_iteration(row))
         for names, places in groups.items():
-            lines = array("q", [first + at for at in places])
+            rows = first + np.array(places)
             columns = zip(*(batch[at].values() for at in places), strict=True)
             for name, values in zip(names, columns, strict=True):
-                if name not in self._columns:
-                    self._columns[name] = _Column()
-                self._columns[name].extend(lines, values)
+                self._columns.setdefault(name, []).append((rows, _array(values)))
 
     def build(self) -> tuple[Table, int]:
         """Return the table, and how many entries were superseded; the builder is then empty."""
-        lines = np.zeros((0, 3), np.int64)
-        if self._layout:
-            lines = np.stack([self._columns.pop(unit).sorted()[1].astype(np.int64) for unit in UNITS], axis=1)
-        is_first = np.ones(len(lines), bool)
-        is_first[1:] = (lines[1:] != lines[:-1]).any(axis=1)
-        is_first[[start for start in self._starts if start < len(lines)]] = True
-        row_of_line = np.cumsum(is_first) - 1
-        iterations = lines[is_first]
-        is_kept = self._kept(iterations, row_of_line)
-        row_of_line = np.where(is_kept, np.cumsum(is_kept) - 1, -1)[row_of_line]
-        iterations = iterations[is_kept]
-        layout = self._row_layouts(row_of_line, len(iterations))
-        series, rows = self._series(iterations, row_of_line, layout)
-        table = Table(series, rows, _read_only(iterations), tuple(self._layouts), _read_only(layout))
-        return table, int(len(is_kept) - is_kept.sum())
-
-    def _kept(self, iterations: Array, row_of_line: Array) -> Array:
-        """Tell which rows no later start superseded."""
-        is_kept = np.ones(len(iterations), bool)
-        for start, end in pairwise([*self._starts, len(row_of_line)]):
-            if start < end:
-                row = row_of_line[start]
-                is_kept[:row] &= iterations[:row, 1] < iterations[row, 1]
-        return is_kept
-
-    def _row_layouts(self, row_of_line: Array, rows: int) -> Array:
-        """Return each row's layout: its line's, or what its lines have together."""
-        of_line = np.frombuffer(self._layout, np.int64)
-        is_kept = row_of_line >= 0
-        layout = np.full(rows, -1)
-        layout[row_of_line[is_kept]] = of_line[is_kept]
-        is_joined = is_kept & (np.bincount(row_of_line[is_kept])[row_of_line] > 1)
-        layout[row_of_line[is_joined]] = -1
-        together: dict[tuple[int, int], int] = {}
-        known = list(self._layouts)
-        for row, found in zip(row_of_line[is_joined].tolist(), of_line[is_joined].tolist(), strict=True):
-            pair = int(layout[row]), found
-            if layout[row] >= 0 and pair not in together:
-                names = tuple(dict.fromkeys([*known[pair[0]], *known[found]]))
-                together[pair] = self._layouts.setdefault(names, len(known))
-                known += [names] if together[pair] == len(known) else []
-            layout[row] = together.get(pair, found)
-        return layout
+        layout = np.array(self._layout, np.int64)
+        iterations = np.array(self._iterations, np.int64).reshape(-1, len(UNITS))
+        update = iterations[:, UNITS.index("update")]
+        is_kept = np.ones(len(layout), bool)
+        for start in self._starts:
+            if start < len(layout):
+                is_kept[:start] &= update[:start] < update[start]
+        layout, iterations = _read_only(layout[is_kept]), _read_only(iterations[is_kept])
+        layouts = tuple(self._layouts)
+        names = dict.fromkeys(name for each in dict.fromkeys(layout.tolist()) for name in layouts[each])
+        series, rows = self._series([name for name in names if name not in UNITS], iterations, is_kept)
+        return Table(series, rows, iterations, layouts, layout), int(np.sum(~is_kept))
 
     def _series(
-        self, iterations: Array, row_of_line: Array, layout: Array
+        self, keys: Sequence[str], iterations: Array, is_kept: Array
     ) -> tuple[dict[str, Series], dict[str, Array]]:
-        known = list(self._layouts)
-        names = dict.fromkeys(name for each in dict.fromkeys(layout.tolist()) for name in known[each])
         series, rows_of = {}, {}
+        kept_before = np.cumsum(is_kept) - is_kept
         shared: dict[bytes, tuple[Array, ...]] = {}  # many keys are logged together
-        for key in names:
-            if key in UNITS:
-                continue
-            lines, values = self._columns.pop(key).sorted()
-            rows = row_of_line[lines]
-            is_last = rows >= 0
-            is_last[:-1] &= rows[1:] != rows[:-1]  # of several values for one update the last one counts
-            if not is_last.all():
-                rows, values = rows[is_last], values[is_last]
+        for key in keys:
+            rows, values = map(_joined, zip(*self._columns.pop(key), strict=True))
+            order = np.argsort(rows, kind="stable")
+            order = order[is_kept[rows[order]]]
+            rows = kept_before[rows[order]]
             name = rows.tobytes()
             if name not in shared:
-                shared[name] = (rows, *(iterations[rows, at] for at in range(3)))
-            rows_of[key], epoch, update, sample = map(_read_only, shared[name])
-            series[key] = Series(key, epoch, update, sample, _read_only(_narrowed(values)))
+                shared[name] = tuple(map(_read_only, (rows, *(iterations[rows, at] for at in range(len(UNITS))))))
+            rows_of[key], epoch, update, sample = shared[name]
+            values = values[order]
+            values = _read_only(_array(values) if values.dtype == object else values)
+            series[key] = Series(key, epoch, update, sample, values)
         return series, rows_of
+
+
+def _array(values: Sequence[Any] | Array) -> Array:
+    """Return values as numbers where all are of one type, else as objects."""
+    kinds = set(map(type, values))
+    dtype = _DTYPES.get(kinds.pop(), object) if len(kinds) == 1 else object
+    try:
+        return np.fromiter(values, dtype, len(values))
+    except OverflowError:  # an int beyond 64 bits
+        return np.fromiter(values, object, len(values))
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    is_alike = len({part.dtype for part in parts}) == 1
+    return np.concatenate(parts, dtype=None if is_alike else object)
 
 
 def _read_only(values: Array) -> Array:
     values.flags.writeable = False
-    return values
-
-
-def _narrowed(values: Array) -> Array:
-    """Return an array of objects as one of numbers if all that are left are of one type."""
-    kinds = set(map(type, values)) if values.dtype == object else set()
-    kind = kinds.pop() if len(kinds) == 1 else object
-    if kind in _DTYPES:
-        try:
-            return values.astype(_DTYPES[kind][1])
-        except OverflowError:
-            return values
     return values

@@ -81,28 +81,23 @@ def decode_line(line: bytes) -> dict[str, Any]:
     try:
         entry = orjson.loads(body + b"}")
         return {
-            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, is_exact=False)
+            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, most=_WIDE)
             for name, value in entry.items()
         }
-    except (orjson.JSONDecodeError, _WideError):
-        entry = json.loads(body + b"}")
-        return {name: _named(value, is_exact=True) for name, value in entry.items()}
+    except (orjson.JSONDecodeError, OverflowError):
+        return {name: _named(value) for name, value in json.loads(body + b"}").items()}
 
 
-class _WideError(Exception):
-    """Say that a number may have been an int beyond 64 bits."""
-
-
-def _named(value: Any, *, is_exact: bool) -> Any:
-    """Return a value with the names of floats made floats."""
+def _named(value: Any, most: float | None = None) -> Any:
+    """Return a value with the names of floats made floats; raise for a float from `most` on."""
     if isinstance(value, str):
         return _NAMES.get(value, value)
     if isinstance(value, dict):
-        return {name: _named(item, is_exact=is_exact) for name, item in value.items()}
+        return {name: _named(item, most) for name, item in value.items()}
     if isinstance(value, list):
-        return [_named(item, is_exact=is_exact) for item in value]
-    if not is_exact and type(value) is float and not -_WIDE < value < _WIDE:
-        raise _WideError
+        return [_named(item, most) for item in value]
+    if most is not None and type(value) is float and abs(value) >= most:
+        raise OverflowError("this may have been an int beyond 64 bits")
     return value
 
 
@@ -127,6 +122,12 @@ def iter_lines(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 offset += len(line)
             if not stretch.endswith(b"\n"):
                 return  # the end as it was then: a writer may have gone on since
+
+
+def numbered_files(directory: Path) -> list[Path]:
+    """Return a directory's files `<n>.jsonl`, by number."""
+    found = [path for path in directory.glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem))
 
 
 class LineFile:
@@ -165,14 +166,12 @@ class LineFile:
 
     def _open(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True)
-        number = max((int(path.stem) for path in self._directory.glob("*.jsonl") if path.stem.isdecimal()), default=0)
-        while True:
-            number += 1
-            self.path = self._directory / f"{number}.jsonl"
-            try:
-                return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            except FileExistsError:
-                continue  # another process took the number
+        taken = numbered_files(self._directory)
+        self.path = self._directory / f"{int(taken[-1].stem) + 1 if taken else 1}.jsonl"
+        try:
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except FileExistsError:  # another process took the number
+            return self._open()
 
     def close(self) -> None:
         """Make the lines durable and close the file."""

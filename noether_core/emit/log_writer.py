@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
-import logging
 from collections.abc import Mapping, Sequence
+from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from noether_core.emit.jsonl import LineFile, iter_lines
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number
 from noether_core.emit.trackers import Tracker
-from noether_core.emit.trackers.closing import close_feeds, warn_of_failure
-from noether_core.emit.trackers.feed import Feed
+from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
 from noether_core.errors import DuplicateKeyError, NoetherError, RunFormatError
 from noether_core.schedule import UNITS, Counter
 
-CLOSING_TIME = 10.0  # seconds
 WINDOW = 1000  # entries
+Values = Mapping[str, Any]
 _RESERVED = frozenset({*UNITS, "crc32"})
 _TEXT = frozenset({str})
 
@@ -25,9 +23,7 @@ _TEXT = frozenset({str})
 class ScalarWriter(Protocol):
     """List what the callbacks use of a log writer; one of the user's own works if it has this."""
 
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number."""
 
 
@@ -42,14 +38,12 @@ class LogWriter:
     Args:
         output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
         update_counter: says which epoch, update and sample an entry belongs to.
-        trackers: are given each entry after it is in the file, each on a thread of its own: the caller never waits for one
-            (one with a true attribute `inline`, such as the console's, is called by the caller itself). One that raises is
-            warned about once and left out from then on. Entries that meet a full queue (1,000) are dropped for that
-            tracker. The file has what a tracker missed, and `noether-parity export` fills it later.
+        trackers: are given each entry after it is in the file, each on a thread of its own unless it is `inline`: the caller
+            never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
+            later from the file.
 
     Attributes:
-        log_entries: the entries that are flushed: with a run directory the newest 1,000, for the file has them all; in memory
-            only, all of them.
+        log_entries: the entries that are flushed, all of them; with a run directory, whose file has all, the newest 1,000.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -64,9 +58,7 @@ class LogWriter:
         self.log_entries: list[dict[str, Any]] = []
         self._path = None if output_path is None else Path(output_path)
         self._lines = None if self._path is None else LineFile(self._path / "metrics")
-        self._feeds = self._all_feeds = [Feed(tracker) for tracker in trackers]  # those fed, and those ever fed
-        self._failed: list[Feed] = []
-        self._is_awaited = False
+        self._feeds = Feeds(trackers, self._path)
         self._has_all = True  # in log_entries
         self._at: tuple[int, ...] = ()  # the update that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
@@ -76,9 +68,7 @@ class LogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
         return BoundLogWriter(self, source)
 
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number under a key, once per update.
 
         Args:
@@ -94,17 +84,10 @@ class LogWriter:
         self._add(key, plain_number(key, value), logger, format_str, None if logger is None else logger.name)
 
     def add_nonscalar(self, key: str, value: Any) -> None:
-        """Log a string, or a list or dict of strings and numbers, under a key, once per update.
-
-        Raises:
-            DuplicateKeyError: (a `KeyError`) if the key was logged for this update already.
-            NoetherError: if the value is none of these.
-        """
+        """Log a string, or a list or dict of strings and numbers, under a key, once per update; raises as `add_scalar`."""
         self._add(key, plain_nonscalar(key, value), None, None, None)
 
-    def add_scalars(
-        self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log many numbers at once, as `add_scalar` on each in turn, but cheaper.
 
         Raises:
@@ -112,9 +95,7 @@ class LogWriter:
         """
         self._add_all(values, logger, format_str, None if logger is None else logger.name)
 
-    def _add_all(
-        self, values: Mapping[str, Any], logger: logging.Logger | None, format_str: str | None, source: str | None
-    ) -> None:
+    def _add_all(self, values: Values, logger: Logger | None, format_str: str | None, source: str | None) -> None:
         self._begin()
         if values and logger is None and self._takes_all(values):
             self._parts.append(_Part(source, dict(values)))
@@ -128,7 +109,7 @@ class LogWriter:
         if errors:
             raise errors[0]
 
-    def _takes_all(self, values: Mapping[str, Any]) -> bool:
+    def _takes_all(self, values: Values) -> bool:
         return (
             _TEXT.issuperset(map(type, values))
             and NUMBERS.issuperset(map(type, values.values()))
@@ -136,9 +117,7 @@ class LogWriter:
             and all(part.values.keys().isdisjoint(values) for part in self._parts)
         )
 
-    def _add(
-        self, key: str, value: Any, logger: logging.Logger | None, format_str: str | None, source: str | None
-    ) -> None:
+    def _add(self, key: str, value: Any, logger: Logger | None, format_str: str | None, source: str | None) -> None:
         if not isinstance(key, str) or key in _RESERVED:
             raise NoetherError(
                 f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
@@ -187,29 +166,12 @@ class LogWriter:
                 del self.log_entries[0]
                 self._has_all = False
         self._flushed = len(self._parts)
-        self._feed(entry)
-
-    def _feed(self, entry: dict[str, Any]) -> None:
-        if not self._feeds:
-            return
-        if not self._is_awaited:
-            atexit.register(self._close_feeds)  # for a program that ends without close()
-            self._is_awaited = True
-        for feed in self._feeds:
-            feed.put(entry)
-        self._report_failures()
-
-    def _report_failures(self) -> None:
-        """Warn of each tracker that raised, here on the caller's thread, once."""
-        for feed in self._feeds:
-            if feed.failed_at == "log" and feed not in self._failed:
-                self._failed.append(feed)
-                warn_of_failure(feed, self._path)
+        self._feeds.put(entry)
 
     @property
     def dropped_entries(self) -> dict[str, int]:
         """Return how many entries each tracker missed because its queue was full, by the tracker's repr."""
-        return {repr(feed.tracker): feed.dropped for feed in self._all_feeds}
+        return self._feeds.dropped
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows, flushed or not."""
@@ -223,10 +185,8 @@ class LogWriter:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged.
         """
-        if self._has_all:
+        if self._lines is None or self._lines.path is None or self._has_all:
             return [entry[key] for entry in self.log_entries if key in entry]
-        assert self._lines is not None
-        assert self._lines.path is not None
         problems: list[str] = []
         values = [entry[key] for entry in iter_lines(self._lines.path, problems) if key in entry]
         if len(problems) > self._lines.torn:
@@ -237,21 +197,14 @@ class LogWriter:
         """Flush, and close the file and the trackers.
 
         Args:
-            time_limit: how many seconds all trackers together have for what they have not taken yet. One that needs longer is
-                warned about and left behind.
+            time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
         try:
             self.flush()
             if self._lines is not None:
                 self._lines.close()
         finally:
-            self._close_feeds(time_limit)
-
-    def _close_feeds(self, time_limit: float = CLOSING_TIME) -> None:
-        atexit.unregister(self._close_feeds)
-        close_feeds(self._feeds, self._path, time_limit)
-        self._report_failures()
-        self._feeds = []
+            self._feeds.close(time_limit)
 
 
 class BoundLogWriter:
@@ -261,15 +214,11 @@ class BoundLogWriter:
         self._writer = writer
         self._source = source
 
-    def add_scalar(
-        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number; see `LogWriter.add_scalar`."""
         self._writer._add(key, plain_number(key, value), logger, format_str, self._source)
 
-    def add_scalars(
-        self, values: Mapping[str, Any], logger: logging.Logger | None = None, format_str: str | None = None
-    ) -> None:
+    def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log many numbers at once; see `LogWriter.add_scalars`."""
         self._writer._add_all(values, logger, format_str, self._source)
 

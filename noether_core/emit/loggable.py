@@ -14,16 +14,12 @@ NUMBERS = frozenset({float, int, bool})  # the types that are taken as they are
 
 
 def plain_number(key: str, value: Any) -> float | int | bool:
-    """Return a Python or NumPy number as a plain Python one.
-
-    Raises:
-        NoetherError: if it is none.
-    """
+    """Return a Python or NumPy number as a plain Python one; raises `NoetherError` if it is none."""
     if type(value) in NUMBERS:
         return value  # type: ignore[no-any-return]
     if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "biuf":
         value = value.item()
-    if not isinstance(value, bool | int | float):
+    if not isinstance(value, int | float):
         raise NoetherError(
             f"add_scalar got {type(value).__name__} for key {key!r}; expected a Python or NumPy number (a device array is"
             " converted by float(...); text goes to add_nonscalar)"
@@ -32,11 +28,7 @@ def plain_number(key: str, value: Any) -> float | int | bool:
 
 
 def plain_nonscalar(key: str, value: Any) -> Any:
-    """Return a copy of a value that a line can hold.
-
-    Raises:
-        NoetherError: if no line can.
-    """
+    """Return a copy of a value that a line can hold; raises `NoetherError` if no line can."""
     try:
         encode_line({key: value})
     except (TypeError, ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
-from noether_core.emit.jsonl import iter_lines
+from noether_core.emit.jsonl import iter_lines, numbered_files
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
 
@@ -23,8 +24,6 @@ class ArrayFile:
 
     Attributes:
         interval: the interval's short string, after the callback's id and `/` where it has one.
-        iteration: the iteration it was saved at.
-        path: the safetensors file.
     """
 
     interval: str
@@ -45,7 +44,6 @@ class RunReader:
     """Hold what a run directory gives back.
 
     Attributes:
-        path: the run directory.
         table: the log entries as columns, each update once: the newest process start wins from its first entry on.
         problems: a sentence for each line that is torn or damaged; empty for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
@@ -94,38 +92,27 @@ class RunReader:
     @property
     def arrays(self) -> list[ArrayFile]:
         """Return the saved array files, by interval and update."""
-        found = list(self._array_files())
-        return sorted(found, key=lambda file: (file.interval, file.iteration.update or 0))
-
-    def _array_files(self) -> Iterator[ArrayFile]:
         root = self.path / "update_outputs"
+        found = []
         for path in root.glob("**/*.safetensors"):
-            try:
+            with contextlib.suppress(ScheduleError):  # not ours: a file that the user put there, or a temporary one
                 iteration = TrainingIteration.from_string(path.stem)
-            except ScheduleError:
-                continue  # not ours: a file that the user put there, or a temporary one
-            yield ArrayFile(path.parent.relative_to(root).as_posix(), iteration, path)
+                found.append(ArrayFile(path.parent.relative_to(root).as_posix(), iteration, path))
+        return sorted(found, key=lambda file: (file.interval, file.iteration.update or 0))
 
 
 def read_run(path: str | Path) -> RunReader:
-    """Read a run directory.
-
-    Raises:
-        RunFormatError: if it is none.
-    """
+    """Read a run directory; raises `RunFormatError` if it is none."""
     path = Path(path)
     metrics = path / "metrics"
     if not metrics.is_dir() and not (path / "config.yaml").is_file() and not (path / "update_outputs").is_dir():
-        state = "does not exist"
-        if path.exists():
-            state = "has no config.yaml, metrics/ or update_outputs/" if path.is_dir() else "is a file"
+        state = "is a file" if path.exists() else "does not exist"
+        if path.is_dir():
+            state = "has no config.yaml, metrics/ or update_outputs/"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     problems: list[str] = []
     builder = TableBuilder()
-    starts = sorted(
-        (file for file in metrics.glob("*.jsonl") if file.stem.isdecimal()), key=lambda file: int(file.stem)
-    )
-    for file in starts:
+    for file in numbered_files(metrics):
         try:
             builder.add_start(iter_lines(file, problems))
         except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from noether_core.emit.reader import RunReader
+from noether_core.text import as_float
 
 
 def ulps(a: float | int, b: float | int) -> float:
@@ -23,19 +24,11 @@ def ulps(a: float | int, b: float | int) -> float:
     """
     if a == b or (a != a and b != b):
         return 0
-    if not (_is_float64(a) and _is_float64(b)):
+    if not (math.isfinite(as_float(a)) and math.isfinite(as_float(b))):
         return math.inf
     with np.errstate(over="ignore"):
         is_float32 = all(float(np.float32(float(value))) == value for value in (a, b))
     return max(1, abs(_rank(a, is_float32) - _rank(b, is_float32)))  # ints beyond 2**53 can share a float64
-
-
-def _is_float64(value: float | int) -> bool:
-    """Tell whether a number is finite and within float64's range, which an int may leave."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def _rank(value: float | int, is_float32: bool) -> int:
@@ -50,10 +43,6 @@ class Difference:
     """Hold one value of both runs. `a` or `b` is None where a run lacks it.
 
     Attributes:
-        key: the log key.
-        update: the update it was logged at.
-        a: the first run's value.
-        b: the second run's.
         ulps: the distance in units in the last place; infinite where one is missing or no number.
     """
 
@@ -77,14 +66,11 @@ def compare_runs(a: RunReader, b: RunReader) -> list[Difference]:
 
 
 def _by_update(run: RunReader, key: str) -> dict[int, Any]:
-    if key not in run.series:
-        return {}
-    series = run.series[key]
-    return dict(zip(series.update.tolist(), series.value.tolist(), strict=True))
+    return {point.update: point.value for point in run.series.get(key, ())}
 
 
 def _distance(a: Any, b: Any) -> float:
-    if isinstance(a, bool | int | float) and isinstance(b, bool | int | float):
+    if isinstance(a, int | float) and isinstance(b, int | float):
         return ulps(a, b)
     return 0 if a == b or repr(a) == repr(b) else math.inf  # the repr, because a list with NaN does not equal itself
 
@@ -95,10 +81,10 @@ def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
     Returns:
         The relative paths that differ or that only one has, and how many files were compared.
     """
-    patterns = ("metrics/*.jsonl", "update_outputs/**/*.safetensors")
-    names = {
-        path.relative_to(root).as_posix() for root in (a, b) for pattern in patterns for path in root.glob(pattern)
-    }
+    names = set()
+    for root in (a, b):
+        for path in (*root.glob("metrics/*.jsonl"), *root.glob("update_outputs/**/*.safetensors")):
+            names.add(path.relative_to(root).as_posix())
     return [name for name in sorted(names) if _bytes(a / name) != _bytes(b / name)], len(names)
 
 

@@ -24,7 +24,6 @@ class Exported(NamedTuple):
 
     Attributes:
         path: the file, or the tool's directory.
-        entries: how many entries it holds.
         problems: a sentence for each damaged line of the run, which is left out.
     """
 
@@ -45,8 +44,8 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
         NoetherError: for another `to`, a run without entries, or a directory that no export wrote.
         MissingDependencyError: if the tool is not installed.
     """
-    if to not in (*TOOLS, *_TABLES):
-        known = [*TOOLS, *_TABLES]
+    known = [*TOOLS, *_TABLES]
+    if to not in known:
         raise NoetherError(f"cannot export to {to!r}; known are {listing(known)}.{suggest(to, known)}")
     reader = read_run(run)
     entries = len(reader.table.iterations)
@@ -65,8 +64,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
 
 def _fill(reader: RunReader, to: str, path: Path) -> None:
     """Give every entry to a tool whose directory is new."""
-    name = reader.path.resolve().name
-    tracker = make_tracker(to, path, {} if to == "tensorboard" else {"name": name})
+    tracker = make_tracker(to, path, reader.path.resolve().name, {})
     _clear(path)
     # first of all, so that an export that was cut short may be done again
     write_whole(path / _MARKER, json.dumps({"run": str(reader.path.resolve()), "to": to}).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,36 +10,35 @@ from typing import Any
 import numpy as np
 
 from noether_core.emit.columns import Table
-from noether_core.emit.trackers.values import as_float, is_number
 from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
-
-_PART = 2**20  # characters of a CSV that are held at a time, about
+from noether_core.text import as_float
 
 
 def csv_parts(table: Table) -> Iterator[bytes]:
-    """Yield, part by part, the entries as CSV (RFC 4180) in UTF-8.
+    """Yield, line by line, the entries as CSV (RFC 4180) in UTF-8.
 
     A float is written as its shortest decimal that reads back to the same bits (`nan`, `inf` and `-inf` among them), a list or
     dict as JSON, text as it is. A key that an update did not log leaves its cell empty.
     """
     columns = [*UNITS, *table.series]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
+    writer = csv.writer(_Lines())
+    yield writer.writerow(columns)
     for entry in table.iter_entries():
-        writer.writerow([_cell(entry[key]) if key in entry else "" for key in columns])
-        if text.tell() > _PART:
-            yield _utf8(text.getvalue())
-            text.seek(0)
-            text.truncate()
-    yield _utf8(text.getvalue())
+        yield writer.writerow([_cell(entry[key]) if key in entry else "" for key in columns])
+
+
+class _Lines:
+    """Hand each line back through `writerow`, which returns what `write` does."""
+
+    def write(self, line: str) -> bytes:
+        return _utf8(line)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return repr(value) if is_number(value) else json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
 
 
 def parquet_bytes(table: Table) -> bytes:
@@ -84,7 +82,7 @@ def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
         return values, pa.bool_()
     if all(type(value) is int and -(2**63) <= value < 2**63 for value in present):
         return values, pa.int64()
-    if all(is_number(value) and (isinstance(value, float) or as_float(value) == value) for value in present):
+    if all(isinstance(value, float) or (isinstance(value, int) and as_float(value) == value) for value in present):
         return [None if value is None else float(value) for value in values], pa.float64()
     return [None if value is None else _utf8(_cell(value)).decode() for value in values], pa.string()
 

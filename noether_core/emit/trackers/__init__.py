@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -11,7 +12,6 @@ from typing import Any, Protocol
 
 from noether_core.errors import MissingDependencyError, NoetherError, listing, suggest
 
-TOOLS = ("tensorboard", "wandb", "trackio", "mlflow")
 _CLASSES = {
     "console": "ConsoleTracker",
     "tensorboard": "TensorBoardTracker",
@@ -19,6 +19,7 @@ _CLASSES = {
     "trackio": "TrackioTracker",
     "mlflow": "MlflowTracker",
 }
+TOOLS = tuple(kind for kind in _CLASSES if kind != "console")
 
 
 class Tracker(Protocol):
@@ -36,50 +37,42 @@ class Tracker(Protocol):
 
 
 def make_trackers(trackers: Sequence[Tracker | str | Mapping[str, Any]], run_path: Path) -> list[Tracker]:
-    """Return trackers, those given by name made for the run.
+    """Return trackers, those given by name made for the run, in whose directory each tool has its files.
 
     Args:
-        trackers: each is `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"` or `"mlflow"`; or one of these with options,
-            `{"kind": "wandb", "project": "airfoil", "mode": "online"}`, the options being the class's arguments; or an object
-            with `log` and `close`.
-        run_path: the run directory, in which each tool has its files.
+        trackers: each is `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"` or `"mlflow"`; or one of these with the class's
+            arguments, `{"kind": "wandb", "project": "airfoil", "mode": "online"}`; or an object with `log` and `close`.
+        run_path: the run directory.
 
     Raises:
         NoetherError: for an unknown name or option, or an object without `log` and `close`.
         MissingDependencyError: if a tool is not installed.
     """
     if isinstance(trackers, str | Mapping):
-        raise NoetherError(f"trackers is {_described(trackers)}; write a list: trackers=[{trackers!r}]")
+        given = f"the string {trackers!r}" if isinstance(trackers, str) else f"a mapping, {trackers!r:.80}"
+        raise NoetherError(f"trackers is {given}; write a list: trackers=[{trackers!r}]")
     return [_make(tracker, run_path) for tracker in trackers]
-
-
-def _described(trackers: str | Mapping[str, Any]) -> str:
-    return f"the string {trackers!r}" if isinstance(trackers, str) else f"a mapping, {trackers!r:.80}"
 
 
 def _make(tracker: Tracker | str | Mapping[str, Any], run_path: Path) -> Tracker:
     if isinstance(tracker, str):
-        return _of_run(tracker, run_path, {})
+        tracker = {"kind": tracker}
     if isinstance(tracker, Mapping):
         options = dict(tracker)
-        if not isinstance(options.get("kind"), str):
+        kind = options.pop("kind", None)
+        if not isinstance(kind, str):
             raise NoetherError(
                 f"the tracker {tracker!r} has no kind; write {{'kind': 'wandb', ...}} with the tool's name"
             )
-        return _of_run(options.pop("kind"), run_path, options)
+        directory = run_path if kind == "wandb" else run_path / kind  # W&B makes a wandb/ in the one it is given
+        return make_tracker(kind, directory, run_path.resolve().name, options)
     if not (callable(getattr(tracker, "log", None)) and callable(getattr(tracker, "close", None))):
         raise NoetherError(f"tracker {tracker!r} has no log and close methods; give a name or an object with both")
     return tracker
 
 
-def _of_run(kind: str, run_path: Path, options: Mapping[str, Any]) -> Tracker:
-    name = {} if kind in {"console", "tensorboard"} else {"name": run_path.resolve().name}
-    directory = run_path if kind == "wandb" else run_path / kind  # W&B makes a directory wandb/ in the one it is given
-    return make_tracker(kind, directory, {**name, **options})
-
-
-def make_tracker(kind: str, directory: Path, options: Mapping[str, Any]) -> Tracker:
-    """Return the tracker of that kind, with its files in a directory.
+def make_tracker(kind: str, directory: Path, name: str, options: Mapping[str, Any]) -> Tracker:
+    """Return the tracker of that kind, with its files in a directory, and its run under a name if the tool has names.
 
     Raises:
         NoetherError: for an unknown kind or option.
@@ -90,15 +83,14 @@ def make_tracker(kind: str, directory: Path, options: Mapping[str, Any]) -> Trac
     made: type[Any] = getattr(importlib.import_module(f"noether_core.emit.trackers.{kind}"), _CLASSES[kind])
     parameters = inspect.signature(made).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    unknown = [name for name in options if name not in parameters and not takes_any]
-    if "directory" in options:
-        unknown = ["directory"]  # for the class's own caller; in a run each tool has its place
+    known = [option for option in parameters if option != "directory"]  # in a run each tool has its place
+    unknown = [option for option in options if option == "directory" or not (option in known or takes_any)]
     if unknown:
         raise NoetherError(
-            f"the {kind} tracker got {listing(unknown)}, which it does not take; its options are"
-            f" {listing(name for name in parameters if name != 'directory')}"
+            f"the {kind} tracker got {listing(unknown)}, which it does not take; its options are {listing(known)}"
         )
-    return made(**options) if kind == "console" else made(directory, **options)  # type: ignore[no-any-return]
+    given = {"directory": directory, "name": name, **options}
+    return made(**{option: given[option] for option in given if option in options or option in parameters})  # type: ignore[no-any-return]
 
 
 def require(kind: str, *packages: str) -> None:
@@ -115,8 +107,7 @@ def require(kind: str, *packages: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    try:
+    with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None  # a folder of that name, as W&B makes one, has no origin
+        return spec is not None and spec.origin is not None  # a folder of that name, as W&B makes one, has no origin
+    return False

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from noether_core.emit.trackers import require
-from noether_core.emit.trackers.continuation import Continuation
 from noether_core.emit.trackers.process import ProcessTracker
-from noether_core.emit.trackers.values import as_float, is_number
+from noether_core.text import as_float
 
 _MOST_METRICS = 1000  # a batch
 _LONGEST_NAME = 250
@@ -21,17 +20,11 @@ _LONGEST_TAG = 5000
 
 
 class MlflowTracker(ProcessTracker):
-    """Log to an MLflow run in `<directory>/mlflow.db`: the update is its step; `epoch` and `sample` are metrics too.
+    """Log to an MLflow run in `<directory>/mlflow.db`; `epoch` and `sample` are metrics too.
 
-    `mlflow ui --backend-store-uri sqlite:///<directory>/mlflow.db` shows it. A restart that goes on where the run stopped
-    continues it; one that begins earlier is a second run, `<name>-2`. Numbers are kept as binary64, but MLflow's SQLite store
-    keeps an infinity as the largest finite number of its sign. A value that is no number is a tag, the newest one staying.
-    MLflow allows fewer characters in a name: see `metric_name`.
-
-    Args:
-        directory: where the database and the artifacts go.
-        experiment: the MLflow experiment.
-        name: the run's name; by default the directory's.
+    `mlflow ui --backend-store-uri sqlite:///<directory>/mlflow.db` shows it. MLflow's SQLite store keeps an infinity as the
+    largest finite number of its sign, and allows fewer characters in a name: see `metric_name`. A value that is no number is
+    a tag, the newest one staying. See `ProcessTracker` for restarts.
 
     Raises:
         MissingDependencyError: if MLflow or what its SQLite store needs is not installed.
@@ -41,7 +34,7 @@ class MlflowTracker(ProcessTracker):
 
     def __init__(self, directory: str | Path, *, experiment: str = "noether", name: str | None = None) -> None:
         require("mlflow", "mlflow", "alembic", "sqlalchemy")
-        super().__init__(directory, {"experiment": experiment, "name": name or Path(directory).resolve().name})
+        super().__init__(directory, name, {"experiment": experiment})
 
 
 def metric_name(key: str) -> str:
@@ -66,51 +59,40 @@ def _numbered(match: re.Match[str]) -> str:
     return f":{ord(match[0]):x}:"
 
 
-def open_tool(directory: str, experiment: str, name: str) -> _Tool:
-    """Return what takes the entries; for the child process."""
-    return _Tool(Path(directory), experiment, name)
+class Tool:
+    """Take the entries, in the child process."""
 
-
-class _Tool:
-    def __init__(self, directory: Path, experiment: str, name: str) -> None:
-        self._directory = directory
-        self._experiment = experiment
-        self._name = name
-        self._continuation = Continuation(directory / "noether.json")
-        self._client: Any = None
-
-    def _open(self, update: int) -> None:
+    def __init__(self, directory: str, name: str, run_id: str | None, experiment: str) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import RunStatus
 
-        store = f"sqlite:///{self._directory / 'mlflow.db'}"
+        store = f"sqlite:///{directory}/mlflow.db"
         self._client = MlflowClient(tracking_uri=store, registry_uri=store)
-        if self._continuation.follows(update):
-            self._client.update_run(self._continuation.id, RunStatus.to_string(RunStatus.RUNNING))
+        if run_id is not None:
+            self.id = run_id
+            self._client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
             return
-        found = self._client.get_experiment_by_name(self._experiment)
-        artifacts = (self._directory / "artifacts").as_uri()
-        experiment = found.experiment_id if found else self._client.create_experiment(self._experiment, artifacts)
-        number = self._continuation.number + 1
-        run = self._client.create_run(experiment, run_name=self._name if number == 1 else f"{self._name}-{number}")
-        self._continuation.begin(run.info.run_id)
+        found = self._client.get_experiment_by_name(experiment)
+        artifacts = (Path(directory) / "artifacts").as_uri()
+        number = found.experiment_id if found else self._client.create_experiment(experiment, artifacts)
+        self.id = self._client.create_run(number, run_name=name).info.run_id
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric, RunTag
+        """Take one entry."""
+        from mlflow.entities import Metric
 
-        update = entry["update"]
-        if self._client is None:
-            self._open(update)
-        self._continuation.note(update)
         now = time.time_ns() // 1_000_000
-        named = {metric_name(key): value for key, value in entry.items() if key != "update"}
-        metrics = [Metric(key, as_float(value), now, update) for key, value in named.items() if is_number(value)]
-        tags = [RunTag(key, str(value)[:_LONGEST_TAG]) for key, value in named.items() if not is_number(value)]
+        metrics = [
+            Metric(metric_name(key), as_float(value), now, entry["update"])
+            for key, value in entry.items()
+            if isinstance(value, int | float) and key != "update"
+        ]
         for at in range(0, len(metrics), _MOST_METRICS):
-            self._client.log_batch(self._continuation.id, metrics=metrics[at : at + _MOST_METRICS])
-        for tag in tags:
-            self._client.set_tag(self._continuation.id, tag.key, tag.value)
+            self._client.log_batch(self.id, metrics=metrics[at : at + _MOST_METRICS])
+        for key, value in entry.items():
+            if not isinstance(value, int | float):
+                self._client.set_tag(self.id, metric_name(key), str(value)[:_LONGEST_TAG])
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.set_terminated(self._continuation.id)
+        """Finish."""
+        self._client.set_terminated(self.id)

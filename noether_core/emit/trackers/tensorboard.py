@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.emit.trackers.values import as_float, is_number
-from noether_core.errors import MissingDependencyError
+from noether_core.emit.trackers import require
 from noether_core.schedule import UNITS
+from noether_core.text import as_float
 
 
 class _TorchRefused(importlib.abc.MetaPathFinder):
@@ -58,13 +58,10 @@ class TensorBoardTracker:
     kind: ClassVar[str] = "tensorboard"
 
     def __init__(self, directory: str | Path) -> None:
-        try:
-            with _torch_left_out():
-                import tensorboardX
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the tensorboard tracker needs tensorboardX: pip install 'noether-callbacks[tensorboard]'"
-            ) from error
+        require("tensorboard", "tensorboardX")
+        with _torch_left_out():
+            import tensorboardX
+
         self._tool = tensorboardX
         self._directory = Path(directory)
         self._writer: Any = None
@@ -81,22 +78,20 @@ class TensorBoardTracker:
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Write one entry, and flush it to the file."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
         if self._writer is None:
             self._writer = self._open(entry["update"])
         for key, value in entry.items():
             if key in UNITS:
                 continue
-            if is_number(value):
-                self._writer.file_writer.add_summary(self._summary(key, as_float(value)), entry["update"])
+            if isinstance(value, int | float):
+                # add_scalar would write `_` for many characters in a tag, and so make one curve of two keys
+                summary = Summary(value=[Summary.Value(tag=key, simple_value=as_float(value))])
+                self._writer.file_writer.add_summary(summary, entry["update"])
             else:
                 self._writer.add_text(key, str(value), global_step=entry["update"])
         self._writer.flush()
-
-    def _summary(self, key: str, value: float) -> Any:
-        # add_scalar would write `_` for many characters in a tag, and so make one curve of two keys
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        return Summary(value=[Summary.Value(tag=key, simple_value=value)])
 
     def close(self) -> None:
         """Close the event file."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from noether_core.emit.trackers import require
-from noether_core.emit.trackers.continuation import Continuation
 from noether_core.emit.trackers.process import ProcessTracker
-from noether_core.emit.trackers.values import storable
 from noether_core.errors import NoetherError
+from noether_core.schedule import UNITS
 
 # Nothing of the machine, the code or the terminal is recorded: only what is logged.
 _PRIVATE = {
@@ -27,11 +26,9 @@ _PRIVATE = {
 
 
 class WandbTracker(ProcessTracker):
-    """Log to a W&B run: the update is its step; `update`, `epoch` and `sample` are further axes.
+    """Log to a W&B run; `update`, `epoch` and `sample` are further axes.
 
-    A restart that goes on where the run stopped continues it (same id, `resume="allow"`); offline that is a second directory,
-    which `wandb sync` appends. One that begins earlier is a second run. Numbers are kept as binary64;
-    an int beyond 64 bits is rounded to that.
+    A restart that continues the run (see `ProcessTracker`) is offline a second directory, which `wandb sync` appends.
 
     Args:
         directory: in which W&B makes its `wandb/`; the run directory.
@@ -64,49 +61,29 @@ class WandbTracker(ProcessTracker):
         if taken:
             raise NoetherError(f"the wandb tracker got {taken}, which it sets itself: leave them out")
         require("wandb", "wandb")
-        arguments |= {"project": project, "name": name or Path(directory).resolve().name, "mode": mode}
-        super().__init__(directory, {"settings": {**_PRIVATE, **(settings or {})}, "arguments": arguments})
+        arguments |= {"project": project, "mode": mode}
+        options = {"settings": {**_PRIVATE, **(settings or {})}, "arguments": arguments}
+        super().__init__(directory, name, options, memory="wandb/noether.json")
 
 
-def open_tool(directory: str, settings: dict[str, Any], arguments: dict[str, Any]) -> _Tool:
-    """Return what takes the entries; for the child process."""
-    return _Tool(Path(directory), settings, arguments)
+class Tool:
+    """Take the entries, in the child process."""
 
-
-class _Tool:
-    def __init__(self, directory: Path, settings: dict[str, Any], arguments: dict[str, Any]) -> None:
-        self._directory = directory
-        self._settings = settings
-        self._arguments = arguments
-        self._continuation = Continuation(directory / "wandb" / "noether.json")
-        self._run: Any = None
-
-    def _open(self, update: int) -> Any:
+    def __init__(self, directory: str, name: str, run_id: str | None, settings: Any, arguments: Any) -> None:
         import wandb
 
-        if not self._continuation.follows(update):
-            self._continuation.begin(uuid.uuid4().hex[:16])
-            if self._continuation.number > 1:
-                self._arguments["name"] += f"-{self._continuation.number}"
-        run = wandb.init(
-            dir=self._directory,
-            id=self._continuation.id,
-            resume="allow",
-            settings=wandb.Settings(**self._settings),
-            **self._arguments,
+        self.id = run_id or uuid.uuid4().hex[:16]
+        self._run = wandb.init(
+            dir=directory, id=self.id, name=name, resume="allow", settings=wandb.Settings(**settings), **arguments
         )
-        for axis in ("update", "epoch", "sample"):
-            run.define_metric(axis, hidden=True)
-        run.define_metric("*", step_metric="update")
-        return run
+        for axis in UNITS:
+            self._run.define_metric(axis, hidden=True)
+        self._run.define_metric("*", step_metric="update")
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        update = entry["update"]
-        if self._run is None:
-            self._run = self._open(update)
-        self._continuation.note(update)
-        self._run.log({key: storable(value) for key, value in entry.items()}, step=update)
+        """Take one entry."""
+        self._run.log(dict(entry), step=entry["update"])
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        """Finish."""
+        self._run.finish()
