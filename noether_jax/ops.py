@@ -25,11 +25,11 @@ class JaxOps(Ops):
     isfinite = staticmethod(jnp.isfinite)
     minimum = staticmethod(jnp.minimum)
 
-    def are_finite(self, values: jax.Array) -> bool:
-        return False
-
     def where(self, condition: jax.Array, values: Any, others: Any) -> jax.Array:
         return jnp.where(condition, values, others)
+
+    def are_finite(self, values: jax.Array) -> bool:
+        return False
 
     def full(self, shape: tuple[int, ...], value: float | int, like: jax.Array) -> jax.Array:
         constant = jnp.full(shape, value, self.int_dtype if isinstance(value, int) else self.float_dtype)
