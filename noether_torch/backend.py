@@ -80,12 +80,33 @@ def _beside(like: Tensor, value: Tensor) -> Tensor:
     return value.to(like.device, non_blocking=value.device.type == "cpu")
 
 
+def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
+    """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
+    by_device: dict[torch.device, list[int]] = {}
+    for at, value in enumerate(values):
+        by_device.setdefault(value.device, []).append(at)
+    found: dict[int, np.ndarray[Any, Any]] = {}
+    for members in by_device.values():
+        flat = [
+            values[at].detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
+            for at in members
+        ]
+        packed = torch.cat(flat).cpu().numpy()
+        ends = np.cumsum([len(each) for each in flat])[:-1]
+        for at, part in zip(members, np.split(packed, ends), strict=True):
+            dtype, shape = values[at].dtype, values[at].shape
+            numpy_dtype = np.dtype(_CARRIERS[dtype][1] if dtype in _CARRIERS else _NAMES[dtype])
+            found[at] = part.copy().view(numpy_dtype).reshape(shape)
+    return [found[at] for at in range(len(values))]
+
+
 class _TorchOps:
     parts, deep = 2, 4
     never = NEVER
     isnan = staticmethod(torch.isnan)
     isfinite = staticmethod(torch.isfinite)
     minimum = staticmethod(torch.minimum)
+    to_host = staticmethod(_to_numpy)
 
     def __init__(self) -> None:
         self._wide = _Wide()
@@ -175,31 +196,6 @@ class _TorchOps:
             value = TorchBackend().from_numpy(np.asarray(value))
         return _beside(like, value.reshape(-1).clone())
 
-    def to_host(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-        return _to_numpy(values)
-
-
-def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-    """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
-    by_device: dict[torch.device, list[int]] = {}
-    for at, value in enumerate(values):
-        by_device.setdefault(value.device, []).append(at)
-    found: dict[int, np.ndarray[Any, Any]] = {}
-    for members in by_device.values():
-        flat = [
-            values[at].detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
-            for at in members
-        ]
-        packed = torch.cat(flat).cpu().numpy()
-        ends = np.cumsum([len(each) for each in flat])[:-1]
-        for at, part in zip(members, np.split(packed, ends), strict=True):
-            found[at] = part.copy().view(_numpy_dtype(values[at].dtype)).reshape(values[at].shape)
-    return [found[at] for at in range(len(values))]
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    return np.dtype(_CARRIERS[dtype][1] if dtype in _CARRIERS else _NAMES[dtype])
-
 
 _type_of = attrgetter("dtype", "shape", "device")
 _dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
@@ -210,6 +206,7 @@ class TorchBackend:
 
     name = "PyTorch"
     reducer: Reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
+    to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
@@ -254,10 +251,6 @@ class TorchBackend:
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
         return 0, 1
-
-    def to_numpy(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-        """Return copies of tensors on the host."""
-        return _to_numpy(values)
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         """Return a tensor with the same dtype, shape and bits, on the device of `like`."""
