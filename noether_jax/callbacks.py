@@ -1,4 +1,4 @@
-"""Give the core's callbacks and run their JAX backend, and the run its fused way."""
+"""Give the core's callbacks (see `CallbackBase` for their arguments) and run JAX, and the run its fused way."""
 
 from __future__ import annotations
 
@@ -20,40 +20,19 @@ Tree = TypeVar("Tree")  # a pytree that holds a Tracked
 
 
 class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
-    """Reduce the JAX update outputs that a config names, and log or save them at every interval's end.
-
-    Args:
-        callback_config: a `TrackAdditionalOutputsCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: the run directory; needed with `save_output`.
-        name: the callback's name among others.
-    """
+    """Reduce the JAX update outputs that a config names, and log or save them at every interval's end."""
 
     backend = BACKEND
 
 
 class OnlineLossCallback(callbacks.OnlineLossCallback):
-    """Log the mean of each JAX loss over the interval, and stop at one that is not finite.
-
-    Args:
-        callback_config: an `OnlineLossCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: not used.
-        name: the callback's name among others.
-    """
+    """Log the mean of each JAX loss over the interval, and stop at one that is not finite."""
 
     backend = BACKEND
 
 
 class LearningRateCallback(callbacks.LearningRateCallback):
-    """Log the learning rate, from a JAX update output or from an optimizer.
-
-    Args:
-        callback_config: a `LearningRateCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: not used.
-        name: the callback's name among others.
-    """
+    """Log the learning rate, from a JAX update output or from an optimizer."""
 
     backend = BACKEND
 
@@ -114,11 +93,7 @@ class Run(run.Run):
         return fused.track(self._used("track", tracked).output_trackers, tracked, update_outputs)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`.
-
-        Raises:
-            NoetherError: if the state has not this run's callbacks.
-        """
+        """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`."""
         super().load_state_dict(state)
         self._loaded = self.counter.update * self.accumulation_steps + self.accumulated
 
@@ -135,9 +110,6 @@ class Run(run.Run):
                 f"run.{method} got {type(tracked).__name__} as tracked; expected what run.init, run.track or run.step returned"
             )
         return self._fused
-
-    @overload
-    def step(self, update_outputs: Tracked, *, steps: int = 1, batch: Any = None, losses: Any = None) -> Tracked: ...
 
     @overload
     def step(
@@ -166,20 +138,10 @@ class Run(run.Run):
         ends_epoch: bool | None = None,
         times: Mapping[str, float] | None = None,
     ) -> Any:
-        """Count and track one accumulation step, and at an interval's end log and save.
+        """Count and track one accumulation step, as `noether_core.run.Run.step` does, or what a compiled function tracked.
 
-        Args:
-            update_outputs: as in `noether_core.run.Run.step`; or what a function that calls `track` returned, alone or in
-                a pytree, such as the state of an optimizer; and then what the next call is to carry is returned.
-            steps: how many accumulation steps that function made.
-            batch: handed to the hooks.
-            losses: handed to the hooks.
-            ends_update: as in `noether_core.run.Run.step`.
-            ends_epoch: likewise.
-            times: likewise.
-
-        Raises:
-            NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
+        For that, `update_outputs` is what a function that calls `track` returned, alone or in a pytree, such as the state of
+        an optimizer, and `steps` is how many accumulation steps it made; what the next call is to carry is returned.
         """
         tracked, self._path = find_tracked(update_outputs, self._path)
         if tracked is not None:

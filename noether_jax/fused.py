@@ -23,6 +23,7 @@ from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
 from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
+from noether_jax.slots import Slot, slots_of
 
 
 class Window(NamedTuple):
@@ -53,67 +54,74 @@ class Tracked:
 
 def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
     """Return `tracked` with one accumulation step's outputs merged in."""
-    windows = []
-    for tracker, window in zip(output_trackers, tracked.windows, strict=True):
-        row = jnp.sum(tracked.position >= window.ends, dtype=jnp.int32)
-        state = jax.tree.map(lambda rows, row=row: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
-        state = tracker.update_at(state, outputs, tracked.position)
-        rows = jax.tree.map(
-            lambda rows, new, row=row: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, state
-        )
-        windows.append(Window(rows, window.ends))
-    return Tracked(tracked.position + jnp.int32(1), tuple(windows))
+    position = tracked.position
+
+    def updated(tracker: OutputTracker, window: Window) -> Window:
+        row = jnp.sum(position >= window.ends, dtype=jnp.int32)
+        state = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
+        new = tracker.update(state, outputs, position)
+        rows = jax.tree.map(lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, new)
+        return Window(rows, window.ends)
+
+    windows = tuple(updated(*each) for each in zip(output_trackers, tracked.windows, strict=True))
+    return Tracked(position + jnp.int32(1), windows)
 
 
 @jax.jit
 def _renewed(tracked: Tracked, blank: Tracked, done: tuple[np.int32, ...]) -> Tracked:
     """Return `tracked` for the next call: the interval under way in each window's first row, the others empty."""
-    windows = []
-    for window, empty, number in zip(tracked.windows, blank.windows, done, strict=True):
 
-        def carried(rows: jax.Array, empty: jax.Array, number: Array = number) -> jax.Array:
+    def renewed(window: Window, blank: Window, number: Array) -> Window:
+        def carried(rows: jax.Array, empty: jax.Array) -> jax.Array:
             first = jax.lax.dynamic_index_in_dim(jnp.concatenate([rows, empty[:1]]), number, keepdims=True)
             return jnp.concatenate([first, empty[1:]])
 
-        windows.append(Window(jax.tree.map(carried, window.rows, empty.rows), empty.ends))
-    return Tracked(tracked.position + jnp.int32(0), tuple(windows))
+        return Window(jax.tree.map(carried, window.rows, blank.rows), blank.ends)
+
+    windows = tuple(renewed(*each) for each in zip(tracked.windows, blank.windows, done, strict=True))
+    return Tracked(tracked.position + jnp.int32(0), windows)
 
 
+@dataclass
 class _WindowSource:
     """Give one callback what its window holds."""
 
-    def __init__(
-        self, fused: Fused, number: int, callback: TrackAdditionalOutputsCallback, tracker: OutputTracker
-    ) -> None:
-        self._fused, self._number, self._callback = fused, number, callback
-        self.tracker = tracker
-        self.done = 0  # rows of the fetched window that were emitted
+    fused: Fused
+    number: int
+    callback: TrackAdditionalOutputsCallback
+    tracker: OutputTracker
+    slots: tuple[Slot, ...]
+    done: int = 0  # rows of the fetched window that were emitted
 
     def ends(self) -> Iterator[int]:
         """Yield the positions at which the callback's interval ends, from the counter's present place on."""
-        counter = self._fused.run.counter
-        interval = self._callback.interval
-        for update in interval.ends(counter.cur_iteration, counter.updates_per_epoch, counter.effective_batch_size):
-            yield self._fused.position_of(update)
+        run, counter = self.fused.run, self.fused.run.counter
+        ends = self.callback.interval.ends(
+            counter.cur_iteration, counter.updates_per_epoch, counter.effective_batch_size
+        )
+        return (update * run.accumulation_steps for update in ends)
 
-    def rows(self, steps: int) -> int:
-        """Return how many intervals a call of so many accumulation steps can touch."""
-        counter, interval = self._fused.run.counter, self._callback.interval
+    def blank(self, steps: int) -> Window:
+        """Return the window of a call of so many accumulation steps, empty, in NumPy arrays."""
+        counter, interval = self.fused.run.counter, self.callback.interval
         per_unit = {
             "update": 1.0,
             "sample": 1 / counter.effective_batch_size,
             "epoch": counter.updates_per_epoch or 1,
         }[interval.unit]
-        shortest = max(1, int(interval.n * per_unit)) * self._fused.run.accumulation_steps
-        return 1 + -(-(steps - 1) // shortest)
+        shortest = max(1, int(interval.n * per_unit)) * self.fused.run.accumulation_steps
+        rows = 1 + -(-(steps - 1) // shortest)
+        ends = np.array([*islice(self.ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
+        state = self.tracker.blank(self.slots)
+        return Window(jax.tree.map(lambda array: np.broadcast_to(array, (rows, *array.shape)), state), ends)
 
     def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
-        window = self._fused.fetched().windows[self._number]
+        window = self.fused.fetched().windows[self.number]
         if self.done >= window.rows.words.shape[0]:
             return no_partials(self.tracker.fields)
         row = jax.tree.map(lambda rows: rows[self.done], window.rows)
-        return self.tracker.partials(row, self._fused.decode_position)
+        return self.tracker.partials(row, self.fused.decode_position)
 
     def reset(self) -> None:
         """Go on to the next interval's row."""
@@ -123,12 +131,7 @@ class _WindowSource:
 class Fused:
     """Count along with a `Tracked`, and hand its rows to the callbacks at the intervals' ends.
 
-    Args:
-        run: the run.
-        example: outputs like those that will come, or their `jax.ShapeDtypeStruct`s.
-        steps_per_call: the most accumulation steps that one call of `run.step` will count.
-        axis_name: see `track_outputs`.
-        loaded: how many accumulation steps `load_state_dict` brought.
+    For the arguments see `noether_jax.Run.init`; `loaded` is how many accumulation steps `load_state_dict` brought.
     """
 
     def __init__(
@@ -145,11 +148,9 @@ class Fused:
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
         self.output_trackers = tuple(OutputTracker(callback.config, axis_name) for callback in callbacks)
         self._sources = [
-            _WindowSource(self, number, callback, tracker)
+            _WindowSource(self, number, callback, tracker, slots_of(callback.config, example))
             for number, (callback, tracker) in enumerate(zip(callbacks, self.output_trackers, strict=True))
         ]
-        self._slots = [tracker.slots(example) for tracker in self.output_trackers]
-        self._rows = [source.rows(steps_per_call) for source in self._sources]
         for callback, source in zip(callbacks, self._sources, strict=True):
             callback.note_example(example)
             callback.sources[1:] = [source]
@@ -158,17 +159,8 @@ class Fused:
 
     def _blank(self) -> Tracked:
         """Return the windows of the next call, empty, in NumPy arrays."""
-        windows = []
-        for source, slots, rows in zip(self._sources, self._slots, self._rows, strict=True):
-            ends = np.array([*islice(source.ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
-            blank = source.tracker.blank(slots)
-            repeated = jax.tree.map(lambda array, rows=rows: np.broadcast_to(array, (rows, *array.shape)), blank)
-            windows.append(Window(repeated, ends))
+        windows = [source.blank(self._steps_per_call) for source in self._sources]
         return Tracked(np.int32(self._position), tuple(windows))
-
-    def position_of(self, update: int) -> int:
-        """Return how many accumulation steps end with an update."""
-        return update * self.run.accumulation_steps
 
     def decode_position(self, step: int) -> tuple[int, int]:
         """Return the update (from 1) and the accumulation step of a step."""

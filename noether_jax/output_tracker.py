@@ -29,11 +29,11 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, c
 from noether_core.errors import NoetherError, listing
 from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
-from noether_core.select import flatten
+from noether_core.select import flatten, weight_of
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
-from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of, weight_of
+from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
 
 AxisName = str | tuple[str, ...]
 PositionOf = Callable[[int], tuple[int, int]]  # a step's number (from 0) to its update (from 1) and accumulation step
@@ -125,12 +125,8 @@ class OutputTracker:
 
     def init(self, example: Mapping[str, Any]) -> OutputTrackerState:
         """Return the state of no values."""
-        state: OutputTrackerState = jax.tree.map(jnp.asarray, self.blank(self.slots(example)))
+        state: OutputTrackerState = jax.tree.map(jnp.asarray, self.blank(slots_of(self.config, example)))
         return state
-
-    def slots(self, example: Mapping[str, Any]) -> tuple[Slot, ...]:
-        """Return what is tracked of outputs like these."""
-        return slots_of(self.config, example)
 
     def blank(self, slots: tuple[Slot, ...]) -> OutputTrackerState:
         """Return the state of no values, in NumPy arrays."""
@@ -139,14 +135,12 @@ class OutputTracker:
         words = packing.initial(self._ops, self.fields, max(1, len(slots)), 0, -1)
         return OutputTrackerState(words, kept, np.zeros((), np.int32), slots)
 
-    def update(self, state: OutputTrackerState, outputs: Mapping[str, Any]) -> OutputTrackerState:
-        """Return the state with one step's outputs merged in."""
+    def update(
+        self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array | None = None
+    ) -> OutputTrackerState:
+        """Return the state with one step's outputs merged in: of the step of that number (int32, from 0), or of the next."""
         if not isinstance(state, OutputTrackerState):
             raise NoetherError(f"update got a state of type {type(state).__name__}; expected what init returned")
-        return self.update_at(state, outputs, state.step)
-
-    def update_at(self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array) -> OutputTrackerState:
-        """Return the state with the outputs of the step of that number (int32, counted from 0) merged in."""
         flat = flatten(outputs)
         present = present_of(self.config, state.slots, flat)
         numbered = state.step + jnp.int32(1)
@@ -154,9 +148,9 @@ class OutputTracker:
             return OutputTrackerState(state.words, state.last, numbered, state.slots)
         with jax.enable_x64(True):
             sums, (uses, newest) = packing.unpack(self._ops, self.fields, state.words)
-            position = step.astype(jnp.int64)
+            position = (state.step if step is None else step).astype(jnp.int64)
             values = {slot.key: value_of(slot, flat[slot.key]) for slot in present}
-            rows = self._lift(present, values, weight_of(self.config, flat), position)
+            rows = self._lift(present, values, weight_of(self.config.weight, flat), position)
             if self.axis_name is not None:
                 rows = self._gathered(rows)
             source = source_of([state.slots.index(slot) for slot in present], len(state.slots))
@@ -174,15 +168,15 @@ class OutputTracker:
         factor = None if weight is None else checked(self.config.weight or "", weight)
         one = jnp.ones((1,), jnp.float32) if self.fields.weights else None
         parts = []
-        for kind, members in groupby(present, key=lambda slot: kind_of(self.config, slot)):
+        for (is_weight, is_array, _), members in groupby(present, key=lambda slot: kind_of(self.config, slot)):
             slots = list(members)
             own = [values[slot.key] for slot in slots]
             beside = one  # the weight itself is weighed by 1, so that all slots have one form
-            if factor is not None and not kind.is_weight:
+            if factor is not None and not is_weight:
                 beside = factor.reshape(-1)
                 for slot in slots:
                     check_weight(self.config, slot.key, slot.shape, factor.shape)
-            if kind.is_array:
+            if is_array:
                 sums = lift_step_arrays(self._ops, own, beside, position, self.fields)
                 parts.append(each(lambda field: field[None], sums))
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,16 +68,8 @@ def _settle(
     return packing.pack(ops, merge_rows(ops, sums, joined(parts), source, fields))
 
 
-class JaxStatistics(NamedTuple):
-    """Hold sums as words (see `noether_jax.packing`), and what reads them."""
-
-    words: Any
-    ops: JaxOps
-    fields: Fields
-
-
 class JaxKernels:
-    """Take a step in one compiled call, and reduce many of them in another.
+    """Take a step in one compiled call, and reduce many of them in another, to words (see `noether_jax.packing`).
 
     To merge each step at once was measured: 12 µs a step more at 10 keys, 20 µs at 100.
 
@@ -108,43 +100,39 @@ class JaxKernels:
             )
         return Pending(rows, weight, lifted, step.position), Taken(rows, kept)
 
-    def settle(self, state: ReducerState) -> JaxStatistics:
+    def settle(self, state: ReducerState) -> Any:
         """Return the sums with all that is pending merged in, by powers of two: few numbers of steps to compile for."""
-        layout, pending, num_slots = state.layout, state.pending, state.num_slots
-        sums = state.sums
-        if sums is None:  # an identity of the same types, so that the first call is not a compilation of its own
-            ops = self._ops
-            sums = JaxStatistics(packing.initial(ops, layout.fields, num_slots), ops, layout.fields)
+        words, pending, layout, num_slots = state
+        ops, fields = self._ops, layout.fields
+        if words is None:  # an identity of the same types, so that the first call is not a compilation of its own
+            words = packing.initial(ops, fields, num_slots)
         source = None if layout.fills(num_slots) else source_of(layout.slots, num_slots)
-        words = sums.words
         while pending:
             count = _power_of_two(len(pending))
             positions = np.array([step.position for step in pending[:count]], np.int64)
             steps = tuple([(step.rows, step.weight, step.arrays) for step in pending[:count]])
             with jax.enable_x64(True):
-                words = _settle(
-                    words, steps, positions, source, ops=sums.ops, num_slots=num_slots, fields=layout.fields
-                )
+                words = _settle(words, steps, positions, source, ops=ops, num_slots=num_slots, fields=fields)
             pending = pending[count:]
-        return JaxStatistics(words, sums.ops, layout.fields)
+        return words
 
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[jax.Array]
     ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
         """Return the states' sums, what is pending, and some copies in NumPy; all are fetched at once."""
-        held = [(state.sums and state.sums.words, [each[:3] for each in state.pending]) for state in states]
+        held = [(state.sums, [each[:3] for each in state.pending]) for state in states]
         hosted, arrays = jax.device_get((held, list(copies)))
         found = []
         for state, (words, pending) in zip(states, hosted, strict=True):
-            fields, sums = state.layout.fields, state.sums
+            sums_of = partial(packing.from_host, self._ops, state.layout.fields)
             rows, weights, lifted = zip(*pending, strict=True)
             batch = Batch(
                 tuple(map(np.stack, zip(*rows, strict=True))),
                 None if weights[0] is None else np.stack(weights),
-                None if lifted[0] is None else packing.from_host(self._ops, fields, np.stack(lifted, 1))[0],
+                None if lifted[0] is None else sums_of(np.stack(lifted, 1))[0],
                 np.array([[step.position] for step in state.pending], np.int64),
             )
-            found.append((sums and packing.from_host(sums.ops, fields, words)[0], batch))
+            found.append((None if words is None else sums_of(words)[0], batch))
         return found, [np.array(array) for array in arrays]
 
 

@@ -34,12 +34,7 @@ def lift_scalars(
 ) -> Statistics:
     """Return the sums of steps' one-element values, a row for each step and a slot for each value.
 
-    Args:
-        ops: what to reduce with.
-        groups: values of one dtype each, shape [steps, values].
-        weights: the steps' weights, shape [steps, 1]; None without.
-        positions: the steps' positions, int64.
-        fields: what to carry.
+    Each group has values of one dtype, [steps, values]; the weights, if any, are [steps, 1].
     """
     return joined([lift(ops, group, positions[:, None], fields, weights) for group in groups])
 
@@ -82,16 +77,7 @@ def _lift_kind(
 
 
 def merge_rows(ops: JaxOps, sums: Statistics, rows: Statistics, source: Any, fields: Fields) -> Statistics:
-    """Return sums, [slots], with rows of further ones, [rows, values], merged in.
-
-    Args:
-        ops: what to merge with.
-        sums: the sums so far.
-        rows: what is new.
-        source: for each slot the value that belongs to it, or the number of values where there is none; None: all slots
-            have one, in order.
-        fields: what the sums carry.
-    """
+    """Return sums, [slots], with rows of further ones, [rows, values], merged in; for `source` see `source_of`."""
     if source is not None:
         blank = empty(ops, fields, 1, sums.first_nonfinite)
 
@@ -103,7 +89,10 @@ def merge_rows(ops: JaxOps, sums: Statistics, rows: Statistics, source: Any, fie
 
 
 def source_of(slots: Sequence[int] | np.ndarray[Any, Any], num_slots: int) -> np.ndarray[Any, Any] | None:
-    """Return the `source` of `merge_rows` for values that belong to these slots."""
+    """Return for each slot which of the values belongs to it, or their number where none does.
+
+    None if all slots have one, in order.
+    """
     source = np.full(num_slots, len(slots), np.int32)
     source[slots] = np.arange(len(slots))
     return None if len(slots) == num_slots and (source[:-1] < source[1:]).all() else source

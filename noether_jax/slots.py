@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight
-from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
+from noether_core.errors import UpdateOutputError, listing
 from noether_core.reduce import host
-from noether_core.select import Selection, flatten, require, select
+from noether_core.select import Selection, flatten, require, select, weight_of
 from noether_jax.backend import check_dtype
 
 
@@ -42,25 +42,17 @@ def kept_form(slot: Slot) -> tuple[tuple[int, ...], Any]:
     return ((*slot.shape, 2), np.uint32) if dtype.itemsize == 8 else (slot.shape, dtype)
 
 
-class Kind(NamedTuple):
-    """Say which slots are lifted together: scalars of one dtype, or arrays."""
-
-    is_weight: bool
-    is_array: bool
-    dtype: str
-
-
-def kind_of(config: TrackAdditionalOutputsCallbackConfig, slot: Slot) -> Kind:
-    """Return the kind of a slot; kinds sort as the slots of a state do."""
+def kind_of(config: TrackAdditionalOutputsCallbackConfig, slot: Slot) -> tuple[bool, bool, str]:
+    """Tell whether a slot is the weight and whether it is an array, and a scalar's dtype: equal ones are lifted together."""
     is_array = prod(slot.shape) != 1
-    return Kind(slot.key == config.weight, is_array, "" if is_array else slot.dtype)
+    return slot.key == config.weight, is_array, "" if is_array else slot.dtype
 
 
 def slots_of(config: TrackAdditionalOutputsCallbackConfig, example: Mapping[str, Any]) -> tuple[Slot, ...]:
     """Return what is tracked of outputs like these, scalars of one dtype side by side, the weight last."""
     outputs = flatten(example)
     selection = _selected(config, outputs)
-    weight = weight_of(config, outputs) if selection.tracked else None
+    weight = weight_of(config.weight, outputs) if selection.tracked else None
     slots = []
     for order, key in enumerate(selection.tracked):
         slot = slot_of(key, outputs[key], order)
@@ -91,17 +83,6 @@ def _selected(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str
     if config.missing == "error":
         require(selection, tuple(outputs))
     return selection
-
-
-def weight_of(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, Any]) -> Any:
-    """Return what weighs the outputs; None if the config names nothing."""
-    name = config.weight
-    if name is not None and name not in outputs:
-        raise MissingKeyError(
-            f"the weight {name!r} is not among the update outputs, which have {listing(outputs)}."
-            f"{suggest(name, outputs)} It must be there with the tracked values: correct the name, or return it"
-        )
-    return None if name is None else outputs[name]
 
 
 def checked(key: str, value: Any) -> jax.Array:

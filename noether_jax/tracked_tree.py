@@ -16,11 +16,8 @@ Path = tuple[int, ...]  # a child's number at each level
 def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
     """Return the first `Tracked` in what `run.step` got, and the way to it.
 
-    None for update outputs, which are a dict of arrays or a list of these, and for a pytree that holds none.
-
-    Args:
-        given: a pytree.
-        path: the way to look first: where the last one was.
+    None for update outputs, which are a dict of arrays or a list of these, and for a pytree that holds none. `path`, where the
+    last one was, is looked at first.
     """
     if given is None or isinstance(given, list):
         return None, path

@@ -32,14 +32,10 @@ class Run(torch_callbacks.Run):
     before the `with` block or in it. What is logged goes to `accelerator.log` too, with the update as its step.
 
     Args:
-        path: the run directory; made if need be.
-        callbacks: a YAML file with a `callbacks:` list, or configs, or callback objects.
+        path, callbacks: as for `noether_torch.Run`.
         accelerator: the `accelerate.Accelerator`.
-        trackers: as for `noether_torch.Run`, beside the accelerator's own.
-        **arguments: `updates_per_epoch`, `effective_batch_size`, `start`, `end` and `record`, as for `noether_torch.Run`.
-
-    Raises:
-        NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
+        trackers: likewise, beside the accelerator's own.
+        **arguments: likewise, but `accumulation_steps`, which the accelerator has.
     """
 
     def __init__(
@@ -78,17 +74,12 @@ class Run(torch_callbacks.Run):
         self,
         update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        batch: Any = None,
-        losses: Any = None,
         ends_update: bool | None = None,
-        ends_epoch: bool | None = None,
-        times: Mapping[str, float] | None = None,
+        **named: Any,
     ) -> None:
         """Count and track one accumulation step; it ends the update where the accelerator synced the gradients."""
         ends_update = self._accelerator.sync_gradients if ends_update is None else ends_update
-        super().step(
-            update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch, times=times
-        )
+        super().step(update_outputs, ends_update=ends_update, **named)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -48,23 +47,16 @@ def _signed(values: Tensor) -> Tensor:
     return values.double() if values.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else values
 
 
-_PIECE = 2**19  # elements: a copy of so many fits into the cache
+_PIECE = 2**17  # elements: a copy of so many fits into the cache, and the allocator hands out its memory again
 
 
-class _Wide(threading.local):
-    """Hold memory for a binary64 copy, for each thread; fresh memory at every step costs as much as the sum."""
-
-    memory: Tensor | None = None
-
-    def sum(self, values: Tensor) -> float:
-        """Return the sum of a vector on the CPU in binary64, for which PyTorch makes a copy."""
-        if len(values) <= 2**13 or values.dtype is torch.float64:
-            return values.sum(dtype=torch.float64).item()
-        if self.memory is None:
-            with torch.inference_mode(False):  # an inference tensor could not be written to later
-                self.memory = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
-        copies = (self.memory[: len(piece)].copy_(piece) for piece in torch.split(values, _PIECE))
-        return sum(copy.sum().item() for copy in copies)
+def _sum_binary64(values: Tensor) -> float:
+    """Return the sum of a vector on the CPU in binary64, for which PyTorch makes a copy."""
+    if len(values) <= 2**13 or values.dtype is torch.float64:
+        return values.sum(dtype=torch.float64).item()
+    memory = torch.empty(min(len(values), _PIECE), dtype=torch.float64, device="cpu")
+    copies = (memory[: len(piece)].copy_(piece) for piece in torch.split(values, _PIECE))
+    return sum(copy.sum().item() for copy in copies)
 
 
 def _number(value: Tensor) -> Any:
@@ -80,13 +72,31 @@ def _beside(like: Tensor, value: Tensor) -> Tensor:
     return value.to(like.device, non_blocking=value.device.type == "cpu")
 
 
+def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
+    """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
+    by_device: dict[torch.device, list[int]] = {}
+    for at, value in enumerate(values):
+        by_device.setdefault(value.device, []).append(at)
+    found: dict[int, np.ndarray[Any, Any]] = {}
+    for members in by_device.values():
+        flat = [
+            values[at].detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
+            for at in members
+        ]
+        packed = torch.cat(flat).cpu().numpy()
+        ends = np.cumsum([len(each) for each in flat])[:-1]
+        for at, part in zip(members, np.split(packed, ends), strict=True):
+            dtype, shape = values[at].dtype, values[at].shape
+            numpy_dtype = np.dtype(_CARRIERS[dtype][1] if dtype in _CARRIERS else _NAMES[dtype])
+            found[at] = part.copy().view(numpy_dtype).reshape(shape)
+    return [found[at] for at in range(len(values))]
+
+
 class _TorchOps:
     parts, deep = 2, 4
     never = NEVER
     xp: Any = torch
-
-    def __init__(self) -> None:
-        self._wide = _Wide()
+    to_host = staticmethod(_to_numpy)
 
     def where(self, condition: Any, values: Any, others: Any) -> Any:
         if isinstance(condition, bool):
@@ -123,7 +133,7 @@ class _TorchOps:
     def sum_binary64(self, values: Tensor) -> Expansion:
         if values.dtype in _FLOATS:
             values = _signed(values)
-            return (self._wide.sum(values) if values.is_cpu else values.sum(dtype=torch.float64).reshape(1),)
+            return (_sum_binary64(values) if values.is_cpu else values.sum(dtype=torch.float64).reshape(1),)
         if values.dtype not in (torch.int64, torch.uint64):
             return self.widen(_number(_signed(values).sum(dtype=torch.int64)))[0]
         high, low = (self.widen(_number(half.sum()))[0] for half in _halves(values))
@@ -170,31 +180,6 @@ class _TorchOps:
             value = TorchBackend().from_numpy(np.asarray(value))
         return _beside(like, value.reshape(-1).clone())
 
-    def to_host(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-        return _to_numpy(values)
-
-
-def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-    """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
-    by_device: dict[torch.device, list[int]] = {}
-    for at, value in enumerate(values):
-        by_device.setdefault(value.device, []).append(at)
-    found: dict[int, np.ndarray[Any, Any]] = {}
-    for members in by_device.values():
-        flat = [
-            values[at].detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
-            for at in members
-        ]
-        packed = torch.cat(flat).cpu().numpy()
-        ends = np.cumsum([len(each) for each in flat])[:-1]
-        for at, part in zip(members, np.split(packed, ends), strict=True):
-            found[at] = part.copy().view(_numpy_dtype(values[at].dtype)).reshape(values[at].shape)
-    return [found[at] for at in range(len(values))]
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    return np.dtype(_CARRIERS[dtype][1] if dtype in _CARRIERS else _NAMES[dtype])
-
 
 _type_of = attrgetter("dtype", "shape", "device")
 _dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
@@ -205,6 +190,7 @@ class TorchBackend:
 
     name = "PyTorch"
     reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
+    to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
         """Return what decides the plan for these values."""
@@ -249,10 +235,6 @@ class TorchBackend:
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
         return 0, 1
-
-    def to_numpy(self, values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
-        """Return copies of tensors on the host."""
-        return _to_numpy(values)
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         """Return a tensor with the same dtype, shape and bits, on the device of `like`."""

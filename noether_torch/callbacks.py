@@ -1,4 +1,4 @@
-"""Give the core's callbacks and run their PyTorch backend."""
+"""Give the core's callbacks (see `CallbackBase` for their arguments) and run PyTorch."""
 
 from __future__ import annotations
 
@@ -12,40 +12,19 @@ from noether_torch.backend import BACKEND
 
 
 class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
-    """Reduce the PyTorch update outputs that a config names, and log or save them at every interval's end.
-
-    Args:
-        callback_config: a `TrackAdditionalOutputsCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: the run directory; needed with `save_output`.
-        name: the callback's name among others.
-    """
+    """Reduce the PyTorch update outputs that a config names, and log or save them at every interval's end."""
 
     backend = BACKEND
 
 
 class OnlineLossCallback(callbacks.OnlineLossCallback):
-    """Log the mean of each PyTorch loss over the interval, and stop at one that is not finite.
-
-    Args:
-        callback_config: an `OnlineLossCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: not used.
-        name: the callback's name among others.
-    """
+    """Log the mean of each PyTorch loss over the interval, and stop at one that is not finite."""
 
     backend = BACKEND
 
 
 class LearningRateCallback(callbacks.LearningRateCallback):
-    """Log the learning rate, from a PyTorch update output or from an optimizer.
-
-    Args:
-        callback_config: a `LearningRateCallbackConfig`.
-        log_writer: a `LogWriter`.
-        output_path: not used.
-        name: the callback's name among others.
-    """
+    """Log the learning rate, from a PyTorch update output or from an optimizer."""
 
     backend = BACKEND
 

@@ -9,7 +9,7 @@ with capture_activations(model, ["encoder"]) as activations:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
+from functools import partial
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -33,17 +33,12 @@ class CapturedActivations:
         self.names = tuple(modules)
         self._statistics = statistics
         self._held: dict[str, Tensor] = {}
-        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
+        self._handles = [
+            module.register_forward_hook(partial(self._hold, f"activations/{name}" if name else "activations"))
+            for name, module in modules.items()
+        ]
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        key = f"activations/{name}" if name else "activations"
-
-        def hold(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._hold(key, output)
-
-        return hold
-
-    def _hold(self, key: str, output: Any) -> None:
+    def _hold(self, key: str, module: nn.Module, inputs: Any, output: Any) -> None:
         for path, tensor in _tensors(key, output):
             value = tensor.detach()
             if self._statistics is None:
@@ -74,9 +69,7 @@ class CapturedActivations:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 

@@ -91,7 +91,6 @@ class TrackOutputs(TrainerCallback, ExportableState):
         self._trainer: Trainer | None = None
         self._recorded: dict[str, Any] = {}
         self._is_in_update = False
-        self._is_live = False
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -106,9 +105,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             "run": None if self.run is None else as_json(self.run.state_dict()),
         }
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **named: Any) -> None:
         """Start the run, at the trainer's step, or where the checkpoint left it.
 
         Raises:
@@ -134,15 +131,12 @@ class TrackOutputs(TrainerCallback, ExportableState):
             trackers=[TrainerLog(self._to_trainer)],
         )
         self.run.start()
-        self._is_live = True
         if saved is not None:
             self.run.load_state_dict(as_arrays(saved))
 
     # ------------------------------------------------------------------ each micro-batch
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
+    def on_step_begin(self, *_: Any, **named: Any) -> None:
         """Listen to `record` from here on: this update's micro-batches come now."""
         self._is_in_update = True
 
@@ -157,9 +151,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
                 )
             self._recorded[key] = value.detach().clone() if isinstance(value, torch.Tensor) else value
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
+    def on_substep_end(self, *_: Any, **named: Any) -> None:
         """Track a micro-batch that ends no update."""
         self._step(ends_update=False)
 
@@ -176,7 +168,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         assert self.run is not None
         self.run.step(recorded or None, ends_update=ends_update, ends_epoch=ends_epoch)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
+    def on_train_end(self, *_: Any, **named: Any) -> None:
         """End the run."""
         self._finish()
 
@@ -185,8 +177,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             self._trainer.log(numbers)
 
     def _finish(self) -> None:
-        if self.run is not None and self._is_live:
-            self._is_live = False
+        if self.run is not None:
             self.run.finish()
         self._trainer = None
 

@@ -46,7 +46,7 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
     ) -> None:
         """Merge this step's values into the interval; see `TrackAdditionalOutputsCallback` for what is raised."""
         derived = self._derived(update_outputs, losses)
-        self._refuse_missed_end(update_counter)
+        super().track_after_accumulation_step(update_counter=update_counter)
         self._tracking.track_after_accumulation_step(update_counter=update_counter, update_outputs=derived, **step)
 
     def undo_accumulation_step(self) -> None:

@@ -13,6 +13,16 @@ The update stays pure: nothing is emitted from inside of it, but by `run.step`. 
 
     nnx.update(optimizer.opt_state, nnx.state(run.step(nnx.as_pure(optimizer.opt_state))))
 
+What both transformations take:
+
+    tracking: a run, whose callbacks track; the state goes to `run.step`. Or a config, for a state of your own: give
+        `optax.tree.get(opt_state, "recorded")` to the functions of `track_outputs(config)`; each call is an update.
+    example: update outputs, or their `jax.ShapeDtypeStruct`s, with every key that ever comes.
+    steps_per_call, axis_name: as for `Run.init`.
+
+They raise `NoetherError` for a config that asks for what cannot be done inside of a compiled function, and `init` and `update`
+`UpdateOutputError` or `MissingKeyError` for outputs that cannot be tracked.
+
 To go on from a checkpoint of the state, saved after a whole update, make the run with `start={"update": n}`. Or load the run's
 own `state_dict`, which brings the interval under way, and put a fresh one into the optimizer's state:
 `with_records(restored, optimizer.init(params))`. That, and `without_records`, also take the state to another config.
@@ -38,13 +48,6 @@ except ImportError as error:
     raise MissingDependencyError("noether_jax.optax needs optax: pip install 'noether-callbacks[jax]'") from error
 
 
-class RecordOptimizerState(NamedTuple):
-    """Hold the interval under way, and the state of the optimizer that is recorded."""
-
-    record: RecordState
-    inner_state: Any
-
-
 def record_outputs(
     tracking: Tracking, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,17 +59,9 @@ def record_outputs(
     leave the run's `accumulation_steps` at 1. A `k` that varies, and updates that `should_skip_update_fn` refuses, move the
     counts of the first apart; take the second there.
 
-    Args:
-        tracking: a run, whose callbacks track; the state goes to `run.step`. Or a config, for a state of your own: give
-            `optax.tree.get(opt_state, "recorded")` to the functions of `track_outputs(config)`; each call is an update.
-        example: update outputs, or their `jax.ShapeDtypeStruct`s, with every key that ever comes.
-        steps_per_call: as for `Run.init`.
-        axis_name: as for `track_outputs`.
-
     Raises:
-        NoetherError: for a config that asks for what cannot be done inside of a compiled function; from `update`, if it got
-            no `update_outputs`: flax's `TrainState.apply_gradients`, for one, passes none on.
-        UpdateOutputError, MissingKeyError: from `init` and `update`, for outputs that cannot be tracked.
+        NoetherError: from `update`, if it got no `update_outputs`: flax's `TrainState.apply_gradients`, for one, passes none
+            on. For the rest, and the arguments, see the module.
 
     >>> import jax.numpy as jnp
     >>> from noether_jax import track_outputs
@@ -80,12 +75,7 @@ def record_outputs(
     """
     recorder = Recorder(tracking, steps_per_call, axis_name)
 
-    def init(params: Any) -> RecordState:
-        return recorder.init(example)
-
-    def update(
-        updates: Any, state: RecordState, params: Any = None, *, update_outputs: Any = None, **extra: Any
-    ) -> tuple[Any, RecordState]:
+    def update(updates: Any, state: RecordState, _: Any = None, *, update_outputs: Any = None, **extra: Any) -> Any:
         if update_outputs is None:
             raise NoetherError(
                 "record_outputs got no update outputs; call optimizer.update(updates, state, params, update_outputs=...)"
@@ -93,7 +83,7 @@ def record_outputs(
             )
         return updates, recorder.update(state, update_outputs)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(lambda _: recorder.init(example), update)
 
 
 def record_optimizer(
@@ -119,51 +109,63 @@ def record_optimizer(
 
     Args:
         optimizer: what to wrap; `optax.MultiSteps` by its `gradient_transformation()`.
-        tracking: as for `record_outputs`.
+        tracking: see the module.
         example: likewise; None if `update` is given no update outputs.
         groups: labels of the parameters, or a function that gives them, as for `optax.multi_transform`; None: their
             top-level keys.
         learning_rate: the number, or the schedule, which gets the optimizer's own count; None: what
             `optax.inject_hyperparams` or a line search keeps in its state, and no such key without. Several have
             `learning_rate/group`.
-        steps_per_call: as for `Run.init`.
-        axis_name: as for `track_outputs`.
-
-    Raises:
-        NoetherError, UpdateOutputError, MissingKeyError: as `record_outputs`.
+        steps_per_call: see the module.
+        axis_name: likewise.
     """
-    inner = optax.with_extra_args_support(optimizer)
     recorder = Recorder(tracking, steps_per_call, axis_name)
+    inner = optax.with_extra_args_support(optimizer)
+    recorded = _RecordedOptimizer(inner, recorder, flatten(example or {}), groups, learning_rate)
+    return optax.GradientTransformationExtraArgs(recorded.init, recorded.update)
 
-    def of_update(updates: Any, params: Any, before: Any, after: Any) -> dict[str, jax.Array]:
-        numbers = norms("update_norm", updates, groups) | learning_rates(before, after, learning_rate)
-        return numbers if params is None else numbers | norms("param_norm", params, groups)
 
-    def init(params: Any) -> RecordOptimizerState:
-        given, state = flatten(example or {}), inner.init(params)
-        own = jax.eval_shape(
-            lambda params, state: norms("grad_norm", params, groups) | of_update(params, params, state, state),
-            *(params, state),
-        )
-        if both := [key for key in own if key in given]:
+class RecordOptimizerState(NamedTuple):
+    """Hold the interval under way, and the state of the optimizer that is recorded."""
+
+    record: RecordState
+    inner_state: Any
+
+
+class _RecordedOptimizer(NamedTuple):
+    inner: optax.GradientTransformationExtraArgs
+    recorder: Recorder
+    example: Mapping[str, Any]
+    groups: Groups
+    learning_rate: Schedule | float | None
+
+    def init(self, params: Any) -> RecordOptimizerState:
+        def measured(params: Any, state: Any) -> dict[str, jax.Array]:
+            return norms("grad_norm", params, self.groups) | self._of_update(params, params, state, state)
+
+        state = self.inner.init(params)
+        own = jax.eval_shape(measured, params, state)
+        if both := [key for key in own if key in self.example]:
             raise UpdateOutputError(
                 f"the example has {listing(both)}, which record_optimizer tracks itself; give these outputs other names"
             )
-        return RecordOptimizerState(recorder.init({**given, **own}), state)
+        return RecordOptimizerState(self.recorder.init({**self.example, **own}), state)
 
     def update(
-        updates: Any, state: RecordOptimizerState, params: Any = None, *, update_outputs: Any = None, **extra: Any
+        self, updates: Any, state: RecordOptimizerState, params: Any = None, *, update_outputs: Any = None, **extra: Any
     ) -> tuple[Any, RecordOptimizerState]:
-        new, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        new, inner_state = self.inner.update(updates, state.inner_state, params, **extra)
         if params is None and any(key.split("/")[0] == "param_norm" for key in state.record.keys):
             raise NoetherError(
                 "param_norm is tracked, and update got no params; call optimizer.update(grads, state, params)"
             )
-        outputs = {**flatten(update_outputs or {}), **norms("grad_norm", updates, groups)}
-        record = recorder.update(state.record, outputs, of_update(new, params, state.inner_state, inner_state))
-        return new, RecordOptimizerState(record, inner_state)
+        outputs = {**flatten(update_outputs or {}), **norms("grad_norm", updates, self.groups)}
+        of_update = self._of_update(new, params, state.inner_state, inner_state)
+        return new, RecordOptimizerState(self.recorder.update(state.record, outputs, of_update), inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def _of_update(self, updates: Any, params: Any, before: Any, after: Any) -> dict[str, jax.Array]:
+        numbers = norms("update_norm", updates, self.groups) | learning_rates(before, after, self.learning_rate)
+        return numbers if params is None else numbers | norms("param_norm", params, self.groups)
 
 
 def without_records(opt_state: Any) -> Any:
