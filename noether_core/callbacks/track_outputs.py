@@ -78,10 +78,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._emitted_at = -1
 
     def __str__(self) -> str:
-        if self._title is not None:
-            return self._title
-        keys, patterns = self.config.keys or [], self.config.patterns or []
-        return f"TrackAdditionalOutputsCallback({self.interval.verbose}, keys={keys}, patterns={patterns})"
+        parts = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
+        return self._title or f"TrackAdditionalOutputsCallback({parts})"
 
     # ------------------------------------------------------------------ each accumulation step
 
