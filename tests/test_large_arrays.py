@@ -1,4 +1,4 @@
-"""Large tensors are summed in memory that is used again: it must not mix what is tracked at the same time."""
+"""Large tensors are summed in pieces: they must not mix what is tracked at the same time."""
 
 from __future__ import annotations
 
