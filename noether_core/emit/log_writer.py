@@ -59,7 +59,6 @@ class LogWriter:
         self._path = None if output_path is None else Path(output_path)
         self._lines = None if self._path is None else LineFile(self._path / "metrics")
         self._feeds = Feeds(trackers, self._path)
-        self._has_all = True  # in log_entries
         self._at: tuple[int, ...] = ()  # the update that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
         self._flushed = 0  # so many of these
@@ -164,7 +163,6 @@ class LogWriter:
             self.log_entries.append(entry)
             if self._lines is not None and len(self.log_entries) > WINDOW:
                 del self.log_entries[0]
-                self._has_all = False
         self._flushed = len(self._parts)
         self._feeds.put(entry)
 
@@ -185,7 +183,7 @@ class LogWriter:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged.
         """
-        if self._lines is None or self._lines.path is None or self._has_all:
+        if self._lines is None or self._lines.path is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
         problems: list[str] = []
         values = [entry[key] for entry in iter_lines(self._lines.path, problems) if key in entry]

@@ -51,8 +51,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
     entries = len(reader.table.iterations)
     if not entries:
         raise NoetherError(f"{str(run)!r} has no log entries, so there is nothing to export")
-    default = reader.path / "exports" / (f"metrics.{to}" if to in _TABLES else to)
-    path = default if out is None else Path(out)
+    path = reader.path / "exports" / (f"metrics.{to}" if to in _TABLES else to) if out is None else Path(out)
     if to in _TABLES:
         if path.is_dir():
             raise NoetherError(f"--out {str(path)!r} is a directory; give a file, such as metrics.{to}")

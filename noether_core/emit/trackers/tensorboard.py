@@ -16,25 +16,21 @@ from noether_core.schedule import UNITS
 from noether_core.text import as_float
 
 
-class _TorchRefused(importlib.abc.MetaPathFinder):
-    """Refuse to import torch in the thread that made this; other threads find it as ever."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "torch" and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError("torch is left out here", name=fullname)
-
-
 @contextlib.contextmanager
 def _torch_left_out() -> Iterator[None]:
-    """Keep an import from loading torch, unless it is loaded already.
+    """Keep an import in this thread from loading torch, unless it is loaded already.
 
     tensorboardX loads it for one annotation, wherever it is installed: a second, and hundreds of megabytes, of every JAX
     training. Without it the annotation is NumPy's, and nothing else is different.
     """
-    finder = _TorchRefused()
+    thread = threading.get_ident()
+
+    class TorchRefused(importlib.abc.MetaPathFinder):
+        def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+            if fullname == "torch" and threading.get_ident() == thread:
+                raise ModuleNotFoundError("torch is left out here", name=fullname)
+
+    finder = TorchRefused()
     sys.meta_path.insert(0, finder)
     try:
         yield
