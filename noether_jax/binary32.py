@@ -23,12 +23,7 @@ class Binary32Ops(JaxOps):
     """
 
     parts, deep = 4, 6
-    float_dtype = jnp.float32
-
-    def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        bits = (jax.lax.bitcast_convert_type(values, jnp.int32) + 2**11) & -(2**12)
-        high = jax.lax.bitcast_convert_type(bits, jnp.float32)
-        return high, values - high
+    float_dtype, bits_dtype, half = jnp.float32, jnp.int32, 2**11
 
     def widen(self, values: jax.Array) -> tuple[Expansion, bool]:
         dtype = values.dtype

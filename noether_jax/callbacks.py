@@ -84,11 +84,9 @@ class Run(run.Run):
         return self._fused.tracked
 
     def track(self, tracked: Tracked, update_outputs: Mapping[str, Any]) -> Tracked:
-        """Return `tracked` with one accumulation step's outputs merged in. Pure: for use inside of `jit`, `scan`, `shard_map`.
+        """Return what `init`, `step` or another `track` returned with one accumulation step's outputs merged in.
 
-        Args:
-            tracked: what `init`, `step` or another `track` returned.
-            update_outputs: a dict from names to scalars or arrays, as the example was.
+        Pure: for use inside of `jit`, `scan`, `shard_map`. The outputs are as the example was.
         """
         return fused.track(self._used("track", tracked).output_trackers, tracked, update_outputs)
 

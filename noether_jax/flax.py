@@ -19,7 +19,7 @@ import numpy as np
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.select import select
-from noether_jax.output_tracker import OutputTracker, OutputTrackerState, tracking_config
+from noether_jax.output_tracker import OutputTracker, OutputTrackerState
 
 try:
     from flax import nnx
@@ -125,7 +125,7 @@ class TrackOutputs(nnx.Metric):
     def __init__(
         self, config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any], example: Mapping[str, Any]
     ) -> None:
-        self._tracker = OutputTracker(tracking_config(config))
+        self._tracker = OutputTracker(config)
         self.state = nnx.metrics.MetricState(self._tracker.init(example))
 
     def update(self, /, **outputs: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ class Tracked:
     """
 
     position: Array
-    windows: tuple[Window, ...] = field(default=())
+    windows: tuple[Window, ...]
 
 
 def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:

@@ -18,6 +18,8 @@ class JaxOps(Ops):
     """Share what does not depend on the precision. Single numbers have an axis of length 1 in the place of the elements."""
 
     float_dtype: Any
+    bits_dtype: Any  # an int of the float's size
+    half: int  # of the last bit that `split` keeps in the high part
     int_dtype = jnp.int64
     xp: Any = jnp
     never = NEVER
@@ -33,6 +35,11 @@ class JaxOps(Ops):
         # inside of shard_map the branches of a cond must vary over the same axes, so the constant is made to look as if it did
         one = like.reshape(-1)[0]
         return jnp.where(one == one, constant, constant)
+
+    def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        bits = (jax.lax.bitcast_convert_type(values, self.bits_dtype) + self.half) & -(2 * self.half)
+        high = jax.lax.bitcast_convert_type(bits, self.float_dtype)
+        return high, values - high
 
     def fold(self, sums: Statistics) -> Statistics:
         # A reduction is one loop to compile, and what comes of it is computed once. Sums that are merged as plain arrays XLA
@@ -76,12 +83,7 @@ class Binary64Ops(JaxOps):
     """Reduce in binary64."""
 
     parts, deep = 2, 4
-    float_dtype = jnp.float64
-
-    def split(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        bits = (jax.lax.bitcast_convert_type(values, jnp.int64) + 2**26) & -(2**27)
-        high = jax.lax.bitcast_convert_type(bits, jnp.float64)
-        return high, values - high
+    float_dtype, bits_dtype, half = jnp.float64, jnp.int64, 2**26
 
     def widen(self, values: jax.Array) -> tuple[Expansion, bool]:
         if _is_long(values):

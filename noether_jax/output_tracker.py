@@ -83,19 +83,7 @@ def track_outputs(
     >>> tracker.compute(state)
     {'loss': array(1.5, dtype=float32)}
     """
-    return OutputTracker(tracking_config(config), axis_name, precision)
-
-
-def tracking_config(
-    config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any],
-) -> TrackAdditionalOutputsCallbackConfig:
-    """Return the config of a tracking callback that is given as one or as its fields; refuse another callback's."""
-    parsed = parse_callback(config)
-    if not isinstance(parsed, TrackAdditionalOutputsCallbackConfig):
-        raise NoetherError(
-            f"got a {type(parsed).__name__} to track outputs by; expected a TrackAdditionalOutputsCallbackConfig or its fields"
-        )
-    return parsed
+    return OutputTracker(config, axis_name, precision)
 
 
 class OutputTracker:
@@ -103,23 +91,29 @@ class OutputTracker:
 
     def __init__(
         self,
-        config: TrackAdditionalOutputsCallbackConfig,
+        config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any],
         axis_name: AxisName | None = None,
         precision: Precision | None = None,
     ) -> None:
-        if "stack" in config.asked:
+        wanted = parse_callback(config)
+        if not isinstance(wanted, TrackAdditionalOutputsCallbackConfig):
+            raise NoetherError(
+                f"got a {type(wanted).__name__} to track outputs by; expected a TrackAdditionalOutputsCallbackConfig or its"
+                " fields"
+            )
+        if "stack" in wanted.asked:
             raise NoetherError(
                 "reduce asks for stack, which keeps every value, and a compiled function's state has a fixed size;"
                 " give the values to run.step(update_outputs=...) instead, or leave stack out"
             )
-        if axis_name is not None and "last" in config.asked:
+        if axis_name is not None and "last" in wanted.asked:
             raise NoetherError(
                 f"reduce asks for last together with axis_name={axis_name!r}: every member of the axis has a last value;"
                 " reduce it with mean, or pass one value for all outside of the mapped function"
             )
-        self.config = config
-        self.fields = fields_of(config)
-        self._computation = Computation(config)
+        self.config = wanted
+        self.fields = fields_of(wanted)
+        self._computation = Computation(wanted)
         self.axis_name = axis_name
         self._ops = ops_for(precision)
 

@@ -21,13 +21,12 @@ from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, PendingReducer
 
-# dtypes that NumPy lacks, with an integer dtype of their size to carry their bits across
-_CARRIERS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
-    torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
-    torch.float8_e4m3fn: (torch.uint8, ml_dtypes.float8_e4m3fn),
-    torch.float8_e5m2: (torch.uint8, ml_dtypes.float8_e5m2),
+_NOT_NUMPYS = {  # dtypes that NumPy lacks
+    torch.bfloat16: np.dtype(ml_dtypes.bfloat16),
+    torch.float8_e4m3fn: np.dtype(ml_dtypes.float8_e4m3fn),
+    torch.float8_e5m2: np.dtype(ml_dtypes.float8_e5m2),
 }
-_FLOATS = {torch.float16, torch.float32, torch.float64, *_CARRIERS}
+_FLOATS = {torch.float16, torch.float32, torch.float64, *_NOT_NUMPYS}
 _INTS = {torch.int8, torch.int16, torch.int32, torch.int64}
 _UINTS = {torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in _FLOATS | _INTS | _UINTS | {torch.bool}}
@@ -87,8 +86,7 @@ def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
         ends = np.cumsum([len(each) for each in flat])[:-1]
         for at, part in zip(members, np.split(packed, ends), strict=True):
             dtype, shape = values[at].dtype, values[at].shape
-            numpy_dtype = np.dtype(_CARRIERS[dtype][1] if dtype in _CARRIERS else _NAMES[dtype])
-            found[at] = part.copy().view(numpy_dtype).reshape(shape)
+            found[at] = part.copy().view(_NOT_NUMPYS.get(dtype, _NAMES[dtype])).reshape(shape)
     return [found[at] for at in range(len(values))]
 
 
@@ -241,10 +239,9 @@ class TorchBackend:
         if like is not None:
             return _beside(like, self.from_numpy(value))
         value = np.asarray(value)  # a NumPy scalar has no tensor of its own
-        for dtype, (carrier, name) in _CARRIERS.items():
-            if value.dtype == name:
-                bits = value.view(np.int16 if carrier is torch.int16 else np.uint8)
-                return torch.from_numpy(bits.copy()).view(dtype)
+        for dtype, known in _NOT_NUMPYS.items():
+            if value.dtype == known:  # an integer dtype of its size carries the bits across
+                return torch.from_numpy(value.view(f"u{value.itemsize}").copy()).view(dtype)
         return torch.from_numpy(value.copy())
 
 

@@ -11,6 +11,7 @@ trainer = MyTrainer(..., callbacks=[TrackOutputs([{"every_n_updates": 10, "patte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,12 +117,14 @@ class TrackOutputs(TrainerCallback, ExportableState):
         self._recorded, self._is_in_update = {}, False
         states: dict[str, Any] = state.stateful_callbacks  # type: ignore[assignment] # so the trainer keeps them
         saved = states.setdefault(type(self).__name__, {}).get("run") if state.global_step else None
-        batches = _length(named.get("train_dataloader"))
+        batches = length_hint(
+            named.get("train_dataloader"), -1
+        )  # of an iterable data set -1: the trainer counts no epochs
         accumulation_steps = args.gradient_accumulation_steps
         self.run = Run(
             Path(str(args.output_dir)) / "noether" if self._path is None else self._path,
             self._configs,
-            updates_per_epoch=None if batches is None else max(1, -(-batches // accumulation_steps)),
+            updates_per_epoch=None if batches < 0 else max(1, -(-batches // accumulation_steps)),
             effective_batch_size=(state.train_batch_size or args.train_batch_size)
             * accumulation_steps
             * args.world_size,
@@ -180,10 +183,3 @@ class TrackOutputs(TrainerCallback, ExportableState):
         if self.run is not None:
             self.run.finish()
         self._trainer = None
-
-
-def _length(dataloader: Any) -> int | None:
-    try:
-        return len(dataloader)
-    except TypeError:  # of an iterable data set; the trainer then counts no epochs
-        return None

@@ -19,12 +19,8 @@ Schedule = Callable[[jax.Array], Any]
 def norms(name: str, tree: Any, groups: Groups) -> dict[str, jax.Array]:
     """Return the Euclidean norm of a pytree as `name`, and of each group of its arrays as `name/group`, in float32.
 
-    Arrays of fewer bits are widened before they are squared; what is neither real nor complex counts for nothing.
-
-    Args:
-        name: what the keys begin with.
-        tree: gradients, updates or parameters.
-        groups: labels, as `optax.multi_transform` takes them; None: the top-level keys of the tree.
+    Arrays of fewer bits are widened before they are squared; what is neither real nor complex counts for nothing. The groups
+    are labels, as `optax.multi_transform` takes them; None: the top-level keys of the tree.
 
     >>> norms("grad_norm", {"encoder": jnp.array([3.0]), "decoder": jnp.array([4.0])}, None)["grad_norm"].item()
     5.0

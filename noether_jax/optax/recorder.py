@@ -15,7 +15,7 @@ from noether_core.errors import NoetherError
 from noether_jax import fused
 from noether_jax.callbacks import Run
 from noether_jax.fused import Tracked
-from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState, tracking_config
+from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
 
 Tracking = Run | TrackAdditionalOutputsCallbackConfig | Mapping[str, Any]
 
@@ -44,18 +44,17 @@ class Recorder:
 
     def __init__(self, tracking: Tracking, steps_per_call: int, axis_name: AxisName | None) -> None:
         self._run = tracking if isinstance(tracking, Run) else None
+        configs: list[TrackAdditionalOutputsCallbackConfig | Mapping[str, Any]]
         if isinstance(tracking, Run):
             callbacks = [each for each in tracking.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
             configs = [callback.config for callback in callbacks]
         else:
-            configs = [tracking_config(tracking)]
-            if steps_per_call != 1:
-                raise NoetherError(
-                    f"got steps_per_call={steps_per_call} for a config; a run counts calls, give the run"
-                )
+            configs = [tracking]
         self._trackers = tuple(OutputTracker(config, axis_name) for config in configs)
+        if self._run is None and steps_per_call != 1:
+            raise NoetherError(f"got steps_per_call={steps_per_call} for a config; a run counts calls, give the run")
         # those of an accumulation step that does not end its update: what comes once an update may be absent
-        lenient = [config.model_copy(update={"missing": "skip"}) for config in configs]
+        lenient = [tracker.config.model_copy(update={"missing": "skip"}) for tracker in self._trackers]
         self._lenient = tuple(OutputTracker(config, axis_name) for config in lenient)
         self._steps_per_call, self._axis_name = steps_per_call, axis_name
 
