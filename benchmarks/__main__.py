@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import before, fused, logged, long_log, rounding
+from benchmarks import before, compilation, fused, logged, long_log, reading, rounding
 from benchmarks.contenders import JAX, TORCH, Contender, Outputs, jax_outputs, torch_outputs
 from benchmarks.measure import ratio, side_by_side
 from benchmarks.memory import growth
@@ -134,15 +135,11 @@ def _fused_table(report: Report, rounds: int) -> None:
 
 
 def _compilation_table(report: Report) -> None:
-    from benchmarks import compilation
-
     arrays, shape = 150, (64, 35)
     report.compilation(arrays, shape, compilation.measure(arrays, shape))
 
 
 def _reading_table(report: Report, quick: bool) -> None:
-    from benchmarks import reading
-
     keys, updates = 1000, 500 if quick else 10_000
     report.reading(keys, updates, reading.measure(keys, updates))
 
@@ -168,10 +165,10 @@ def _memory_table(report: Report, quick: bool) -> None:
     report.long_log(updates, keys, long_log.sizes(updates, keys))
 
 
-def _about() -> Mapping[str, str]:
+def _about(arguments: Sequence[str]) -> Mapping[str, str]:
     packages = ("jax", "flax", "clu", "google-metrax", "torch", "torchmetrics")
     return {
-        "command": "python -m benchmarks",
+        "command": " ".join(["python -m benchmarks", *arguments]),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "threads": str(torch.get_num_threads()),
         "packages": ", ".join(f"{package} {version(package)}" for package in packages),
@@ -186,7 +183,7 @@ def main() -> None:
     parser.add_argument("--before", metavar="REVISION")
     given = parser.parse_args()
     rounds = 10 if given.quick else 60
-    report = Report(_about())
+    report = Report(_about(sys.argv[1:]))
     per_step = _scalar_tables(report, rounds)
     _logged_tables(report, rounds)
     if given.before:
