@@ -1,8 +1,8 @@
 """Select, reduce and emit a training step's update outputs, for any array library.
 
 The front-ends `noether_jax` and `noether_torch` add the arrays; this package imports neither framework. Its parts, in
-the order data passes through them: `config`, `select`, `plan`, `accumulate` (with `reduce`), `finish`, `emit`. The hooks
-are in `callbacks`, driven by `run`; `parity` compares runs.
+the order data passes through them: `config`, `select`, `reduce` (with `algebra`), `emit`. The hooks are in `callbacks`,
+driven by `run`; `inspect` shows runs, `parity` compares them.
 """
 
 from noether_core.callbacks import (
