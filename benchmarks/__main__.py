@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
@@ -165,7 +164,8 @@ def _memory_table(report: Report, quick: bool) -> None:
     report.long_log(updates, keys, long_log.sizes(updates, keys))
 
 
-def _about(arguments: Sequence[str]) -> Mapping[str, str]:
+def _about(given: argparse.Namespace) -> Mapping[str, str]:
+    arguments = ["--quick"] * given.quick + (["--before", given.before] if given.before else [])
     packages = ("jax", "flax", "clu", "google-metrax", "torch", "torchmetrics")
     return {
         "command": " ".join(["python -m benchmarks", *arguments]),
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--before", metavar="REVISION")
     given = parser.parse_args()
     rounds = 10 if given.quick else 60
-    report = Report(_about(sys.argv[1:]))
+    report = Report(_about(given))
     per_step = _scalar_tables(report, rounds)
     _logged_tables(report, rounds)
     if given.before:
