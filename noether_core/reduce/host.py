@@ -82,7 +82,7 @@ class _HostKernels(EagerKernels):
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[np.ndarray[Any, Any]]
     ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
-        return [(state.sums, self.batch(state)) for state in states], [copy.copy() for copy in copies]
+        return [(state.sums, self.batch(state)) for state in states], self._ops.to_host(copies)
 
 
 def is_trackable(dtype: np.dtype[Any]) -> bool:
