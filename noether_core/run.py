@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,15 +17,18 @@ from noether_core.callbacks.build import (
     Callbacks,
     build_callback,
     read_callbacks,
-    refuse_epochs,
+    refuse_units,
 )
+from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError, NoetherError
+from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of, require_positive
+from noether_core.select import flatten
 
 
 class Run:
@@ -33,7 +38,8 @@ class Run:
         path: the run directory; made if need be.
         callbacks: a YAML file with a `callbacks:` list, or configs, or callback objects.
         updates_per_epoch: the updates of an epoch; None where there are no epochs.
-        effective_batch_size: the samples of an update, over all accumulation steps.
+        effective_batch_size: the samples of an update, over all accumulation steps; `step` may say of one that it had others.
+            None: 1, and a callback that counts samples is refused.
         accumulation_steps: how many calls of `step` make an update.
         start: where training starts, if others trained before, such as `{"update": 100}`; None: at the beginning.
         end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
@@ -54,6 +60,9 @@ class Run:
 
     backend: ClassVar[Backend]
     callback_classes: ClassVar[CallbackClasses] = CORE_CLASSES
+    _is_driven: ClassVar[bool] = (
+        False  # by a trainer, which says when an epoch ends, how many samples there were, and goes on as it likes
+    )
 
     def __init__(
         self,
@@ -61,7 +70,7 @@ class Run:
         callbacks: Callbacks,
         *,
         updates_per_epoch: int | None = None,
-        effective_batch_size: int = 1,
+        effective_batch_size: int | None = None,
         accumulation_steps: int = 1,
         start: Mapping[str, int] | TrainingIteration | None = None,
         end: Mapping[str, int] | TrainingIteration | None = None,
@@ -72,8 +81,9 @@ class Run:
         require_positive("Run", accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         self.counter = UpdateCounter(
-            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, effective_batch_size
+            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, effective_batch_size or 1
         )
+        self._start = self.counter.cur_iteration
         given = read_callbacks(callbacks)
         self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
@@ -81,9 +91,12 @@ class Run:
         if record is not None:
             self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
             self.callbacks.append(self.recorder)
-        if updates_per_epoch is None:
-            refuse_epochs(self.callbacks)
+        if not self._is_driven:
+            refuse_units(self.callbacks, epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self.accumulated = 0
+        self._samples: int | None = None  # of the update under way, where `step` was told
+        self._evaluation: Evaluation | None = None
+        self._is_just_loaded = False
         self._times: dict[str, float] | None = None  # of the update under way
         self._state = "new"
 
@@ -97,8 +110,13 @@ class Run:
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
         write_whole(self.path / "config.yaml", self._config_yaml())
         self._state = "training"
+        self.log_writer.begin(self._origin(self._start if self._start.update else None, None))
         for callback in self.callbacks:
             callback.before_training(update_counter=self.counter)
+
+    def _origin(self, iteration: TrainingIteration | None, parent: str | None) -> Origin:
+        config = hashlib.sha256(self._config_yaml()).hexdigest()
+        return Origin(iteration, parent, {"config": config, "processes": self.backend.processes()[1]})
 
     def _config_yaml(self) -> bytes:
         end = self.counter.end_iteration
@@ -117,17 +135,20 @@ class Run:
         *,
         batch: Any = None,
         losses: Any = None,
+        samples: int | None = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
         times: Mapping[str, float] | None = None,
     ) -> None:
-        """Count and track one accumulation step, and at an interval's end log and save.
+        """Count and track one accumulation step, and at an interval's end log and save; in `evaluate`, track it for that alone.
 
         Args:
             update_outputs: a dict from names to scalars or arrays. A list of dicts is that many accumulation steps: a whole
                 update's, where your function does the accumulation itself, or many updates'.
             batch: handed to the hooks.
             losses: handed to the hooks.
+            samples: how many samples this step had; None: its share of `effective_batch_size`, unless another step of the
+                update says.
             ends_update: whether this step ends an update, where another trainer decides that; None: as
                 `accumulation_steps` says.
             ends_epoch: whether an update that ends now ends its epoch too; None: as `updates_per_epoch` says.
@@ -137,8 +158,14 @@ class Run:
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        self._refuse_unless_training()
         many = update_outputs if isinstance(update_outputs, (list, tuple)) else (update_outputs,)
+        if self._evaluation is not None:
+            for outputs in many:
+                self._evaluation.step(outputs, losses)
+            return
+        self._refuse_unless_training()
+        if samples is not None:
+            self._add_samples(samples)
         if times is not None:
             self._add_times(times, self.accumulated + len(many))
         for outputs in many:
@@ -149,12 +176,15 @@ class Run:
         self._refuse_unless_training()
         self._accumulation_step(None, None, None, None, None)
 
-    def _refuse_unless_training(self) -> None:
+    def _refuse_unless_open(self, method: str) -> None:
         if self._state != "training":
             advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
-            raise HookOrderError(f"run.step was called on a run that is {self._state}; {advice}")
+            raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
+
+    def _refuse_unless_training(self) -> None:
+        self._refuse_unless_open("step")
         for callback in self.callbacks:
-            if callback.should_stop:
+            if callback.should_stop and not self._is_driven:
                 raise HookOrderError(
                     f"run.step was called at {self.counter.cur_iteration}, after {callback} ended the training;"
                     " leave the loop when run.is_finished"
@@ -168,6 +198,11 @@ class Run:
             )
         before = self._times or {}
         self._times = {**before, **{name: before.get(name, 0.0) + seconds for name, seconds in times.items()}}
+
+    def _add_samples(self, samples: int) -> None:
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
+            raise ScheduleError(f"run.step got samples={samples!r}; expected an int of at least 0")
+        self._samples = samples + (self._samples or 0)
 
     def _accumulation_step(
         self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
@@ -187,6 +222,7 @@ class Run:
             "accumulation_step": step,
         }
         hooks.accumulation_step(self.callbacks, arguments)
+        self._is_just_loaded = False
         self.accumulated = step + 1
         if (step + 1 >= steps) if ends_update is None else ends_update:
             self._end_update(ends_epoch)
@@ -194,7 +230,8 @@ class Run:
     def _end_update(self, ends_epoch: bool | None) -> None:
         counter = self.counter
         self.accumulated = 0
-        counter.add_samples(counter.effective_batch_size)
+        counter.add_samples(counter.effective_batch_size if self._samples is None else self._samples)
+        self._samples = None
         counter.next_update()
         ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
         if ends_epoch:
@@ -202,11 +239,81 @@ class Run:
         times, self._times = self._times, None
         for callback in self.callbacks:
             callback.track_after_update_step(update_counter=counter, times=times)
-        due = ("after_update", "after_epoch") if ends_epoch else ("after_update",)
-        errors = hooks.periodic(self.callbacks, due, counter)
+        self._call("after_update", "after_epoch") if ends_epoch else self._call("after_update")
+
+    def _call(self, *due: str) -> None:
+        """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
+        errors = hooks.periodic(self.callbacks, due, self.counter)
         self.log_writer.flush()
         if errors:
             raise errors[0]
+
+    def end_epoch(self) -> None:
+        """Say that the last update ended an epoch, where that is not known before the update; see also `step`'s `ends_epoch`.
+
+        What epochs' ends log goes into that update's entry.
+        """
+        self._refuse_unless_open("end_epoch")
+        self.counter.next_epoch()
+        self._call("after_epoch")
+
+    # ------------------------------------------------------------------ values of one's own
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Log values of your own at the current iteration, into the entry that its update has.
+
+        In `evaluate` their keys get its prefix. They are in the file when this returns.
+
+        Args:
+            values: a dict from names to numbers (single-element arrays too), strings, or lists of these; nested dicts are
+                flattened with `/`.
+
+        Raises:
+            HookOrderError: before the run has started, or after it has ended.
+            DuplicateKeyError: if a key was logged for this update already; all the others are logged.
+            NoetherError: for a value that cannot be logged, likewise.
+        """
+        self._refuse_unless_open("log")
+        prefix = "" if self._evaluation is None else f"{self._evaluation.prefix}/"
+        errors = self.log_writer.bind("run.log").add_values(
+            {prefix + key: value for key, value in flatten(values).items()}
+        )
+        if self._evaluation is None:
+            errors += hooks.periodic(self.callbacks, ("after_log",), self.counter)
+        self.log_writer.flush()
+        if errors:
+            raise errors[0]
+
+    @contextmanager
+    def evaluate(self, prefix: str = "eval") -> Iterator[None]:
+        """Evaluate: what is tracked by `step` and logged by `log` in this context goes under `{prefix}/`.
+
+        Its steps are no training steps: nothing counts them, and the intervals under way stay as they are. At its end, what the
+        tracking callbacks name of its outputs is logged, reduced over all of them, and every callback's `at_eval` is called. If
+        it raises, what it tracked is dropped.
+
+        Args:
+            prefix: such as `eval` or `test`.
+
+        Raises:
+            HookOrderError: outside of training, or within another evaluation.
+            NoetherError: for a prefix that cannot be one.
+        """
+        self._refuse_unless_open("evaluate")
+        if self._evaluation is not None:
+            raise HookOrderError(
+                "run.evaluate was called within run.evaluate; end the first evaluation before the next"
+            )
+        self._evaluation = Evaluation(self.callbacks, prefix)
+        try:
+            yield
+            self._evaluation.log(self.log_writer, self.counter)
+        finally:
+            self._evaluation = None
+            self.log_writer.flush()
+        self._call("at_eval")
+
+    # ------------------------------------------------------------------ the end, and checkpoints
 
     @property
     def is_finished(self) -> bool:
@@ -218,7 +325,8 @@ class Run:
         if self._state != "training":
             return
         self._state = "finished"
-        errors = hooks.periodic(self.callbacks, ("after_training",), self.counter)
+        due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
+        errors = hooks.periodic(self.callbacks, due, self.counter)
         self.log_writer.close()
         if errors:
             raise errors[0]
@@ -237,19 +345,21 @@ class Run:
         return {
             "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
             "accumulated": self.accumulated,
+            "samples": -1 if self._samples is None else self._samples,
+            "start": self.log_writer.start_id or "",
             "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned. Call it inside the `with` block, before the first step.
+        """Go on from what `state_dict` returned. Call it inside the `with` block; what was logged after it is superseded.
+
+        It logs nothing itself: not in a run that makes no more steps, nor in one that has ended.
 
         Raises:
             NoetherError: if the state has not this run's callbacks.
         """
-        if self._state != "training":
-            raise HookOrderError(
-                f"load_state_dict was called on a run that is {self._state}; call it inside `with run:`"
-            )
+        if self._state == "new":
+            raise HookOrderError("load_state_dict was called on a run that is new; call it inside `with run:`")
         named = self._named()
         if set(state.get("callbacks", {})) != set(named):
             raise NoetherError(
@@ -260,8 +370,13 @@ class Run:
             callback.load_state_dict(state["callbacks"][name])
         start, before = TrainingIteration(**state["iteration"]), self.counter
         self.counter = UpdateCounter(start, before.end_iteration, before.updates_per_epoch, before.effective_batch_size)
+        self._is_just_loaded = True
+        if self._state == "training":
+            self.log_writer.begin(self._origin(start if start.update else None, state.get("start") or None))
         self.log_writer.update_counter = self.counter
         self.accumulated = int(state["accumulated"])
+        samples = int(state.get("samples", -1))
+        self._samples = None if samples < 0 else samples
 
     def _named(self) -> dict[str, CallbackBase]:
         return {

@@ -117,6 +117,7 @@ class Run(run.Run):
         steps: int = 1,
         batch: Any = None,
         losses: Any = None,
+        samples: int | None = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
         times: Mapping[str, float] | None = None,
@@ -132,6 +133,7 @@ class Run(run.Run):
         steps: int = 1,
         batch: Any = None,
         losses: Any = None,
+        samples: int | None = None,
         ends_update: bool | None = None,
         ends_epoch: bool | None = None,
         times: Mapping[str, float] | None = None,
@@ -147,6 +149,12 @@ class Run(run.Run):
             new = self._used("step", tracked).step(tracked, steps)
             return update_outputs if new is tracked else put_tracked(update_outputs, new)
         super().step(
-            update_outputs, batch=batch, losses=losses, ends_update=ends_update, ends_epoch=ends_epoch, times=times
+            update_outputs,
+            batch=batch,
+            losses=losses,
+            samples=samples,
+            ends_update=ends_update,
+            ends_epoch=ends_epoch,
+            times=times,
         )
         return None

@@ -75,7 +75,7 @@ def written(directory: Path) -> dict[str, bytes]:
         path.relative_to(directory).as_posix(): path.read_bytes()
         for folder in ("metrics", "update_outputs")
         for path in directory.glob(f"*/{folder}/**/*")
-        if path.is_file()
+        if path.is_file() and not path.name.endswith(".time.jsonl")  # when it was written
     }
 
 

@@ -59,7 +59,9 @@ def logged(path: Path, key: str) -> list[tuple[int, Any]]:
 
 
 def lines(path: Path) -> list[bytes]:
-    return b"".join(file.read_bytes() for file in sorted((path / "metrics").glob("*.jsonl"))).splitlines()
+    return b"".join(
+        file.read_bytes() for file in sorted((path / "metrics").glob("*.jsonl")) if file.stem.isdecimal()
+    ).splitlines()
 
 
 def tracker(front_end: Any, log_writer: Any, path: Path | None = None, **fields: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 import sys
 import tracemalloc
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from noether_core import LogWriter, MissingDependencyError, UpdateCounter, read_run
 from noether_core.emit.columns import Point, Table, TableBuilder
+from noether_core.emit.starts import Start
 
 Entry = dict[str, Any]
 UNITS = ("epoch", "update", "sample")
@@ -29,7 +31,7 @@ def reference(starts: Sequence[Sequence[Entry]]) -> tuple[list[Entry], int]:
     for start in starts:
         merged: list[Entry] = []
         for entry in start:
-            if merged and all(merged[-1][unit] == entry[unit] for unit in UNITS):
+            if merged and merged[-1]["update"] == entry["update"]:
                 merged[-1].update(entry)
             else:
                 merged.append(dict(entry))
@@ -87,9 +89,64 @@ ENTRIES = st.builds(
 )
 
 
-@given(st.lists(st.lists(ENTRIES, max_size=8), max_size=4))
+@given(st.lists(st.lists(ENTRIES, max_size=8).map(lambda start: sorted(start, key=itemgetter("update"))), max_size=4))
 def test_columns_are_what_the_entries_say(starts: list[list[Entry]]) -> None:
     check(starts)
+
+
+@st.composite
+def descents(draw: st.DrawFn) -> list[tuple[list[Entry], Start | None, dict[int, float]]]:
+    """Draw process starts, each of which goes on from another one's update, from the beginning, or says nothing."""
+    starts: list[tuple[list[Entry], Start | None, dict[int, float]]] = []
+    for number in range(draw(st.integers(1, 5))):
+        update = draw(st.none() | st.integers(0, 8))
+        parent = draw(st.none() | st.sampled_from([str(each) for each in range(number)] or ["gone"]))
+        start = draw(st.none() | st.just(Start(str(number), parent, update)))
+        updates = sorted(draw(st.lists(st.integers(update or 0, 9), max_size=6)))
+        entries = [draw(ENTRIES) | {"update": each, "sample": each} for each in updates]
+        starts.append((entries, start, {each: number + each / 100 for each in updates}))
+    return starts
+
+
+def descended(starts: Sequence[tuple[list[Entry], Start | None, dict[int, float]]], at: int) -> list[Entry]:
+    """Return what stands where the start at this place is the newest, each entry with its time."""
+    if at < 0:
+        return []
+    entries, start, times = starts[at]
+    if start is None:
+        most = entries[0]["update"] - 1 if entries else 99
+        parent = at - 1
+    else:
+        most = -1 if start.update is None else start.update
+        ids = [None if each is None else each.id for _, each, _ in starts[:at]]
+        parent = ids.index(start.parent) if start.parent in ids and start.parent else at - 1
+    standing = [] if most < 0 else [each for each in descended(starts, parent) if each["update"] <= most]
+    for each in entries:
+        each = {**each, "time": times[each["update"]]}
+        if standing and standing[-1]["update"] == each["update"]:
+            standing[-1].update(each)
+        else:
+            standing.append(each)
+    return standing
+
+
+@given(descents())
+def test_of_several_starts_the_newest_line_of_descent_stands(
+    starts: list[tuple[list[Entry], Start | None, dict[int, float]]],
+) -> None:
+    builder = TableBuilder()
+    for start in starts:
+        builder.add_start(*start)
+    table, _ = builder.build()
+    found = [{**each, "time": time} for each, time in zip(table.iter_entries(), table.times.tolist(), strict=True)]
+    wanted = descended(starts, len(starts) - 1)
+    assert repr([{name: each[name] for name in sorted(each)} for each in found]) == repr(
+        [{name: each[name] for name in sorted(each)} for each in wanted]
+    )
+    for key, series in table.series.items():
+        assert list(
+            zip(series.update.tolist(), map(repr, series.value.tolist()), series.time.tolist(), strict=True)
+        ) == [(each["update"], repr(each[key]), each["time"]) for each in wanted if key in each]
 
 
 def entry(update: int, **values: Any) -> Entry:

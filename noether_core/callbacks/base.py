@@ -105,6 +105,9 @@ class CallbackBase:
     def at_eval(self, *, update_counter: Counter, **_: Any) -> None:
         """Run when the trainer evaluates outside of training."""
 
+    def after_log(self, *, update_counter: Counter, **_: Any) -> None:
+        """Run after the loop logged values of its own."""
+
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Run once, after the last step."""
 

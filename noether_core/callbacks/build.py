@@ -70,10 +70,16 @@ def build_callback(
     return chosen(given, log_writer=log_writer, output_path=path)
 
 
-def refuse_epochs(callbacks: Sequence[CallbackBase]) -> None:
-    """Raise `ScheduleError` if one of the callbacks counts epochs: for a run that has none."""
+def refuse_units(callbacks: Sequence[CallbackBase], *, epochs: bool, samples: bool) -> None:
+    """Raise `ScheduleError` if one of the callbacks counts epochs or samples, for a run that knows none."""
     for callback in callbacks:
-        if isinstance(callback, PeriodicCallback) and callback.interval.unit == "epoch":
+        unit = callback.interval.unit if isinstance(callback, PeriodicCallback) else None
+        if unit == "epoch" and not epochs:
             raise ScheduleError(
                 f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
+            )
+        if not samples and (unit == "sample" or isinstance(callback, ThroughputCallback)):
+            raise ScheduleError(
+                f"{callback} counts samples, but this run does not know how many an update has; give effective_batch_size,"
+                " the samples of an update over all its accumulation steps and processes"
             )

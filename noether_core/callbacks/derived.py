@@ -28,41 +28,41 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         **arguments: Any,
     ) -> None:
         super().__init__(callback_config, log_writer=log_writer, **arguments)
-        self._tracking = TrackAdditionalOutputsCallback(
+        self.tracking = TrackAdditionalOutputsCallback(
             callback_config.tracking, log_writer=log_writer, title=str(self), backend=self.backend
         )
 
     @abstractmethod
-    def _derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+    def derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
         """Return the update outputs to track; None where there are none."""
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Note where training starts."""
         super().before_training(update_counter=update_counter)
-        self._tracking.before_training(update_counter=update_counter)
+        self.tracking.before_training(update_counter=update_counter)
 
     def track_after_accumulation_step(
         self, *, update_counter: Counter, update_outputs: Any = None, losses: Any = None, **step: Any
     ) -> None:
         """Merge this step's values into the interval; see `TrackAdditionalOutputsCallback` for what is raised."""
-        derived = self._derived(update_outputs, losses)
+        derived = self.derived(update_outputs, losses)
         super().track_after_accumulation_step(update_counter=update_counter)
-        self._tracking.track_after_accumulation_step(update_counter=update_counter, update_outputs=derived, **step)
+        self.tracking.track_after_accumulation_step(update_counter=update_counter, update_outputs=derived, **step)
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`."""
-        self._tracking.undo_accumulation_step()
+        self.tracking.undo_accumulation_step()
 
     def _emit(self, update_counter: Counter) -> None:
-        self._tracking._advance(update_counter)
+        self.tracking._advance(update_counter)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log the interval under way, if training ended in its middle."""
-        self._tracking.after_training(update_counter=update_counter)
+        self.tracking.after_training(update_counter=update_counter)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way; see `TrackAdditionalOutputsCallback.state_dict`."""
-        return {**self._tracking.state_dict(), **super().state_dict()}
+        return {**self.tracking.state_dict(), **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned.
@@ -70,5 +70,5 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         Raises:
             NoetherError: for a state of another form; the callback stays as it was.
         """
-        self._tracking.load_state_dict(state)
+        self.tracking.load_state_dict(state)
         super().load_state_dict(state)

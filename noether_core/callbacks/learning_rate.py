@@ -37,7 +37,8 @@ class LearningRateCallback(DerivedOutputsCallback):
                 " update output that holds the learning rate, or (in Python) source, an optimizer, its state or a function"
             )
 
-    def _derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+    def derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+        """Return the learning rates among the update outputs, by their log names."""
         key, prefix = self.callback_config.key, self.callback_config.prefix
         if key is None or update_outputs is None:
             return None
@@ -57,7 +58,7 @@ class LearningRateCallback(DerivedOutputsCallback):
     def _emit(self, update_counter: Counter) -> None:
         self._log_source(update_counter)
         key = self.callback_config.key
-        if key is not None and not self._tracking.has_values:
+        if key is not None and not self.tracking.has_values:
             self._warn_once(
                 "rates",
                 f"a whole interval had no update outputs to read {key!r} from; give them to run.step, or read"

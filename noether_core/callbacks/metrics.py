@@ -18,7 +18,10 @@ class _LogReader(ScalarWriter, Protocol):
 
 
 class MetricCallback(PeriodicCallback):
-    """Keep the best value of `source_metric_key`, looking at each interval's end whether the update's entry has it.
+    """Keep the best value of `source_metric_key`, looking whether the update's entry has it.
+
+    It looks at each interval's end, or later in that update, when the loop logs values of its own (`Run.log`); and after each
+    evaluation (`Run.evaluate`), whatever the interval. It looks once at an update's value.
 
     `Run` calls such a callback after all the others, wherever it stands in the list; a loop of your own must list it last. An
     update whose entry lacks the metric says nothing about it; NaN is never the best.
@@ -28,7 +31,7 @@ class MetricCallback(PeriodicCallback):
     """
 
     reads_log: ClassVar[bool] = True
-    _kept: ClassVar = {"best": float, "best_at": int}
+    _kept: ClassVar = {"best": float, "best_at": int, "seen_at": int}
 
     def __init__(self, callback_config: MetricConfig, **arguments: Any) -> None:
         super().__init__(callback_config, **arguments)
@@ -42,20 +45,51 @@ class MetricCallback(PeriodicCallback):
         self._sign = -1 if callback_config.higher_is_better else 1
         self._best = math.nan  # no value yet
         self._best_at = 0
+        self._seen_at = -1  # the last update whose value was looked at
+        self._due_at = -1  # an update at which an interval ended whose value has not come yet
+        self._absent: dict[str, Any] | None = None  # what that update logged instead
         self._is_said = False
 
-    def _look(self, update_counter: Counter, min_delta: float = 0.0) -> bool | None:
-        """Tell whether this update has a value of the source better than the best so far, and note it; None: it has none."""
+    def _emit(self, update_counter: Counter) -> None:
+        if self._absent is not None:
+            self._say_that_it_is_absent(self._absent)
+        self._due_at = update_counter.update
+        self._look_for_value(update_counter)
+
+    def after_log(self, *, update_counter: Counter, **_: Any) -> None:
+        """Look, if an interval ended at this update and its value had not come."""
+        if self._due_at == update_counter.update:
+            self._look_for_value(update_counter)
+
+    def at_eval(self, *, update_counter: Counter, **_: Any) -> None:
+        """Look at what the evaluation logged."""
+        self._look_for_value(update_counter)
+
+    def _look_for_value(self, update_counter: Counter) -> None:
+        """Look at the update's value, if it has one that was not looked at."""
         values = self._log.current_values()
-        value = values.get(self._source)
-        if not isinstance(value, bool | int | float):
-            self._say_that_it_is_absent(values)
-            return None
+        if not isinstance(values.get(self._source), bool | int | float):
+            self._absent = values
+        elif self._seen_at != update_counter.update:
+            self._absent, self._seen_at = None, update_counter.update
+            self._look(update_counter)
+
+    def _look(self, update_counter: Counter) -> None:
+        """Do what the update's value asks for."""
+
+    def _is_better(self, update_counter: Counter, min_delta: float = 0.0) -> bool:
+        """Tell whether this update's value of the source is better than the best so far, and note it."""
+        value = self._log.current_values()[self._source]
         is_better = math.isnan(self._best) or self._sign * value < self._sign * self._best - min_delta
         if math.isnan(value) or not is_better:
             return False
         self._best, self._best_at = float(value), update_counter.update
         return True
+
+    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Say so if the metric never came."""
+        if self._absent is not None:
+            self._say_that_it_is_absent(self._absent)
 
     def _say_that_it_is_absent(self, values: dict[str, Any]) -> None:
         if not self._is_said and math.isnan(self._best):
@@ -77,19 +111,16 @@ class BestMetricCallback(MetricCallback):
     """
 
     callback_config: BestMetricCallbackConfig
-    _kept: ClassVar = {**MetricCallback._kept, "looked_at": int}
-    _looked_at = -1
 
-    def _emit(self, update_counter: Counter) -> None:
-        self._looked_at = update_counter.update
-        if self._look(update_counter):
+    def _look(self, update_counter: Counter) -> None:
+        if self._is_better(update_counter):
             for target, value in self._targets().items():
                 self._add_scalar(self.callback_config.log_key(target), value, ".5f")
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Look once more: the others logged what they had of an interval that training ended in the middle of."""
-        if self._looked_at != update_counter.update and self._source in self._log.current_values():
-            self._emit(update_counter)
+        self._look_for_value(update_counter)
+        super().after_training(update_counter=update_counter)
 
     def _targets(self) -> dict[str, float]:
         values = {
@@ -127,10 +158,8 @@ class MetricEarlyStopCallback(MetricCallback):
     _kept: ClassVar = {**MetricCallback._kept, "waited": int}
     _waited = 0
 
-    def _emit(self, update_counter: Counter) -> None:
-        is_better = self._look(update_counter, self.callback_config.min_delta)
-        if is_better is None:
-            return
+    def _look(self, update_counter: Counter) -> None:
+        is_better = self._is_better(update_counter, self.callback_config.min_delta)
         self._waited = 0 if is_better else self._waited + 1
         if self._waited >= self.callback_config.patience and not self.should_stop:
             self.should_stop = True

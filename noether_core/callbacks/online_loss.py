@@ -21,12 +21,13 @@ class OnlineLossCallback(DerivedOutputsCallback):
     The front-ends' classes of this name add the backend; use those.
     """
 
-    def _derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+    def derived(self, update_outputs: Any, losses: Any) -> dict[str, Any] | None:
+        """Return the losses by their log names."""
         if losses is None:
             return None
         return {OnlineLossCallbackConfig.prefix: losses if isinstance(losses, Mapping) else {"total": losses}}
 
     def _emit(self, update_counter: Counter) -> None:
-        if not self._tracking.has_values:
+        if not self.tracking.has_values:
             self._warn_once("losses", "a whole interval had no losses; hand them over: run.step(..., losses=loss)")
         super()._emit(update_counter)

@@ -183,7 +183,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._emitted_at = update_counter.update
         error = self._log(computed.scalars(str(self.interval))) if self.log_output or self.verbose else None
         if self.out is not None and (arrays := computed.arrays()):
-            write_arrays(self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
+            path = self.out / f"{update_counter.cur_iteration}.safetensors"
+            if isinstance(self.log_writer, BoundLogWriter):
+                self.log_writer.note_arrays(path)
+            write_arrays(path, arrays)
         if error is not None:
             raise error
         if self.config.nonfinite == "raise" and computed.nonfinite is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.emit.starts import Start, standing
 from noether_core.schedule import UNITS
 
 Array = np.ndarray[Any, Any]
 _BATCH = 256  # rows that are held as Python objects at a time
 _DTYPES: dict[type, type] = {float: np.float64, int: np.int64, bool: np.bool_}
 _iteration = itemgetter(*UNITS)
+_update = itemgetter("update")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Series:
 
     Attributes:
         epoch, update, sample: int64, how many of each were completed at each value.
+        time: float64, when its entry was written, in seconds since 1970 (Unix time); NaN where that is not known.
         value: float64, int64 or bool where every value is one of that type; else the values themselves, as objects.
     """
 
@@ -45,6 +49,7 @@ class Series:
     epoch: Array
     update: Array
     sample: Array
+    time: Array
     value: Array
 
     def __len__(self) -> int:
@@ -68,6 +73,7 @@ class Table:
         series: each key's values, the keys in the order first logged.
         rows: the rows that have a value of each key.
         iterations: int64, [rows, 3]: the epoch, update and sample of each entry.
+        times: float64, when each entry was written; see `Series`.
         layouts: the different tuples of names that entries have, `epoch`, `update` and `sample` among them.
         layout: which of these each entry has.
     """
@@ -75,6 +81,7 @@ class Table:
     series: Mapping[str, Series]
     rows: Mapping[str, Array]
     iterations: Array
+    times: Array
     layouts: Sequence[tuple[str, ...]]
     layout: Array
 
@@ -87,10 +94,9 @@ class Table:
 
 
 class TableBuilder:
-    """Collect entries, start by start, and make a table of them.
+    """Collect entries, start by start, and make a table of them; what stands of each start, `starts.standing` says.
 
-    Flushes of one update that follow on each other are one row. From a start's first update on it supersedes what earlier ones
-    logged.
+    What was logged for one update is one row, however many flushes it came in, or starts: a later value of a key wins.
     """
 
     def __init__(self) -> None:
@@ -98,14 +104,30 @@ class TableBuilder:
         self._layouts: dict[tuple[str, ...], int] = {}
         self._layout = array("q")  # of each row
         self._iterations = array("q")
-        self._starts: list[int] = []  # each start's first row
+        self._times = array("d")
+        self.starts: list[Start] = []
+        self._begun: list[int] = []  # each start's first row
 
-    def add_start(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Add the entries that one process start logged."""
-        self._starts.append(len(self._layout))
-        rows = (reduce(or_, flushes) for _, flushes in groupby(entries, _iteration))
+    def add_start(
+        self, entries: Iterable[dict[str, Any]], start: Start | None = None, times: Mapping[int, float] | None = None
+    ) -> None:
+        """Add the entries that one process start logged.
+
+        Args:
+            entries: as they were flushed.
+            start: its record; None: it went on from what was before its first entry.
+            times: when the entry of each update was written.
+        """
+        first = len(self._layout)
+        self.starts.append(start or Start("", None, math.inf))
+        self._begun.append(first)
+        rows = (reduce(or_, flushes) for _, flushes in groupby(entries, _update))
         while batch := list(islice(rows, _BATCH)):
             self._add(batch)
+            self._times.extend([times.get(row["update"], math.nan) if times else math.nan for row in batch])
+        updates = self._iterations[first * len(UNITS) + UNITS.index("update") :: len(UNITS)]
+        if start is None and updates:
+            self.starts[-1] = Start("", None, updates[0] - 1)
 
     def _add(self, batch: Sequence[dict[str, Any]]) -> None:
         groups: dict[tuple[str, ...], list[int]] = {}
@@ -126,34 +148,42 @@ class TableBuilder:
         layout = np.array(self._layout, np.int64)
         iterations = np.array(self._iterations, np.int64).reshape(-1, len(UNITS))
         update = iterations[:, UNITS.index("update")]
-        is_kept = np.ones(len(layout), bool)
-        for start in self._starts:
-            if start < len(layout):
-                is_kept[:start] &= update[:start] < update[start]
-        layout, iterations = _read_only(layout[is_kept]), _read_only(iterations[is_kept])
+        until = np.repeat(standing(self.starts), np.diff([*self._begun, len(layout)]))
+        kept = np.flatnonzero(update <= until)
+        is_new = np.append(True, np.diff(update[kept]) != 0)[: len(kept)]  # else it goes on with the row before
+        place = np.full(len(layout), -1)
+        place[kept] = np.cumsum(is_new) - 1
+        last = kept[np.append(is_new[1:], True)[: len(kept)]]  # the row that each row of the table ends with
+        final = layout[last]
+        names_of = list(self._layouts)
+        for at in np.unique(place[kept[~is_new]]).tolist():
+            joined = dict.fromkeys(name for row in kept[place[kept] == at] for name in names_of[layout[row]])
+            final[at] = self._layouts.setdefault(tuple(joined), len(self._layouts))
+        iterations, times = _read_only(iterations[last]), _read_only(np.array(self._times)[last])
         layouts = tuple(self._layouts)
-        names = dict.fromkeys(name for each in dict.fromkeys(layout.tolist()) for name in layouts[each])
-        series, rows = self._series([name for name in names if name not in UNITS], iterations, is_kept)
-        return Table(series, rows, iterations, layouts, layout), int(np.sum(~is_kept))
+        names = dict.fromkeys(name for each in dict.fromkeys(final.tolist()) for name in layouts[each])
+        series, rows = self._series([name for name in names if name not in UNITS], iterations, times, place)
+        return Table(series, rows, iterations, times, layouts, _read_only(final)), int(np.sum(place < 0))
 
     def _series(
-        self, keys: Sequence[str], iterations: Array, is_kept: Array
+        self, keys: Sequence[str], iterations: Array, times: Array, place: Array
     ) -> tuple[dict[str, Series], dict[str, Array]]:
         series, rows_of = {}, {}
-        kept_before = np.cumsum(is_kept) - is_kept
         shared: dict[bytes, tuple[Array, ...]] = {}  # many keys are logged together
         for key in keys:
             rows, values = map(_joined, zip(*self._columns.pop(key), strict=True))
             order = np.argsort(rows, kind="stable")
-            order = order[is_kept[rows[order]]]
-            rows = kept_before[rows[order]]
+            order = order[place[rows[order]] >= 0]
+            rows = place[rows[order]]
+            is_newest = np.append(np.diff(rows) != 0, True)[: len(rows)]  # of what one update has of the key
+            rows, values = rows[is_newest], values[order[is_newest]]
             name = rows.tobytes()
             if name not in shared:
-                shared[name] = tuple(map(_read_only, (rows, *(iterations[rows, at] for at in range(len(UNITS))))))
-            rows_of[key], epoch, update, sample = shared[name]
-            values = values[order]
+                units = (iterations[rows, at] for at in range(len(UNITS)))
+                shared[name] = tuple(map(_read_only, (rows, *units, times[rows])))
+            rows_of[key], epoch, update, sample, written = shared[name]
             values = _read_only(_array(values) if values.dtype == object else values)
-            series[key] = Series(key, epoch, update, sample, values)
+            series[key] = Series(key, epoch, update, sample, written, values)
         return series, rows_of
 
 

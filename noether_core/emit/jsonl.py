@@ -136,7 +136,7 @@ class LineFile:
     The file is made at the first line: the next free number, so that no two process starts share one.
 
     Attributes:
-        path: the file; None before the first line.
+        path: the file; None before the first line, or to be the name of the file that is then made.
         torn: how many of its lines were not written whole, and so are damaged.
     """
 
@@ -154,24 +154,33 @@ class LineFile:
             OSError: if it is not written whole; the next entry then starts a line of its own, so it may be given again.
         """
         line = encode_line(entry)
-        if self._descriptor is None:
-            self._descriptor = self._open()
+        descriptor = self.open()
         if self._is_torn:
             line = b"\n" + line
-        written = os.write(self._descriptor, line)
+        written = os.write(descriptor, line)
         self._is_torn = written < len(line)
         if self._is_torn:
             self.torn += 1
             raise OSError(f"wrote {written} of {len(line)} bytes to {self.path}: is the disk full?")
 
-    def _open(self) -> int:
+    def open(self) -> int:
+        """Make the file, if that was not done yet; return its descriptor."""
+        if self._descriptor is None:
+            self._descriptor = self._create(self.path) if self.path else self._create_next()
+        return self._descriptor
+
+    def _create_next(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True)
         taken = numbered_files(self._directory)
         self.path = self._directory / f"{int(taken[-1].stem) + 1 if taken else 1}.jsonl"
         try:
-            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            return self._create(self.path)
         except FileExistsError:  # another process took the number
-            return self._open()
+            return self._create_next()
+
+    @staticmethod
+    def _create(path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def close(self) -> None:
         """Make the lines durable and close the file."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from noether_core.emit.jsonl import LineFile, iter_lines
-from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number
+from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
+from noether_core.emit.start_log import StartLog
+from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
-from noether_core.errors import DuplicateKeyError, NoetherError, RunFormatError
+from noether_core.errors import DuplicateKeyError, HookOrderError, NoetherError
 from noether_core.schedule import UNITS, Counter
 
 WINDOW = 1000  # entries
@@ -57,11 +59,41 @@ class LogWriter:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
         self._path = None if output_path is None else Path(output_path)
-        self._lines = None if self._path is None else LineFile(self._path / "metrics")
+        self._log = None if self._path is None else StartLog(self._path)
+        self._earlier: list[tuple[StartLog, int]] = []  # of this writer, and up to which update what they wrote stands
         self._feeds = Feeds(trackers, self._path)
-        self._at: tuple[int, ...] = ()  # the update that is logged now
+        self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
         self._flushed = 0  # so many of these
+        self._is_closed = False
+
+    def begin(self, origin: Origin) -> None:
+        """Go on from another iteration: what was logged after it is superseded.
+
+        The next entry begins a new file of the run directory, with a record of this start.
+        """
+        self.flush()
+        update = 0 if origin.iteration is None else origin.iteration.update or 0
+        self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
+        self._at, self._parts, self._flushed = (0, -1, 0), [], 0
+        if self._log is not None and self._path is not None:
+            if self._log.is_open:
+                self._log.close()
+                self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._log, update)]]
+            self._log = StartLog(self._path, origin)
+
+    @property
+    def start_id(self) -> str | None:
+        """Return the id of the start that wrote the newest entries; None if there is none."""
+        origin = None if self._log is None else self._log.origin
+        if self._log is None or origin is None:
+            return None
+        return origin.id if self._log.is_open else origin.parent
+
+    def note_arrays(self, path: Path) -> None:
+        """Note that an array file of the run directory is saved now, so that a reader knows which start did."""
+        if self._log is not None and self._path is not None and path.is_relative_to(self._path):
+            self._log.note_arrays(path)
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -99,14 +131,26 @@ class LogWriter:
         if values and logger is None and self._takes_all(values):
             self._parts.append(_Part(source, dict(values)))
             return
-        errors = []
-        for key, value in values.items():
-            try:
-                self._add(key, plain_number(key, value), logger, format_str, source)
-            except Exception as error:
-                errors.append(error)
+        errors = self._add_each(values, plain_number, source, logger, format_str)
         if errors:
             raise errors[0]
+
+    def _add_each(
+        self,
+        values: Values,
+        plain: Callable[[str, Any], Any],
+        source: str | None,
+        logger: Logger | None = None,
+        format_str: str | None = None,
+    ) -> list[Exception]:
+        """Log all that can be logged; return what was raised."""
+        errors: list[Exception] = []
+        for key, value in values.items():
+            try:
+                self._add(key, plain(key, value), logger, format_str, source)
+            except Exception as error:
+                errors.append(error)
+        return errors
 
     def _takes_all(self, values: Values) -> bool:
         return (
@@ -136,11 +180,17 @@ class LogWriter:
 
     def _begin(self) -> None:
         """Flush what is pending if the counter has moved on."""
+        if self._is_closed:
+            raise HookOrderError(
+                "the log is closed, so nothing can be logged any more; log it before the run ends, inside the `with` block:"
+                " run.log({name: value})"
+            )
         counter = self.update_counter
-        if (counter.epoch, counter.update, counter.sample) != self._at:
+        update = int(counter.update)
+        if update != self._at[1]:
             self.flush()
-            self._at = int(counter.epoch), int(counter.update), int(counter.sample)
             self._parts, self._flushed = [], 0
+        self._at = int(counter.epoch), update, int(counter.sample)
 
     def flush(self) -> None:
         """Write what was logged since the last flush. A second flush for one update adds to that update's entry.
@@ -155,13 +205,13 @@ class LogWriter:
         entry = {"epoch": epoch, "update": update, "sample": sample}
         for part in pending:
             entry.update(part.values)
-        if self._lines is not None:
-            self._lines.append(entry)
+        if self._log is not None:
+            self._log.append(entry)
         if self._flushed and self.log_entries:
             self.log_entries[-1].update(entry)
         else:
             self.log_entries.append(entry)
-            if self._lines is not None and len(self.log_entries) > WINDOW:
+            if self._log is not None and len(self.log_entries) > WINDOW:
                 del self.log_entries[0]
         self._flushed = len(self._parts)
         self._feeds.put(entry)
@@ -173,8 +223,7 @@ class LogWriter:
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows, flushed or not."""
-        counter = self.update_counter
-        parts = self._parts if (counter.epoch, counter.update, counter.sample) == self._at else []
+        parts = self._parts if int(self.update_counter.update) == self._at[1] else []
         return {key: value for part in parts for key, value in part.values.items()}
 
     def get_all_metric_values(self, key: str) -> list[Any]:
@@ -183,13 +232,10 @@ class LogWriter:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged.
         """
-        if self._lines is None or self._lines.path is None or len(self.log_entries) < WINDOW:
+        if self._log is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
-        problems: list[str] = []
-        values = [entry[key] for entry in iter_lines(self._lines.path, problems) if key in entry]
-        if len(problems) > self._lines.torn:
-            raise RunFormatError(f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run")
-        return values
+        logs = [*self._earlier, (self._log, math.inf)]
+        return [value for log, most in logs for value in log.values(key, most)]
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Flush, and close the file and the trackers.
@@ -199,9 +245,10 @@ class LogWriter:
         """
         try:
             self.flush()
-            if self._lines is not None:
-                self._lines.close()
+            if self._log is not None:
+                self._log.close()
         finally:
+            self._is_closed = True
             self._feeds.close(time_limit)
 
 
@@ -223,6 +270,14 @@ class BoundLogWriter:
     def add_nonscalar(self, key: str, value: Any) -> None:
         """Log a value that is no number; see `LogWriter.add_nonscalar`."""
         self._writer._add(key, plain_nonscalar(key, value), None, None, self._source)
+
+    def add_values(self, values: Values) -> list[Exception]:
+        """Log numbers, single-element arrays, strings, lists and dicts, all that can be; return what was raised."""
+        return self._writer._add_each(values, plain_value, self._source)
+
+    def note_arrays(self, path: Path) -> None:
+        """Note that an array file is saved now; see `LogWriter.note_arrays`."""
+        self._writer.note_arrays(path)
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows; see `LogWriter.current_values`."""

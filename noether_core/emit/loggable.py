@@ -27,6 +27,27 @@ def plain_number(key: str, value: Any) -> float | int | bool:
     return value
 
 
+def plain_value(key: str, value: Any) -> Any:
+    """Return a value of the user's own as a line can hold it: a number, also out of an array of one element, or a non-scalar.
+
+    Raises:
+        NoetherError: for what no line can hold.
+    """
+    if type(value) in NUMBERS:
+        return value
+    item = getattr(value, "item", None)
+    if item is None or isinstance(value, dict):
+        return plain_nonscalar(key, value)
+    try:
+        number = item()  # of a framework's array; this waits for its device
+        return plain_number(key, number if type(number) in NUMBERS else float(number))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NoetherError(
+            f"cannot log {key!r}: {type(value).__name__} of shape {tuple(getattr(value, 'shape', ()))} is no single number;"
+            " reduce it first, or let a callback track it and save it"
+        ) from error
+
+
 def plain_nonscalar(key: str, value: Any) -> Any:
     """Return a copy of a value that a line can hold; raises `NoetherError` if no line can."""
     try:

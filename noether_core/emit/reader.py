@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import iter_lines, numbered_files
+from noether_core.emit.starts import Start, read_start, standing
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
 
@@ -44,15 +44,19 @@ class RunReader:
     """Hold what a run directory gives back.
 
     Attributes:
-        table: the log entries as columns, each update once: the newest process start wins from its first entry on.
+        table: the log entries as columns, each update once; of several process starts what stands (`emit/starts.py`).
         problems: a sentence for each line that is torn or damaged; empty for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
+        arrays: the saved array files that stand, by interval and update.
+        superseded_arrays: the others: an earlier start saved them at an update that a later one has not come to.
     """
 
     path: Path
     table: Table
     problems: list[str]
     superseded: int
+    arrays: list[ArrayFile]
+    superseded_arrays: list[ArrayFile]
 
     @property
     def series(self) -> Mapping[str, Series]:
@@ -89,17 +93,6 @@ class RunReader:
             columns[key] = pd.Series(value, index=rows, dtype=nullable).reindex(entries)
         return pd.DataFrame(columns)
 
-    @property
-    def arrays(self) -> list[ArrayFile]:
-        """Return the saved array files, by interval and update."""
-        root = self.path / "update_outputs"
-        found = []
-        for path in root.glob("**/*.safetensors"):
-            with contextlib.suppress(ScheduleError):  # not ours: a file that the user put there, or a temporary one
-                iteration = TrainingIteration.from_string(path.stem)
-                found.append(ArrayFile(path.parent.relative_to(root).as_posix(), iteration, path))
-        return sorted(found, key=lambda file: (file.interval, file.iteration.update or 0))
-
 
 def read_run(path: str | Path) -> RunReader:
     """Read a run directory; raises `RunFormatError` if it is none."""
@@ -112,10 +105,62 @@ def read_run(path: str | Path) -> RunReader:
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     problems: list[str] = []
     builder = TableBuilder()
+    savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
     for file in numbered_files(metrics):
         try:
-            builder.add_start(iter_lines(file, problems))
+            times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
+            for name in dict.fromkeys(saved):
+                savers.setdefault(name, []).append((len(builder.starts), file.stem))
+            builder.add_start(iter_lines(file, problems), _start_of(path, file, problems), times)
         except OSError as error:
             problems.append(f"{file}: {error}")
+    stands = standing(builder.starts)
     table, superseded = builder.build()
-    return RunReader(path, table, problems, superseded)
+    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands))
+
+
+def _array_files(
+    path: Path, savers: Mapping[str, Sequence[tuple[int, str]]], stands: Sequence[float]
+) -> tuple[list[ArrayFile], list[ArrayFile]]:
+    """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
+    kept: list[ArrayFile] = []
+    superseded: list[ArrayFile] = []
+    names = {file.relative_to(path).as_posix() for file in (path / "update_outputs").glob("**/*.safetensors")}
+    for name in sorted(names | savers.keys()):
+        try:
+            iteration = TrainingIteration.from_string(Path(name).stem)
+        except ScheduleError:  # not ours: a file that the user put there, or a temporary one
+            continue
+        interval = Path(name).parent.relative_to("update_outputs").as_posix()
+        saved = savers.get(name, ())
+        starts = [-1, *(start for start, _ in saved)]  # -1: no start said that it did
+        files = [path / name, *(path / "superseded" / number / name for _, number in reversed(saved))]
+        is_found = False
+        for start, file in zip(reversed(starts), files, strict=True):  # each set aside what the one before had saved
+            if file.is_file():
+                stands_here = not is_found and (start < 0 or (iteration.update or 0) <= stands[start])
+                is_found |= stands_here
+                (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file))
+    kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
+    return kept, superseded
+
+
+def _start_of(path: Path, file: Path, problems: list[str]) -> Start | None:
+    try:
+        return read_start(path, int(file.stem))
+    except RunFormatError as error:
+        problems.append(str(error))
+        return None
+
+
+def _read_beside(file: Path, problems: list[str]) -> tuple[dict[int, float], list[str]]:
+    """Return when the entry of each update was written, and which array files were saved."""
+    times: dict[int, float] = {}
+    saved: list[str] = []
+    if file.is_file():
+        for line in iter_lines(file, problems):
+            if "arrays" in line:
+                saved.append(str(line["arrays"]))
+            elif isinstance(line.get("update"), int) and isinstance(line.get("time"), int | float):
+                times[line["update"]] = float(line["time"])
+    return times, saved

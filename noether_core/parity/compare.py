@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.emit.jsonl import numbered_files
 from noether_core.emit.reader import RunReader
 from noether_core.text import as_float
 
@@ -76,14 +77,14 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
-    """Compare two run directories' `metrics/*.jsonl` and `update_outputs/` byte by byte.
+    """Compare two run directories' `metrics/<n>.jsonl` and `update_outputs/` byte by byte.
 
     Returns:
         The relative paths that differ or that only one has, and how many files were compared.
     """
     names = set()
     for root in (a, b):
-        for path in (*root.glob("metrics/*.jsonl"), *root.glob("update_outputs/**/*.safetensors")):
+        for path in (*numbered_files(root / "metrics"), *root.glob("update_outputs/**/*.safetensors")):
             names.add(path.relative_to(root).as_posix())
     return [name for name in sorted(names) if _bytes(a / name) != _bytes(b / name)], len(names)
 

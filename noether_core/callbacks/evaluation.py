@@ -1,0 +1,141 @@
+"""Track what an evaluation computes, with the training's configs and apart from its intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from noether_core.algebra.position import decode_position
+from noether_core.callbacks.base import CallbackBase
+from noether_core.callbacks.derived import DerivedOutputsCallback
+from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
+from noether_core.emit.arrays import write_arrays
+from noether_core.emit.log_writer import LogWriter
+from noether_core.errors import NoetherError, NonFiniteError
+from noether_core.reduce.accumulate import OutputAccumulator
+from noether_core.reduce.finish import Computation, Computed
+from noether_core.schedule import Counter
+from noether_core.select import Selector, weight_of
+
+Derive = Callable[[Any, Any], Any]
+
+
+class Evaluation:
+    """Reduce the outputs of an evaluation's steps, over all of it, and log them as `{prefix}/{key}`.
+
+    What each tracking callback names of them is reduced as it says; a reduction's name follows the key where the callback's log
+    keys have it. A key that is absent is no error: an evaluation has no gradients. Keys that two callbacks log are logged once.
+
+    Args:
+        callbacks: the run's.
+        prefix: what the log keys begin with, and what the directory of saved arrays is called.
+
+    Raises:
+        NoetherError: for a prefix that cannot be a directory's name, or is an interval's.
+    """
+
+    def __init__(self, callbacks: Sequence[CallbackBase], prefix: str) -> None:
+        if (
+            not isinstance(prefix, str)
+            or not re.fullmatch(r"\w[\w.-]{0,99}", prefix)
+            or re.fullmatch(r"[EUS]\d+", prefix)
+        ):
+            raise NoetherError(
+                f"run.evaluate got prefix={prefix!r:.120}; expected a name of letters, digits, `_`, `-` and `.`, such as 'eval'"
+                " or 'test', that is not an interval's, such as 'U10'"
+            )
+        self.prefix = prefix
+        self._parts = [
+            _Part(callback, None) for callback in callbacks if isinstance(callback, TrackAdditionalOutputsCallback)
+        ]
+        self._parts += [
+            _Part(callback.tracking, callback.derived)
+            for callback in callbacks
+            if isinstance(callback, DerivedOutputsCallback)
+        ]
+
+    def step(self, update_outputs: Mapping[str, Any] | None, losses: Any = None) -> None:
+        """Merge one step's outputs in; on an error everything stays as it was.
+
+        Raises:
+            UpdateOutputError: for a value that cannot be tracked.
+        """
+        done = 0
+        try:
+            for part in self._parts:
+                part.step(update_outputs, losses)
+                done += 1
+        except Exception:
+            for part in self._parts[:done]:
+                part.undo()
+            raise
+
+    def log(self, writer: LogWriter, counter: Counter) -> None:
+        """Log and save what was tracked, at the counter's iteration.
+
+        Raises:
+            NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
+        """
+        computed = [part.computed() for part in self._parts]
+        scalars: dict[str, Any] = {}
+        for part, each in zip(self._parts, computed, strict=True):
+            scalars = {**part.scalars(self.prefix, each), **scalars}
+            part.save(self.prefix, each, writer, counter)
+        writer.bind("run.evaluate").add_scalars(scalars)
+        reports = [report for part, each in zip(self._parts, computed, strict=True) if (report := part.report(each))]
+        if reports:
+            raise NonFiniteError(
+                f"the evaluation at {counter.cur_iteration} tracked values that are not finite. {'; '.join(reports)}. Its"
+                " numbers are logged; nonfinite: propagate or nonfinite: skip goes on"
+            )
+
+
+class _Part:
+    """Track what one callback names."""
+
+    def __init__(self, callback: TrackAdditionalOutputsCallback, derive: Derive | None) -> None:
+        self._callback = callback
+        self._derive = derive
+        self._config = callback.config
+        self._interval = OutputAccumulator(callback.backend, callback.config)
+        self._selector = Selector(callback.keys, callback.patterns)
+        self._steps = 0
+
+    def step(self, update_outputs: Any, losses: Any) -> None:
+        derived = update_outputs if self._derive is None else self._derive(update_outputs, losses)
+        if derived is not None:
+            outputs, selection = self._selector(derived)
+            weight = weight_of(self._config.weight, outputs) if selection.tracked else None
+            self._interval.add(selection.tracked, selection.values(outputs), 1, self._steps, weight)
+        self._steps += 1
+
+    def undo(self) -> None:
+        self._interval.undo()
+
+    def computed(self) -> Computed:
+        return Computation(self._config).compute(self._interval.partials(), 1)
+
+    def scalars(self, prefix: str, computed: Computed) -> dict[str, Any]:
+        if not self._config.log_output:
+            return {}
+        end = f"/{self._config.interval}"
+        named = computed.scalars(end[1:])
+        return {f"{prefix}/{name.removesuffix(end)}": value for name, value in named.items()}
+
+    def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> None:
+        out = self._callback.out
+        if out is not None and (arrays := computed.arrays()):
+            path = out.parent / prefix / f"{counter.cur_iteration}.safetensors"
+            writer.note_arrays(path)
+            write_arrays(path, arrays)
+
+    def report(self, computed: Computed) -> str:
+        partials = computed.nonfinite
+        if self._config.nonfinite != "raise" or partials is None:
+            return ""
+        first = [decode_position(int(position))[1] + 1 for position in partials.statistics.first_nonfinite]
+        counts = zip(partials.keys, partials.nonfinite.tolist(), partials.elements.tolist(), first, strict=True)
+        return "; ".join(
+            f"{key!r}: {odd} of {elements} values, first in step {at}" for key, odd, elements, at in counts
+        )

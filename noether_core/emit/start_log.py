@@ -1,0 +1,86 @@
+"""Write what one process start logs: its record, its entries, and beside them when each was written."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from noether_core.emit.jsonl import LineFile, iter_lines
+from noether_core.emit.starts import Origin
+from noether_core.errors import RunFormatError
+
+
+class StartLog:
+    """Append entries to `metrics/<n>.jsonl` of a run directory. Nothing is there before the first one.
+
+    Args:
+        directory: the run directory.
+        origin: what the start goes on from, of which `starts/<n>.json` is written; None: it leaves no record.
+    """
+
+    def __init__(self, directory: Path, origin: Origin | None = None) -> None:
+        self._directory = directory
+        self.origin = origin
+        self._saved: set[Path] = set()
+        self._entries = LineFile(directory / "metrics")
+        self._beside = LineFile(directory / "metrics")  # its name follows that of the entries
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether anything was written."""
+        return self._entries.path is not None
+
+    def _open(self) -> None:
+        self._entries.open()
+        assert self._entries.path is not None
+        self._beside.path = self._entries.path.with_suffix(".time.jsonl")
+        if self.origin is not None:
+            self.origin.write(self._directory, int(self._entries.path.stem))
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write one entry, and when that was.
+
+        Raises:
+            OSError: if the entry is not written whole; it may be given again.
+        """
+        if not self.is_open:
+            self._open()
+        self._entries.append(entry)
+        with contextlib.suppress(OSError):  # that the time is not known costs no entry
+            self._beside.append({"update": entry["update"], "time": round(time.time(), 6)})
+
+    def note_arrays(self, path: Path) -> None:
+        """Write that this start saves an array file, and set aside the one that another start saved there."""
+        if not self.is_open:
+            self._open()
+        name = path.relative_to(self._directory)
+        if path.exists() and name not in self._saved:
+            assert self._entries.path is not None
+            aside = self._directory / "superseded" / self._entries.path.stem / name
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+        self._saved.add(name)
+        self._beside.append({"arrays": name.as_posix()})
+
+    def values(self, key: str, most: float) -> Iterator[Any]:
+        """Yield every value written under a key up to an update, in order.
+
+        Raises:
+            OSError, RunFormatError: if the file is gone or damaged.
+        """
+        if self._entries.path is None:
+            return
+        problems: list[str] = []
+        for entry in iter_lines(self._entries.path, problems):
+            if key in entry and entry["update"] <= most:
+                yield entry[key]
+        if len(problems) > self._entries.torn:
+            raise RunFormatError(f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run")
+
+    def close(self) -> None:
+        """Make the lines durable and close the files."""
+        self._entries.close()
+        self._beside.close()
