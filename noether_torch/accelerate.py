@@ -57,7 +57,7 @@ class Run(torch_callbacks.Run):
             path,
             callbacks,
             accumulation_steps=accelerator.gradient_accumulation_steps,
-            trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(self._to_trackers)],
+            trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(accelerator.log)],
             **arguments,
         )
         self._loaded: Mapping[str, Any] | None = None
@@ -78,10 +78,6 @@ class Run(torch_callbacks.Run):
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""
         return dict(as_tensors(super().state_dict()))
-
-    def _to_trackers(self, numbers: dict[str, Any], update: int) -> None:
-        if self._accelerator.trackers:
-            self._accelerator.log(numbers, step=update)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""

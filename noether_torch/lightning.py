@@ -44,7 +44,10 @@ class TrackOutputs(Callback):
 
     Attributes:
         run: the `Run` under way or ended; None before training.
+        state_key: the name of this callback's state in a checkpoint.
     """
+
+    state_key = "noether_torch.TrackOutputs"
 
     def __init__(
         self,
@@ -64,11 +67,6 @@ class TrackOutputs(Callback):
         self._loss: Any = None
         self._global_step = 0
         self._watching = ExitStack()
-
-    @property
-    def state_key(self) -> str:
-        """Return the name of this callback's state in a checkpoint."""
-        return "noether_torch.TrackOutputs"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way, as tensors, numbers and strings."""
@@ -144,20 +142,17 @@ class TrackOutputs(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run; a checkpoint saved from here on still holds the interval under way."""
-        self._finish()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the run, so that what it tracked is not lost."""
-        try:
-            self._finish()
-        except Exception as second:  # the training's own error is the one to see
-            exception.add_note(f"while ending the run, this was raised too: {second!r}")
-
-    def _finish(self) -> None:
         self._watching.close()
         if self.run is not None and self._state is None:
             self._state = self.state_dict()
             self.run.finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the run, so that what it tracked is not lost."""
+        try:
+            self.on_train_end(trainer, pl_module)
+        except Exception as second:  # the training's own error is the one to see
+            exception.add_note(f"while ending the run, this was raised too: {second!r}")
 
 
 def _updates_per_epoch(trainer: Trainer) -> int | None:
@@ -171,11 +166,8 @@ def _end(trainer: Trainer) -> dict[str, int] | None:
     varies = any(isinstance(callback, GradientAccumulationScheduler) for callback in getattr(trainer, "callbacks", []))
     if varies or not trainer.lightning_module.automatic_optimization:
         return None
-    updates_per_epoch = _updates_per_epoch(trainer)
-    ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if updates_per_epoch and trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        ends.append(trainer.max_epochs * updates_per_epoch)
-    return {"update": min(ends)} if ends else None
+    updates = trainer.estimated_stepping_batches
+    return {"update": int(updates)} if 0 <= updates < math.inf else None
 
 
 def _effective_batch_size(trainer: Trainer) -> int:

@@ -89,8 +89,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         )
         self._path = path
         self._trainer: Trainer | None = None
-        self._recorded: dict[str, Any] = {}
-        self._is_in_update = False
+        self._recorded: dict[str, Any] | None = None  # of this micro-batch; None outside of an update
 
     def state(self) -> dict[str, Any]:
         """Return what `trainer_state.json` holds: how to build this callback, and the interval under way."""
@@ -111,7 +110,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         """
         self._trainer = None  # what a training that was cut off has left to emit is no part of this one's log
         self.on_train_end()
-        self._recorded, self._is_in_update = {}, False
+        self._recorded = None
         states: dict[str, Any] = state.stateful_callbacks  # type: ignore[assignment] # so the trainer keeps them
         saved = states.setdefault(type(self).__name__, {}).get("run") if state.global_step else None
         accumulation_steps = args.gradient_accumulation_steps
@@ -134,10 +133,10 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def on_step_begin(self, *_: Any, **named: Any) -> None:
         """Listen to `record` from here on: this update's micro-batches come now."""
-        self._is_in_update = True
+        self._recorded = {}
 
     def _record(self, trainer: Trainer, update_outputs: Mapping[str, Any]) -> None:
-        if not self._is_in_update:
+        if self._recorded is None:
             return
         self._trainer = trainer
         for key, value in flatten(update_outputs).items():
@@ -153,14 +152,13 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Track an update's last micro-batch, and end the update."""
-        self._is_in_update = False
         should_log = control.should_log
         has_epochs = self.run is not None and self.run.counter.updates_per_epoch is not None
         self._step(ends_update=True, ends_epoch=has_epochs and float(state.epoch or 0).is_integer())
         control.should_log = should_log  # which `trainer.log` has turned off
 
     def _step(self, ends_update: bool, ends_epoch: bool = False) -> None:
-        recorded, self._recorded = self._recorded, {}
+        recorded, self._recorded = self._recorded, None if ends_update else {}
         assert self.run is not None
         self.run.step(recorded or None, ends_update=ends_update, ends_epoch=ends_epoch)
 
