@@ -17,8 +17,7 @@ from noether_core.callbacks.build import Callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
-from noether_torch.checkpoint import as_arrays, as_tensors
-from noether_torch.trainer_log import TrainerLog
+from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped] # it ships without types
@@ -58,7 +57,7 @@ class Run(torch_callbacks.Run):
             path,
             callbacks,
             accumulation_steps=accelerator.gradient_accumulation_steps,
-            trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(self._to_trackers)],
+            trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(accelerator.log)],
             **arguments,
         )
         self._loaded: Mapping[str, Any] | None = None
@@ -70,24 +69,15 @@ class Run(torch_callbacks.Run):
         if self._loaded is not None:
             super().load_state_dict(self._loaded)
 
-    def step(
-        self,
-        update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
-        *,
-        ends_update: bool | None = None,
-        **named: Any,
+    def _accumulation_step(
+        self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
     ) -> None:
-        """Count and track one accumulation step; it ends the update where the accelerator synced the gradients."""
         ends_update = self._accelerator.sync_gradients if ends_update is None else ends_update
-        super().step(update_outputs, ends_update=ends_update, **named)
+        super()._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""
         return dict(as_tensors(super().state_dict()))
-
-    def _to_trackers(self, numbers: dict[str, Any], update: int) -> None:
-        if self._accelerator.trackers:
-            self._accelerator.log(numbers, step=update)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,15 +20,11 @@ from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, PendingReducer
 
-_NOT_NUMPYS = {  # dtypes that NumPy lacks
-    torch.bfloat16: np.dtype(ml_dtypes.bfloat16),
-    torch.float8_e4m3fn: np.dtype(ml_dtypes.float8_e4m3fn),
-    torch.float8_e5m2: np.dtype(ml_dtypes.float8_e5m2),
-}
-_FLOATS = {torch.float16, torch.float32, torch.float64, *_NOT_NUMPYS}
-_INTS = {torch.int8, torch.int16, torch.int32, torch.int64}
-_UINTS = {torch.uint8, torch.uint16, torch.uint32, torch.uint64}
-_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in _FLOATS | _INTS | _UINTS | {torch.bool}}
+_FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
+_INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_NAMES = {
+    getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)
+}  # ml_dtypes gives NumPy those that it lacks
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +38,7 @@ def _signed(values: Tensor) -> Tensor:
     """Return values as a dtype that every operation takes; exact."""
     if values.dtype in (torch.uint16, torch.uint32):
         return values.to(torch.int64)
-    return values.double() if values.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else values
+    return values.double() if values.is_floating_point() and values.dtype.itemsize == 1 else values
 
 
 _PIECE = 2**17  # elements: a copy of so many fits into the cache, and the allocator hands out its memory again
@@ -51,9 +46,9 @@ _PIECE = 2**17  # elements: a copy of so many fits into the cache, and the alloc
 
 def _sum_binary64(values: Tensor) -> float:
     """Return the sum of a vector on the CPU in binary64, for which PyTorch makes a copy."""
-    if len(values) <= 2**13 or values.dtype is torch.float64:
+    if len(values) <= _PIECE or values.dtype is torch.float64:
         return values.sum(dtype=torch.float64).item()
-    memory = torch.empty(min(len(values), _PIECE), dtype=torch.float64, device="cpu")
+    memory = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
     copies = (memory[: len(piece)].copy_(piece) for piece in torch.split(values, _PIECE))
     return sum(copy.sum().item() for copy in copies)
 
@@ -73,20 +68,16 @@ def _beside(like: Tensor, value: Tensor) -> Tensor:
 
 def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
     """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
-    by_device: dict[torch.device, list[int]] = {}
-    for at, value in enumerate(values):
-        by_device.setdefault(value.device, []).append(at)
     found: dict[int, np.ndarray[Any, Any]] = {}
-    for members in by_device.values():
+    for device in {value.device for value in values}:
+        members = {at: value for at, value in enumerate(values) if value.device == device}
         flat = [
-            values[at].detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
-            for at in members
+            value.detach().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
+            for value in members.values()
         ]
-        packed = torch.cat(flat).cpu().numpy()
-        ends = np.cumsum([len(each) for each in flat])[:-1]
-        for at, part in zip(members, np.split(packed, ends), strict=True):
-            dtype, shape = values[at].dtype, values[at].shape
-            found[at] = part.copy().view(_NOT_NUMPYS.get(dtype, _NAMES[dtype])).reshape(shape)
+        parts = np.split(torch.cat(flat).cpu().numpy(), np.cumsum(list(map(Tensor.numel, flat)))[:-1])
+        for (at, value), part in zip(members.items(), parts, strict=True):
+            found[at] = part.copy().view(_NAMES[value.dtype]).reshape(value.shape)
     return [found[at] for at in range(len(values))]
 
 
@@ -129,7 +120,7 @@ class _TorchOps:
         return fold_tree(self, sums)
 
     def sum_binary64(self, values: Tensor) -> Expansion:
-        if values.dtype in _FLOATS:
+        if values.is_floating_point():
             values = _signed(values)
             return (_sum_binary64(values) if values.is_cpu else values.sum(dtype=torch.float64).reshape(1),)
         if values.dtype not in (torch.int64, torch.uint64):
@@ -238,11 +229,11 @@ class TorchBackend:
         """Return a tensor with the same dtype, shape and bits, on the device of `like`."""
         if like is not None:
             return _beside(like, self.from_numpy(value))
-        value = np.asarray(value)  # a NumPy scalar has no tensor of its own
-        for dtype, known in _NOT_NUMPYS.items():
-            if value.dtype == known:  # an integer dtype of its size carries the bits across
-                return torch.from_numpy(value.view(f"u{value.itemsize}").copy()).view(dtype)
-        return torch.from_numpy(value.copy())
+        value = np.array(value)  # a NumPy scalar has no tensor of its own
+        if value.dtype.kind != "V":
+            return torch.from_numpy(value)
+        # an integer dtype of its size carries the bits of what NumPy lacks across
+        return torch.from_numpy(value.view(f"u{value.itemsize}")).view(getattr(torch, value.dtype.name))
 
 
 BACKEND = TorchBackend()

@@ -31,7 +31,10 @@ class CapturedActivations:
 
     def __init__(self, modules: Mapping[str, nn.Module], statistics: Mapping[str, Statistic] | None) -> None:
         self.names = tuple(modules)
-        self._statistics = statistics
+        # a copy, for a later layer may work in place
+        self._statistics = (
+            {"": Tensor.clone} if statistics is None else {f"/{name}": of for name, of in statistics.items()}
+        )
         self._held: dict[str, Tensor] = {}
         self._handles = [
             module.register_forward_hook(partial(self._hold, f"activations/{name}" if name else "activations"))
@@ -41,11 +44,7 @@ class CapturedActivations:
     def _hold(self, key: str, module: nn.Module, inputs: Any, output: Any) -> None:
         for path, tensor in _tensors(key, output):
             value = tensor.detach()
-            if self._statistics is None:
-                self._held[path] = value.clone()  # a later layer may work in place
-            else:
-                for name, statistic in self._statistics.items():
-                    self._held[f"{path}/{name}"] = statistic(value)
+            self._held |= {path + name: statistic(value) for name, statistic in self._statistics.items()}
 
     def take(self) -> dict[str, Tensor]:
         """Return the activations since the last call, and let go of them.
@@ -116,9 +115,6 @@ def capture_activations(
 def _tensors(key: str, output: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(output, Tensor):
         yield key, output
-    elif isinstance(output, Mapping):
-        for name, value in output.items():
+    elif isinstance(output, Mapping | list | tuple):
+        for name, value in output.items() if isinstance(output, Mapping) else enumerate(output):
             yield from _tensors(f"{key}/{name}", value)
-    elif isinstance(output, list | tuple):
-        for at, value in enumerate(output):
-            yield from _tensors(f"{key}/{at}", value)

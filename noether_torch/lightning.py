@@ -6,8 +6,8 @@ trainer = Trainer(callbacks=[TrackOutputs([{"every_n_updates": 10, "patterns": [
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from torch import Tensor
 from noether_core.callbacks.build import Callbacks
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_torch.callbacks import Run
-from noether_torch.checkpoint import as_arrays, as_tensors
-from noether_torch.trainer_log import TrainerLog
+from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -45,7 +44,10 @@ class TrackOutputs(Callback):
 
     Attributes:
         run: the `Run` under way or ended; None before training.
+        state_key: the name of this callback's state in a checkpoint.
     """
+
+    state_key = "noether_torch.TrackOutputs"
 
     def __init__(
         self,
@@ -60,22 +62,18 @@ class TrackOutputs(Callback):
         self._path = path
         self._effective_batch_size = effective_batch_size
         self._trainer_loggers = trainer_loggers
-        self._state: dict[str, Any] = {}  # what to go on from: of a checkpoint, or of the training that ended last
-        self._is_live = False
+        # what to go on from: of a checkpoint, or of the training that ended last; None while one is under way
+        self._state: dict[str, Any] | None = {}
         self._loss: Any = None
         self._global_step = 0
-        self._restore: Callable[[], None] = lambda: None
-
-    @property
-    def state_key(self) -> str:
-        """Return the name of this callback's state in a checkpoint."""
-        return "noether_torch.TrackOutputs"
+        self._watching = ExitStack()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way, as tensors, numbers and strings."""
-        if self.run is not None and self._is_live:
-            return dict(as_tensors(self.run.state_dict()))
-        return self._state
+        if self._state is not None:
+            return self._state
+        assert self.run is not None
+        return dict(as_tensors(self.run.state_dict()))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what `state_dict` returned, until training starts."""
@@ -97,19 +95,19 @@ class TrackOutputs(Callback):
             accumulation_steps=trainer.accumulate_grad_batches,
             start={"update": trainer.global_step} if goes_on and not self._state else None,
             end=_end(trainer),
-            trackers=[TrainerLog(partial(_to_loggers, trainer))] if self._trainer_loggers and trainer.loggers else (),
+            trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],
         )
         run.start()
         if goes_on and self._state:
             run.load_state_dict(as_arrays(self._state))
-        self._is_live = True
+        self._state = None
         self._global_step = trainer.global_step
         self._watch(pl_module)
 
     def _watch(self, pl_module: LightningModule) -> None:
         """Note each loss as `training_step` returns it: the hooks get it divided, which rounds."""
-        original = pl_module.training_step
-        own = pl_module.__dict__.get("training_step")
+        original, attributes = pl_module.training_step, vars(pl_module)
+        own = {name: value for name, value in attributes.items() if name == "training_step"}
 
         def training_step(*arguments: Any, **named: Any) -> Any:
             output = original(*arguments, **named)
@@ -117,16 +115,11 @@ class TrackOutputs(Callback):
             self._loss = loss.detach() if isinstance(loss, Tensor) else loss
             return output
 
-        def restore() -> None:
-            self._restore = lambda: None
-            del pl_module.training_step
-            if own is not None:
-                setattr(pl_module, "training_step", own)  # noqa: B010
-
         # Lightning looks here for the parameters' names
         training_step.__wrapped__ = getattr(original, "__wrapped__", original)  # type: ignore[attr-defined]
-        setattr(pl_module, "training_step", training_step)  # noqa: B010 - mypy takes no assignment to a method
-        self._restore = restore
+        attributes["training_step"] = training_step
+        self._watching.callback(attributes.update, own)
+        self._watching.callback(attributes.pop, "training_step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -149,27 +142,17 @@ class TrackOutputs(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run; a checkpoint saved from here on still holds the interval under way."""
-        self._finish()
+        self._watching.close()
+        if self.run is not None and self._state is None:
+            self._state = self.state_dict()
+            self.run.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the run, so that what it tracked is not lost."""
         try:
-            self._finish()
+            self.on_train_end(trainer, pl_module)
         except Exception as second:  # the training's own error is the one to see
             exception.add_note(f"while ending the run, this was raised too: {second!r}")
-
-    def _finish(self) -> None:
-        self._restore()
-        if self.run is None or not self._is_live:
-            return
-        self._state = self.state_dict()
-        self._is_live = False
-        self.run.finish()
-
-
-def _to_loggers(trainer: Trainer, numbers: dict[str, Any], update: int) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics(numbers, step=update)
 
 
 def _updates_per_epoch(trainer: Trainer) -> int | None:
@@ -183,11 +166,8 @@ def _end(trainer: Trainer) -> dict[str, int] | None:
     varies = any(isinstance(callback, GradientAccumulationScheduler) for callback in getattr(trainer, "callbacks", []))
     if varies or not trainer.lightning_module.automatic_optimization:
         return None
-    updates_per_epoch = _updates_per_epoch(trainer)
-    ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if updates_per_epoch and trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        ends.append(trainer.max_epochs * updates_per_epoch)
-    return {"update": min(ends)} if ends else None
+    updates = trainer.estimated_stepping_batches
+    return {"update": int(updates)} if 0 <= updates < math.inf else None
 
 
 def _effective_batch_size(trainer: Trainer) -> int:

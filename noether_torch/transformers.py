@@ -22,8 +22,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError
 from noether_core.select import flatten
 from noether_torch.callbacks import Run
-from noether_torch.checkpoint import as_arrays, as_json
-from noether_torch.trainer_log import TrainerLog
+from noether_torch.trainer import TrainerLog, as_arrays, as_json
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -90,10 +89,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         )
         self._path = path
         self._trainer: Trainer | None = None
-        self._recorded: dict[str, Any] = {}
-        self._is_in_update = False
-
-    # ------------------------------------------------------------------ checkpoints
+        self._recorded: dict[str, Any] | None = None  # of this micro-batch; None outside of an update
 
     def state(self) -> dict[str, Any]:
         """Return what `trainer_state.json` holds: how to build this callback, and the interval under way."""
@@ -113,21 +109,19 @@ class TrackOutputs(TrainerCallback, ExportableState):
             NoetherError: if a config cannot work, or the checkpoint was made with other callbacks.
         """
         self._trainer = None  # what a training that was cut off has left to emit is no part of this one's log
-        self._finish()
-        self._recorded, self._is_in_update = {}, False
+        self.on_train_end()
+        self._recorded = None
         states: dict[str, Any] = state.stateful_callbacks  # type: ignore[assignment] # so the trainer keeps them
         saved = states.setdefault(type(self).__name__, {}).get("run") if state.global_step else None
-        batches = length_hint(
-            named.get("train_dataloader"), -1
-        )  # of an iterable data set -1: the trainer counts no epochs
         accumulation_steps = args.gradient_accumulation_steps
+        batch_size = (state.train_batch_size or args.train_batch_size) * args.world_size
+        # of an iterable data set -1: the trainer counts no epochs
+        batches = length_hint(named.get("train_dataloader"), -1)
         self.run = Run(
             Path(str(args.output_dir)) / "noether" if self._path is None else self._path,
             self._configs,
             updates_per_epoch=None if batches < 0 else max(1, -(-batches // accumulation_steps)),
-            effective_batch_size=(state.train_batch_size or args.train_batch_size)
-            * accumulation_steps
-            * args.world_size,
+            effective_batch_size=batch_size * accumulation_steps,
             accumulation_steps=accumulation_steps,
             start={"update": state.global_step} if state.global_step and saved is None else None,
             end={"update": state.max_steps},
@@ -137,14 +131,12 @@ class TrackOutputs(TrainerCallback, ExportableState):
         if saved is not None:
             self.run.load_state_dict(as_arrays(saved))
 
-    # ------------------------------------------------------------------ each micro-batch
-
     def on_step_begin(self, *_: Any, **named: Any) -> None:
         """Listen to `record` from here on: this update's micro-batches come now."""
-        self._is_in_update = True
+        self._recorded = {}
 
     def _record(self, trainer: Trainer, update_outputs: Mapping[str, Any]) -> None:
-        if not self._is_in_update:
+        if self._recorded is None:
             return
         self._trainer = trainer
         for key, value in flatten(update_outputs).items():
@@ -160,26 +152,22 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Track an update's last micro-batch, and end the update."""
-        self._is_in_update = False
         should_log = control.should_log
         has_epochs = self.run is not None and self.run.counter.updates_per_epoch is not None
         self._step(ends_update=True, ends_epoch=has_epochs and float(state.epoch or 0).is_integer())
         control.should_log = should_log  # which `trainer.log` has turned off
 
     def _step(self, ends_update: bool, ends_epoch: bool = False) -> None:
-        recorded, self._recorded = self._recorded, {}
+        recorded, self._recorded = self._recorded, None if ends_update else {}
         assert self.run is not None
         self.run.step(recorded or None, ends_update=ends_update, ends_epoch=ends_epoch)
 
     def on_train_end(self, *_: Any, **named: Any) -> None:
         """End the run."""
-        self._finish()
+        if self.run is not None:
+            self.run.finish()
+        self._trainer = None
 
     def _to_trainer(self, numbers: dict[str, Any], _: int) -> None:
         if self._trainer is not None:
             self._trainer.log(numbers)
-
-    def _finish(self) -> None:
-        if self.run is not None:
-            self.run.finish()
-        self._trainer = None

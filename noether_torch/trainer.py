@@ -1,4 +1,4 @@
-"""Turn a run's state into what a trainer's checkpoint holds, and back: tensors or JSON, never pickled objects."""
+"""Share what trainers' bridges need: their log as a tracker, and a run's state as tensors or JSON, never pickled objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from noether_core.emit.trackers import Tracker
+from noether_core.schedule import UNITS
+
 _ARRAY = "base64"
+
+
+class TrainerLog(Tracker):
+    """Give the numbers of each entry to a function, with the update they belong to; the trainer closes what is behind it."""
+
+    inline = True  # on the training thread, at the update's own step: a trainer's log is not made for another thread
+
+    def __init__(self, log: Callable[[dict[str, Any], int], object]) -> None:
+        self._log = log
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Give an entry's numbers."""
+        numbers = {key: value for key, value in entry.items() if key not in UNITS and isinstance(value, int | float)}
+        self._log(numbers, entry["update"])
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def as_tensors(state: Any) -> Any:
@@ -18,7 +38,7 @@ def as_tensors(state: Any) -> Any:
     >>> as_tensors({"count": np.array([1, 2])})
     {'count': tensor([1, 2])}
     """
-    return _each_array(state, lambda array: torch.from_numpy(array.copy()))
+    return _each_array(state, torch.tensor)
 
 
 def as_json(state: Any) -> Any:
