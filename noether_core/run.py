@@ -80,8 +80,9 @@ class Run:
         self.path = Path(path)
         require_positive("Run", accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
+        batch_size = 1 if effective_batch_size is None else effective_batch_size
         self.counter = UpdateCounter(
-            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, effective_batch_size or 1
+            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
         )
         self._start = self.counter.cur_iteration
         given = read_callbacks(callbacks)

@@ -53,7 +53,7 @@ def step(run: Any, number: int) -> None:
 
 
 def train(front_end: Any, path: Path, callbacks: Any, steps: Iterable[int] = range(9), **arguments: Any) -> Any:
-    with front_end.Run(path, callbacks, **arguments) as run:
+    with front_end.Run(path, callbacks, **{"effective_batch_size": 1, **arguments}) as run:
         for number in steps:
             step(run, number)
             if run.is_finished:

@@ -176,7 +176,7 @@ def test_what_cannot_be_tracked_is_refused(tmp_path: Path) -> None:
         with pytest.raises(HookOrderError, match=r"call run.init after load_state_dict"):
             run.step(tracked)
     with (
-        Run(tmp_path / "b", CONFIGS, record=tmp_path / "r.safetensors") as recorded,
+        Run(tmp_path / "b", CONFIGS, effective_batch_size=1, record=tmp_path / "r.safetensors") as recorded,
         pytest.raises(NoetherError, match=r"leave record out"),
     ):
         recorded.init(outputs(1)[0])

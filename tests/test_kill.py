@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from noether_core import read_run
 from noether_core.cli import app
+from noether_core.emit.jsonl import numbered_files
 
 # One process imports the front-end, then forks a training loop for each directory that it reads. A loop writes each
 # update's number to the pipe once the update's entry is flushed; the pipe then has "end", written after the loop is dead.
@@ -119,7 +120,7 @@ def test_a_run_killed_twice_goes_on_from_the_later_start(server: subprocess.Pope
     first = train_and_kill(server, tmp_path, 30, 0.001)
     check(tmp_path, first)
     second = train_and_kill(server, tmp_path, 10, 0.002)
-    assert sorted(path.name for path in (tmp_path / "metrics").iterdir()) == ["1.jsonl", "2.jsonl"]
+    assert [path.name for path in numbered_files(tmp_path / "metrics")] == ["1.jsonl", "2.jsonl"]
     run = read_run(tmp_path)
     assert run.superseded in {first, first + 1}
     assert len(run.entries) in {second, second + 1}

@@ -92,11 +92,11 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(front_end: Any, unit:
 
 def test_what_jax_saved_pytorch_goes_on_from(tmp_path: Path) -> None:
     configs = [entry(kind) for kind in MINIMAL]
-    with noether_jax.Run(tmp_path / "jax", [*configs, TRACK]) as run:
+    with noether_jax.Run(tmp_path / "jax", [*configs, TRACK], effective_batch_size=1) as run:
         for number in range(3):
             step(run, number)
         state = run.state_dict()
-    with noether_torch.Run(tmp_path / "torch", [*configs, TRACK]) as run:
+    with noether_torch.Run(tmp_path / "torch", [*configs, TRACK], effective_batch_size=1) as run:
         run.load_state_dict(state)
         step(run, 3)
     assert points(tmp_path / "torch")["loss/online/data/U2"] == [(4, (1.0 + 0.25) / 2)]
@@ -124,7 +124,7 @@ def test_a_damaged_state_is_refused(kind: str) -> None:
 @each_front_end
 @each_kind
 def test_an_evaluation_changes_nothing(front_end: Any, kind: str, tmp_path: Path) -> None:
-    with front_end.Run(tmp_path, [entry(kind), TRACK]) as run:
+    with front_end.Run(tmp_path, [entry(kind), TRACK], effective_batch_size=1) as run:
         step(run, 0)
         before = run.callbacks[0].state_dict()
         run.callbacks[0].at_eval(update_counter=run.counter)

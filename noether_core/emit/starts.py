@@ -11,7 +11,6 @@ import json
 import math
 import platform
 import secrets
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ class Origin:
             "parent": self.parent,
             "iteration": None if self.iteration is None else {unit: getattr(self.iteration, unit) for unit in UNITS},
             "time": time.time(),
-            "host": socket.gethostname(),
+            "host": platform.node(),
             "python": platform.python_version(),
             "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
             **self.about,
