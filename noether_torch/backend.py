@@ -22,9 +22,8 @@ from noether_core.reduce.eager import EagerKernels, PendingReducer
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-_NAMES = {
-    getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)
-}  # ml_dtypes gives NumPy those that it lacks
+# ml_dtypes gives NumPy those that it lacks
+_NAMES = {getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)}
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +48,7 @@ def _sum_binary64(values: Tensor) -> float:
     if len(values) <= _PIECE or values.dtype is torch.float64:
         return values.sum(dtype=torch.float64).item()
     memory = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
-    copies = (memory[: len(piece)].copy_(piece) for piece in torch.split(values, _PIECE))
-    return sum(copy.sum().item() for copy in copies)
+    return sum(memory[: len(piece)].copy_(piece).sum().item() for piece in torch.split(values, _PIECE))
 
 
 def _number(value: Tensor) -> Any:
@@ -166,8 +164,7 @@ class _TorchOps:
         return _beside(like, value.reshape(-1).clone())
 
 
-_type_of = attrgetter("dtype", "shape", "device")
-_dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
+_type_of, _dtype_of, _shape_of = attrgetter("dtype", "shape", "device"), attrgetter("dtype"), attrgetter("shape")
 
 
 class _TorchBackend:
@@ -204,18 +201,15 @@ class _TorchBackend:
         return ValueType(_NAMES[value.dtype], shape, device, value.dtype is torch.float64)
 
     def processes(self) -> tuple[int, int]:
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         if like is not None:
             return _beside(like, self.from_numpy(value))
         value = np.array(value)  # a NumPy scalar has no tensor of its own
-        if value.dtype.kind != "V":
-            return torch.from_numpy(value)
-        # an integer dtype of its size carries the bits of what NumPy lacks across
+        # an integer dtype of its size carries the bits across, also of a dtype that NumPy lacks
         return torch.from_numpy(value.view(f"u{value.itemsize}")).view(getattr(torch, value.dtype.name))
 
 
