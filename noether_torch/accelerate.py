@@ -31,10 +31,9 @@ class Run(torch_callbacks.Run):
     before the `with` block or in it. What is logged goes to `accelerator.log` too, with the update as its step.
 
     Args:
-        path, callbacks: as for `noether_torch.Run`.
+        path, callbacks, trackers: as for `noether_torch.Run`; the accelerator's own trackers come beside these.
         accelerator: the `accelerate.Accelerator`.
-        trackers: likewise, beside the accelerator's own.
-        **arguments: likewise, but `accumulation_steps`, which the accelerator has.
+        **arguments: of `noether_torch.Run`, but `accumulation_steps`, which the accelerator has.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Run(torch_callbacks.Run):
         """Begin training, where a checkpoint that was loaded before left it."""
         super().start()
         if self._loaded is not None:
-            super().load_state_dict(self._loaded)
+            self.load_state_dict(self._loaded)
 
     def _accumulation_step(
         self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
@@ -81,8 +80,7 @@ class Run(torch_callbacks.Run):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        arrays = as_arrays(state)
         if self._state == "new":
-            self._loaded = arrays
+            self._loaded = state
         else:
-            super().load_state_dict(arrays)
+            super().load_state_dict(as_arrays(state))

@@ -22,9 +22,8 @@ from noether_core.reduce.eager import EagerKernels, PendingReducer
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-_NAMES = {
-    getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)
-}  # ml_dtypes gives NumPy those that it lacks
+# ml_dtypes gives NumPy those that it lacks
+_NAMES = {getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)}
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +48,7 @@ def _sum_binary64(values: Tensor) -> float:
     if len(values) <= _PIECE or values.dtype is torch.float64:
         return values.sum(dtype=torch.float64).item()
     memory = torch.empty(_PIECE, dtype=torch.float64, device="cpu")
-    copies = (memory[: len(piece)].copy_(piece) for piece in torch.split(values, _PIECE))
-    return sum(copy.sum().item() for copy in copies)
+    return sum(memory[: len(piece)].copy_(piece).sum().item() for piece in torch.split(values, _PIECE))
 
 
 def _number(value: Tensor) -> Any:
@@ -97,8 +95,7 @@ class _TorchOps:
 
     def split(self, values: Any) -> tuple[Any, Any]:
         if isinstance(values, float):
-            parts = NUMPY.split(np.asarray(values))
-            return parts[0].item(), parts[1].item()
+            return NUMPY.split(np.asarray(values))
         high = ((values.view(torch.int64) + 2**26) & -(2**27)).view(torch.float64)
         return high, values - high
 
@@ -150,10 +147,7 @@ class _TorchOps:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
-        if isinstance(rows[0], Tensor):
-            return torch.stack(list(rows))
-        dtype = torch.int64 if isinstance(rows[0], int) else torch.float64
-        return torch.tensor(rows, dtype=dtype, device="cpu")[:, None]
+        return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else torch.from_numpy(np.array(rows))[:, None]
 
     def put(self, target: Tensor, slots: np.ndarray[Any, Any], values: Tensor) -> Tensor:
         return target.index_copy(0, _beside(target, torch.from_numpy(slots)), values)
@@ -166,37 +160,25 @@ class _TorchOps:
 
     def weight(self, value: Any, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
-            value = TorchBackend().from_numpy(np.asarray(value))
+            value = BACKEND.from_numpy(value)
         return _beside(like, value.reshape(-1).clone())
 
 
-_type_of = attrgetter("dtype", "shape", "device")
-_dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
+_type_of, _dtype_of, _shape_of = attrgetter("dtype", "shape", "device"), attrgetter("dtype"), attrgetter("shape")
 
 
-class TorchBackend:
-    """Know PyTorch's tensors."""
-
+class _TorchBackend:
     name = "PyTorch"
     reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
     to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
-        """Return what decides the plan for these values."""
-        try:
-            ranks = tuple(map(Tensor.dim, values))
+        try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
+            return tuple(map(Tensor.get_device, values)), tuple(map(_dtype_of, values)), tuple(map(_shape_of, values))
         except TypeError:  # not all are tensors
             return tuple([_type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
-        # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
-        shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks
-        return tuple(map(_dtype_of, values)), shapes, tuple(map(Tensor.get_device, values))
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
-        """Return the type of a tensor; None for what is none.
-
-        Raises:
-            UpdateOutputError: for a tensor without plain values: complex, quantized, sparse, on the meta device.
-        """
         if not isinstance(value, Tensor):
             return None
         if value.dtype not in _NAMES:
@@ -219,21 +201,16 @@ class TorchBackend:
         return ValueType(_NAMES[value.dtype], shape, device, value.dtype is torch.float64)
 
     def processes(self) -> tuple[int, int]:
-        """Return this process's rank and the number of processes."""
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
-        """Return a tensor with the same dtype, shape and bits, on the device of `like`."""
         if like is not None:
             return _beside(like, self.from_numpy(value))
         value = np.array(value)  # a NumPy scalar has no tensor of its own
-        if value.dtype.kind != "V":
-            return torch.from_numpy(value)
-        # an integer dtype of its size carries the bits of what NumPy lacks across
+        # an integer dtype of its size carries the bits across, also of a dtype that NumPy lacks
         return torch.from_numpy(value.view(f"u{value.itemsize}")).view(getattr(torch, value.dtype.name))
 
 
-BACKEND = TorchBackend()
+BACKEND = _TorchBackend()

@@ -19,15 +19,9 @@ from noether_core.select import select
 
 Statistic = Callable[[Tensor], Tensor]
 
-_COMPILED = "_orig_mod"  # the name that torch.compile gives to what it wraps
-
 
 class CapturedActivations:
-    """Hold the newest activations of some modules, until they are taken. `capture_activations` makes it.
-
-    Attributes:
-        names: the names of the modules.
-    """
+    """Hold the newest activations of the modules `names`, until they are taken. `capture_activations` makes it."""
 
     def __init__(self, modules: Mapping[str, nn.Module], statistics: Mapping[str, Statistic] | None) -> None:
         self.names = tuple(modules)
@@ -98,8 +92,8 @@ def capture_activations(
     """
     if isinstance(patterns, str):
         raise NoetherError(f"capture_activations got the string {patterns!r}; write a list: [{patterns!r}]")
-    modules = {
-        ".".join(part for part in name.split(".") if part != _COMPILED): module
+    modules = {  # without the name that torch.compile gives to what it wraps
+        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
         for name, module in model.named_modules()
     }
     selection = select((), patterns, tuple(modules))

@@ -26,7 +26,7 @@ from noether_core.emit.arrays import read_arrays, write_arrays
 from noether_core.emit.jsonl import encode_line, iter_lines
 from noether_core.emit.trackers.tensorboard import _torch_left_out
 from noether_core.parity import read_recording
-from noether_torch.backend import TorchBackend
+from noether_torch.backend import _TorchBackend
 
 STEPS = {"digits": 44, "airfoil": 48}
 UPDATES = {"digits": 22, "airfoil": 24}
@@ -272,7 +272,7 @@ def test_one_bit_in_what_the_training_wrote_makes_it_fail(trained: Path, workloa
     assert sentences.count("identical to the bit") == 1  # the other workload's
 
 
-class OneBitOff(TorchBackend):
+class OneBitOff(_TorchBackend):
     """Hand over every tensor right, but for the last bit of the first float32 scalar."""
 
     def __init__(self) -> None:

@@ -295,6 +295,20 @@ def test_the_trainers_loggers_get_the_numbers(tmp_path: Path) -> None:
     ]
 
 
+class Failing(CSVLogger):
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        raise OSError("disk full")
+
+
+def test_a_logger_that_fails_keeps_nothing_from_the_others(tmp_path: Path) -> None:
+    loggers = [Failing(tmp_path / "failing"), CSVLogger(tmp_path / "csv")]
+    callback = TrackOutputs([{"every_n_updates": 3, "keys": ["loss"]}], tmp_path / "run")
+    options = {"logger": loggers, "max_epochs": 1, "log_every_n_steps": 100}
+    with pytest.warns(RuntimeWarning, match="gets no more entries: OSError"):
+        trainer(tmp_path, callback, **options).fit(Regression(), Batches())
+    assert "loss/U3" in (Path(loggers[1].log_dir) / "metrics.csv").read_text()
+
+
 def test_the_callback_starts_at_the_step_of_a_checkpoint_without_its_state(tmp_path: Path) -> None:
     checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=4, filename="early")
     trainer(tmp_path, checkpoints, max_steps=4).fit(Regression(), Batches())
