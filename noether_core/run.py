@@ -28,7 +28,7 @@ from noether_core.emit.trackers import Tracker, make_trackers
 from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of, require_positive
-from noether_core.select import flatten
+from noether_core.select import flatten, unstack
 
 
 class Run:
@@ -134,6 +134,7 @@ class Run:
         self,
         update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         *,
+        steps: int | None = None,
         batch: Any = None,
         losses: Any = None,
         samples: int | None = None,
@@ -146,6 +147,8 @@ class Run:
         Args:
             update_outputs: a dict from names to scalars or arrays. A list of dicts is that many accumulation steps: a whole
                 update's, where your function does the accumulation itself, or many updates'.
+            steps: how many accumulation steps `update_outputs` holds, where it is one dict of arrays with a leading axis of
+                steps, as `jax.lax.scan` returns; None: one.
             batch: handed to the hooks.
             losses: handed to the hooks.
             samples: how many samples this step had; None: its share of `effective_batch_size`, unless another step of the
@@ -159,7 +162,9 @@ class Run:
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        many = update_outputs if isinstance(update_outputs, (list, tuple)) else (update_outputs,)
+        many: Sequence[Any] = update_outputs if isinstance(update_outputs, (list, tuple)) else (update_outputs,)
+        if steps is not None:
+            many = unstack(update_outputs, steps)
         if self._evaluation is not None:
             for outputs in many:
                 self._evaluation.step(outputs, losses)
