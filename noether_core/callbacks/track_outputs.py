@@ -11,8 +11,7 @@ from noether_core.algebra.position import decode_position
 from noether_core.callbacks.hooks import next_position
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.arrays import write_arrays
-from noether_core.emit.log_writer import BoundLogWriter
+from noether_core.emit.log_writer import BoundLogWriter, save_arrays
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
@@ -183,10 +182,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._emitted_at = update_counter.update
         error = self._log(computed.scalars(str(self.interval))) if self.log_output or self.verbose else None
         if self.out is not None and (arrays := computed.arrays()):
-            path = self.out / f"{update_counter.cur_iteration}.safetensors"
-            if isinstance(self.log_writer, BoundLogWriter):
-                self.log_writer.note_arrays(path)
-            write_arrays(path, arrays)
+            save_arrays(self.log_writer, self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
         if error is not None:
             raise error
         if self.config.nonfinite == "raise" and computed.nonfinite is not None:

@@ -8,6 +8,9 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from noether_core.emit.arrays import write_arrays
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
@@ -282,3 +285,10 @@ class BoundLogWriter:
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows; see `LogWriter.current_values`."""
         return self._writer.current_values()
+
+
+def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write an array file of the run directory; a writer of this module notes which start did."""
+    if isinstance(writer, LogWriter | BoundLogWriter):
+        writer.note_arrays(path)
+    write_arrays(path, arrays)
