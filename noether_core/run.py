@@ -41,6 +41,7 @@ class Run(OpenRun):
 
     _samples: int | None = None  # of the update under way, where `step` was told
     _times: Mapping[str, float] | None = None  # likewise
+    _has_outputs = False  # has the update under way
 
     def step(
         self,
@@ -86,6 +87,7 @@ class Run(OpenRun):
     def count_step(self) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
         self._refuse_unless_training()
+        self._has_outputs = True
         self._accumulation_step(None, None, None, None, None)
 
     def _refuse_unless_training(self) -> None:
@@ -117,11 +119,16 @@ class Run(OpenRun):
         self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
     ) -> None:
         step, steps, counter = self.accumulated, self.accumulation_steps, self.counter
+        ends_update = step + 1 >= steps if ends_update is None else ends_update
         if counter.is_finished:
             raise HookOrderError(
                 f"run.step was called at {counter.cur_iteration}, where training ends (end={counter.end_iteration});"
                 " leave the loop when run.is_finished, or give a later end"
             )
+        has_outputs = self._has_outputs or outputs is not None
+        if ends_update and not has_outputs:
+            for callback in self.callbacks:
+                callback.track_no_outputs()
         arguments = {
             "update_counter": counter,
             "batch": batch,
@@ -133,12 +140,14 @@ class Run(OpenRun):
         hooks.accumulation_step(self.callbacks, arguments)
         self._is_just_loaded = False
         self.accumulated = step + 1
-        if (step + 1 >= steps) if ends_update is None else ends_update:
+        self._has_outputs = has_outputs
+        if ends_update:
             self._end_update(ends_epoch)
 
     def _end_update(self, ends_epoch: bool | None) -> None:
         counter = self.counter
         self.accumulated = 0
+        self._has_outputs = False
         counter.add_samples(counter.effective_batch_size if self._samples is None else self._samples)
         self._samples = None
         counter.next_update()

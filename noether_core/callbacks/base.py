@@ -90,6 +90,9 @@ class CallbackBase:
     ) -> None:
         """Run after each backward pass; the counter still shows the updates completed before this one."""
 
+    def track_no_outputs(self) -> None:
+        """Run before the last accumulation step of an update in which none had update outputs."""
+
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`: another callback refused that step, so it is not counted."""
 
