@@ -132,7 +132,7 @@ class Run:
 
     def step(
         self,
-        update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        update_outputs: Any = None,
         *,
         batch: Any = None,
         losses: Any = None,
@@ -144,8 +144,9 @@ class Run:
         """Count and track one accumulation step, and at an interval's end log and save; in `evaluate`, track it for that alone.
 
         Args:
-            update_outputs: a dict from names to scalars or arrays. A list of dicts is that many accumulation steps: a whole
-                update's, where your function does the accumulation itself, or many updates'.
+            update_outputs: a dict from names to scalars or arrays, or another record of them: a NamedTuple, a dataclass. A list
+                of these is that many accumulation steps: a whole update's, where your function does the accumulation itself, or
+                many updates'.
             batch: handed to the hooks.
             losses: handed to the hooks.
             samples: how many samples this step had; None: its share of `effective_batch_size`, unless another step of the
@@ -159,7 +160,7 @@ class Run:
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
-        many = update_outputs if isinstance(update_outputs, (list, tuple)) else (update_outputs,)
+        many = update_outputs if isinstance(update_outputs, list) else (update_outputs,)
         if self._evaluation is not None:
             for outputs in many:
                 self._evaluation.step(outputs, losses)

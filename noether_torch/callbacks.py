@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch._compile import _disable_dynamo
 
 from noether_core import callbacks, run
 from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_torch.backend import BACKEND
+
+
+@_disable_dynamo  # as torch.compiler.disable, which imports the compiler at once: over a second
+def _call_outside_of_torch_compile(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call a function with real tensors, where `torch.compile` traces: the compiled function breaks here."""
+    return function(*arguments, **named)
 
 
 class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
@@ -39,3 +49,17 @@ class Run(run.Run):
         OnlineLossCallbackConfig: OnlineLossCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
+
+    def step(self, update_outputs: Any = None, **arguments: Any) -> None:
+        """Count and track one accumulation step; see `noether_core.run.Run.step`. A compiled function breaks there."""
+        if torch.compiler.is_compiling():
+            _call_outside_of_torch_compile(super().step, update_outputs, **arguments)
+        else:
+            super().step(update_outputs, **arguments)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Log values of your own; see `noether_core.run.Run.log`. A compiled function breaks there."""
+        if torch.compiler.is_compiling():
+            _call_outside_of_torch_compile(super().log, values)
+        else:
+            super().log(values)

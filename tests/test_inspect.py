@@ -156,7 +156,9 @@ def course_by_python(values: list[float], width: int = 24) -> str:
 )
 def test_arrays_and_lists_give_one_row(values: list[Any]) -> None:
     count = np.arange(len(values))
-    typed = Series("v", count, count, count, count, np.array(values, np.float64 if isinstance(values[0], float) else np.int64))
+    typed = Series(
+        "v", count, count, count, count, np.array(values, np.float64 if isinstance(values[0], float) else np.int64)
+    )
     objects = replace(typed, value=np.fromiter(values, object, len(values)))
     known = [value for value in values if value == value]
     extremes = (number(min(known)), number(max(known))) if known else ("", "")

@@ -34,7 +34,9 @@ def test_the_times_that_the_loop_hands_over_are_what_counts(tmp_path: Path) -> N
 
 
 def test_the_times_of_accumulation_steps_add_up(tmp_path: Path) -> None:
-    with noether_torch.Run(tmp_path, [entry("ThroughputCallback", 1)], accumulation_steps=2, effective_batch_size=1) as run:
+    with noether_torch.Run(
+        tmp_path, [entry("ThroughputCallback", 1)], accumulation_steps=2, effective_batch_size=1
+    ) as run:
         run.step(times={"data": 0.5})
         run.step(times={"data": 0.5, "update": 1.0})
         run.step([None, None], times={"update": 4.0})
@@ -76,7 +78,9 @@ def test_without_times_the_wall_clock_counts(tmp_path: Path) -> None:
 
 @each_front_end
 def test_a_plain_loop_has_a_throughput_too(front_end: Any, tmp_path: Path) -> None:
-    with front_end.Run(tmp_path, [entry("ThroughputCallback", 1, "epoch")], updates_per_epoch=3, effective_batch_size=1) as run:
+    with front_end.Run(
+        tmp_path, [entry("ThroughputCallback", 1, "epoch")], updates_per_epoch=3, effective_batch_size=1
+    ) as run:
         for _ in range(6):
             run.step()
     found = points(tmp_path)
