@@ -130,7 +130,7 @@ def _number_of(slot: Slot, value: float) -> np.ndarray[Any, Any]:
         with np.errstate(over="ignore"):
             try:
                 array = np.asarray(value, dtype)
-            except OverflowError:  # of an int
+            except (OverflowError, TypeError):  # of an int, as ml_dtypes says it
                 array = np.asarray(float(value), np.float64)
         is_rounded = type(value) is float and slot.is_weak and np.isfinite(array) == np.isfinite(value)
         if array.dtype == dtype and (array.item() == value or value != value or is_rounded):

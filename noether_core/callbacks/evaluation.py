@@ -10,7 +10,7 @@ from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
-from noether_core.emit.arrays import write_arrays
+from noether_core.emit.arrays import write_savable
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
@@ -75,14 +75,20 @@ class Evaluation:
         """Log and save what was tracked, at the counter's iteration.
 
         Raises:
+            NoetherError: for a key that cannot be reduced or saved, after all the others are logged.
             NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
         """
         computed = [part.computed() for part in self._parts]
         scalars: dict[str, Any] = {}
+        errors: list[NoetherError] = []
         for part, each in zip(self._parts, computed, strict=True):
             scalars = {**part.scalars(self.prefix, each), **scalars}
-            part.save(self.prefix, each, writer, counter)
+            errors += part.save(self.prefix, each, writer, counter)
         writer.bind("run.evaluate").add_scalars(scalars)
+        for each in computed:
+            errors += each.errors
+        if errors:
+            raise errors[0]
         reports = [report for part, each in zip(self._parts, computed, strict=True) if (report := part.report(each))]
         if reports:
             raise NonFiniteError(
@@ -123,12 +129,14 @@ class _Part:
         named = computed.scalars(end[1:])
         return {f"{prefix}/{name.removesuffix(end)}": value for name, value in named.items()}
 
-    def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> None:
+    def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> list[NoetherError]:
         out = self._callback.out
         if out is not None and (arrays := computed.arrays()):
             path = out.parent / prefix / f"{counter.cur_iteration}.safetensors"
             writer.note_arrays(path)
-            write_arrays(path, arrays)
+            if (error := write_savable(path, arrays)) is not None:
+                return [error]
+        return []
 
     def report(self, computed: Computed) -> str:
         partials = computed.nonfinite

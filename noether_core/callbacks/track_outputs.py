@@ -11,7 +11,7 @@ from noether_core.algebra.position import decode_position
 from noether_core.callbacks.hooks import next_position
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.arrays import write_arrays
+from noether_core.emit.arrays import write_savable
 from noether_core.emit.log_writer import BoundLogWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
@@ -174,10 +174,12 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _emit(self, update_counter: Counter) -> None:
         self._refuse_processes()
-        computed = self._computed(update_counter.update)
+        try:
+            computed = self._computed(update_counter.update)
+        finally:  # also of what cannot be fetched: it would mix with the next interval
+            for source in self.sources:
+                source.reset()
         unmatched = [pattern for pattern in self.patterns if self._steps and pattern not in self._matched]
-        for source in self.sources:
-            source.reset()
         self._matched.clear()
         self._steps = 0
         self._emitted_at = update_counter.update
@@ -186,9 +188,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
             if isinstance(self.log_writer, BoundLogWriter):
                 self.log_writer.note_arrays(path)
-            write_arrays(path, arrays)
-        if error is not None:
-            raise error
+            error = error or write_savable(path, arrays)
+        if error is not None or computed.errors:
+            raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and computed.nonfinite is not None:
             self._raise_nonfinite(computed.nonfinite)
         for pattern in unmatched:
