@@ -84,7 +84,7 @@ class Selector:
         """
         if type(update_outputs) is dict:  # a flat one of a known key set needs no other look
             selection = self._selections.get(tuple(update_outputs))
-            if selection is not None and self._leaves.issuperset(map(type, update_outputs.values())):
+            if selection is not None and self._leaves.issuperset({*map(type, update_outputs.values())}):
                 return update_outputs, selection
         outputs = flat_outputs(update_outputs)
         if outputs is update_outputs and len(self._leaves) < _MOST:

@@ -171,7 +171,7 @@ class _TorchOps:
 class _TorchKernels(EagerKernels):
     def take(self, step: Step) -> tuple[Pending, Taken]:
         require_memory(step.arrays)
-        return super().take(step)
+        return EagerKernels.take(self, step)  # at every step: cheaper than super()
 
 
 _dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
@@ -183,7 +183,7 @@ class _TorchBackend:
     to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
-        if PLAIN_TYPES.issuperset(map(type, values)) and transform() is None:
+        if PLAIN_TYPES.issuperset({*map(type, values)}) and transform() is None:
             try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
                 return (
                     tuple(map(Tensor.get_device, values)),

@@ -14,6 +14,8 @@ from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallb
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_torch.backend import BACKEND
 
+_is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
+
 
 @_disable_dynamo  # as torch.compiler.disable, which imports the compiler at once: over a second
 def _call_outside_of_torch_compile(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -52,14 +54,13 @@ class Run(run.Run):
 
     def step(self, update_outputs: Any = None, **arguments: Any) -> None:
         """Count and track one accumulation step; see `noether_core.run.Run.step`. A compiled function breaks there."""
-        if torch.compiler.is_compiling():
-            _call_outside_of_torch_compile(super().step, update_outputs, **arguments)
-        else:
-            super().step(update_outputs, **arguments)
+        if _is_compiling():
+            return _call_outside_of_torch_compile(_step, self, update_outputs, **arguments)  # type: ignore[no-any-return]
+        return _step(self, update_outputs, **arguments)  # at every step: cheaper than super()
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values of your own; see `noether_core.run.Run.log`. A compiled function breaks there."""
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             _call_outside_of_torch_compile(super().log, values)
         else:
             super().log(values)

@@ -20,7 +20,8 @@ from noether_core.select import Doubled
 DEVICE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
 _LIST_DTYPES = (*_PYTHON_DTYPES.values(), "uint64")  # what NumPy makes of Python numbers
-_PLAIN_SUBCLASSES = (np.matrix, np.memmap, np.recarray)  # whose elements mean what an array's do
+_PLAIN_SUBCLASSES = frozenset({np.matrix, np.memmap, np.recarray})  # whose elements mean what an array's do
+_CONVERTED = _PLAIN_SUBCLASSES | {list, tuple}
 _MOST_DIMENSIONS = 64  # NumPy's own bound
 
 
@@ -69,7 +70,7 @@ def is_converted(value: Any) -> bool:
     kind = type(value)
     if kind is np.ndarray:
         return not value.dtype.isnative
-    return kind in (list, tuple, *_PLAIN_SUBCLASSES) or (kind is int and not -(2**63) <= value < 2**63)
+    return kind in _CONVERTED or (kind is int and not -(2**63) <= value < 2**63)
 
 
 def _as_plain(value: Any) -> np.ndarray[Any, Any]:
@@ -136,7 +137,7 @@ class HostBackend:
         Raises:
             UpdateOutputError: for an array of another dtype, or an int that no float64 is near.
         """
-        if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, *_PLAIN_SUBCLASSES):
+        if isinstance(value, np.ndarray) and type(value) not in _PLAIN_SUBCLASSES | {np.ndarray}:
             raise _subclass_error(key, value)
         is_python = not isinstance(value, np.ndarray) and is_converted(value)
         if is_python:
@@ -157,7 +158,7 @@ class HostBackend:
             raise UpdateOutputError(
                 f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats: convert it, or do not track it"
             )
-        is_wide = value.dtype == np.float64 or (is_python and value.dtype in _LIST_DTYPES)
+        is_wide = value.dtype.name == "float64" or (is_python and value.dtype in _LIST_DTYPES)
         return ValueType(value.dtype.name, value.shape, DEVICE, is_wide)
 
     def processes(self) -> tuple[int, int]:
