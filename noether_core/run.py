@@ -45,7 +45,7 @@ class Run(OpenRun):
 
     def step(
         self,
-        update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        update_outputs: Any = None,
         *,
         steps: int | None = None,
         batch: Any = None,
@@ -58,9 +58,10 @@ class Run(OpenRun):
         """Count and track one accumulation step, and at an interval's end log and save; in `evaluate`, track it for that alone.
 
         Args:
-            update_outputs: a dict from names to scalars or arrays. A list of dicts is that many accumulation steps: a whole
-                update's, where your function does the accumulation itself, or many updates'.
-            steps: how many there are in one dict of arrays with a leading axis of steps, as `jax.lax.scan` returns.
+            update_outputs: a dict from names to scalars or arrays, or another record of them: a NamedTuple, a dataclass. A list
+                of these is that many accumulation steps: a whole update's, where your function does the accumulation itself, or
+                many updates'.
+            steps: how many there are in one record of arrays with a leading axis of steps, as `jax.lax.scan` returns.
             batch: handed to the hooks.
             losses: handed to the hooks.
             samples: how many this step had; None: its share of `effective_batch_size`, unless another step of the update says.
@@ -216,4 +217,4 @@ class Run(OpenRun):
 
 
 def _each_step(update_outputs: Any) -> Sequence[Any]:
-    return update_outputs if isinstance(update_outputs, list | tuple) else (update_outputs,)
+    return update_outputs if isinstance(update_outputs, list) else (update_outputs,)

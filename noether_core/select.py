@@ -5,7 +5,7 @@ A selection is immutable plain data, worked out once per key set and then only l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 
 from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
+from noether_core.records import is_box_type, is_record_type, items_of
 
 _MOST = 256  # key sets, or types, that are kept in mind
 
@@ -73,19 +74,19 @@ class Selector:
     def __init__(self, keys: Sequence[str], patterns: Sequence[str]) -> None:
         self._keys, self._patterns = keys, patterns
         self._selections: dict[tuple[str, ...], Selection] = {}
-        self._leaves: set[type] = set()  # what values were of that are no None and no dict
+        self._leaves: set[type] = set()  # what values were of that are no None and no record
 
     def __call__(self, update_outputs: Any) -> tuple[Mapping[str, Any], Selection]:
         """Return the update outputs, flat, and what is tracked of them.
 
         Raises:
-            UpdateOutputError: see `flatten`.
+            UpdateOutputError: see `flatten`; of two entries with one key only if it is tracked.
         """
         if type(update_outputs) is dict:  # a flat one of a known key set needs no other look
             selection = self._selections.get(tuple(update_outputs))
-            if selection is not None and self._leaves.issuperset(map(type, update_outputs.values())):
+            if selection is not None and self._leaves.issuperset({*map(type, update_outputs.values())}):
                 return update_outputs, selection
-        outputs = flatten(update_outputs)
+        outputs = flat_outputs(update_outputs)
         if outputs is update_outputs and len(self._leaves) < _MOST:
             self._leaves.update(map(type, outputs.values()))
         available = tuple(outputs)
@@ -96,44 +97,64 @@ class Selector:
         return outputs, self._selections[available]
 
 
-def flatten(update_outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+class Doubled:
+    """Stand for two entries that flatten to one key: an error, but only where somebody asks for it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def error(self) -> UpdateOutputError:
+        """Return what to raise."""
+        return UpdateOutputError(f"two update outputs flatten to the key {self.key!r}; rename one of them")
+
+
+def flatten(update_outputs: Any) -> Mapping[str, Any]:
     """Return nested update outputs as one dict, keys joined by `/`. A value of None is left out: it is not there this step.
 
-    A dict that is flat is returned itself.
+    Records (`noether_core.records`) are taken as dicts of their fields; a name that is no string is spelled as one. What stands
+    for an array (an `nnx.Variable`) is replaced by it. A dict that is flat is returned itself.
 
     Raises:
-        UpdateOutputError: for what is no mapping, a key that is no string, or two entries that flatten to one key.
+        UpdateOutputError: for what is no record, or two entries that flatten to one key.
 
-    >>> flatten({"loss": 1.0, "layer": {"mean": 2.0, "std": None}})
-    {'loss': 1.0, 'layer/mean': 2.0}
+    >>> flatten({"loss": 1.0, "layers": {0: 2.0, 1: None}})
+    {'loss': 1.0, 'layers/0': 2.0}
     """
-    if not isinstance(update_outputs, Mapping):
+    outputs = flat_outputs(update_outputs)
+    for value in outputs.values():
+        if isinstance(value, Doubled):
+            raise value.error()
+    return outputs
+
+
+def flat_outputs(update_outputs: Any) -> Mapping[str, Any]:
+    """Return what `flatten` does, but with a `Doubled` where two entries have one key: it may be one that nobody tracks."""
+    items = items_of(update_outputs)
+    if items is None:
+        many = "for several accumulation steps write a list of dicts, for one a dict"
         raise UpdateOutputError(
-            f"update_outputs is {type(update_outputs).__name__}; expected a dict from names to scalars or arrays (or None)"
+            f"update_outputs is {type(update_outputs).__name__}; expected a dict, or another record such as a NamedTuple or a"
+            " dataclass, from names to scalars or arrays (or None): "
+            + (many if isinstance(update_outputs, tuple) else "return a dict from the training step")
         )
-    kinds = set(map(type, update_outputs.values()))
-    is_nested = NoneType in kinds or any(issubclass(kind, Mapping) for kind in kinds)
-    if not is_nested and set(map(type, update_outputs)) <= {str}:
-        return update_outputs  # as most are: the walk would cost more than all that follows
+    if isinstance(update_outputs, Mapping) and set(map(type, update_outputs)) <= {str}:
+        kinds = set(map(type, update_outputs.values()))
+        if NoneType not in kinds and not any(is_record_type(kind) or is_box_type(kind) for kind in kinds):
+            return update_outputs  # as most are: the walk would cost more than all that follows
     flat: dict[str, Any] = {}
-    _flatten_into(flat, update_outputs, "")
+    _flatten_into(flat, items, "", (id(update_outputs),))
     return flat
 
 
-def _flatten_into(flat: dict[str, Any], outputs: Mapping[str, Any], prefix: str) -> None:
-    for name, value in outputs.items():
-        if not isinstance(name, str):
-            place = f" in {prefix[:-1]!r}" if prefix else ""
-            raise UpdateOutputError(
-                f"update_outputs has the key {name!r} of type {type(name).__name__}{place}; expected str: use {str(name)!r}"
-            )
-        key = prefix + name
-        if isinstance(value, Mapping):
-            _flatten_into(flat, value, key + "/")
+def _flatten_into(flat: dict[str, Any], items: Iterable[tuple[Any, Any]], prefix: str, within: tuple[int, ...]) -> None:
+    for name, found in items:
+        key = prefix + (str.__str__(name) if isinstance(name, str) else str(name))
+        value = found.get_value() if is_box_type(type(found)) else found
+        nested = items_of(value) if id(value) not in within else None  # a record that holds itself has no end
+        if nested is not None:
+            _flatten_into(flat, nested, key + "/", (*within, id(value)))
         elif value is not None:
-            if key in flat:
-                raise UpdateOutputError(f"two update outputs flatten to the key {key!r}; rename one of them")
-            flat[key] = value
+            flat[key] = Doubled(key) if key in flat else value
 
 
 def unstack(update_outputs: Any, steps: int) -> list[dict[str, Any]]:

@@ -45,19 +45,26 @@ class JaxBackend:
         """Return the type of a JAX array; None for what is none.
 
         Raises:
-            UpdateOutputError: for a tracer, a deleted array, a random key, or a complex array.
+            UpdateOutputError: for a tracer, a deleted array, one that other processes hold, a random key, or a complex array.
         """
         if not isinstance(value, jax.Array):
             return None
         if isinstance(value, jax.core.Tracer):
             raise UpdateOutputError(
-                f"update output {key!r} is a tracer: a hook was called while JAX traced a function, where it has no value yet;"
-                " return the update outputs from the jitted function and call the hook outside"
+                f"update output {key!r} is a tracer: a hook was called while JAX traced a function (jit, grad, vmap, scan),"
+                " where it has no value yet, or got what was kept from there; expected an array: return the update outputs from"
+                " the jitted function and call the hook outside, or track inside of it with run.init and run.track"
             )
         if value.is_deleted():
             raise UpdateOutputError(
                 f"update output {key!r} was deleted before the hook was called, probably by a donation;"
-                " call the hook first, or do not donate it"
+                " expected an array that still has its values: call the hook first, or do not donate it"
+            )
+        if not value.is_fully_addressable:
+            raise UpdateOutputError(
+                f"update output {key!r} has parts on devices of other processes; expected an array that this process can read:"
+                " reduce it in the jitted function and give the hook what this process has, such as"
+                " jax.experimental.multihost_utils.process_allgather(value)"
             )
         dtype = check_dtype(key, value.dtype)
         return ValueType(dtype.name, value.shape, frozenset(value.devices()), dtype == np.float64)

@@ -29,7 +29,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, c
 from noether_core.errors import NoetherError, listing
 from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
-from noether_core.select import flatten, weight_of
+from noether_core.select import flat_outputs, weight_of
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
@@ -135,7 +135,7 @@ class OutputTracker:
         """Return the state with one step's outputs merged in: of the step of that number (int32, from 0), or of the next."""
         if not isinstance(state, OutputTrackerState):
             raise NoetherError(f"update got a state of type {type(state).__name__}; expected what init returned")
-        flat = flatten(outputs)
+        flat = flat_outputs(outputs)
         present = present_of(self.config, state.slots, flat)
         numbered = state.step + jnp.int32(1)
         if not present:

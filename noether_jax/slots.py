@@ -13,25 +13,30 @@ import numpy as np
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight
 from noether_core.errors import UpdateOutputError, listing
 from noether_core.reduce import host
-from noether_core.select import Selection, flatten, require, select, weight_of
+from noether_core.select import Selection, flat_outputs, require, select, weight_of
 from noether_jax.backend import check_dtype
 
 
 class Slot(NamedTuple):
-    """Describe one tracked key: its dtype and shape, and its place in the order of logging."""
+    """Describe one tracked key: its dtype and shape, and its place in the order of logging.
+
+    Attributes:
+        is_weak: whether the example was what JAX makes of a Python number, whose dtype is not the number's own.
+    """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     wide: bool
     order: int
+    is_weak: bool = False
 
 
 def slot_of(key: str, value: Any, order: int) -> Slot:
     """Return the slot of an example: an array, a `jax.ShapeDtypeStruct`, or a value on the host."""
     if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
         dtype = check_dtype(key, value.dtype)
-        return Slot(key, dtype.name, tuple(value.shape), dtype == np.float64, order)
+        return Slot(key, dtype.name, tuple(value.shape), dtype == np.float64, order, bool(value.weak_type))
     found = host.inspect(key, value, "JAX")
     return Slot(key, found.dtype, found.shape, found.wide, order)
 
@@ -50,7 +55,7 @@ def kind_of(config: TrackAdditionalOutputsCallbackConfig, slot: Slot) -> tuple[b
 
 def slots_of(config: TrackAdditionalOutputsCallbackConfig, example: Mapping[str, Any]) -> tuple[Slot, ...]:
     """Return what is tracked of outputs like these, scalars of one dtype side by side, the weight last."""
-    outputs = flatten(example)
+    outputs = flat_outputs(example)
     selection = _selected(config, outputs)
     weight = weight_of(config.weight, outputs) if selection.tracked else None
     slots = []
@@ -94,11 +99,14 @@ def checked(key: str, value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
+_RANKS = {bool: 0, int: 1, float: 2}
+
+
 def value_of(slot: Slot, value: Any) -> jax.Array:
     """Return an update output as an array of its slot's dtype and shape; a Python number takes the slot's dtype."""
-    if type(value) in (bool, int, float):
+    if type(value) in _RANKS:
+        array = jnp.asarray(_number_of(slot, value))
         found: tuple[str, tuple[int, ...]] = (slot.dtype, ())
-        array = jnp.asarray(np.asarray(value, jnp.dtype(slot.dtype)))
     else:
         array = checked(slot.key, value)
         found = array.dtype.name, array.shape
@@ -108,3 +116,29 @@ def value_of(slot: Slot, value: Any) -> jax.Array:
             " the example that init got; give init an example of what the step returns, such as jax.eval_shape's"
         )
     return array
+
+
+def _number_of(slot: Slot, value: float) -> np.ndarray[Any, Any]:
+    """Return a Python number in its slot's dtype, or raise `UpdateOutputError` if that would cut it.
+
+    A float is rounded where the example was a Python number that JAX had rounded likewise.
+    """
+    host.inspect(slot.key, value, "JAX")  # an int that no float is near
+    dtype = jnp.dtype(slot.dtype)
+    rank = 0 if dtype == np.bool_ else 1 if jnp.issubdtype(dtype, jnp.integer) else 2
+    if _RANKS[type(value)] <= rank:
+        with np.errstate(over="ignore"):
+            try:
+                array = np.asarray(value, dtype)
+            except (OverflowError, TypeError):  # of an int, as ml_dtypes says it
+                array = np.asarray(float(value), np.float64)
+        is_rounded = type(value) is float and slot.is_weak and np.isfinite(array) == np.isfinite(value)
+        if array.dtype == dtype and (array.item() == value or value != value or is_rounded):
+            return array
+        if rank == 2 and dtype == np.float64 and not -(2**63) <= value < 2**64:  # taken as the nearest float64
+            return np.asarray(float(value))
+    raise UpdateOutputError(
+        f"update output {slot.key!r} is the Python {type(value).__name__} {value!r:.40}, which {slot.dtype} cannot hold as it"
+        f" is, and it was {slot.dtype} in the example that init got; give init an example of the widest kind that comes, such"
+        " as 0.0 for a Python float, or return an array of the example's dtype"
+    )

@@ -16,8 +16,8 @@ Path = tuple[int, ...]  # a child's number at each level
 def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
     """Return the first `Tracked` in what `run.step` got, and the way to it.
 
-    None for update outputs, which are a dict of arrays or a list of these, and for a pytree that holds none. `path`, where the
-    last one was, is looked at first.
+    None for update outputs, which are a record of arrays or a list of these, and for a pytree that holds none. `path`, where
+    the last one was, is looked at first.
     """
     if given is None or isinstance(given, list):
         return None, path
@@ -29,11 +29,13 @@ def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
     return (None, path) if found is None else (_at(given, found), found)
 
 
-def _path(tree: Any) -> Path | None:
+def _path(tree: Any, within: tuple[int, ...] = ()) -> Path | None:
     if isinstance(tree, Tracked):
         return ()
+    if id(tree) in within:  # a dict that holds itself
+        return None
     for number, child in enumerate(_children(tree)):
-        if (path := _path(child)) is not None:
+        if (path := _path(child, (*within, id(tree)))) is not None:
             return (number, *path)
     return None
 
@@ -48,7 +50,10 @@ def _at(tree: Any, path: Path) -> Tracked | None:
 
 
 def _children(tree: Any) -> list[Any]:
-    level = jax.tree_util.default_registry.flatten_one_level(tree)
+    try:
+        level = jax.tree_util.default_registry.flatten_one_level(tree)
+    except ValueError:  # a dict whose keys cannot be sorted is no pytree
+        return []
     return [] if level is None else list(level[0])
 
 

@@ -18,7 +18,9 @@ from noether_core.algebra.sums import Statistics, fold_tree
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
-from noether_core.reduce.eager import EagerKernels, PendingReducer
+from noether_core.reduce.eager import EagerKernels, Pending, PendingReducer
+from noether_core.reduce.layout import Step, Taken
+from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform, type_of
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -144,6 +146,7 @@ class _TorchOps:
         return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
+        require_memory(values)
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
@@ -161,35 +164,51 @@ class _TorchOps:
     def weight(self, value: Any, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
             value = BACKEND.from_numpy(value)
+        require_memory([value])
         return _beside(like, value.reshape(-1).clone())
 
 
-_type_of, _dtype_of, _shape_of = attrgetter("dtype", "shape", "device"), attrgetter("dtype"), attrgetter("shape")
+class _TorchKernels(EagerKernels):
+    def take(self, step: Step) -> tuple[Pending, Taken]:
+        require_memory(step.arrays)
+        return EagerKernels.take(self, step)  # at every step: cheaper than super()
+
+
+_dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
 
 
 class _TorchBackend:
     name = "PyTorch"
-    reducer = PendingReducer(EagerKernels(_TorchOps(), torch.no_grad))
+    reducer = PendingReducer(_TorchKernels(_TorchOps(), torch.no_grad))
     to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
-        try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
-            return tuple(map(Tensor.get_device, values)), tuple(map(_dtype_of, values)), tuple(map(_shape_of, values))
-        except TypeError:  # not all are tensors
-            return tuple([_type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
+        if PLAIN_TYPES.issuperset({*map(type, values)}) and transform() is None:
+            try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
+                return (
+                    tuple(map(Tensor.get_device, values)),
+                    tuple(map(_dtype_of, values)),
+                    tuple(map(_shape_of, values)),
+                )
+            except RuntimeError:  # one has no shape
+                pass
+        is_inside = transform() is not None
+        return is_inside, tuple(
+            [type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values]
+        )
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         if not isinstance(value, Tensor):
             return None
+        if (strange := found_strange(value)) is not None:
+            what, advice = strange
+            raise UpdateOutputError(
+                f"update output {key!r} is {what}; expected a dense tensor with values, outside of transforms: {advice}"
+            )
         if value.dtype not in _NAMES:
             raise UpdateOutputError(
                 f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats:"
-                " convert it (a complex tensor has .abs() and .real), or do not track it"
-            )
-        if value.layout is not torch.strided or value.device.type == "meta":
-            raise UpdateOutputError(
-                f"update output {key!r} is a tensor of layout {value.layout} on {value.device}; expected a dense tensor with"
-                " values: use .to_dense(), or do not track it"
+                " convert it (a complex tensor has .abs() and .real, a quantized one .dequantize()), or do not track it"
             )
         if value.device.type == "mps":
             raise UpdateOutputError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -16,6 +18,14 @@ from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallb
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.schedule import Counter
 from noether_torch.backend import BACKEND
+
+_is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
+
+
+@_disable_dynamo  # as torch.compiler.disable, which imports the compiler at once: over a second
+def _call_outside_of_torch_compile(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call a function with real tensors, where `torch.compile` traces: the compiled function breaks here."""
+    return function(*arguments, **named)
 
 
 class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
@@ -78,3 +88,16 @@ class Run(run.Run):
         OnlineLossCallbackConfig: OnlineLossCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
+
+    def step(self, update_outputs: Any = None, **arguments: Any) -> None:
+        """Count and track one accumulation step; see `noether_core.run.Run.step`. A compiled function breaks there."""
+        if _is_compiling():
+            return _call_outside_of_torch_compile(_step, self, update_outputs, **arguments)  # type: ignore[no-any-return]
+        return _step(self, update_outputs, **arguments)  # at every step: cheaper than super()
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Log values of your own; see `noether_core.run.Run.log`. A compiled function breaks there."""
+        if _is_compiling():
+            _call_outside_of_torch_compile(super().log, values)
+        else:
+            super().log(values)

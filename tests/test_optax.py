@@ -248,7 +248,7 @@ def test_step_takes_any_tree_that_holds_what_is_tracked(tmp_path: Path) -> None:
         assert isinstance(state, dict)
         params, (state, number) = run.step((PARAMS, [step(state, loss), 7]))
         assert (params, number) == (PARAMS, 7)
-        with pytest.raises(NoetherError, match=r"update outputs"):
+        with pytest.raises(NoetherError, match=r"update_outputs is tuple"):
             run.step((PARAMS, 7))
         run.step(loss)  # and outputs are outputs still
         assert [entry["update"] for entry in run.log_writer.log_entries] == [1, 2, 3]

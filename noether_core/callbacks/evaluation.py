@@ -78,14 +78,20 @@ class Evaluation:
         """Log and save what was tracked, at the counter's iteration.
 
         Raises:
+            NoetherError: for a key that cannot be reduced or saved, after all the others are logged.
             NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
         """
         computed = [part.computed() for part in self._parts]
         scalars: dict[str, Any] = {}
+        errors: list[NoetherError] = []
         for part, each in zip(self._parts, computed, strict=True):
             scalars = {**part.scalars(self.prefix, each), **scalars}
-            part.save(self.prefix, each, writer, counter)
+            errors += part.save(self.prefix, each, writer, counter)
         writer.bind("run.evaluate").add_scalars(scalars)
+        for each in computed:
+            errors += each.errors
+        if errors:
+            raise errors[0]
         reports = [report for part, each in zip(self._parts, computed, strict=True) if (report := part.report(each))]
         if reports:
             raise NonFiniteError(
@@ -126,10 +132,13 @@ class _Part:
         named = computed.scalars(end[1:])
         return {f"{prefix}/{name.removesuffix(end)}": value for name, value in named.items()}
 
-    def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> None:
+    def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> list[NoetherError]:
         out = self._callback.out
         if out is not None and (arrays := computed.arrays()):
-            save_arrays(writer, out.parent / prefix / f"{counter.cur_iteration}.safetensors", arrays)
+            path = out.parent / prefix / f"{counter.cur_iteration}.safetensors"
+            if (error := save_arrays(writer, path, arrays)) is not None:
+                return [error]
+        return []
 
     def report(self, computed: Computed) -> str:
         partials = computed.nonfinite

@@ -11,7 +11,7 @@ from noether_core import schedule
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.config.loop import LearningRateCallbackConfig
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
-from noether_core.select import flatten
+from noether_core.select import flat_outputs
 
 
 class LearningRateCallback(DerivedOutputsCallback):
@@ -44,7 +44,7 @@ class LearningRateCallback(DerivedOutputsCallback):
         key, prefix = self.callback_config.key, self.callback_config.prefix
         if key is None or update_outputs is None:
             return None
-        outputs = flatten(update_outputs)
+        outputs = flat_outputs(update_outputs)
         rates = {
             prefix + name.removeprefix(key): value
             for name, value in outputs.items()

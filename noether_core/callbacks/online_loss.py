@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.config.loop import OnlineLossCallbackConfig
+from noether_core.records import is_record_type
 from noether_core.schedule import Counter
 
 
@@ -25,7 +25,7 @@ class OnlineLossCallback(DerivedOutputsCallback):
         """Return the losses by their log names."""
         if losses is None:
             return None
-        return {OnlineLossCallbackConfig.prefix: losses if isinstance(losses, Mapping) else {"total": losses}}
+        return {OnlineLossCallbackConfig.prefix: losses if is_record_type(type(losses)) else {"total": losses}}
 
     def _emit(self, update_counter: Counter) -> None:
         if not self.tracking.has_values:

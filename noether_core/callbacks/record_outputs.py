@@ -47,7 +47,7 @@ class OutputRecorder(CallbackBase):
         Raises:
             UpdateOutputError: for an output that cannot be recorded; the message names its key and type.
         """
-        outputs = flatten(update_outputs or {})
+        outputs = flatten({} if update_outputs is None else update_outputs)
         own = {}  # the framework's arrays; everything else is on the host, or refused
         for key, value in outputs.items():
             try:

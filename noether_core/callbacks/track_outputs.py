@@ -175,17 +175,20 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _emit(self, update_counter: Counter) -> None:
         self._refuse_processes()
-        computed = self._computed(update_counter.update)
+        try:
+            computed = self._computed(update_counter.update)
+        finally:  # also of what cannot be fetched: it would mix with the next interval
+            for source in self.sources:
+                source.reset()
         unmatched = self._matches.unmatched()
-        for source in self.sources:
-            source.reset()
         self._matches.so_far = Matched()
         self._emitted_at = update_counter.update
         error = self._log(computed.scalars(str(self.interval))) if self.log_output or self.verbose else None
         if self.out is not None and (arrays := computed.arrays()):
-            save_arrays(self.log_writer, self.out / f"{update_counter.cur_iteration}.safetensors", arrays)
-        if error is not None:
-            raise error
+            path = self.out / f"{update_counter.cur_iteration}.safetensors"
+            error = error or save_arrays(self.log_writer, path, arrays)
+        if error is not None or computed.errors:
+            raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and computed.nonfinite is not None:
             self._raise_nonfinite(computed.nonfinite)
         self._matches.warn_of(unmatched, "in a whole interval")

@@ -51,6 +51,21 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None
     write_whole(path, encode_arrays(arrays))
 
 
+def write_savable(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write all arrays that the format can hold; return the error of the first that it cannot."""
+    errors: dict[str, NoetherError] = {}
+    try:
+        write_arrays(path, arrays)
+    except NoetherError:
+        for name, array in arrays.items():
+            try:
+                encode_arrays({name: array})
+            except NoetherError as error:
+                errors[name] = error
+        write_arrays(path, {name: array for name, array in arrays.items() if name not in errors})
+    return next(iter(errors.values()), None)
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Read every array of a safetensors file.
 

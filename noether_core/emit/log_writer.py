@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from noether_core.emit.arrays import write_arrays
+from noether_core.emit.arrays import write_savable
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
@@ -280,8 +280,8 @@ class BoundLogWriter:
         self.current_values = writer.current_values
 
 
-def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write an array file of the run directory; a writer of this module notes which start did."""
+def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
     if isinstance(writer, LogWriter | BoundLogWriter):
         writer.note_arrays(path)
-    write_arrays(path, arrays)
+    return write_savable(path, arrays)

@@ -17,7 +17,7 @@ def plain_number(key: str, value: Any) -> float | int | bool:
     """Return a Python or NumPy number as a plain Python one; raises `NoetherError` if it is none."""
     if type(value) in NUMBERS:
         return value  # type: ignore[no-any-return]
-    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and _is_plain(value):
         value = value.item()
     if not isinstance(value, int | float):
         raise NoetherError(
@@ -25,6 +25,11 @@ def plain_number(key: str, value: Any) -> float | int | bool:
             " converted by float(...); text goes to add_nonscalar)"
         )
     return value
+
+
+def _is_plain(value: np.ndarray[Any, Any] | np.generic) -> bool:
+    is_number = value.dtype.kind in "biufO" or value.dtype.type.__module__ == "ml_dtypes"
+    return is_number and not isinstance(value, np.ma.MaskedArray)
 
 
 def plain_value(key: str, value: Any) -> Any:
@@ -38,6 +43,13 @@ def plain_value(key: str, value: Any) -> Any:
     item = getattr(value, "item", None)
     if item is None or isinstance(value, dict):
         return plain_nonscalar(key, value)
+    if isinstance(value, np.str_):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic) and not _is_plain(value):
+        raise NoetherError(
+            f"cannot log {key!r}: {type(value).__name__} of dtype {value.dtype} is masked, a date or else no plain number;"
+            " convert it to what is meant, such as a float or a string"
+        )
     try:
         number = item()  # of a framework's array; this waits for its device
         return plain_number(key, number if type(number) in NUMBERS else float(number))

@@ -103,7 +103,7 @@ class OutputAccumulator:
         interval = self._before = self._interval
         if not keys:
             return
-        if host.is_converted(weight):
+        if weight is not None and host.is_converted(weight):
             weight = host.as_numpy(weight)
         plan = self._planner.plan(keys, values, weight)
         if plan.shapes:

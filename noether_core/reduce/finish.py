@@ -16,8 +16,10 @@ import numpy as np
 from noether_core.algebra.expansion import Expansion, extended, two_sum
 from noether_core.algebra.rounding import Near, quotient, ratio, rounded, square_root, variance
 from noether_core.config.tracking import Reduction, TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import NoetherError, UpdateOutputError
 from noether_core.reduce.finish_exact import compute_exactly
 from noether_core.reduce.partial import Partials, Vector
+from noether_core.reduce.stacking import stacked
 
 Scalar = float | int | bool
 Value = np.ndarray[Any, Any] | Scalar | None  # None: the key has no such value
@@ -83,6 +85,7 @@ class Computed:
         schema: what the values are.
         values: one for each entry of the schema.
         nonfinite: what the keys have of which some values were NaN or infinite; None where there is none.
+        errors: what was raised; the value is then None, and all the others are there.
     """
 
     keys: tuple[str, ...]
@@ -90,6 +93,7 @@ class Computed:
     schema: Schema
     values: Sequence[Value]
     nonfinite: Partials | None = None
+    errors: Sequence[NoetherError] = ()
 
     def scalars(self, interval: str) -> dict[str, Scalar]:
         """Return the single numbers by log key; after those of a key also how many of its values were not finite."""
@@ -142,9 +146,10 @@ class Computation:
         """Return what an interval gives whose last update is `update`."""
         schema = self._schema(partials.keys)
         values: list[Value] = []
+        errors: list[NoetherError] = []
         with np.errstate(all="ignore"):
             for reduction, places in schema.reductions:
-                values += self._reduced(reduction, partials if places is None else partials.take(places), update)
+                values += self._each(reduction, partials if places is None else partials.take(places), update, errors)
         odd = partials.nonfinite
         return Computed(
             partials.keys,
@@ -152,6 +157,7 @@ class Computation:
             schema,
             values if schema.pick is None else schema.pick(values),
             partials.take(np.flatnonzero(odd)) if odd.any() else None,
+            errors,
         )
 
     def of_lone_values(self, keys: tuple[str, ...], wide: Vector, values: Sequence[float]) -> Computed:
@@ -167,11 +173,24 @@ class Computation:
             schema = self._schemas[keys] = _make_schema(self._config, keys)
         return schema
 
+    def _each(
+        self, reduction: Reduction, partials: Partials, update: int, errors: list[NoetherError]
+    ) -> Iterable[Value]:
+        """Return a reduction of all keys; what fails of one costs that key alone."""
+        try:
+            return self._reduced(reduction, partials, update)
+        except Exception as error:
+            if len(partials.keys) > 1:
+                each = [self._each(reduction, partials.in_order((key,)), update, errors) for key in partials.keys]
+                return [value for values in each for value in values]
+            errors.append(_of_key(partials.keys[0], reduction, error))
+            return [None]
+
     def _reduced(self, reduction: Reduction, partials: Partials, update: int) -> Iterable[Value]:
         if reduction == "last":
             return [self._last(partials, key, update) for key in partials.keys]
         if reduction == "stack":
-            return [np.stack(partials.stack[key]) if key in partials.stack else None for key in partials.keys]
+            return [stacked(key, partials.stack[key]) if key in partials.stack else None for key in partials.keys]
         odd = partials.nonfinite
         count = partials.elements - odd if self._skip else partials.elements
         if reduction == "count":
@@ -193,6 +212,17 @@ class Computation:
         value = newest.value
         is_left_out = self._skip and value.size == 1 and not np.isfinite(value.astype(np.float64)).all()
         return None if is_left_out else value
+
+
+def _of_key(key: str, reduction: Reduction, error: Exception) -> NoetherError:
+    if isinstance(error, NoetherError):
+        return error
+    wrapped = UpdateOutputError(
+        f"update output {key!r} cannot be reduced with {reduction}: {type(error).__name__}: {error}; expected what NumPy can"
+        " compute: choose another reduction, or convert it"
+    )
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _in_vectors(reduction: Reduction, partials: Partials, count: Vector) -> tuple[Vector, Vector]:

@@ -15,9 +15,14 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import Batch, EagerKernels, Pending, PendingReducer, ReducerState
 from noether_core.reduce.layout import Step, Taken
+from noether_core.select import Doubled
 
 DEVICE = "host"
 _PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64"}
+_LIST_DTYPES = (*_PYTHON_DTYPES.values(), "uint64")  # what NumPy makes of Python numbers
+_PLAIN_SUBCLASSES = frozenset({np.matrix, np.memmap, np.recarray})  # whose elements mean what an array's do
+_CONVERTED = _PLAIN_SUBCLASSES | {list, tuple}
+_MOST_DIMENSIONS = 64  # NumPy's own bound
 
 
 class _HostOps(NumpyOps):
@@ -52,22 +57,41 @@ def _dtype(name: str) -> np.dtype[Any]:
 def as_numpy(value: Any) -> np.ndarray[Any, Any]:
     """Return a copy of a value on the host: a number, a list of numbers, or another library's single number."""
     if is_converted(value):
-        return _from_python(value)
+        return _as_plain(value)
     return np.array(value if isinstance(value, bool | int | float | np.ndarray | np.generic) else value.item())
 
 
 def is_converted(value: Any) -> bool:
-    """Tell whether a value is taken as another: a list or tuple of numbers as an array, an int beyond 64 bits as a float64."""
-    return type(value) in (list, tuple) or (type(value) is int and not -(2**63) <= value < 2**63)
+    """Tell whether a value is taken as another.
+
+    A list or tuple of numbers is taken as an array, an int beyond 64 bits as a float64, and a matrix, a memory map or an array
+    of another byte order as a plain array.
+    """
+    kind = type(value)
+    if kind is np.ndarray:
+        return not value.dtype.isnative
+    return kind in _CONVERTED or (kind is int and not -(2**63) <= value < 2**63)
 
 
-def _from_python(value: Any) -> np.ndarray[Any, Any]:
+def _as_plain(value: Any) -> np.ndarray[Any, Any]:
     """Return the array, or raise TypeError, ValueError or OverflowError if it holds what is no number or is ragged."""
+    if isinstance(value, np.ndarray):
+        return np.array(value, value.dtype.newbyteorder("="), subok=False)
     if isinstance(value, int):
-        return np.array(float(value))
+        return np.array(value, np.uint64) if 0 <= value < 2**64 else np.array(float(value))
+    _require_numbers(value, 0)
     array = np.array(value)
     is_whole = array.dtype == object and all(isinstance(item, int) for item in array.flat)
     return array.astype(np.float64) if is_whole else array
+
+
+def _require_numbers(value: list[Any] | tuple[Any, ...], depth: int) -> None:
+    """Raise TypeError for a list that holds what is no number: NumPy would drop a mask, or ask a device to hand it over."""
+    for item in value:
+        if type(item) in (list, tuple) and depth < _MOST_DIMENSIONS:
+            _require_numbers(item, depth + 1)
+        elif type(item) not in (bool, int, float, np.ndarray) and not isinstance(item, np.generic):
+            raise TypeError(f"a list of {type(item).__name__}")
 
 
 class _HostKernels(EagerKernels):
@@ -113,10 +137,12 @@ class HostBackend:
         Raises:
             UpdateOutputError: for an array of another dtype, or an int that no float64 is near.
         """
-        is_python = is_converted(value)
+        if isinstance(value, np.ndarray) and type(value) not in _PLAIN_SUBCLASSES | {np.ndarray}:
+            raise _subclass_error(key, value)
+        is_python = not isinstance(value, np.ndarray) and is_converted(value)
         if is_python:
             try:
-                value = _from_python(value)
+                value = _as_plain(value)
             except (TypeError, ValueError):
                 return None
             except OverflowError as error:
@@ -132,7 +158,7 @@ class HostBackend:
             raise UpdateOutputError(
                 f"update output {key!r} has dtype {value.dtype}; expected bools, ints or floats: convert it, or do not track it"
             )
-        is_wide = value.dtype == np.float64 or (is_python and value.dtype in _PYTHON_DTYPES.values())
+        is_wide = value.dtype.name == "float64" or (is_python and value.dtype in _LIST_DTYPES)
         return ValueType(value.dtype.name, value.shape, DEVICE, is_wide)
 
     def processes(self) -> tuple[int, int]:
@@ -149,19 +175,38 @@ class HostBackend:
 
 
 HOST = HostBackend()
+_FRAMEWORKS = {
+    "torch": ("PyTorch", "noether_torch"),
+    "jax": ("JAX", "noether_jax"),
+    "jaxlib": ("JAX", "noether_jax"),
+}
+
+
+def _subclass_error(key: str, value: np.ndarray[Any, Any]) -> UpdateOutputError:
+    advice = "take its values as they are with np.asarray, or do not track it"
+    if isinstance(value, np.ma.MaskedArray):
+        advice = (
+            "give the elements that are not masked, .compressed(), or all of them with the config's `weight` naming an output"
+            " that is 0 where it is masked"
+        )
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return UpdateOutputError(
+        f"update output {key!r} is {kind}, whose elements may mean something else; expected a plain NumPy array: {advice}"
+    )
 
 
 def signature(value: Any) -> Any:
     """Return what decides the plan for a value on the host."""
+    kind = type(value)
     if isinstance(value, np.ndarray | np.generic):
-        return value.dtype, value.shape
-    if type(value) in (list, tuple):
-        try:
-            array = _from_python(value)
-        except (TypeError, ValueError, OverflowError):
-            return list  # never planned, for it is refused
-        return list, array.dtype, array.shape
-    return "an int beyond 64 bits" if is_converted(value) else type(value)
+        return kind, value.dtype, value.shape
+    if kind not in (list, tuple, int) or not is_converted(value):
+        return kind
+    try:
+        array = _as_plain(value)
+    except (TypeError, ValueError, OverflowError):
+        return list  # never planned, for it is refused
+    return list, array.dtype, array.shape
 
 
 def inspect(key: str, value: Any, framework: str) -> ValueType:
@@ -170,16 +215,17 @@ def inspect(key: str, value: Any, framework: str) -> ValueType:
     Raises:
         UpdateOutputError: for a value of another type or dtype; the message names the key and the type.
     """
+    if isinstance(value, Doubled):
+        raise value.error()
     found = HOST.inspect(key, value)
     if found is not None:
         return found
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     shown = f" {value!r:.60}" if isinstance(value, str | bytes | list | tuple | complex) else ""
-    advice = {
-        "torch": "a PyTorch tensor needs the callback of noether_torch",
-        "jax": "a JAX array needs the callback of noether_jax",
-        "jaxlib": "a JAX array needs the callback of noether_jax",
-    }.get(type(value).__module__.partition(".")[0], "convert it to an array, or name only keys and patterns that fit")
+    owner, package = _FRAMEWORKS.get(type(value).__module__.partition(".")[0], (framework, ""))
+    advice = "convert it to an array, or name only keys and patterns that fit"
+    if owner != framework:
+        advice = f"a {owner} array needs the callback of {package}"
     raise UpdateOutputError(
         f"update output {key!r} is {kind}{shown}; expected a {framework} array, a NumPy array or a Python number: {advice}"
     )

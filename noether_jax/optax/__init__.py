@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import jax
 
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing
-from noether_core.select import flatten
+from noether_core.select import flat_outputs
 from noether_jax.optax.recorder import Recorder, RecordState, Tracking
 from noether_jax.output_tracker import AxisName
 
@@ -121,7 +121,7 @@ def record_optimizer(
     """
     recorder = Recorder(tracking, steps_per_call, axis_name)
     inner = optax.with_extra_args_support(optimizer)
-    recorded = _RecordedOptimizer(inner, recorder, flatten(example or {}), groups, learning_rate)
+    recorded = _RecordedOptimizer(inner, recorder, flat_outputs(example or {}), groups, learning_rate)
     return optax.GradientTransformationExtraArgs(recorded.init, recorded.update)
 
 
@@ -159,7 +159,7 @@ class _RecordedOptimizer(NamedTuple):
             raise NoetherError(
                 "param_norm is tracked, and update got no params; call optimizer.update(grads, state, params)"
             )
-        outputs = {**flatten(update_outputs or {}), **norms("grad_norm", updates, self.groups)}
+        outputs = {**flat_outputs(update_outputs or {}), **norms("grad_norm", updates, self.groups)}
         of_update = self._of_update(new, params, state.inner_state, inner_state)
         return new, RecordOptimizerState(self.recorder.update(state.record, outputs, of_update), inner_state)
 
