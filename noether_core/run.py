@@ -229,9 +229,8 @@ class Run:
 
     def _end_update(self, ends_epoch: bool | None) -> None:
         counter = self.counter
-        self.accumulated = 0
-        counter.add_samples(counter.effective_batch_size if self._samples is None else self._samples)
-        self._samples = None
+        counter.add_samples(self._share(self.accumulated) if self._samples is None else self._samples)
+        self.accumulated, self._samples = 0, None
         counter.next_update()
         ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
         if ends_epoch:
@@ -240,6 +239,11 @@ class Run:
         for callback in self.callbacks:
             callback.track_after_update_step(update_counter=counter, times=times)
         self._call("after_update", "after_epoch") if ends_epoch else self._call("after_update")
+
+    def _share(self, steps: int) -> int:
+        """Return how many of `effective_batch_size` samples these accumulation steps had, if all had the same number."""
+        whole, rest = divmod(self.counter.effective_batch_size, self.accumulation_steps)
+        return self.counter.effective_batch_size if rest else whole * steps
 
     def _call(self, *due: str) -> None:
         """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
