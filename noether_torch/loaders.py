@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
 
-from accelerate.data_loader import (  # type: ignore[import-untyped] # it ships without types
-    DataLoaderDispatcher,
-    SeedableRandomSampler,
-    SkipBatchSampler,
-)
-from accelerate.state import GradientState  # type: ignore[import-untyped]
 from torch.utils.data import (
     BatchSampler,
     IterableDataset,
@@ -19,6 +14,21 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+
+from noether_core.callbacks import CallbackBase, PeriodicCallback, ThroughputCallback
+from noether_core.errors import MissingDependencyError, ScheduleError
+
+try:
+    from accelerate.data_loader import (  # type: ignore[import-untyped] # it ships without types
+        DataLoaderDispatcher,
+        SeedableRandomSampler,
+        SkipBatchSampler,
+    )
+    from accelerate.state import GradientState  # type: ignore[import-untyped]
+except ImportError as error:
+    raise MissingDependencyError(
+        "this bridge needs accelerate: pip install 'noether-callbacks[transformers]'"
+    ) from error
 
 # they give as many indices as their length says
 _EXACT = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, SeedableRandomSampler)
@@ -86,6 +96,14 @@ def samples_of_batch(loader: Any, is_last: bool) -> int | str:
     if type(sampler.sampler) not in _EXACT and not type(sampler.sampler).__module__.startswith("transformers."):
         return f"{_name(sampler.sampler)} may give any number of samples"
     return len(sampler.sampler) % full or full  # type: ignore[arg-type] # these have a length
+
+
+def refuse_unknown_samples(callbacks: Sequence[CallbackBase], why: str, advice: str) -> None:
+    """Raise `ScheduleError` if one of the callbacks counts samples."""
+    for callback in callbacks:
+        unit = callback.interval.unit if isinstance(callback, PeriodicCallback) else None
+        if unit == "sample" or isinstance(callback, ThroughputCallback):
+            raise ScheduleError(f"{callback} counts samples, but how many a batch held is not known: {why}. {advice}")
 
 
 def _of_iterable(loader: Any, is_last: bool) -> int | str:

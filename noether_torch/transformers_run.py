@@ -12,12 +12,10 @@ from noether_core.callbacks import CallbackBase, LearningRateCallback
 from noether_core.callbacks.build import Callbacks, read_callbacks
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.callbacks.evaluation import Evaluation
-from noether_core.callbacks.periodic import PeriodicCallback
-from noether_core.callbacks.throughput import ThroughputCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.base import NamedCallbackConfig
-from noether_core.errors import NoetherError, NonFiniteError, ScheduleError
-from noether_torch.loaders import IteratedLoader, is_exhausted, samples_of_batch
+from noether_core.errors import NoetherError, NonFiniteError
+from noether_torch.loaders import IteratedLoader, is_exhausted, refuse_unknown_samples, samples_of_batch
 from noether_torch.recorded import MicroBatch
 from noether_torch.trainer_run import TrainerRun
 
@@ -108,13 +106,8 @@ class TransformersRun(TrainerRun):
         known = "there is no loader" if loader is None else samples_of_batch(loader, is_last)
         if isinstance(known, int):
             return known
-        for callback in self.callbacks:
-            unit = callback.interval.unit if isinstance(callback, PeriodicCallback) else None
-            if unit == "sample" or isinstance(callback, ThroughputCallback):
-                raise ScheduleError(
-                    f"{callback} counts samples, but how many a micro-batch held is not known: {known}. Say it in compute_loss:"
-                    " record(self, update_outputs, samples=len(inputs['labels']))"
-                )
+        advice = "Say it in compute_loss: record(self, update_outputs, samples=len(inputs['labels']))"
+        refuse_unknown_samples(self.callbacks, known, advice)
         return self._batch_size
 
     def end_pass(self, is_stopped: bool) -> None:

@@ -98,7 +98,7 @@ class Books:
                     note(v_U2=mean(of_two))
                     of_two.clear()
             is_pass = seen == self.pass_size and after != "update"
-            if is_pass or (event is None and of_epoch):
+            if is_pass or (event is None and of_epoch and "v/count/E1" not in found[update]):
                 epoch, seen = epoch + is_pass, 0
                 note(v_mean_E1=mean(of_epoch), v_count_E1=len(of_epoch))
                 of_epoch.clear()
