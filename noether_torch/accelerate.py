@@ -68,7 +68,7 @@ class Run(torch_callbacks.Run):
         self._loaded: Mapping[str, Any] | None = None
         self._follows_epochs = arguments.get("updates_per_epoch") is None
         self._follows_samples = arguments.get("effective_batch_size") is None
-        self._is_in_epoch = False  # whether steps came since the last epoch's end
+        self._is_in_epoch = False  # whether an update came since the last epoch's end
         self._is_told = False  # whether `step` was told the samples
         accelerator.register_for_checkpointing(self)
 
@@ -96,13 +96,15 @@ class Run(torch_callbacks.Run):
             self._add_samples(self._samples_of(loader, is_last))
         ends_update = state.sync_gradients if ends_update is None else ends_update
         at_end = self._follows_epochs and ends_epoch is None and is_last
-        before, self._is_in_epoch = self._is_in_epoch, not (at_end and ends_update)
         try:
             super()._accumulation_step(outputs, batch, losses, ends_update, at_end or ends_epoch)
         except Exception:
             if self.counter.update == update:  # the step is not counted
-                self._samples, self._is_in_epoch = samples, before
+                self._samples = samples
             raise
+        finally:
+            if self.counter.update != update:
+                self._is_in_epoch = not at_end
         if at_end and not ends_update:
             self.end_epoch()
 

@@ -236,7 +236,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """End the epoch, if the data loader did not say so before."""
         assert self.run is not None
-        self.run.end_pass(control.should_training_stop)
+        self.run.end_pass(is_cut_short=control.should_training_stop and not control.should_epoch_stop)
         return self._steer(control)
 
     def _forget_saved(self, state: TrainerState) -> None:

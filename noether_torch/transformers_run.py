@@ -35,7 +35,7 @@ class TransformersRun(TrainerRun):
 
     Attributes:
         micro_batch: what is recorded of the one under way; None outside of updates.
-        is_in_epoch: whether micro-batches came since the last epoch's end.
+        is_in_epoch: whether an update came since the last epoch's end.
         trainers_own: the log keys, while these are logged, of what the trainer logs itself.
     """
 
@@ -98,7 +98,8 @@ class TransformersRun(TrainerRun):
             ends_update=ends_update,
             ends_epoch=ends_update and is_last,
         )
-        self.is_in_epoch = not (ends_update and is_last)
+        if ends_update:
+            self.is_in_epoch = not is_last
 
     def _samples_of(self, batch: MicroBatch, loader: Any, is_last: bool) -> int:
         if batch.samples is not None:
@@ -110,11 +111,11 @@ class TransformersRun(TrainerRun):
         refuse_unknown_samples(self.callbacks, known, advice)
         return self._batch_size
 
-    def end_pass(self, is_stopped: bool) -> None:
-        """End the epoch, unless it was ended, or is cut short because training stops."""
+    def end_pass(self, *, is_cut_short: bool) -> None:
+        """End the epoch, unless it was ended, had no update, or training stops before the data loader's end."""
         exhausted = is_exhausted(self._loader.look())
         self._loader.begin_pass()
-        if self.is_in_epoch and (exhausted or not is_stopped):
+        if self.is_in_epoch and (exhausted or not is_cut_short):
             self.is_in_epoch = False
             self.end_epoch()
 

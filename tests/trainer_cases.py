@@ -71,7 +71,7 @@ class Books:
     def entries(self) -> list[dict[str, Any]]:
         """Return the entries that this gives."""
         found: dict[int, dict[str, Any]] = {}
-        update = epoch = sample = seen = 0
+        update = epoch = sample = seen = ended = 0
         of_update: list[float] = []
         of_two: list[float] = []
         of_epoch: list[float] = []
@@ -98,8 +98,10 @@ class Books:
                     note(v_U2=mean(of_two))
                     of_two.clear()
             is_pass = seen == self.pass_size and after != "update"
+            seen = 0 if is_pass else seen
+            is_pass = is_pass and update > ended  # one without an update is none
             if is_pass or (event is None and of_epoch and "v/count/E1" not in found[update]):
-                epoch, seen = epoch + is_pass, 0
+                epoch, ended = epoch + is_pass, update
                 note(v_mean_E1=mean(of_epoch), v_count_E1=len(of_epoch))
                 of_epoch.clear()
         if update % 2:
