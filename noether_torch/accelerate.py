@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noether_core.callbacks.build import Callbacks
+from noether_core.callbacks.build import Callbacks, read_callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
 from noether_torch.loaders import is_exhausted, refuse_unknown_samples, samples_of_batch
+from noether_torch.recorded import UsedRates
 from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Run(torch_callbacks.Run):
     A call of `step` is an accumulation step; it ends the update where the accelerator syncs the gradients, so also at the
     dataloader's end. Without `updates_per_epoch`, epochs end at the end of a dataloader that the accelerator prepared (others':
     `end_epoch`). Without `effective_batch_size`, the samples are those that the dataloader's batch held, where that is known
-    (elsewhere: `step(..., samples=n)`).
+    (elsewhere: `step(..., samples=n)`). A `LearningRateCallback` with neither `key` nor `source` logs what each step of the one
+    optimizer that the accelerator prepared used.
 
     `accelerator.save_state` holds the interval under way, as tensors; `accelerator.load_state` may come before the `with`
     block, in it or after it, and logs nothing. What is logged goes to `accelerator.log` too, with the update as its step.
@@ -58,9 +60,12 @@ class Run(torch_callbacks.Run):
                 "Run got accumulation_steps; the accelerator decides that: Accelerator(gradient_accumulation_steps=...)"
             )
         self._accelerator = accelerator
+        given = read_callbacks(callbacks)
+        self._rates = UsedRates()
+        self._has_rates = self._rates in (getattr(each, "source", None) for each in self._rates.given_to(given))
         super().__init__(
             path,
-            callbacks,
+            self._rates.given_to(given),
             accumulation_steps=accelerator.gradient_accumulation_steps,
             trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(accelerator.log)],
             **arguments,
@@ -76,10 +81,27 @@ class Run(torch_callbacks.Run):
         """Refuse nothing: the dataloader may tell."""
 
     def start(self) -> None:
-        """Begin training, where a checkpoint that was loaded before left it."""
+        """Begin training, where a checkpoint that was loaded before left it.
+
+        Raises:
+            NoetherError: for a learning rate with neither `key` nor `source`, unless the accelerator prepared one optimizer.
+        """
+        optimizers = self._accelerator._optimizers
+        if self._has_rates and len(optimizers) != 1:
+            raise NoetherError(
+                f"a LearningRateCallback has neither key nor source, and the accelerator prepared {len(optimizers)} optimizers;"
+                " prepare one before the run starts, or give source=optimizer"
+            )
         super().start()
         if self._loaded is not None:
             super().load_state_dict(self._loaded)
+        if self._has_rates:
+            self._rates.watch(optimizers[0])
+
+    def finish(self) -> None:
+        """End training; see `noether_torch.Run.finish`."""
+        self._rates.release()
+        super().finish()
 
     def step(self, update_outputs: Any = None, *, samples: int | None = None, **arguments: Any) -> None:
         """Count and track one accumulation step; see `noether_torch.Run.step`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from noether_core.callbacks.learning_rate import read_rates
+from noether_core.config.loop import LearningRateCallbackConfig
 from noether_core.errors import UpdateOutputError
 from noether_core.select import flatten
 
@@ -101,6 +102,15 @@ class UsedRates:
         inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
         if isinstance(inner, torch.optim.Optimizer):
             self._handle = inner.register_step_pre_hook(self._note)
+
+    def given_to(self, configs: Sequence[Any]) -> list[Any]:
+        """Return these configs, learning rates that name neither key nor source with this as their source."""
+        return [
+            config.model_copy(update={"source": self})
+            if isinstance(config, LearningRateCallbackConfig) and config.key is None and config.source is None
+            else config
+            for config in configs
+        ]
 
     def before_step(self, optimizer: Any) -> None:
         """Note the rates of an optimizer that has no hooks; its step comes next."""

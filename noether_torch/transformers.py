@@ -19,7 +19,6 @@ import torch
 
 from noether_core.callbacks.build import Callbacks, build_callback
 from noether_core.config.base import NamedCallbackConfig
-from noether_core.config.loop import LearningRateCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
@@ -116,12 +115,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def _given(self) -> list[NamedCallbackConfig]:
         """Return the configs, with the rates that the trainer's optimizer used where one names no other source."""
-        return [
-            config.model_copy(update={"source": self._rates})
-            if isinstance(config, LearningRateCallbackConfig) and config.key is None and config.source is None
-            else config
-            for config in self._configs
-        ]
+        return self._rates.given_to(self._configs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: the configs, and nothing of the training under way."""

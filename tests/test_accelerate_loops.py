@@ -216,6 +216,35 @@ def test_a_step_that_fails_has_no_samples(tmp_path: Path) -> None:
     assert read_run(tmp_path).entries == loop.books.entries()
 
 
+@pytest.mark.parametrize("place", ["before the step", "after it", "after the run's"])
+def test_the_rate_that_an_update_used_is_logged(place: str, tmp_path: Path) -> None:
+    rate = {"kind": "LearningRateCallback", "every_n_updates": 1}
+    loop = Loop(tmp_path, numbers(), configs=[*CONFIGS, rate])
+    (optimizer,) = loop.optimizers
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer.optimizer, 0.5)
+    used = []
+    with loop.run:
+        for batch in loop.loader:
+            if place == "before the step":
+                optimizer.param_groups[0]["lr"] *= 0.5
+            loop.accelerator.backward(loop.models[0](batch["v"][:, None]).mean())
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if place == "after it":
+                scheduler.step()
+            loop.run.step({"v": batch["v"].sum()})
+            if place == "after the run's":
+                scheduler.step()
+    assert read_run(tmp_path).series["optim/lr/U1"].value.tolist() == used
+    assert len(set(used)) == 7
+    assert not optimizer.optimizer._optimizer_step_pre_hooks
+    with (
+        pytest.raises(NoetherError, match="prepared 2 optimizers"),
+        Loop(tmp_path / "two", numbers(), configs=[rate], models=2).run,
+    ):
+        pass
+
+
 # ---------------------------------------------------------------------- checkpoints
 
 
