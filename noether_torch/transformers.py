@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BEGUN = "_noether_paths"  # on the trainer's state of one training: the run directories of those that have begun
+_BEGUN = "_noether_paths"  # on the trainer's state of one training: the run directory of each that has begun, by its id
 
 
 def record(
@@ -163,16 +163,18 @@ class TrackOutputs(TrainerCallback, ExportableState):
             logger.warning("a training that was cut off had an error at its end: %s", error)
 
     def _claim_path(self, args: TrainingArguments, state: TrainerState) -> Path:
-        begun = vars(state).setdefault(_BEGUN, [])
+        begun: dict[int, Path] = vars(state).setdefault(_BEGUN, {})
+        if id(self) in begun:  # another training with the same state
+            begun.clear()
         self._number = len(begun)
         path = Path(str(args.output_dir)) / "noether" if self._path is None else Path(self._path)
-        if self._path is None and path in begun:
+        if self._path is None and path in begun.values():
             path = path.with_name(f"noether_{self._number + 1}")
-        if path in begun:
+        if path in begun.values():
             raise NoetherError(
                 f"two TrackOutputs would write the run directory {str(path)!r}; give each a path of its own"
             )
-        begun.append(path)
+        begun[id(self)] = path
         return path
 
     def _saved(self, state: TrainerState) -> dict[str, Any] | None:
@@ -200,10 +202,16 @@ class TrackOutputs(TrainerCallback, ExportableState):
             trackers=[TrainerLog(self._to_trainer)],
         )
 
+    def _running(self) -> TransformersRun:
+        if self.run is None:
+            raise NoetherError(
+                f"{type(self).__name__} saw no begin of this training; give it to the trainer before train()"
+            )
+        return self.run
+
     def on_step_begin(self, *_: Any, **named: Any) -> None:
         """Listen to `record` from here on: this update's micro-batches come now."""
-        assert self.run is not None
-        self.run.begin_update()
+        self._running().begin_update()
 
     def on_pre_optimizer_step(self, *_: Any, **named: Any) -> None:
         """Note the learning rates, if the optimizer cannot tell at its step."""
@@ -213,24 +221,21 @@ class TrackOutputs(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
     ) -> Any:
         """Track a micro-batch that ends no update."""
-        assert self.run is not None
-        fetched = getattr(self._trainer, "current_gradient_accumulation_steps", None)
-        self.run.end_micro_batch(ends_update=False, is_last_fetched=self.run.accumulated + 1 == fetched)
+        run, fetched = self._running(), getattr(self._trainer, "current_gradient_accumulation_steps", None)
+        run.end_micro_batch(ends_update=False, is_last_fetched=run.accumulated + 1 == fetched)
         return self._steer(control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """Track an update's last micro-batch, and end the update; also the epoch, if the data loader is at its end."""
-        assert self.run is not None
-        loader = named.get("train_dataloader")
-        is_whole = loader is not None and has_length(loader) and float(state.epoch or 0.5).is_integer()
-        self.run.end_micro_batch(ends_update=True, is_trainers_epoch=is_whole, is_last_fetched=True)
+        loader, epoch = named.get("train_dataloader"), float(state.epoch or 0)
+        is_whole = loader is not None and has_length(loader) and epoch > 0 and epoch.is_integer()
+        self._running().end_micro_batch(ends_update=True, is_trainers_epoch=is_whole, is_last_fetched=True)
         self._forget_saved(state)
         return self._steer(control)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """End the epoch, if the data loader did not say so before."""
-        assert self.run is not None
-        self.run.end_pass(is_cut_short=control.should_training_stop and not control.should_epoch_stop)
+        self._running().end_pass(is_cut_short=control.should_training_stop and not control.should_epoch_stop)
         return self._steer(control)
 
     def _forget_saved(self, state: TrainerState) -> None:
@@ -272,9 +277,11 @@ class TrackOutputs(TrainerCallback, ExportableState):
     def _end_evaluation(self, metrics: Mapping[str, Any] | None, prefix: str) -> None:
         if self.run is not None:
             before, self.run = self.run, self.run.reopened()
-            self.run.end_evaluation(metrics or {}, prefix)
-            if self.run is not before:
-                self.run.finish()
+            try:
+                self.run.end_evaluation(metrics or {}, prefix)
+            finally:
+                if self.run is not before:
+                    self.run.finish()
 
     # ------------------------------------------------------------------ the trainer's log
 

@@ -204,6 +204,16 @@ def test_two_of_one_path_are_refused(tmp_path: Path) -> None:
         counting(tmp_path, numbers(), *two).train()
 
 
+def test_one_that_comes_in_the_middle_of_a_training_says_so(tmp_path: Path) -> None:
+    class Adds(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+            training.add_callback(TrackOutputs([EVERY], tmp_path / "late"))
+
+    training = counting(tmp_path, numbers(), TrackOutputs(CONFIGS, tmp_path / "run"), Adds())
+    with pytest.raises(NoetherError, match=r"give it to the trainer before train\(\)"):
+        training.train()
+
+
 # ---------------------------------------------------------------------- copies, and what is the user's
 
 
