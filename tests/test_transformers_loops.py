@@ -168,10 +168,7 @@ def test_a_loop_is_counted_as_it_ran(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("name", ["map", "stream", "short stream", "no length"])
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()], ids=["ctrl-c", "error"])
-def test_a_loop_that_was_cut_off_goes_on(
-    name: str, steps: int, strategy: str, error: BaseException, tmp_path: Path
-) -> None:
+def test_a_loop_that_was_cut_off_goes_on(name: str, steps: int, strategy: str, tmp_path: Path) -> None:
     """Cut it off at every second batch, and go on from the newest checkpoint: in an epoch's middle, and at its end."""
     data, pass_size, more = {
         "map": (numbers(), 26, {}),
@@ -200,8 +197,8 @@ def test_a_loop_that_was_cut_off_goes_on(
     for at in [at for at in cuts if at > 7 or strategy == "steps"]:
         path = tmp_path / str(at)
         first = counting(path, data, TrackOutputs(CONFIGS, path / "run"), books=Books(pass_size), **arguments)
-        first.fails_at = {at: error}
-        with pytest.raises(type(error)):
+        first.fails_at = {at: KeyboardInterrupt()}
+        with pytest.raises(KeyboardInterrupt):
             first.train()
         second = counting(path, data, TrackOutputs(CONFIGS, path / "run"), books=Books(pass_size), **arguments)
         second.train(resume_from_checkpoint=True)
