@@ -32,7 +32,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
-    with Run(OUT, CALLBACKS, accelerator=accelerator, updates_per_epoch=15, effective_batch_size=96) as run:  # +
+    with Run(OUT, CALLBACKS, accelerator=accelerator) as run:  # +
         for _ in range(4):
             for images, labels in loader:
                 with accelerator.accumulate(model):

@@ -68,11 +68,14 @@ class OpenRun:
         if record is not None:
             self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
             self.callbacks.append(self.recorder)
-        if not self._is_driven:
-            refuse_units(self.callbacks, epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
+        self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self._evaluation: Evaluation | None = None
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
         self._state = "new"
+
+    def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
+        if not self._is_driven:
+            refuse_units(self.callbacks, epochs=epochs, samples=samples)
 
     def __enter__(self) -> Self:
         self.start()

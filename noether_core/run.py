@@ -147,10 +147,8 @@ class Run(OpenRun):
 
     def _end_update(self, ends_epoch: bool | None) -> None:
         counter = self.counter
-        self.accumulated = 0
-        self._has_outputs = False
-        counter.add_samples(counter.effective_batch_size if self._samples is None else self._samples)
-        self._samples = None
+        counter.add_samples(self._share(self.accumulated) if self._samples is None else self._samples)
+        self.accumulated, self._samples, self._has_outputs = 0, None, False
         counter.next_update()
         ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
         if ends_epoch:
@@ -159,6 +157,11 @@ class Run(OpenRun):
         for callback in self.callbacks:
             callback.track_after_update_step(update_counter=counter, times=times)
         self._call("after_update", "after_epoch") if ends_epoch else self._call("after_update")
+
+    def _share(self, steps: int) -> int:
+        """Return how many of `effective_batch_size` samples these accumulation steps had, if all had the same number."""
+        whole, rest = divmod(self.counter.effective_batch_size, self.accumulation_steps)
+        return self.counter.effective_batch_size if rest else whole * steps
 
     def end_epoch(self) -> None:
         """Say that the last update ended an epoch, where that is not known before the update; see also `step`'s `ends_epoch`.

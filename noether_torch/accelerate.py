@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noether_core.callbacks.build import Callbacks
+from noether_core.callbacks.build import Callbacks, read_callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
+from noether_torch.loaders import is_exhausted, refuse_unknown_samples, samples_of_batch
+from noether_torch.recorded import UsedRates
 from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
 
 if TYPE_CHECKING:
@@ -27,8 +29,13 @@ class Run(torch_callbacks.Run):
     """Track a training run with the accelerator's accumulation, checkpoints and trackers.
 
     A call of `step` is an accumulation step; it ends the update where the accelerator syncs the gradients, so also at the
-    dataloader's end. `accelerator.save_state` holds the interval under way, as tensors; `accelerator.load_state` may come
-    before the `with` block or in it. What is logged goes to `accelerator.log` too, with the update as its step.
+    dataloader's end. Without `updates_per_epoch`, epochs end at the end of a dataloader that the accelerator prepared (others':
+    `end_epoch`). Without `effective_batch_size`, the samples are those that the dataloader's batch held, where that is known
+    (elsewhere: `step(..., samples=n)`). A `LearningRateCallback` with neither `key` nor `source` logs what each step of the one
+    optimizer that the accelerator prepared used.
+
+    `accelerator.save_state` holds the interval under way, as tensors; `accelerator.load_state` may come before the `with`
+    block, in it or after it, and logs nothing. What is logged goes to `accelerator.log` too, with the update as its step.
 
     Args:
         path, callbacks, trackers: as for `noether_torch.Run`; the accelerator's own trackers come beside these.
@@ -52,27 +59,95 @@ class Run(torch_callbacks.Run):
                 "Run got accumulation_steps; the accelerator decides that: Accelerator(gradient_accumulation_steps=...)"
             )
         self._accelerator = accelerator
+        given = read_callbacks(callbacks)
+        self._rates = UsedRates()
+        self._has_rates = self._rates in (getattr(each, "source", None) for each in self._rates.given_to(given))
         super().__init__(
             path,
-            callbacks,
+            self._rates.given_to(given),
             accumulation_steps=accelerator.gradient_accumulation_steps,
             trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(accelerator.log)],
             **arguments,
         )
         self._loaded: Mapping[str, Any] | None = None
+        self._follows_epochs = arguments.get("updates_per_epoch") is None
+        self._follows_samples = arguments.get("effective_batch_size") is None
+        self._is_in_epoch = False  # whether an update came since the last epoch's end
+        self._is_told = False  # whether `step` was told the samples
         accelerator.register_for_checkpointing(self)
 
+    def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
+        """Refuse nothing: the dataloader may tell."""
+
     def start(self) -> None:
-        """Begin training, where a checkpoint that was loaded before left it."""
+        """Begin training, where a checkpoint that was loaded before left it.
+
+        Raises:
+            NoetherError: for a learning rate with neither `key` nor `source`, unless the accelerator prepared one optimizer.
+        """
+        optimizers = self._accelerator._optimizers
+        if self._has_rates and len(optimizers) != 1:
+            raise NoetherError(
+                f"a LearningRateCallback has neither key nor source, and the accelerator prepared {len(optimizers)} optimizers;"
+                " prepare one before the run starts, or give source=optimizer"
+            )
         super().start()
         if self._loaded is not None:
             self.load_state_dict(self._loaded)
+        if self._has_rates:
+            self._rates.watch(optimizers[0])
+
+    def finish(self) -> None:
+        """End training; see `noether_torch.Run.finish`."""
+        self._rates.release()
+        super().finish()
+
+    def step(self, update_outputs: Any = None, *, samples: int | None = None, **arguments: Any) -> None:
+        """Count and track one accumulation step; see `noether_torch.Run.step`."""
+        self._is_told = samples is not None
+        super().step(update_outputs, samples=samples, **arguments)
 
     def _accumulation_step(
         self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
     ) -> None:
-        ends_update = self._accelerator.sync_gradients if ends_update is None else ends_update
-        super()._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
+        state, update, samples = self._accelerator.gradient_state, self.counter.update, self._samples
+        loader = self._iterated()
+        is_last = is_exhausted(loader)
+        if self._follows_samples and not self._is_told:
+            self._add_samples(self._samples_of(loader, is_last))
+        ends_update = state.sync_gradients if ends_update is None else ends_update
+        at_end = self._follows_epochs and ends_epoch is None and is_last
+        try:
+            super()._accumulation_step(outputs, batch, losses, ends_update, at_end or ends_epoch)
+        except Exception:
+            if self.counter.update == update:  # the step is not counted
+                self._samples = samples
+            raise
+        finally:
+            if self.counter.update != update:
+                self._is_in_epoch = not at_end
+        if at_end and not ends_update:
+            self.end_epoch()
+
+    def _iterated(self) -> Any:
+        """Return the dataloader that is iterated, if this accelerator prepared it, or one that skips batches of such a one."""
+        active = self._accelerator.gradient_state.active_dataloader  # also one that some other loop left in its middle
+        prepared = self._accelerator._dataloaders
+        return active if any(each.dataset is active.dataset for each in prepared if active is not None) else None
+
+    def _samples_of(self, loader: Any, is_last: bool) -> int:
+        known = "the accelerator prepared no dataloader" if loader is None else samples_of_batch(loader, is_last)
+        if isinstance(known, int):
+            return known
+        refuse_unknown_samples(self.callbacks, known, "Say it: run.step(update_outputs, samples=len(batch))")
+        size = getattr(loader, "total_batch_size", 1)
+        return size if isinstance(size, int) else 1
+
+    def end_epoch(self) -> None:
+        """Say that the last update ended an epoch; where the dataloader's end said so before, nothing happens."""
+        if self._is_in_epoch or not self._follows_epochs:
+            self._is_in_epoch = False
+            super().end_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""

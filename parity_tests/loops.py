@@ -137,9 +137,9 @@ def as_record(outputs: dict[str, Any], form: str) -> Any:
     """Return outputs as another kind of record; its fields are the names."""
     if form == "namedtuple":
         return namedtuple("Outputs", outputs)(**outputs)
-    fields = [(name, object) for name in outputs]
-    made: Any = dataclasses.make_dataclass("Outputs", fields, frozen=form == "flax")
-    return (flax.struct.dataclass(made) if form == "flax" else made)(**outputs)
+    annotations = {"__annotations__": dict.fromkeys(outputs, Any)}
+    make: Any = flax.struct.dataclass if form == "flax" else dataclasses.dataclass
+    return make(type("Outputs", (), annotations))(**outputs)
 
 
 class Loop:

@@ -97,12 +97,12 @@ def contents(path: Path) -> tuple[Any, Any]:
 
 
 def plain(path: Path, seen: list[dict[str, Any]], accumulate: int) -> tuple[Any, Any]:
-    """Return what a loop of one's own tracks of the same outputs."""
+    """Return what a loop of one's own tracks of the same outputs; an epoch's last batch has 2 samples."""
     arguments = {"updates_per_epoch": -(-7 // accumulate), "effective_batch_size": BATCH_SIZE * accumulate}
     with Run(path, CONFIGS, accumulation_steps=accumulate, **arguments) as run:
         for at, outputs in enumerate(seen):
             batch = at % 7 + 1
-            run.step(outputs, ends_update=batch % accumulate == 0 or batch == 7)
+            run.step(outputs, samples=2 if batch == 7 else 4, ends_update=batch % accumulate == 0 or batch == 7)
     return contents(path)
 
 
@@ -115,13 +115,17 @@ def test_a_training_gives_the_numbers_of_a_plain_loop(accumulate: int, tmp_path:
     assert read_run(tmp_path / "run").entries[-1]["update"] == training.state.global_step
 
 
-def test_an_evaluation_leaves_no_trace(tmp_path: Path) -> None:
+def test_an_evaluation_leaves_training_alone(tmp_path: Path) -> None:
     arguments = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
     training = trainer(tmp_path, TrackOutputs(CONFIGS, tmp_path / "run"), accumulate=2, **arguments)
     training.train()
     training.evaluate()
     assert any("eval_loss" in entry for entry in training.state.log_history)
-    assert contents(tmp_path / "run") == plain(tmp_path / "plain", training.seen, 2)
+    entries, arrays = contents(tmp_path / "run")
+    own = [{key: value for key, value in entry.items() if not key.startswith("eval/")} for entry in entries]
+    units = {"epoch", "update", "sample"}
+    trained = {place: saved for place, saved in arrays.items() if not place[0].endswith("eval")}
+    assert ([entry for entry in own if entry.keys() > units], trained) == plain(tmp_path / "plain", training.seen, 2)
 
 
 class Listener(TrainerCallback):

@@ -1,0 +1,127 @@
+"""Hold what a trainer's user records of one micro-batch, and the learning rates that an optimizer used."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from noether_core.callbacks.learning_rate import read_rates
+from noether_core.config.loop import LearningRateCallbackConfig
+from noether_core.errors import UpdateOutputError
+from noether_core.select import flatten
+
+
+def taken(value: Any) -> Any:
+    """Return a value that nothing done to the given one changes: arrays, and lists of these, copied, tensors detached too.
+
+    >>> buffer = np.zeros(1); held = taken([buffer]); buffer[:] = 1; held
+    [array([0.])]
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if type(value) in (list, tuple):
+        return [taken(each) for each in value]
+    if isinstance(value, np.ndarray) or hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        return copy.deepcopy(value)
+    return value
+
+
+@dataclass
+class MicroBatch:
+    """Collect what several calls of `record` say of one micro-batch.
+
+    Attributes:
+        outputs: the update outputs, flat.
+        losses: a number, or a dict of some; None where none were given.
+        samples: how many samples it had; None where that was not said.
+    """
+
+    outputs: dict[str, Any] = field(default_factory=dict)
+    losses: Any = None
+    samples: int | None = None
+
+    def add(
+        self, update_outputs: Mapping[str, Any] | None, losses: Any, samples: Any, is_tracked: Callable[[str], bool]
+    ) -> None:
+        """Take the values of those outputs that are tracked, and of the losses; on an error everything stays as it was.
+
+        Raises:
+            UpdateOutputError: if something is recorded twice, or is not what it should be.
+        """
+        outputs = {} if update_outputs is None else flatten(update_outputs)
+        twice = next((repr(key) for key in outputs if key in self.outputs), None)
+        if losses is not None and self.losses is not None:
+            twice = twice or "'losses'"
+        if samples is not None and self.samples is not None:
+            twice = twice or "'samples'"
+        if twice:
+            raise UpdateOutputError(
+                f"update output {twice} was recorded twice in one micro-batch; record each name once, or under another name"
+            )
+        if samples is not None:
+            self.samples = _number_of(samples)
+        self.outputs |= {key: taken(value) if is_tracked(key) else value for key, value in outputs.items()}
+        if losses is not None:
+            flat = flatten(losses) if isinstance(losses, Mapping) else {"": losses}
+            copies = {name: taken(loss) for name, loss in flat.items()}
+            self.losses = copies if isinstance(losses, Mapping) else copies[""]
+
+
+def _number_of(samples: Any) -> int:
+    try:
+        number = -1 if isinstance(samples, bool) else operator.index(samples)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise UpdateOutputError(
+            f"record got samples={samples!r:.80}; expected an int of at least 0, such as len(inputs['labels'])"
+        )
+    return number
+
+
+class UsedRates:
+    """Be the source of the learning rates that an optimizer's last step used, whenever a scheduler changes them."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, Any] = {}
+        self._handle: Any = None
+
+    def __call__(self, update: int) -> dict[str, Any]:
+        """Return the rates by name; none before the first step."""
+        return self._rates
+
+    def watch(self, optimizer: Any) -> None:
+        """Note the rates at each step of this optimizer from now on, by a hook that PyTorch neither copies nor pickles."""
+        self.release()
+        inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
+        if isinstance(inner, torch.optim.Optimizer):
+            self._handle = inner.register_step_pre_hook(self._note)
+
+    def given_to(self, configs: Sequence[Any]) -> list[Any]:
+        """Return these configs, learning rates that name neither key nor source with this as their source."""
+        return [
+            config.model_copy(update={"source": self})
+            if isinstance(config, LearningRateCallbackConfig) and config.key is None and config.source is None
+            else config
+            for config in configs
+        ]
+
+    def before_step(self, optimizer: Any) -> None:
+        """Note the rates of an optimizer that has no hooks; its step comes next."""
+        if self._handle is None and optimizer is not None:
+            self._note(optimizer)
+
+    def _note(self, optimizer: Any, *_: Any) -> None:
+        self._rates = {name: taken(rate) for name, rate in read_rates(optimizer, 0).items()}
+
+    def release(self) -> None:
+        """Take the hook off."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
