@@ -208,7 +208,7 @@ class Run:
         self, outputs: Any, batch: Any, losses: Any, ends_update: bool | None, ends_epoch: bool | None
     ) -> None:
         step, steps, counter = self.accumulated, self.accumulation_steps, self.counter
-        if counter.is_finished:
+        if counter.is_finished and not self._is_driven:
             raise HookOrderError(
                 f"run.step was called at {counter.cur_iteration}, where training ends (end={counter.end_iteration});"
                 " leave the loop when run.is_finished, or give a later end"
@@ -255,7 +255,10 @@ class Run:
         """
         self._refuse_unless_open("end_epoch")
         self.counter.next_epoch()
-        self._call("after_epoch")
+        try:
+            self._call("after_epoch")
+        finally:
+            self.log_writer.restate()
 
     # ------------------------------------------------------------------ values of one's own
 

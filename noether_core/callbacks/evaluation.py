@@ -46,6 +46,7 @@ class Evaluation:
                 " or 'test', that is not an interval's, such as 'U10'"
             )
         self.prefix = prefix
+        self._given: dict[str, Any] = {}
         self._parts = [
             _Part(callback, None) for callback in callbacks if isinstance(callback, TrackAdditionalOutputsCallback)
         ]
@@ -71,10 +72,15 @@ class Evaluation:
                 part.undo()
             raise
 
+    def give_way(self, values: Mapping[str, Any]) -> None:
+        """Log these numbers of a trainer's at the end, but for those whose name is logged already or was tracked."""
+        self._given.update({f"{self.prefix}/{name}": value for name, value in values.items()})
+
     def log(self, writer: LogWriter, counter: Counter) -> None:
         """Log and save what was tracked, at the counter's iteration.
 
         Raises:
+            NoetherError: for a number given that is none, after all is logged.
             NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
         """
         computed = [part.computed() for part in self._parts]
@@ -82,7 +88,12 @@ class Evaluation:
         for part, each in zip(self._parts, computed, strict=True):
             scalars = {**part.scalars(self.prefix, each), **scalars}
             part.save(self.prefix, each, writer, counter)
-        writer.bind("run.evaluate").add_scalars(scalars)
+        bound = writer.bind("run.evaluate")
+        bound.add_scalars(scalars)
+        logged = bound.current_values()
+        errors = bound.add_values({key: value for key, value in self._given.items() if key not in logged})
+        if errors:
+            raise errors[0]
         reports = [report for part, each in zip(self._parts, computed, strict=True) if (report := part.report(each))]
         if reports:
             raise NonFiniteError(
