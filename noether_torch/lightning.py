@@ -190,8 +190,11 @@ class TrackOutputs(Callback):
             trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that an epoch is under way."""
-        self._is_in_epoch = True
+        """End the epoch that was cut short before this training, if that does not go on with it."""
+        assert self.run is not None
+        if self._is_in_epoch and trainer.current_epoch > self.run.counter.epoch:
+            self._is_in_epoch = False
+            self.run.end_epoch()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Note the learning rates that the step uses."""
@@ -222,7 +225,9 @@ class TrackOutputs(Callback):
             ends_update=ends_update,
             ends_epoch=is_last,
         )
-        self._is_in_epoch = not (is_last and ends_update)
+        self._is_in_epoch = not is_last
+        if is_last and not ends_update:
+            self.run.end_epoch()
         self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
