@@ -41,7 +41,10 @@ class WholeLoss:
         """Put back what `watch` replaced."""
         loop: Any = trainer.fit_loop.epoch_loop.automatic_optimization
         if isinstance(loop.output_result_cls, cls):
-            loop.output_result_cls = loop.output_result_cls._divides
+            divides = loop.output_result_cls._divides
+            del loop.output_result_cls
+            if loop.output_result_cls is not divides:  # it was not the class's own
+                loop.output_result_cls = divides
 
     def from_training_step_output(self, training_step_output: Any, normalize: int = 1) -> Any:
         """Do as the class that divides does, and keep the loss."""
