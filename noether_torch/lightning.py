@@ -27,7 +27,14 @@ except ImportError as error:
     ) from error
 
 from noether_torch.lightning_batches import BatchSize, SampleCount, checked_batch_size, losses_of, named_outputs
-from noether_torch.lightning_trainer import StepRates, WholeLoss, earlier_updates, estimated_end, knows_last_batch
+from noether_torch.lightning_trainer import (
+    Epochs,
+    StepRates,
+    WholeLoss,
+    earlier_updates,
+    estimated_end,
+    knows_last_batch,
+)
 
 STATES = "noether_torch.TrackOutputs"  # where a checkpoint has them
 
@@ -79,12 +86,12 @@ class TrackOutputs(Callback):
         self._trainer_loggers = trainer_loggers
         self._is_tracking = False
         self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
-        self._is_in_epoch = False  # whether an epoch is under way whose end was not counted
         self._global_step = 0
         self._evaluated_at = -1  # the update of the newest validation
         self._reset()
 
     def _reset(self) -> None:
+        self._epochs: Epochs | None = None
         self._losses: WholeLoss | None = None
         self._rates: StepRates | None = None
         self._samples: SampleCount | None = None
@@ -113,7 +120,8 @@ class TrackOutputs(Callback):
         if not self._is_tracking:
             return self._state
         assert self.run is not None
-        return {"run": as_tensors(self.run.state_dict()), "is_in_epoch": self._is_in_epoch}
+        assert self._epochs is not None
+        return {"run": as_tensors(self.run.state_dict()), "epochs": self._epochs.state()}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the interval under way into a checkpoint, by this callback's number among those of its kind."""
@@ -131,8 +139,9 @@ class TrackOutputs(Callback):
 
     def _go_on(self) -> None:
         assert self.run is not None
+        assert self._epochs is not None
         self.run.load_state_dict(as_arrays(self._state["run"]))
-        self._is_in_epoch = bool(self._state["is_in_epoch"])
+        self._epochs.load(self._state["epochs"])
 
     # ------------------------------------------------------------------ training
 
@@ -155,7 +164,7 @@ class TrackOutputs(Callback):
         end = estimated_end(trainer)
         run.counter.end_iteration = None if end is None else TrainingIteration(update=end)  # which is for display only
         run.start()
-        self._is_in_epoch = False
+        self._epochs = Epochs(run)
         if goes_on and self._state:
             self._go_on()
         self._state, self._is_tracking = {}, True
@@ -191,10 +200,9 @@ class TrackOutputs(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the epoch that was cut short before this training, if that does not go on with it."""
-        assert self.run is not None
-        if self._is_in_epoch and trainer.current_epoch > self.run.counter.epoch:
-            self._is_in_epoch = False
-            self.run.end_epoch()
+        assert self._epochs is not None
+        if self._epochs.is_under_way and trainer.current_epoch > self._epochs.count:
+            self._epochs.end()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Note the learning rates that the step uses."""
@@ -211,32 +219,28 @@ class TrackOutputs(Callback):
         """
         assert self.run is not None
         assert self._samples is not None
+        assert self._epochs is not None
         update_outputs = named_outputs(outputs)
         if self._losses is not None and "loss" in update_outputs:
             update_outputs["loss"] = self._losses.loss
         ends_update, self._global_step = trainer.global_step != self._global_step, trainer.global_step
-        is_last = knows_last_batch(trainer)
         self.run.accumulation_steps = trainer.accumulate_grad_batches
-        self.run.step(
+        self._epochs.step(
             update_outputs or None,
             batch=batch,
             losses=losses_of(update_outputs),
             samples=self._samples.of_batch(batch, trainer.train_dataloader),
             ends_update=ends_update,
-            ends_epoch=is_last,
+            is_last=knows_last_batch(trainer),
         )
-        self._is_in_epoch = not is_last
-        if is_last and not ends_update:
-            self.run.end_epoch()
         self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the epoch, if that was not known at its last batch; one that is cut short goes on to be under way."""
+        assert self._epochs is not None
         is_cut = trainer.fit_loop.epoch_loop.done and not knows_last_batch(trainer)
-        if self._is_in_epoch and not is_cut:
-            assert self.run is not None
-            self._is_in_epoch = False
-            self.run.end_epoch()
+        if self._epochs.is_under_way and not is_cut:
+            self._epochs.end()
             self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

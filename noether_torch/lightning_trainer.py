@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from noether_core.callbacks.learning_rate import read_rates
+from noether_torch.trainer_run import TrainerRun
 
 
 class WholeLoss:
@@ -82,6 +83,56 @@ class StepRates:
 def _taken(optimizer: Any) -> dict[str, Any]:
     rates = read_rates(optimizer, 0)
     return {name: rate.clone() if isinstance(rate, torch.Tensor) else rate for name, rate in rates.items()}
+
+
+class Epochs:
+    """Tell a run where the trainer's epochs end.
+
+    An epoch in which no optimizer stepped has no update of its own to end at: it ends with the next one.
+
+    Attributes:
+        is_under_way: whether there were batches since the last epoch's end.
+    """
+
+    def __init__(self, run: TrainerRun) -> None:
+        self._run = run
+        self.is_under_way = False
+        self._ended_at = -1  # the update
+        self._waiting = 0  # epochs that end with the next one
+
+    @property
+    def count(self) -> int:
+        """Return how many have ended."""
+        return self._run.counter.epoch + self._waiting
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+        return {"is_under_way": self.is_under_way, "ended_at": self._ended_at, "waiting": self._waiting}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.is_under_way, self._ended_at, self._waiting = state["is_under_way"], state["ended_at"], state["waiting"]
+
+    def step(self, *arguments: Any, ends_update: bool, is_last: bool, **named: Any) -> None:
+        """Let the run track a batch; if it is the epoch's last, that ends too."""
+        at_once = is_last and ends_update and not self._waiting
+        self._run.step(*arguments, ends_update=ends_update, ends_epoch=at_once, **named)
+        self.is_under_way = not at_once
+        if at_once:
+            self._ended_at = self._run.counter.update
+        elif is_last:
+            self.end()
+
+    def end(self) -> None:
+        """End the epoch under way."""
+        self.is_under_way = False
+        counter = self._run.counter
+        if counter.update == self._ended_at:
+            self._waiting += 1
+            return
+        counter.epoch += self._waiting
+        self._ended_at, self._waiting = counter.update, 0
+        self._run.end_epoch()
 
 
 def estimated_end(trainer: Trainer) -> int | None:

@@ -169,7 +169,8 @@ class Books(pl.LightningModule):
         return None if is_skipped else {"loss": loss}
 
     def configure_optimizers(self) -> Any:
-        parameters = [[self.first, self.second]] if self.count == 1 else [[self.first], [self.second]]
+        of_each = {1: [[self.first, self.second]], 2: [[self.first], [self.second]]}
+        parameters = of_each.get(self.count, [[self.first], [self.second], [torch.nn.Parameter(torch.ones(()))]])
         optimizers = [CountedSGD(each, lr=1e-4) for each in parameters]
         for optimizer in optimizers:
             optimizer.books = self.books
@@ -208,8 +209,7 @@ def expected(books: list[Batch], epochs: tuple[int, ...]) -> list[dict[str, Any]
     for number, batch in enumerate(books, start=1):
         page.batch(batch)
         if number in ends:
-            page.epoch += 1
-            page.emit("E1")
+            page.end_epoch()
     page.end()
     return [entry for entry in page.entries.values() if len(entry) > 3]
 
@@ -218,7 +218,8 @@ class _Page:
     def __init__(self) -> None:
         self.entries: dict[int, dict[str, Any]] = {}
         self.under_way: dict[str, list[np.float32 | None]] = {"U1": [], "U2": [], "E1": []}
-        self.epoch = self.update = self.sample = 0
+        self.epoch = self.update = self.sample = self.waiting = 0
+        self.emitted_at = dict.fromkeys(self.under_way, -1)
         self.held: list[int] = []  # by the batches of the update under way
 
     def batch(self, batch: Batch) -> None:
@@ -240,16 +241,21 @@ class _Page:
             counted = {"loss/count/E1": sum(loss is not None for loss in losses)}
             entry |= {"loss/mean/E1": value, **counted} if name == "E1" else {f"loss/{name}": value}
         losses.clear()
+        self.emitted_at[name] = self.update
+
+    def end_epoch(self) -> None:
+        """Emit the epoch's mean; one without an update has no entry of its own, so it goes with the next."""
+        if self.emitted_at["E1"] == self.update:
+            self.waiting += 1
+            return
+        self.epoch, self.waiting = self.epoch + 1 + self.waiting, 0
+        self.emit("E1")
 
     def end(self) -> None:
         """Emit the intervals under way, but for steps after an interval's end that made no update any more."""
-        for name in [name for name, losses in self.under_way.items() if losses]:
-            since = len(self.under_way[name])
-            if since > len(self.held) or (name == "E1" and since and not self._has_emitted(name)):
+        for name, losses in self.under_way.items():
+            if losses and self.emitted_at[name] != self.update:
                 self.emit(name)
-
-    def _has_emitted(self, name: str) -> bool:
-        return f"loss/mean/{name}" in self.entries.get(self.update, {})
 
 
 def make_trainer(path: Path, *callbacks: pl.Callback, **arguments: Any) -> pl.Trainer:
