@@ -173,3 +173,18 @@ SHAPES = [
     ),
 ]
 # fmt: on
+
+
+def table() -> list[str]:
+    """Return the lines of the docs' table."""
+    lines = [
+        "| shape | epochs: the updates that ended them | updates | samples: at each epoch's end | batches in each epoch's mean |",
+        "|---|---|---|---|---|",
+    ]
+    for shape in SHAPES:
+        rest = shape.batches - sum(shape.epochs)
+        ends, held, means = (
+            ", ".join(map(str, each)) for each in (shape.ends, shape.samples, (*shape.epochs, rest) if rest else shape.epochs)
+        )
+        lines.append(f"| {shape.name} | {len(shape.ends)}: {ends} | {shape.updates} | {held} | {means} |")
+    return lines

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from noether_core import read_run
 from noether_torch.lightning import TrackOutputs
 from tests.lightning_cases import CONFIGS, Batches, Books, UnsizedBatches, epochs_of, expected, make_trainer, samples
-from tests.lightning_shapes import SHAPES, Shape
+from tests.lightning_shapes import SHAPES, Shape, table
 
 pytestmark = [
     # one process on two cores: Lightning advises more workers; it is told of lengths that are none, on purpose
@@ -90,3 +90,7 @@ def test_so_it_has_in_random_shapes(seed: int, tmp_path: Path) -> None:
     run = read_run(tmp_path / "run")
     assert run.problems == []
     assert list(run.entries) == expected(module.books, epochs[: len(epochs) - is_cut])
+
+
+def test_the_docs_have_the_table() -> None:
+    assert "\n".join(table()) in Path("docs/loops.md").read_text(encoding="utf-8")
