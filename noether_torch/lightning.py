@@ -12,7 +12,7 @@ from typing import Any
 from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import Callbacks, build_callback, counts_samples, read_callbacks
 from noether_core.config.load import CallbackConfig
-from noether_core.config.loop import LearningRateCallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
@@ -27,14 +27,7 @@ except ImportError as error:
     ) from error
 
 from noether_torch.lightning_batches import BatchSize, SampleCount, checked_batch_size, losses_of, named_outputs
-from noether_torch.lightning_trainer import (
-    Epochs,
-    StepRates,
-    WholeLoss,
-    earlier_updates,
-    estimated_end,
-    knows_last_batch,
-)
+from noether_torch.lightning_trainer import Epochs, StepRates, WholeLoss, earlier, estimated_end, knows_last_batch
 
 STATES = "noether_torch.TrackOutputs"  # where a checkpoint has them
 
@@ -80,6 +73,7 @@ class TrackOutputs(Callback):
             build_callback(each, TrainerRun.callback_classes, LogWriter(update_counter=UpdateCounter()), Path())
             for each in self._with_rates(StepRates(()))
         ]
+        self._wants_losses = any(isinstance(each, OnlineLossCallbackConfig | CallbackBase) for each in self._callbacks)
         self._counts_samples = next((str(callback) for callback in built if counts_samples(callback)), None)
         self._path = path
         self._batch_size = checked_batch_size(batch_size)
@@ -158,7 +152,7 @@ class TrackOutputs(Callback):
             self._directory(trainer),
             self._with_rates(self._rates),
             accumulation_steps=trainer.accumulate_grad_batches,
-            start=self._earlier(trainer, self._samples) if goes_on and not self._state else None,
+            start=earlier(trainer, self._samples) if goes_on and not self._state else None,
             trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],
         )
         end = estimated_end(trainer)
@@ -184,14 +178,6 @@ class TrackOutputs(Callback):
                     f"two TrackOutputs of one trainer have the run directory {str(path)!r}; give each its own"
                 )
         return path
-
-    @staticmethod
-    def _earlier(trainer: Trainer, samples: SampleCount) -> TrainingIteration:
-        """Return where a training is that others have trained before."""
-        loop = trainer.fit_loop
-        epochs: Any = loop.epoch_progress.current
-        before = samples.of_earlier(loop.total_batch_idx + 1, trainer.train_dataloader)
-        return TrainingIteration(epochs.processed, earlier_updates(trainer), before)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         assert self.run is not None
@@ -221,16 +207,16 @@ class TrackOutputs(Callback):
         assert self._samples is not None
         assert self._epochs is not None
         update_outputs = named_outputs(outputs)
-        if self._losses is not None and "loss" in update_outputs:
+        if self._losses is not None and self._losses.is_divided and "loss" in update_outputs:
             update_outputs["loss"] = self._losses.loss
-        ends_update, self._global_step = trainer.global_step != self._global_step, trainer.global_step
-        self.run.accumulation_steps = trainer.accumulate_grad_batches
+        before, self._global_step = self._global_step, trainer.global_step
+        self.run.accumulation_steps = trainer.accumulate_grad_batches  # a schedule may have changed it
         self._epochs.step(
             update_outputs or None,
             batch=batch,
-            losses=losses_of(update_outputs),
+            losses=losses_of(update_outputs) if self._wants_losses else None,
             samples=self._samples.of_batch(batch, trainer.train_dataloader),
-            ends_update=ends_update,
+            ends_update=self._global_step != before,
             is_last=knows_last_batch(trainer),
         )
         self._stop_if_asked(trainer)

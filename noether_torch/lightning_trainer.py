@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from noether_core.callbacks.learning_rate import read_rates
+from noether_core.schedule import TrainingIteration
+from noether_torch.lightning_batches import SampleCount
 from noether_torch.trainer_run import TrainerRun
 
 
@@ -21,11 +23,13 @@ class WholeLoss:
     It stands in Lightning's loop for the class that divides, and hands everything on to that; the module stays as it is.
 
     Attributes:
-        loss: of the newest batch; None if it had none.
+        is_divided: whether the newest batch's loss was.
+        loss: the newest that was, before it was; None if the batch had none.
     """
 
     def __init__(self, divides: Any) -> None:
         self._divides = divides
+        self.is_divided = False
         self.loss: Tensor | None = None
 
     @classmethod
@@ -49,10 +53,13 @@ class WholeLoss:
 
     def from_training_step_output(self, training_step_output: Any, normalize: int = 1) -> Any:
         """Do as the class that divides does, and keep the loss."""
-        output = training_step_output
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        self.loss = loss.detach().clone() if isinstance(loss, Tensor) else None
-        return self._divides.from_training_step_output(training_step_output, normalize)
+        result = self._divides.from_training_step_output(training_step_output, normalize)
+        self.is_divided = normalize != 1
+        if self.is_divided:
+            output = training_step_output
+            loss = output.get("loss") if isinstance(output, Mapping) else output
+            self.loss = loss.detach().clone() if isinstance(loss, Tensor) else None
+        return result
 
 
 class StepRates:
@@ -150,10 +157,14 @@ def knows_last_batch(trainer: Trainer) -> bool:
     return trainer.is_last_batch or trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches
 
 
-def earlier_updates(trainer: Trainer) -> int:
-    """Return how many updates were made before the first batch to come.
+def earlier(trainer: Trainer, samples: SampleCount) -> TrainingIteration:
+    """Return how far the trainer was before the first batch to come, if others tracked what was before.
 
     Of several optimizers stepped by hand Lightning counts each step, but an update is a batch: there are no more updates
     than batches.
     """
-    return min(trainer.global_step, trainer.fit_loop.total_batch_idx + 1)
+    loop = trainer.fit_loop
+    epochs: Any = loop.epoch_progress.current
+    batches = loop.total_batch_idx + 1
+    held = samples.of_earlier(batches, trainer.train_dataloader)
+    return TrainingIteration(epochs.processed, min(trainer.global_step, batches), held)

@@ -178,13 +178,12 @@ SHAPES = [
 def table() -> list[str]:
     """Return the lines of the docs' table."""
     lines = [
-        "| shape | epochs: the updates that ended them | updates | samples: at each epoch's end | batches in each epoch's mean |",
+        "| shape | epochs: the updates that end them | updates | samples by each epoch's end | batches in each epoch's mean |",
         "|---|---|---|---|---|",
     ]
     for shape in SHAPES:
         rest = shape.batches - sum(shape.epochs)
-        ends, held, means = (
-            ", ".join(map(str, each)) for each in (shape.ends, shape.samples, (*shape.epochs, rest) if rest else shape.epochs)
-        )
-        lines.append(f"| {shape.name} | {len(shape.ends)}: {ends} | {shape.updates} | {held} | {means} |")
+        means = (*shape.epochs, rest) if rest else shape.epochs
+        ends, held, in_means = (", ".join(map(str, each)) for each in (shape.ends, shape.samples, means))
+        lines.append(f"| {shape.name} | {len(shape.ends)}: {ends} | {shape.updates} | {held} | {in_means} |")
     return lines
