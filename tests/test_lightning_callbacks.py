@@ -305,3 +305,14 @@ def test_a_validation_outside_of_training_is_none_of_the_run(tmp_path: Path) -> 
     training.fit(module, loader(), loader(8))
     training.validate(module, loader(8))
     assert series(tmp_path / "run", "eval/loss") == [(7, 1.5)]  # the second of three
+
+
+def test_the_config_of_the_docs_watches_a_validation(tmp_path: Path) -> None:
+    page = Path("docs/lightning.md").read_text(encoding="utf-8")
+    (tmp_path / "callbacks.yaml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    module = Validated([[4.0, 2.0], *[[5.0, 5.0]] * 9])
+    track = TrackOutputs(tmp_path / "callbacks.yaml", tmp_path / "run")
+    make_trainer(tmp_path, track, max_epochs=9).fit(module, loader(), loader(8))
+    assert len(module.books) == 28  # the first is the best; three more are no better
+    run = read_run(tmp_path / "run")
+    assert {"loss/E1/at_best/eval/loss", "optim/lr/E1", "loss/online/total/E1", "eval/loss"} < set(run.series)
