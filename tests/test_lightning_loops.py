@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Length of IterableDataset"),
     pytest.mark.filterwarnings("ignore:`training_step` returned `None`"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    # JAX, which other tests load, says so of each worker; the workers do not call it
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called"),
     pytest.mark.filterwarnings("ignore:.*requested to overfit"),
 ]
 
