@@ -121,7 +121,7 @@ class Run(OpenRun):
     ) -> None:
         step, steps, counter = self.accumulated, self.accumulation_steps, self.counter
         ends_update = step + 1 >= steps if ends_update is None else ends_update
-        if counter.is_finished:
+        if counter.is_finished and not self._is_driven:
             raise HookOrderError(
                 f"run.step was called at {counter.cur_iteration}, where training ends (end={counter.end_iteration});"
                 " leave the loop when run.is_finished, or give a later end"
@@ -170,7 +170,10 @@ class Run(OpenRun):
         """
         self._refuse_unless_open("end_epoch")
         self.counter.next_epoch()
-        self._call("after_epoch")
+        try:
+            self._call("after_epoch")
+        finally:
+            self.log_writer.restate()
 
     # ------------------------------------------------------------------ checkpoints
 

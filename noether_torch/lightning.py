@@ -5,176 +5,281 @@ trainer = Trainer(callbacks=[TrackOutputs([{"every_n_updates": 10, "patterns": [
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from noether_core.callbacks.build import Callbacks
+from noether_core.callbacks import CallbackBase
+from noether_core.callbacks.build import Callbacks, build_callback, counts_samples, read_callbacks
+from noether_core.config.load import CallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
-from noether_torch.callbacks import Run
+from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
+from noether_torch.trainer_run import TrainerRun
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 except ImportError as error:
     raise MissingDependencyError(
         "noether_torch.lightning needs lightning: pip install 'noether-callbacks[lightning]'"
     ) from error
 
+from noether_torch.lightning_batches import BatchSize, SampleCount, checked_batch_size, losses_of, named_outputs
+from noether_torch.lightning_trainer import Epochs, StepRates, WholeLoss, earlier, estimated_end, knows_last_batch
+
+STATES = "noether_torch.TrackOutputs"  # where a checkpoint has them
+
 
 class TrackOutputs(Callback):
     """Track each training batch's outputs: all that `training_step` returns, and the loss under `loss`.
 
-    A batch is an accumulation step. An update ends where Lightning's `global_step` moves, so also at an epoch's last batch;
-    with several optimizers stepped by hand, the batch that moves it is one update. The loss is the one that `training_step`
-    returned, not its share that Lightning hands to callbacks while it accumulates gradients. The interval under way is part of
-    Lightning's checkpoints, as tensors.
+    A batch is an accumulation step. An update is a batch in which an optimizer stepped, however many did. An epoch ends where
+    Lightning ends it; one that is cut short, because training stops, is not counted. The loss is the one that
+    `training_step` returned, not its share that Lightning hands to callbacks while it accumulates gradients; it, and each other
+    number whose name ends in `loss`, are the losses for `OnlineLossCallback`. What `validation_step` returns, and what
+    is logged by `self.log` in a validation, goes under `eval/`; see `Run.evaluate`.
+
+    `MetricEarlyStopCallback` sets the trainer's `should_stop`. `LearningRateCallback` without `key` and `source` logs the rates
+    that the optimizers' steps used. The interval under way is part of Lightning's checkpoints, as tensors, numbers and strings.
+    Nothing of the module's is replaced, and this callback can be pickled and copied at any time; a copy has no run.
 
     Args:
         callbacks: a YAML file with a `callbacks:` list, or configs.
-        path: the run directory; None: `noether` in the trainer's log directory.
-        effective_batch_size: the samples of an update; None: the train dataloader's batch size, times the accumulated
-            batches, times the processes.
+        path: the run directory; None: `noether` in the trainer's log directory (a second such callback's: `noether_1`).
+        batch_size: the samples of a batch in this process, or a function of the batch that returns them; None: the first
+            dimension that all its arrays have in common, added up over the loaders where there are several.
         trainer_loggers: whether the trainer's loggers get what is logged too, with the update as the step.
+
+    Raises:
+        NoetherError, pydantic.ValidationError: if a config or an argument cannot work.
 
     Attributes:
         run: the `Run` under way or ended; None before training.
-        state_key: the name of this callback's state in a checkpoint.
     """
-
-    state_key = "noether_torch.TrackOutputs"
 
     def __init__(
         self,
         callbacks: Callbacks,
         path: str | Path | None = None,
         *,
-        effective_batch_size: int | None = None,
+        batch_size: BatchSize | None = None,
         trainer_loggers: bool = True,
     ) -> None:
-        self.run: Run | None = None
-        self._callbacks = callbacks
+        self.run: TrainerRun | None = None
+        self._callbacks = read_callbacks(callbacks)
+        built = [  # here, so that what cannot be is refused
+            build_callback(each, TrainerRun.callback_classes, LogWriter(update_counter=UpdateCounter()), Path())
+            for each in self._with_rates(StepRates(()))
+        ]
+        self._wants_losses = any(isinstance(each, OnlineLossCallbackConfig | CallbackBase) for each in self._callbacks)
+        self._counts_samples = next((str(callback) for callback in built if counts_samples(callback)), None)
         self._path = path
-        self._effective_batch_size = effective_batch_size
+        self._batch_size = checked_batch_size(batch_size)
         self._trainer_loggers = trainer_loggers
-        # what to go on from: of a checkpoint, or of the training that ended last; None while one is under way
-        self._state: dict[str, Any] | None = {}
-        self._loss: Any = None
+        self._is_tracking = False
+        self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
         self._global_step = 0
-        self._watching = ExitStack()
+        self._evaluated_at = -1  # the update of the newest validation
+        self._reset()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the interval under way, as tensors, numbers and strings."""
-        if self._state is not None:
+    def _reset(self) -> None:
+        self._epochs: Epochs | None = None
+        self._losses: WholeLoss | None = None
+        self._rates: StepRates | None = None
+        self._samples: SampleCount | None = None
+        self._evaluating: AbstractContextManager[None] | None = None
+        self._metrics: dict[str, Any] = {}  # of the trainer, as they were before the validation under way
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a callback that has no run, and goes on from where this one is."""
+        copy = type(self).__new__(type(self))
+        vars(copy).update(vars(self), run=None, _is_tracking=False, _state=self._current_state())
+        copy._reset()
+        return vars(copy)
+
+    def _with_rates(self, rates: StepRates) -> list[CallbackConfig | CallbackBase]:
+        """Return the configs, the learning rate's with a source where it has none."""
+        return [
+            each.model_copy(update={"source": rates})
+            if isinstance(each, LearningRateCallbackConfig) and each.key is None and each.source is None
+            else each
+            for each in self._callbacks
+        ]
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _current_state(self) -> dict[str, Any]:
+        if not self._is_tracking:
             return self._state
         assert self.run is not None
-        return dict(as_tensors(self.run.state_dict()))
+        assert self._epochs is not None
+        return {"run": as_tensors(self.run.state_dict()), "epochs": self._epochs.state()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what `state_dict` returned, until training starts."""
-        self._state = state_dict
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the interval under way into a checkpoint, by this callback's number among those of its kind."""
+        checkpoint.setdefault(STATES, {})[str(self._place(trainer))] = self._current_state()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from what `on_save_checkpoint` put there: when training starts, or now if it is under way."""
+        self._state = checkpoint.get(STATES, {}).get(str(self._place(trainer)), {})
+        if self._is_tracking and self._state:
+            self._go_on()
+
+    def _place(self, trainer: Trainer) -> int:
+        same = [each for each in getattr(trainer, "callbacks", []) if isinstance(each, TrackOutputs)]
+        return next((at for at, each in enumerate(same) if each is self), 0)
+
+    def _go_on(self) -> None:
+        assert self.run is not None
+        assert self._epochs is not None
+        self.run.load_state_dict(as_arrays(self._state["run"]))
+        self._epochs.load(self._state["epochs"])
+
+    # ------------------------------------------------------------------ training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the run, at the trainer's step.
+        """Start the run, at the trainer's step, or where the checkpoint left it.
 
         Raises:
-            NoetherError: if a config cannot work, or the checkpoint was made with other callbacks.
+            NoetherError: if the checkpoint was made with other callbacks, or two of these have one directory.
         """
         goes_on = trainer.fit_loop.total_batch_idx >= 0  # from a checkpoint, or after an earlier fit
-        root = Path(trainer.log_dir or trainer.default_root_dir) / "noether" if self._path is None else self._path
-        run = self.run = Run(
-            root,
-            self._callbacks,
-            updates_per_epoch=_updates_per_epoch(trainer),
-            effective_batch_size=self._effective_batch_size or _effective_batch_size(trainer),
+        self._rates = StepRates(trainer.optimizers)
+        self._samples = SampleCount(self._batch_size, trainer.world_size, self._counts_samples)
+        run = self.run = TrainerRun(
+            self._directory(trainer),
+            self._with_rates(self._rates),
             accumulation_steps=trainer.accumulate_grad_batches,
-            start={"update": trainer.global_step} if goes_on and not self._state else None,
-            end=_end(trainer),
+            start=earlier(trainer, self._samples) if goes_on and not self._state else None,
             trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],
         )
+        end = estimated_end(trainer)
+        run.counter.end_iteration = None if end is None else TrainingIteration(update=end)  # which is for display only
         run.start()
+        self._epochs = Epochs(run)
         if goes_on and self._state:
-            run.load_state_dict(as_arrays(self._state))
-        self._state = None
-        self._global_step = trainer.global_step
-        self._watch(pl_module)
+            self._go_on()
+        self._state, self._is_tracking = {}, True
+        self._global_step, self._evaluated_at = trainer.global_step, -1
+        if pl_module.automatic_optimization:
+            self._losses = WholeLoss.watch(trainer)
+        self._stop_if_asked(trainer)
 
-    def _watch(self, pl_module: LightningModule) -> None:
-        """Note each loss as `training_step` returns it: the hooks get it divided, which rounds."""
-        original, attributes = pl_module.training_step, vars(pl_module)
-        own = {name: value for name, value in attributes.items() if name == "training_step"}
+    def _directory(self, trainer: Trainer) -> Path:
+        place = self._place(trainer)
+        name = f"noether_{place}" if place else "noether"
+        path = Path(self._path or Path(trainer.log_dir or trainer.default_root_dir) / name)
+        for other in getattr(trainer, "callbacks", []):
+            is_other = isinstance(other, TrackOutputs) and other is not self and other._is_tracking
+            if is_other and other.run is not None and other.run.path.resolve() == path.resolve():
+                raise NoetherError(
+                    f"two TrackOutputs of one trainer have the run directory {str(path)!r}; give each its own"
+                )
+        return path
 
-        def training_step(*arguments: Any, **named: Any) -> Any:
-            output = original(*arguments, **named)
-            loss = output.get("loss") if isinstance(output, Mapping) else output
-            self._loss = loss.detach() if isinstance(loss, Tensor) else loss
-            return output
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        assert self.run is not None
+        if any(callback.should_stop for callback in self.run.callbacks):
+            trainer.should_stop = True
 
-        # Lightning looks here for the parameters' names
-        training_step.__wrapped__ = getattr(original, "__wrapped__", original)  # type: ignore[attr-defined]
-        attributes["training_step"] = training_step
-        self._watching.callback(attributes.update, own)
-        self._watching.callback(attributes.pop, "training_step")
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the epoch that was cut short before this training, if that does not go on with it."""
+        assert self._epochs is not None
+        if self._epochs.is_under_way and trainer.current_epoch > self._epochs.count:
+            self._epochs.end()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Note the learning rates that the step uses."""
+        if self._rates is not None:
+            self._rates.note(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Track the batch's outputs, and end the update if the optimizer stepped."""
-        loss, self._loss = self._loss, None
-        ended = trainer.global_step != self._global_step
-        self._global_step = trainer.global_step
-        update_outputs = dict(outputs) if isinstance(outputs, Mapping) else {}
-        if loss is not None:
-            update_outputs["loss"] = loss
-        is_last = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
+        """Track the batch's outputs, and end the update if an optimizer stepped.
+
+        Raises:
+            NoetherError: see `Run.step`; or if something counts samples and the batch does not say how many it held.
+        """
         assert self.run is not None
-        self.run.step(
+        assert self._samples is not None
+        assert self._epochs is not None
+        update_outputs = named_outputs(outputs)
+        if self._losses is not None and self._losses.is_divided and "loss" in update_outputs:
+            update_outputs["loss"] = self._losses.loss
+        before, self._global_step = self._global_step, trainer.global_step
+        self.run.accumulation_steps = trainer.accumulate_grad_batches  # a schedule may have changed it
+        self._epochs.step(
             update_outputs or None,
             batch=batch,
-            ends_update=ended,
-            ends_epoch=self.run.counter.epoch < trainer.current_epoch + is_last,
+            losses=losses_of(update_outputs) if self._wants_losses else None,
+            samples=self._samples.of_batch(batch, trainer.train_dataloader),
+            ends_update=self._global_step != before,
+            is_last=knows_last_batch(trainer),
         )
+        self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the epoch, if that was not known at its last batch; one that is cut short goes on to be under way."""
+        assert self._epochs is not None
+        is_cut = trainer.fit_loop.epoch_loop.done and not knows_last_batch(trainer)
+        if self._epochs.is_under_way and not is_cut:
+            self._epochs.end()
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run; a checkpoint saved from here on still holds the interval under way."""
-        self._watching.close()
-        if self.run is not None and self._state is None:
-            self._state = self.state_dict()
+        WholeLoss.forget(trainer)
+        if self._is_tracking:
+            self._state, self._is_tracking = self._current_state(), False
+        if self.run is not None:
             self.run.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the run, so that what it tracked is not lost."""
+        """End the run, so that what it tracked is not lost; an evaluation under way is."""
+        evaluating, self._evaluating = self._evaluating, None
         try:
+            if evaluating is not None:
+                evaluating.__exit__(type(exception), exception, exception.__traceback__)
             self.on_train_end(trainer, pl_module)
         except Exception as second:  # the training's own error is the one to see
             exception.add_note(f"while ending the run, this was raised too: {second!r}")
 
+    # ------------------------------------------------------------------ validation
 
-def _updates_per_epoch(trainer: Trainer) -> int | None:
-    batches = trainer.num_training_batches
-    return None if math.isinf(batches) else max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate from here on, unless these weights were evaluated already: one update has one evaluation."""
+        if self._is_tracking and self.run is not None and self._evaluated_at != self.run.counter.update:
+            self._evaluated_at = self.run.counter.update
+            self._metrics = dict(trainer.callback_metrics)
+            self._evaluating = self.run.evaluate()
+            self._evaluating.__enter__()
 
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Track the batch's outputs; those of several loaders are reduced together."""
+        if self._evaluating is not None:
+            assert self.run is not None
+            update_outputs = named_outputs(outputs)
+            self.run.step(update_outputs or None, losses=losses_of(update_outputs))
 
-def _end(trainer: Trainer) -> dict[str, int] | None:
-    """Return the update at which Lightning stops, where it is known before."""
-    # mypy does not see the attribute, which a connector sets
-    varies = any(isinstance(callback, GradientAccumulationScheduler) for callback in getattr(trainer, "callbacks", []))
-    if varies or not trainer.lightning_module.automatic_optimization:
-        return None
-    updates = trainer.estimated_stepping_batches
-    return {"update": int(updates)} if 0 <= updates < math.inf else None
-
-
-def _effective_batch_size(trainer: Trainer) -> int:
-    size = getattr(trainer.train_dataloader, "batch_size", None)
-    if not isinstance(size, int):
-        raise NoetherError(
-            f"the train dataloader is {type(trainer.train_dataloader).__name__} with batch_size={size!r}, so the samples of an"
-            " update are not known; give TrackOutputs(effective_batch_size=...)"
-        )
-    return size * trainer.accumulate_grad_batches * trainer.world_size
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was tracked, and what the validation logged by `self.log`."""
+        evaluating, self._evaluating = self._evaluating, None
+        if evaluating is not None:
+            assert self.run is not None
+            assert self.run._evaluation is not None
+            before, self._metrics = self._metrics, {}
+            new = {name: value for name, value in trainer.callback_metrics.items() if before.get(name) is not value}
+            self.run._evaluation.give_way(new)
+            evaluating.__exit__(None, None, None)
+            self._stop_if_asked(trainer)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from noether_core.callbacks import CallbackBase, LearningRateCallback
+from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import Callbacks, read_callbacks
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.callbacks.evaluation import Evaluation
@@ -140,10 +140,9 @@ class TransformersRun(TrainerRun):
         """Track what was recorded of an evaluation's batch."""
         batch, self._evaluated_batch = self._evaluated_batch, MicroBatch()
         if batch.outputs or batch.losses is not None:
-            if self._evaluated is None:  # a learning rate is none of an evaluation's
-                watched = [each for each in self.callbacks if not isinstance(each, LearningRateCallback)]
-                self._evaluated = Evaluation(watched, "eval")
-            self._evaluated.step(batch.outputs, batch.losses)
+            if self._evaluated is None:
+                self._evaluated = Evaluation(self.callbacks, "eval")
+            self._evaluated.add([batch.outputs], batch.losses)
 
     def end_evaluation(self, metrics: Mapping[str, Any], prefix: str) -> None:
         """Log what the evaluation's batches gave, and its metrics, under the prefix that the trainer was told.

@@ -11,6 +11,7 @@ import torch
 from noether_core import ScheduleError, read_run
 from noether_torch import Run
 from noether_torch.trainer import as_arrays, as_json, as_tensors
+from noether_torch.trainer_run import TrainerRun
 
 CONFIG = {"every_n_updates": 1, "keys": ["loss"], "reduce": ["count", "last"]}
 
@@ -66,3 +67,37 @@ def test_tensors_of_a_state_share_nothing_with_it() -> None:
     tensors = as_tensors({"a": array})
     array[:] = 1
     assert torch.equal(tensors["a"], torch.zeros(2, dtype=torch.float64))
+
+
+def test_an_entry_has_the_epoch_that_ended_after_it(tmp_path: Path) -> None:
+    configs = [{"every_n_updates": 1, "keys": ["loss"]}]
+    with TrainerRun(tmp_path, configs) as run:
+        for ends_epoch in (False, True, False):
+            run.step({"loss": 1.0}, ends_epoch=False)
+            if ends_epoch:
+                run.end_epoch()
+        assert [entry["epoch"] for entry in run.log_writer.log_entries] == [0, 1, 1]
+    assert [entry["epoch"] for entry in read_run(tmp_path).entries] == [0, 1, 1]
+
+
+def test_an_end_is_an_estimate_where_a_trainer_drives(tmp_path: Path) -> None:
+    with TrainerRun(tmp_path, [{"every_n_updates": 1, "keys": ["loss"]}], end={"update": 1}) as run:
+        for _ in range(3):
+            run.step({"loss": 1.0})
+    assert read_run(tmp_path).entries[-1]["update"] == 3
+
+
+def test_what_a_trainer_evaluated_gives_way_to_what_was_tracked_and_logged(tmp_path: Path) -> None:
+    with TrainerRun(tmp_path, [{"every_n_updates": 1, "keys": ["loss"]}]) as run:
+        run.step({"loss": 1.0})
+        with run.evaluate():
+            run.step({"loss": 2.0})
+            run.log({"mine": 3.0})
+            assert run._evaluation is not None
+            run._evaluation.give_way({"loss": 9.0, "mine": torch.tensor(9.0), "other": torch.tensor(4.0)})
+    entry = read_run(tmp_path).entries[-1]
+    assert {key: value for key, value in entry.items() if key.startswith("eval/")} == {
+        "eval/loss": 2.0,
+        "eval/mine": 3.0,
+        "eval/other": 4.0,
+    }

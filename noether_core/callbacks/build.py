@@ -70,6 +70,12 @@ def build_callback(
     return chosen(given, log_writer=log_writer, output_path=path)
 
 
+def counts_samples(callback: CallbackBase) -> bool:
+    """Tell whether a callback's numbers depend on how many samples an update has."""
+    unit = callback.interval.unit if isinstance(callback, PeriodicCallback) else None
+    return unit == "sample" or isinstance(callback, ThroughputCallback)
+
+
 def refuse_units(callbacks: Sequence[CallbackBase], *, epochs: bool, samples: bool) -> None:
     """Raise `ScheduleError` if one of the callbacks counts epochs or samples, for a run that knows none."""
     for callback in callbacks:
@@ -78,7 +84,7 @@ def refuse_units(callbacks: Sequence[CallbackBase], *, epochs: bool, samples: bo
             raise ScheduleError(
                 f"{callback} counts epochs, but this run has none; give updates_per_epoch, or count updates or samples"
             )
-        if not samples and (unit == "sample" or isinstance(callback, ThroughputCallback)):
+        if not samples and counts_samples(callback):
             raise ScheduleError(
                 f"{callback} counts samples, but this run does not know how many an update has; give effective_batch_size,"
                 " the samples of an update over all its accumulation steps and processes"

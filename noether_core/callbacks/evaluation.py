@@ -8,7 +8,7 @@ from typing import Any
 
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
-from noether_core.callbacks.derived import DerivedOutputsCallback
+from noether_core.callbacks.online_loss import OnlineLossCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.emit.log_writer import LogWriter, save_arrays
 from noether_core.errors import NoetherError, NonFiniteError
@@ -45,13 +45,14 @@ class Evaluation:
                 " or 'test', that is not an interval's, such as 'U10'"
             )
         self.prefix = prefix
+        self._given: dict[str, Any] = {}
         self._parts = [
             _Part(callback, None) for callback in callbacks if isinstance(callback, TrackAdditionalOutputsCallback)
         ]
         self._parts += [
             _Part(callback.tracking, callback.derived)
             for callback in callbacks
-            if isinstance(callback, DerivedOutputsCallback)
+            if isinstance(callback, OnlineLossCallback)  # a learning rate is none of an evaluation's
         ]
 
     def add(self, steps: Sequence[Mapping[str, Any] | None], losses: Any = None) -> None:
@@ -74,22 +75,29 @@ class Evaluation:
                 part.undo()
             raise
 
+    def give_way(self, values: Mapping[str, Any]) -> None:
+        """Log these numbers of a trainer's at the end, but for those whose name is logged already or was tracked."""
+        self._given.update({f"{self.prefix}/{name}": value for name, value in values.items()})
+
     def log(self, writer: LogWriter, counter: Counter) -> None:
         """Log and save what was tracked, at the counter's iteration.
 
         Raises:
-            NoetherError: for a key that cannot be reduced or saved, after all the others are logged.
+            NoetherError: for a key that cannot be reduced, saved or logged, after all the others are.
             NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
         """
         computed = [part.computed() for part in self._parts]
         scalars: dict[str, Any] = {}
-        errors: list[NoetherError] = []
+        errors: list[Exception] = []
         for part, each in zip(self._parts, computed, strict=True):
             scalars = {**part.scalars(self.prefix, each), **scalars}
             errors += part.save(self.prefix, each, writer, counter)
-        writer.bind("run.evaluate").add_scalars(scalars)
+        bound = writer.bind("run.evaluate")
+        bound.add_scalars(scalars)
         for each in computed:
             errors += each.errors
+        logged = bound.current_values()
+        errors += bound.add_values({key: value for key, value in self._given.items() if key not in logged})
         if errors:
             raise errors[0]
         reports = [report for part, each in zip(self._parts, computed, strict=True) if (report := part.report(each))]

@@ -232,6 +232,18 @@ class LogWriter:
         self._flushed = len(self._parts)
         self._feeds.put(entry)
 
+    def restate(self) -> None:
+        """Write once more where the newest entry stands, if the counter came to show another epoch of its update since."""
+        counter = self.update_counter
+        at = int(counter.epoch), int(counter.update), int(counter.sample)
+        if not self._flushed or at == self._at or at[1] != self._at[1]:
+            return
+        self._at = at
+        entry: dict[str, Any] = dict(zip(UNITS, at, strict=True))
+        if self._log is not None:
+            self._log.append(entry)
+        self.log_entries[-1].update(entry)
+
     @property
     def dropped_entries(self) -> dict[str, int]:
         """Return how many entries each tracker missed because its queue was full, by the tracker's repr."""
