@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -46,6 +48,17 @@ class RunFormatError(NoetherError, ValueError):
 
 class MissingDependencyError(NoetherError, ImportError):
     """Report an optional package that a feature needs and this environment lacks."""
+
+
+_INNER = ("noether_core", "noether_jax", "noether_torch", "pydantic", "contextlib")
+
+
+def warn(message: str) -> None:
+    """Warn, pointing at the line outside of these packages that led here."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INNER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level + 1)
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -170,6 +170,35 @@ def _opened(value: Any, within: tuple[int, ...]) -> tuple[Any, Iterable[tuple[An
         return value, None
 
 
+def unstack(update_outputs: Any, steps: int) -> list[dict[str, Any]]:
+    """Return the update outputs of each of several steps, from arrays with a leading axis of steps.
+
+    What is no array is the same in every step.
+
+    Raises:
+        UpdateOutputError: for an array without that axis; see also `flatten`.
+
+    >>> import numpy as np
+    >>> unstack({"loss": np.array([1, 2], "int8"), "lr": 0.5}, 2)
+    [{'loss': np.int8(1), 'lr': 0.5}, {'loss': np.int8(2), 'lr': 0.5}]
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UpdateOutputError(f"run.step got steps={steps!r}; expected an int of at least 1")
+    columns = {}
+    for key, value in flatten(update_outputs).items():
+        shape = getattr(value, "shape", None)
+        if shape is None:
+            columns[key] = [value] * steps
+        elif not len(shape) or shape[0] != steps:
+            raise UpdateOutputError(
+                f"update output {key!r} has shape {tuple(shape)}, and steps={steps} expects a leading axis of {steps} steps;"
+                " stack the steps' values, as jax.lax.scan does, or leave steps out"
+            )
+        else:
+            columns[key] = list(value)  # of every library the slices, in few operations
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * steps
+
+
 def missing_key_message(absent: Sequence[str], available: Sequence[str]) -> str:
     """Return what to tell a user whose exact keys are not among the update outputs."""
     subject = f"key {absent[0]!r} is" if len(absent) == 1 else f"keys {listing(absent)} are"

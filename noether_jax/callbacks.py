@@ -114,7 +114,7 @@ class Run(run.Run):
         self,
         update_outputs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         *,
-        steps: int = 1,
+        steps: int | None = None,
         batch: Any = None,
         losses: Any = None,
         samples: int | None = None,
@@ -124,13 +124,15 @@ class Run(run.Run):
     ) -> None: ...
 
     @overload
-    def step(self, update_outputs: Tree, *, steps: int = 1, batch: Any = None, losses: Any = None) -> Tree: ...
+    def step(
+        self, update_outputs: Tree, *, steps: int | None = None, batch: Any = None, losses: Any = None
+    ) -> Tree: ...
 
     def step(
         self,
         update_outputs: Any = None,
         *,
-        steps: int = 1,
+        steps: int | None = None,
         batch: Any = None,
         losses: Any = None,
         samples: int | None = None,
@@ -146,10 +148,11 @@ class Run(run.Run):
         tracked, self._path = find_tracked(update_outputs, self._path)
         if tracked is not None:
             self._refuse_unless_training()
-            new = self._used("step", tracked).step(tracked, steps)
+            new = self._used("step", tracked).step(tracked, 1 if steps is None else steps)
             return update_outputs if new is tracked else put_tracked(update_outputs, new)
         super().step(
             update_outputs,
+            steps=steps,
             batch=batch,
             losses=losses,
             samples=samples,

@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from noether_core import callbacks, run
 from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
+from noether_core.callbacks.learning_rate import rates_by_name
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.schedule import Counter
 from noether_torch.backend import BACKEND
 
 _is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
@@ -36,9 +41,41 @@ class OnlineLossCallback(callbacks.OnlineLossCallback):
 
 
 class LearningRateCallback(callbacks.LearningRateCallback):
-    """Log the learning rate, from a PyTorch update output or from an optimizer."""
+    """Log the learning rate, from a PyTorch update output or from an optimizer.
+
+    Of an optimizer it is the rate that its last `step` used, whether the scheduler's `step` came since or not.
+    """
 
     backend = BACKEND
+    _listening: RemovableHandle | None = None
+
+    def before_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Note where training starts, and listen to the optimizer from here on."""
+        super().before_training(update_counter=update_counter)
+        source = self.callback_config.source
+        optimizer = getattr(source, "optimizer", source)  # Accelerate's has the real one inside
+        self._used: dict[str, Any] = {}
+        self._listen_no_more()
+        if isinstance(optimizer, Optimizer):
+            self._listening = optimizer.register_step_post_hook(self._note)
+
+    def _note(self, optimizer: Optimizer, *_: Any) -> None:
+        rates = ((str(group.get("name", at)), group["lr"]) for at, group in enumerate(optimizer.param_groups))
+        self._used = rates_by_name(
+            [(name, lr.detach().clone() if isinstance(lr, Tensor) else lr) for name, lr in rates]
+        )
+
+    def _rates(self, update: int) -> Mapping[str, Any]:
+        return self._used or super()._rates(update)
+
+    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+        """Log the learning rate of an interval that training ended in the middle of, and listen no more."""
+        super().after_training(update_counter=update_counter)
+        self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        if self._listening is not None:
+            self._listening.remove()
 
 
 class Run(run.Run):

@@ -69,7 +69,7 @@ def test_none_or_several_intervals_are_refused(n: int) -> None:
 @pytest.mark.parametrize("field", [*INTERVALS, "batch_size"])
 def test_a_count_is_an_int_of_at_least_one(field: str, value: Any) -> None:
     fields = {"keys": ["loss"], field: value, **({"every_n_updates": 1} if field == "batch_size" else {})}
-    with pytest.raises(ValidationError, match=rf"(?s){field}.*input_value={value!r}"):
+    with pytest.raises(ValidationError, match=rf"(?s){field}\n  got {value!r}.*expected (at least 1|a valid integer)"):
         Config(**fields)
 
 
@@ -82,7 +82,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("field", ["every_n_update", "key", "pattern", "save", "Keys"])
 def test_an_unknown_field_is_refused_by_name(field: str) -> None:
-    with pytest.raises(ValidationError, match=rf"{field}\n.*not permitted"):
+    with pytest.raises(ValidationError, match=rf"{field}\n  '{field}' is no field of Track"):
         Config(**LOSS, **{field: 1})
 
 

@@ -67,7 +67,7 @@ def test_a_key_that_comes_only_at_times_is_the_mean_of_what_came(front_end: Any,
         {"grad/b": 7, "loss": array(front_end, 5)},
         {"loss": array(front_end, 7)},
     ]
-    run = train(front_end, tmp_path, [every(2, patterns=["grad"], keys=["loss"])], steps)
+    run = train(front_end, tmp_path, [every(2, patterns=["grad"], keys=["loss"], missing="skip")], steps)
     assert run.log_writer.log_entries == [
         {"epoch": 0, "update": 2, "sample": 2, "loss/U2": 2.0, "grad/a/U2": 3.0},
         {"epoch": 0, "update": 4, "sample": 4, "loss/U2": 6.0, "grad/b/U2": 7.0},
@@ -100,7 +100,7 @@ def test_a_key_matched_several_times_is_tracked_once(front_end: Any, tmp_path: P
 @each_front_end
 def test_nothing_to_track_counts_the_step_only(front_end: Any, tmp_path: Path) -> None:
     one, _, three = losses(front_end, 1, 2, 3)
-    with front_end.Run(tmp_path, [every(3)]) as run:
+    with front_end.Run(tmp_path, [every(3, missing="skip")]) as run:
         run.step(one)
         run.step()
         run.step(None)

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import optax
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_callback_cases import array, each_front_end, entry, points
 
 import noether_jax
 import noether_torch
-from noether_core import MissingKeyError, NoetherError, UpdateOutputError
+from noether_core import LearningRateCallbackConfig, MissingKeyError, NoetherError, UpdateOutputError, read_run
+from noether_core.callbacks.learning_rate import distinct, read_rates
 
 
 @each_front_end
@@ -50,7 +53,7 @@ def torch_groups(names: bool) -> tuple[Any, Callable[[], None]]:
 
 
 @pytest.mark.parametrize(("names", "found"), [(True, ["trunk", "head"]), (False, ["0", "1"])])
-def test_torch_parameter_groups_are_read_at_the_intervals_end(names: bool, found: list[str], tmp_path: Path) -> None:
+def test_the_rates_of_torch_parameter_groups_are_logged(names: bool, found: list[str], tmp_path: Path) -> None:
     optimizer, advance = torch_groups(names)
     with noether_torch.Run(
         tmp_path, [{"kind": "LearningRateCallback", "every_n_updates": 2, "source": optimizer}]
@@ -59,8 +62,8 @@ def test_torch_parameter_groups_are_read_at_the_intervals_end(names: bool, found
             advance()
             run.step()
     assert points(tmp_path) == {
-        f"optim/lr/{found[0]}/U2": [(2, 0.25), (3, 0.125)],
-        f"optim/lr/{found[1]}/U2": [(2, 0.125), (3, 0.0625)],
+        f"optim/lr/{found[0]}/U2": [(2, 0.5), (3, 0.25)],
+        f"optim/lr/{found[1]}/U2": [(2, 0.25), (3, 0.125)],
     }
     assert "source" not in (tmp_path / "config.yaml").read_text(encoding="utf-8")
 
@@ -118,3 +121,78 @@ def test_a_learning_rate_that_never_comes_is_reported(tmp_path: Path) -> None:
         ):
             run.step(None)
         run.step(None)  # warned about once
+
+
+@pytest.mark.parametrize("scheduler_first", [False, True])
+def test_the_rate_logged_is_the_one_the_update_used(scheduler_first: bool, tmp_path: Path) -> None:
+    """Whether the scheduler steps before or after the run does, or the optimizer in between."""
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    config = LearningRateCallbackConfig(every_n_updates=1, source=optimizer)
+    used = []
+    with noether_torch.Run(tmp_path, [config]) as run:
+        for _ in range(4):
+            parameters[0].grad = torch.ones(2)
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if scheduler_first:
+                scheduler.step()
+            run.step()
+            if not scheduler_first:
+                scheduler.step()
+    assert read_run(tmp_path).series["optim/lr/U1"].value.tolist() == used == [1.0, 0.5, 0.25, 0.125]
+    assert not optimizer._optimizer_step_post_hooks
+
+
+NAMES = st.lists(
+    st.sampled_from(["decay", "bias", "decay/0", "decay/1", "0", "1", "decay/0/1", ""]), min_size=2, max_size=7
+)
+
+
+@given(NAMES)
+def test_groups_that_share_a_name_are_all_logged(names: list[str]) -> None:
+    found = distinct([(name, at) for at, name in enumerate(names)])
+    assert sorted(found.values()) == list(range(len(names)))
+    for name in names:
+        if names.count(name) == 1 and not any(other != name and name.startswith(f"{other}/") for other in names):
+            assert name in found
+
+
+def test_two_groups_of_one_name_are_two_series(tmp_path: Path) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr, "name": "decay"} for lr in (0.1, 0.2)]
+    config = LearningRateCallbackConfig(every_n_updates=1, source=torch.optim.SGD(groups))
+    with noether_torch.Run(tmp_path, [config]) as run:
+        run.step()
+    assert {key: series.value.tolist() for key, series in read_run(tmp_path).series.items()} == {
+        "optim/lr/decay/0/U1": [0.1],
+        "optim/lr/decay/1/U1": [0.2],
+    }
+
+
+def test_what_reduce_on_plateau_scales_is_part_of_the_rate(tmp_path: Path) -> None:
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=0)
+    inner = optax.inject_hyperparams(lambda learning_rate: optax.chain(optax.sgd(learning_rate), plateau))(
+        learning_rate=0.1
+    )
+    outer = optax.chain(optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), plateau)
+    for name, optimizer in (("inner", inner), ("outer", outer)):
+        params = {"w": jnp.ones(())}
+        state = optimizer.init(params)
+        moved = []
+        config = LearningRateCallbackConfig(every_n_updates=1, source=lambda _: state)  # noqa: B023 - as a loop has it
+        with noether_jax.Run(tmp_path / name, [config]) as run:
+            for _ in range(6):
+                updates, state = optimizer.update({"w": jnp.ones(())}, state, params, value=1.0)
+                moved.append(-float(updates["w"]))
+                run.step()
+        assert read_run(tmp_path / name).series["optim/lr/U1"].value.tolist() == pytest.approx(moved)
+        assert moved[0] > moved[-1]
+
+
+def test_rates_of_labelled_parts_go_by_their_labels() -> None:
+    parts = {
+        label: optax.inject_hyperparams(optax.sgd)(learning_rate=rate) for label, rate in (("a", 0.5), ("b", 0.25))
+    }
+    state = optax.multi_transform(parts, {"x": "a", "y": "b"}).init({"x": jnp.ones(1), "y": jnp.ones(1)})
+    assert {name: float(rate) for name, rate in read_rates(state, 0).items()} == {"a": 0.5, "b": 0.25}

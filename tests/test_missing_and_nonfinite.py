@@ -40,13 +40,15 @@ def test_a_missing_key_is_skipped_without_a_word(front_end: Any, tmp_path: Path)
 
 
 @each_front_end
-def test_a_pattern_that_matches_nothing_in_a_whole_interval_is_warned_about_once(
+def test_a_pattern_that_matches_nothing_is_warned_about_after_the_first_update_at_the_users_line(
     front_end: Any, tmp_path: Path
 ) -> None:
-    steps = [{"loss": 1.0}] * 6
-    with pytest.warns(UserWarning, match="'grda' matched no update output in a whole interval") as warned:
-        train(front_end, tmp_path, [every(2, patterns=["grda", "loss"])], steps)
-    assert len(warned) == 1
+    with front_end.Run(tmp_path, [every(2, patterns=["grda", "loss"])]) as run:
+        with pytest.warns(UserWarning, match="'grda' matched no update output in the first update") as warned:
+            run.step({"loss": 1.0})
+        assert [Path(each.filename).name for each in warned] == [Path(__file__).name]
+        for _ in range(5):
+            run.step({"loss": 1.0})
     assert logged(tmp_path, "loss/U2") == [(2, 1.0), (4, 1.0), (6, 1.0)]
 
 
@@ -63,8 +65,28 @@ def test_a_pattern_that_stops_matching_is_warned_about(front_end: Any, tmp_path:
 @each_front_end
 def test_a_pattern_that_matches_once_an_interval_is_not_warned_about(front_end: Any, tmp_path: Path) -> None:
     steps = [{"lr": 1.0}, {"loss": 2.0}, {"loss": 3.0}, {"lr": 4.0}, None, None]
-    train(front_end, tmp_path, [every(2, patterns=["loss"])], steps)
+    train(front_end, tmp_path, [every(2, patterns=["loss"], missing="skip")], steps)
     assert logged(tmp_path, "loss/U2") == [(2, 2.0), (4, 3.0)]
+
+
+@each_front_end
+def test_an_update_without_outputs_obeys_missing(front_end: Any, tmp_path: Path) -> None:
+    for missing in ("error", "warn", "skip"):
+        with front_end.Run(tmp_path / missing, [every(2, missing=missing)], accumulation_steps=2) as run:
+            run.step({"loss": 1.0})
+            run.step()  # the update has some
+            run.step()
+            if missing == "error":
+                with pytest.raises(MissingKeyError, match="'loss' is not among the update outputs, which have none"):
+                    run.step()
+                assert (run.counter.update, run.accumulated) == (1, 1)
+                run.step({"loss": 3.0})
+            elif missing == "warn":
+                with pytest.warns(UserWarning, match="'loss' is not among the update outputs, which have none"):
+                    run.step()
+            else:
+                run.step()
+        assert logged(tmp_path / missing, "loss/U2") == [(2, 2.0 if missing == "error" else 1.0)]
 
 
 @pytest.mark.parametrize(

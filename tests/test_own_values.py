@@ -281,3 +281,54 @@ def test_a_metric_that_never_comes_is_said_once(
             if comes:
                 run.log({"eval/acc": 0.5})
     assert len(caplog.messages) == (0 if comes else 1)
+
+
+# ---------------------------------------------------------------------- the stacked outputs of several steps
+
+
+@both
+@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize("accumulation_steps", [1, 3])
+def test_stacked_steps_are_as_many_steps(front_end: Any, is_own: bool, accumulation_steps: int, tmp_path: Path) -> None:
+    array = front_end.Run.backend.from_numpy if is_own else np.asarray
+    rng = np.random.default_rng(0)
+    losses, fields = rng.normal(size=12).astype(np.float32), rng.normal(size=(12, 5)).astype(np.float32)
+    config = {
+        "every_n_updates": 2,
+        "patterns": [""],
+        "reduce": ["mean", "std", "last"],
+        "save_output": True,
+        "log_output": False,
+    }
+    for way in ("stacked", "one by one"):
+        with front_end.Run(tmp_path / way, [config], accumulation_steps=accumulation_steps) as run:
+            if way == "stacked":
+                run.step({"loss": array(losses), "of": {"field": array(fields)}, "lr": 0.5}, steps=12)
+            else:
+                for loss, field in zip(losses, fields, strict=True):
+                    run.step({"loss": array(loss), "of": {"field": array(field)}, "lr": 0.5})
+            with run.evaluate():
+                run.step({"loss": array(losses)}, steps=12)
+    files = [
+        {file.path.relative_to(tmp_path / way): file.path.read_bytes() for file in read_run(tmp_path / way).arrays}
+        for way in ("stacked", "one by one")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) == 12 // accumulation_steps // 2 + 1
+
+
+@both
+@pytest.mark.parametrize(
+    ("outputs", "steps", "message"),
+    [
+        ({"loss": np.zeros(3)}, 4, r"'loss' has shape \(3,\), and steps=4 expects a leading axis of 4 steps"),
+        ({"loss": np.zeros(())}, 1, r"'loss' has shape \(\), and steps=1"),
+        ({"loss": np.zeros(3)}, 0, "steps=0; expected an int of at least 1"),
+        ([{"loss": 1.0}], 1, "update_outputs is list"),
+    ],
+)
+def test_what_is_not_stacked_is_refused(front_end: Any, outputs: Any, steps: int, message: str, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path, [LOSS]) as run:
+        with pytest.raises(UpdateOutputError, match=message):
+            run.step(outputs, steps=steps)
+        assert run.counter.update == 0

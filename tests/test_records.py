@@ -93,6 +93,7 @@ def test_any_record_is_flattened_as_a_dict_of_its_fields(seed: int) -> None:
 
 
 @each_front_end
+@pytest.mark.filterwarnings("ignore:.*pattern .* matched no")
 @pytest.mark.parametrize("seed", range(12))
 def test_a_step_of_any_record_is_one_step(front_end: Any, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)

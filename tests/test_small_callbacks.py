@@ -134,19 +134,19 @@ def test_an_evaluation_changes_nothing(front_end: Any, kind: str, tmp_path: Path
 
 BAD: list[tuple[dict[str, Any], str]] = [
     (entry("OnlineLossCallback", nonfinite="stop"), "'raise', 'propagate' or 'skip'"),
-    (entry("OnlineLossCallback", keys=["loss"]), "Extra inputs are not permitted"),
+    (entry("OnlineLossCallback", keys=["loss"]), "'keys' is no field of OnlineLossCallbackConfig"),
     ({"kind": "OnlineLossCallback"}, "set exactly one of every_n_epochs, every_n_updates and every_n_samples"),
     (entry("LearningRateCallback", key=""), "at least 1 character"),
     (entry("LearningRateCallback", source="optimizer"), "The name of an update output is `key`"),
     (entry("ProgressCallback", bar="yes"), "valid boolean"),
-    ({"kind": "BestMetricCallback", "every_n_updates": 1, "source_metric_key": "a"}, "higher_is_better\n  Field required"),
+    ({"kind": "BestMetricCallback", "every_n_updates": 1, "source_metric_key": "a"}, "higher_is_better\n  it is missing"),
     (entry("BestMetricCallback", source_metric_key=""), "at least 1 character"),
     (entry("BestMetricCallback", target_metric_keys="loss"), "write a list: [loss]"),
     (entry("BestMetricCallback", target_metric_keys=[]), "at least 1 item"),
     (entry("BestMetricCallback", target_metric_keys=["a", ""]), "which every log key contains"),
-    (entry("MetricEarlyStopCallback", patience=0), "greater than or equal to 1"),
+    (entry("MetricEarlyStopCallback", patience=0), "got 0; expected at least 1"),
     (entry("MetricEarlyStopCallback", patience=1.5), "valid integer"),
-    (entry("MetricEarlyStopCallback", min_delta=-0.1), "greater than or equal to 0"),
+    (entry("MetricEarlyStopCallback", min_delta=-0.1), "got -0.1; expected at least 0"),
     (entry("MetricEarlyStopCallback", min_delta=INF), "give a finite number of at least 0"),
     (entry("MetricEarlyStopCallback", higher_is_better=1), "valid boolean"),
 ]  # fmt: skip

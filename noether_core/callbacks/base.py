@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
 from noether_core.config.base import CallbackBaseConfig
 from noether_core.emit.log_writer import LogWriter, ScalarWriter
+from noether_core.errors import warn
 from noether_core.schedule import Counter
 
 TRAINER_ARGUMENTS = ("trainer", "model", "data_container", "tracker", "checkpoint_writer", "metric_property_provider")
@@ -72,7 +72,7 @@ class CallbackBase:
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:
             self._warned.add(subject)
-            warnings.warn(f"{self}: {message}", UserWarning, stacklevel=2)
+            warn(f"{self}: {message}")
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Run once, before the first step."""
@@ -89,6 +89,9 @@ class CallbackBase:
         **_: Any,
     ) -> None:
         """Run after each backward pass; the counter still shows the updates completed before this one."""
+
+    def track_no_outputs(self) -> None:
+        """Run before the last accumulation step of an update in which none had update outputs."""
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`: another callback refused that step, so it is not counted."""

@@ -10,8 +10,7 @@ from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
-from noether_core.emit.arrays import write_savable
-from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.log_writer import LogWriter, save_arrays
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.finish import Computation, Computed
@@ -55,12 +54,16 @@ class Evaluation:
             if isinstance(callback, DerivedOutputsCallback)
         ]
 
-    def step(self, update_outputs: Mapping[str, Any] | None, losses: Any = None) -> None:
-        """Merge one step's outputs in; on an error everything stays as it was.
+    def add(self, steps: Sequence[Mapping[str, Any] | None], losses: Any = None) -> None:
+        """Merge the outputs of steps in, one after the other; a step that raises changes nothing.
 
         Raises:
             UpdateOutputError: for a value that cannot be tracked.
         """
+        for update_outputs in steps:
+            self._add(update_outputs, losses)
+
+    def _add(self, update_outputs: Mapping[str, Any] | None, losses: Any) -> None:
         done = 0
         try:
             for part in self._parts:
@@ -133,8 +136,7 @@ class _Part:
         out = self._callback.out
         if out is not None and (arrays := computed.arrays()):
             path = out.parent / prefix / f"{counter.cur_iteration}.safetensors"
-            writer.note_arrays(path)
-            if (error := write_savable(path, arrays)) is not None:
+            if (error := save_arrays(writer, path, arrays)) is not None:
                 return [error]
         return []
 

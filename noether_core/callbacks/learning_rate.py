@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, ClassVar
 
+from noether_core import schedule
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.config.loop import LearningRateCallbackConfig
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
-from noether_core.schedule import Counter
 from noether_core.select import flat_outputs
 
 
@@ -55,7 +57,7 @@ class LearningRateCallback(DerivedOutputsCallback):
             )
         return rates
 
-    def _emit(self, update_counter: Counter) -> None:
+    def _emit(self, update_counter: schedule.Counter) -> None:
         self._log_source(update_counter)
         key = self.callback_config.key
         if key is not None and not self.tracking.has_values:
@@ -66,18 +68,21 @@ class LearningRateCallback(DerivedOutputsCallback):
             )
         super()._emit(update_counter)
 
-    def after_training(self, *, update_counter: Counter, **_: Any) -> None:
+    def after_training(self, *, update_counter: schedule.Counter, **_: Any) -> None:
         """Log the learning rate of an interval that training ended in the middle of."""
         self._log_source(update_counter)
         super().after_training(update_counter=update_counter)
 
-    def _log_source(self, update_counter: Counter) -> None:
+    def _log_source(self, update_counter: schedule.Counter) -> None:
         config, update = self.callback_config, update_counter.update
         if config.source is None or self._seen_at == update or not update:
             return
         self._seen_at = update
-        for name, value in read_rates(config.source, update - 1).items():
+        for name, value in self._rates(update - 1).items():
             self._add_scalar(f"{config.prefix}{name and '/'}{name}/{self.interval}", _number(name, value), ".5g")
+
+    def _rates(self, update: int) -> Mapping[str, Any]:
+        return read_rates(self.callback_config.source, update)
 
 
 def read_rates(source: Any, update: int) -> dict[str, Any]:
@@ -95,15 +100,14 @@ def read_rates(source: Any, update: int) -> dict[str, Any]:
     """
     groups = getattr(source, "param_groups", None)
     if groups is not None:
-        rates = {str(group.get("name", at)): group["lr"] for at, group in enumerate(groups)}
-        return {"": next(iter(rates.values()))} if len(groups) == 1 else rates
-    found = _hyperparams(source)
+        return rates_by_name([(str(group.get("name", at)), group["lr"]) for at, group in enumerate(groups)])
+    found = list(_hyperparams(source))
     if found:
-        return {"": found[0]} if len(found) == 1 else {str(at): rate for at, rate in enumerate(found)}
+        return rates_by_name([(name or str(at), rate) for at, (name, rate) in enumerate(found)])
     if callable(source):
         return read_rates(source(update), update)
     if isinstance(source, Mapping):
-        return {str(name): value for name, value in source.items()}
+        return distinct([(str(name), value) for name, value in source.items()])
     if isinstance(source, tuple | list) or source is None:
         raise UpdateOutputError(
             f"the source of the learning rate is {type(source).__name__} {source!r:.80}, which has none; expected a number,"
@@ -112,13 +116,51 @@ def read_rates(source: Any, update: int) -> dict[str, Any]:
     return {"": source}
 
 
-def _hyperparams(source: Any) -> list[Any]:
-    """Return the learning rates in an optax state: of each part that has `hyperparams`, however deep in the chain."""
+def rates_by_name(rates: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return learning rates by distinct names; a lone one's name is empty."""
+    return {"": rates[0][1]} if len(rates) == 1 else distinct(rates)
+
+
+def distinct(named: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return values by name; those that share a name get their place among all after it.
+
+    >>> distinct([("decay", 0.1), ("bias", 0.2), ("decay", 0.3)])
+    {'decay/0': 0.1, 'bias': 0.2, 'decay/2': 0.3}
+    """
+    found = dict(named)
+    while len(found) < len(named):
+        counts = Counter(name for name, _ in named)
+        named = [(f"{name}/{at}" if counts[name] > 1 else name, value) for at, (name, value) in enumerate(named)]
+        found = dict(named)
+    return found
+
+
+def _hyperparams(source: Any, name: str = "", scales: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the learning rates in an optax state, wherever they are in it, and the names of the parts that have names.
+
+    What `reduce_on_plateau` scales the updates by is part of the rates in its chain.
+    """
     hyperparams = getattr(source, "hyperparams", None)
     if isinstance(hyperparams, Mapping) and "learning_rate" in hyperparams:
-        return [hyperparams["learning_rate"]]
-    parts = source if isinstance(source, tuple | list) else ()
-    return [rate for part in parts for rate in _hyperparams(part)]
+        yield name, prod((*scales, *_scales(getattr(source, "inner_state", ()))), start=hyperparams["learning_rate"])
+    elif isinstance(source, Mapping):
+        for key, part in source.items():
+            yield from _hyperparams(part, f"{name}/{key}" if name else str(key), scales)
+    elif isinstance(source, tuple | list):
+        scales = (*scales, *(part.scale for part in source if _is_plateau(part)))
+        for part in source:
+            yield from _hyperparams(part, name, scales)
+
+
+def _is_plateau(state: Any) -> bool:
+    return hasattr(state, "plateau_count") and hasattr(state, "scale")
+
+
+def _scales(state: Any) -> list[Any]:
+    """Return what every `reduce_on_plateau` in an optax state scales the updates by."""
+    if _is_plateau(state):
+        return [state.scale]
+    return [scale for part in state for scale in _scales(part)] if isinstance(state, tuple | list) else []
 
 
 def _number(name: str, value: Any) -> float:

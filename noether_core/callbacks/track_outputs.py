@@ -9,10 +9,10 @@ from typing import Any
 
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.hooks import next_position
+from noether_core.callbacks.matches import Matched, Matches
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.arrays import write_savable
-from noether_core.emit.log_writer import BoundLogWriter
+from noether_core.emit.log_writer import BoundLogWriter, save_arrays
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
@@ -20,7 +20,7 @@ from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
 from noether_core.reduce.state import DAMAGE, damaged, pack, unpack
 from noether_core.schedule import Counter
-from noether_core.select import Selection, Selector, missing_key_message, require, weight_of
+from noether_core.select import Selector, select, weight_of
 
 
 class TrackAdditionalOutputsCallback(PeriodicCallback):
@@ -71,10 +71,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.sources: list[PartialSource] = [self._interval]
         self._computation = Computation(config)
         self._selector = Selector(self.keys, self.patterns)
-        self._matched: set[str] = set()  # not changed in place where values come, for `_before` keeps it
-        self._steps = 0
+        self._matches = Matches(config, self._warn_once)
         self._position = (-1, -1)
-        self._before = (self._position, 0, self._matched, False)
+        self._before = (self._position, self._matches.so_far, False)
         self._emitted_at = -1
 
     def __str__(self) -> str:
@@ -112,17 +111,30 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         super().track_after_accumulation_step(update_counter=update_counter)
         position = next_position(self._position, update_counter.update, accumulation_steps, accumulation_step)
-        before = (self._position, self._steps, self._matched, update_outputs is not None)
+        before = (self._position, self._matches.so_far, update_outputs is not None)
         if update_outputs is not None:
             outputs, selection = self._selector(update_outputs)
             if selection.missing:
-                self._miss(selection, outputs)
+                self._matches.miss(selection, outputs)
             tracked = selection.tracked
             weight = weight_of(self.config.weight, outputs) if tracked else None
             self._interval.add(tracked, selection.values(outputs), position[0] + 1, accumulation_step, weight)
-            self._note_matches(selection)
+            self._matches.add(selection)
         self._position = position
         self._before = before
+
+    def track_after_update_step(self, *, update_counter: Counter, **_: Any) -> None:
+        """Look, after the first update, whether the patterns match."""
+        self._matches.end_update()
+
+    def track_no_outputs(self) -> None:
+        """Do what `missing` says of the exact keys.
+
+        Raises:
+            MissingKeyError: if that is `error`.
+        """
+        if self.keys:
+            self._matches.miss(select(self.keys, (), ()), {})
 
     def note_example(self, update_outputs: Mapping[str, Any]) -> None:
         """Note which keys and patterns match outputs like these, which one of `sources` will reduce.
@@ -131,12 +143,12 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             MissingKeyError: if an exact key is absent and `missing` is `error`.
         """
         outputs, selection = self._selector(update_outputs)
-        self._miss(selection, outputs)
-        self._note_matches(selection)
+        self._matches.miss(selection, outputs)
+        self._matches.add(selection)
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`."""
-        self._position, self._steps, self._matched, had_outputs = self._before
+        self._position, self._matches.so_far, had_outputs = self._before
         if had_outputs:
             self._interval.undo()
 
@@ -144,17 +156,6 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def has_values(self) -> bool:
         """Tell whether the hooks were given values in the interval under way. Reading it waits for nothing."""
         return bool(self._interval.keys)
-
-    def _miss(self, selection: Selection, outputs: Mapping[str, Any]) -> None:
-        if self.config.missing == "error":
-            require(selection, tuple(outputs))
-        for key in selection.missing if self.config.missing == "warn" else ():
-            self._warn_once(key, missing_key_message([key], tuple(outputs)))
-
-    def _note_matches(self, selection: Selection) -> None:
-        self._steps += 1
-        if not selection.matched <= self._matched:
-            self._matched = self._matched | selection.matched
 
     # ------------------------------------------------------------------ the interval's end
 
@@ -179,24 +180,18 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         finally:  # also of what cannot be fetched: it would mix with the next interval
             for source in self.sources:
                 source.reset()
-        unmatched = [pattern for pattern in self.patterns if self._steps and pattern not in self._matched]
-        self._matched.clear()
-        self._steps = 0
+        unmatched = self._matches.unmatched()
+        self._matches.so_far = Matched()
         self._emitted_at = update_counter.update
         error = self._log(computed.scalars(str(self.interval))) if self.log_output or self.verbose else None
         if self.out is not None and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
-            if isinstance(self.log_writer, BoundLogWriter):
-                self.log_writer.note_arrays(path)
-            error = error or write_savable(path, arrays)
+            error = error or save_arrays(self.log_writer, path, arrays)
         if error is not None or computed.errors:
             raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and computed.nonfinite is not None:
             self._raise_nonfinite(computed.nonfinite)
-        for pattern in unmatched:
-            self._warn_once(
-                pattern, f"pattern {pattern!r} matched no update output in a whole interval; correct or drop it"
-            )
+        self._matches.warn_of(unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
         """Return what the interval under way gives at its end."""
@@ -277,8 +272,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         return pack(self._partials()) | {
             "reached": -1 if self._reached is None else self._reached,
             "position": list(self._position),
-            "steps": self._steps,
-            "matched": sorted(self._matched),
+            "steps": self._matches.so_far.steps,
+            "matched": sorted(self._matches.so_far.patterns),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -289,7 +284,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         partials = unpack(state)
         try:
-            reached, steps, matched = int(state["reached"]), int(state["steps"]), set(state["matched"])
+            reached, matched = int(state["reached"]), Matched(int(state["steps"]), frozenset(state["matched"]))
             update, step = map(int, state["position"])
         except DAMAGE as error:
             raise damaged(error) from error
@@ -301,4 +296,4 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             )
         self._interval.load(partials)
         self._reached = None if reached < 0 else reached
-        self._position, self._steps, self._matched = (update, step), steps, matched
+        self._position, self._matches.so_far = (update, step), matched

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from noether_core.config.readable import readable
 from noether_core.schedule import UNITS, Interval
 
 NOETHER_KINDS = "noether.core.callbacks."
@@ -25,10 +35,18 @@ Strings = Annotated[list[StrictStr], BeforeValidator(_is_a_list)]
 class CallbackBaseConfig(BaseModel):
     """Hold what every callback's config has. Frozen; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kind: StrictStr | None = Field(default=None, min_length=1)
     id: StrictStr | None = Field(default=None, min_length=1)
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise readable(error, type(self), fields) from None
 
     @field_validator("id")
     @classmethod

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from noether_core.config.base import NOETHER_KINDS, NamedCallbackConfig
 from noether_core.config.loop import LOOP_CONFIGS
+from noether_core.config.readable import entitled
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import ConfigFileError, NoetherError, listing, suggest
 
@@ -31,6 +33,11 @@ def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
         raise ConfigFileError(
             f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields"
         )
+    strange = [name for name in entry if not isinstance(name, str)]
+    if strange:
+        raise ConfigFileError(
+            f"{where} has the field {strange[0]!r} of type {type(strange[0]).__name__}; a field's name is text"
+        )
     kind = entry.get("kind") or entry.get("name")
     known = TrackAdditionalOutputsCallbackConfig.model_fields["name"].default
     if isinstance(kind, str):
@@ -39,7 +46,10 @@ def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
             raise ConfigFileError(
                 f"{where} has kind {kind!r}; the kinds known here: {listing(KINDS)}.{suggest(known, KINDS)}"
             )
-    return KINDS[known].model_validate(dict(entry))
+    try:
+        return KINDS[known](**entry)
+    except ValidationError as error:
+        raise entitled(error, where) from None
 
 
 def load_callbacks(path: str | Path) -> list[CallbackConfig]:

@@ -52,8 +52,8 @@ class LearningRateCallbackConfig(LoopConfig):
         key: the update output that holds it: a number, or a dict from names to numbers.
         source: in Python only, instead of `key`: an optimizer with `param_groups`, a state with `hyperparams` (optax's
             `inject_hyperparams`), or a function of the update's number, counted from 0 as optax's schedules do, that returns
-            one of these, a number, or a dict from names to numbers. It is read at the interval's end and never written
-            to a file.
+            one of these, a number, or a dict from names to numbers. Of a PyTorch optimizer the rate is that of its last
+            `step`; anything else is read at the interval's end. Never written to a file.
     """
 
     prefix: ClassVar[str] = "optim/lr"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from math import prod
 from typing import Any, Literal, Self
 
@@ -10,7 +9,7 @@ from pydantic import Field, StrictBool, StrictStr, field_validator, model_valida
 
 from noether_core.algebra.sums import Fields
 from noether_core.config.base import NamedCallbackConfig, Strings
-from noether_core.errors import UpdateOutputError
+from noether_core.errors import UpdateOutputError, warn
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
@@ -59,7 +58,7 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
         if "stack" in self.asked and not self.save_output:
             raise ValueError("reduce asks for stack, which is saved and never logged; set save_output to true")
         if not self.gives_something:
-            warnings.warn(NOTHING_COMES_OUT, UserWarning, stacklevel=3)
+            warn(NOTHING_COMES_OUT)
         return self
 
     @property

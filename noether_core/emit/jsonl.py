@@ -19,6 +19,7 @@ import orjson
 from noether_core.errors import RunFormatError
 
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_ALIKE = frozenset({int, bool, str, type(None)})  # types that orjson writes as `json` does, if at all
 _WIDE = 2.0**63  # from here on orjson may have made a float of an int
 
 
@@ -31,9 +32,9 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
     b'{"update":3,"loss/U1":"Infinity","crc32":"e842e18a"}\n'
     """
     others = {
-        key: _written(value)
+        key: orjson.Fragment(_exact(value))
         for key, value in entry.items()
-        if type(value) is not float or not (1e-4 <= value < 1e16 or -1e16 < value <= -1e-4)
+        if (not 1e-4 <= abs(value) < 1e16 if type(value) is float else type(value) not in _ALIKE)
     }
     try:
         body = orjson.dumps({**entry, **others})[:-1]
@@ -45,17 +46,9 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def _written(value: Any) -> Any:
-    """Return what makes orjson write a value as `json` does."""
-    kind = type(value)
-    if kind is int or kind is bool or kind is str or value is None:
-        return value
-    if kind is float and math.isfinite(value):
-        return orjson.Fragment(repr(value))  # where they spell the exponent differently
-    return orjson.Fragment(_exact(value))
-
-
 def _exact(value: Any) -> str:
+    if type(value) is float and math.isfinite(value):
+        return repr(value)  # as `json` does, only faster
     return json.dumps(_strict(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 

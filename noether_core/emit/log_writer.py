@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from noether_core.emit.arrays import write_savable
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
@@ -99,7 +103,14 @@ class LogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
         return BoundLogWriter(self, source)
 
-    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
+    def add_scalar(
+        self,
+        key: str,
+        value: Any,
+        logger: Logger | None = None,
+        format_str: str | None = None,
+        source: str | None = None,
+    ) -> None:
         """Log one number under a key, once per update.
 
         Args:
@@ -107,26 +118,26 @@ class LogWriter:
             value: a Python or NumPy number; kept as a plain Python one.
             logger: also told, at level INFO.
             format_str: how `logger` is shown the value, such as `.5f`.
+            source: who logs; by default the logger.
 
         Raises:
             DuplicateKeyError: (a `KeyError`) if the key was logged for this update already; names who logged it first.
             NoetherError: if the value is no number.
         """
-        self._add(key, plain_number(key, value), logger, format_str, None if logger is None else logger.name)
+        self._add(key, plain_number(key, value), logger, format_str, source)
 
-    def add_nonscalar(self, key: str, value: Any) -> None:
+    def add_nonscalar(self, key: str, value: Any, source: str | None = None) -> None:
         """Log a string, or a list or dict of strings and numbers, under a key, once per update; raises as `add_scalar`."""
-        self._add(key, plain_nonscalar(key, value), None, None, None)
+        self._add(key, plain_nonscalar(key, value), None, None, source)
 
-    def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
+    def add_scalars(
+        self, values: Values, logger: Logger | None = None, format_str: str | None = None, source: str | None = None
+    ) -> None:
         """Log many numbers at once, as `add_scalar` on each in turn, but cheaper.
 
         Raises:
             DuplicateKeyError, NoetherError: the first error of `add_scalar`, after all that can be logged is.
         """
-        self._add_all(values, logger, format_str, None if logger is None else logger.name)
-
-    def _add_all(self, values: Values, logger: Logger | None, format_str: str | None, source: str | None) -> None:
         self._begin()
         if values and logger is None and self._takes_all(values):
             self._parts.append(_Part(source, dict(values)))
@@ -134,6 +145,10 @@ class LogWriter:
         errors = self._add_each(values, plain_number, source, logger, format_str)
         if errors:
             raise errors[0]
+
+    def add_values(self, values: Values, source: str | None = None) -> list[Exception]:
+        """Log numbers, single-element arrays, strings, lists and dicts, all that can be; return what was raised."""
+        return self._add_each(values, plain_value, source)
 
     def _add_each(
         self,
@@ -166,6 +181,7 @@ class LogWriter:
                 f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
             )
         self._begin()
+        source = source or (None if logger is None else logger.name)
         for part in self._parts:
             if key in part.values:
                 raise DuplicateKeyError(
@@ -253,32 +269,19 @@ class LogWriter:
 
 
 class BoundLogWriter:
-    """Log to a `LogWriter` in somebody's name."""
+    """Log to a `LogWriter` in somebody's name, by its own methods."""
 
     def __init__(self, writer: LogWriter, source: str) -> None:
-        self._writer = writer
-        self._source = source
+        self.add_scalar = partial(writer.add_scalar, source=source)
+        self.add_scalars = partial(writer.add_scalars, source=source)
+        self.add_nonscalar = partial(writer.add_nonscalar, source=source)
+        self.add_values = partial(writer.add_values, source=source)
+        self.note_arrays = writer.note_arrays
+        self.current_values = writer.current_values
 
-    def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
-        """Log one number; see `LogWriter.add_scalar`."""
-        self._writer._add(key, plain_number(key, value), logger, format_str, self._source)
 
-    def add_scalars(self, values: Values, logger: Logger | None = None, format_str: str | None = None) -> None:
-        """Log many numbers at once; see `LogWriter.add_scalars`."""
-        self._writer._add_all(values, logger, format_str, self._source)
-
-    def add_nonscalar(self, key: str, value: Any) -> None:
-        """Log a value that is no number; see `LogWriter.add_nonscalar`."""
-        self._writer._add(key, plain_nonscalar(key, value), None, None, self._source)
-
-    def add_values(self, values: Values) -> list[Exception]:
-        """Log numbers, single-element arrays, strings, lists and dicts, all that can be; return what was raised."""
-        return self._writer._add_each(values, plain_value, self._source)
-
-    def note_arrays(self, path: Path) -> None:
-        """Note that an array file is saved now; see `LogWriter.note_arrays`."""
-        self._writer.note_arrays(path)
-
-    def current_values(self) -> dict[str, Any]:
-        """Return what is logged so far for the update that the counter shows; see `LogWriter.current_values`."""
-        return self._writer.current_values()
+def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
+    if isinstance(writer, LogWriter | BoundLogWriter):
+        writer.note_arrays(path)
+    return write_savable(path, arrays)

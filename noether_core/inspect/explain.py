@@ -17,7 +17,7 @@ from rich.text import Text
 from noether_core.config.load import CallbackConfig, check_together
 from noether_core.config.loop import LearningRateCallbackConfig, LoopConfig
 from noether_core.config.tracking import NOTHING_COMES_OUT, TrackAdditionalOutputsCallbackConfig
-from noether_core.emit.arrays import read_arrays
+from noether_core.emit.arrays import read_headers
 from noether_core.errors import NoetherError, UpdateOutputError, suggest
 from noether_core.select import flatten, select
 from noether_core.text import inert
@@ -28,8 +28,6 @@ class Matched:
     """Say what a config does with one key.
 
     Attributes:
-        key: the update output.
-        shape: its shape.
         by: the exact key or the patterns that name it.
         logged: the names it is logged under.
         told: the names under which only `logging` is told.
@@ -74,24 +72,22 @@ def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
         UpdateOutputError: if the file holds none of these.
     """
     try:
-        return _read_outputs(path)
-    except RecursionError:
-        raise UpdateOutputError(f"{str(path)!r} is nested too deep to read; give arrays as {{shape: [...]}}") from None
-
-
-def _read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
         if path.suffix == ".safetensors":
-            return {key: array.shape for key, array in read_arrays(path).items()}
+            return {key: header.shape for key, header in read_headers(path).items()}
         text = path.read_text(encoding="utf-8")
         document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if not isinstance(document, Mapping):
+            raise UpdateOutputError(
+                f"{str(path)!r} holds {type(document).__name__}; expected a dict from names to numbers, lists or"
+                " {shape: [...]}"
+            )
+        return dict(flatten(_shapes(document, "")))
+    except UpdateOutputError:
+        raise
+    except RecursionError:
+        raise UpdateOutputError(f"{str(path)!r} is nested too deep to read; give arrays as {{shape: [...]}}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UpdateOutputError(f"cannot read update outputs from {str(path)!r}: {error}") from error
-    if not isinstance(document, Mapping):
-        raise UpdateOutputError(
-            f"{str(path)!r} holds {type(document).__name__}; expected a dict from names to numbers, lists or {{shape: [...]}}"
-        )
-    return dict(flatten(_shapes(document, "")))
 
 
 def _shapes(outputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:

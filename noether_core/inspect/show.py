@@ -41,19 +41,18 @@ def _series_table(run: RunReader) -> Table:
 
 def _series_row(series: Series) -> tuple[str, ...]:
     values, update = series.value, int(series.update[-1])
-    first, last = values[:1].tolist()[0], values[-1:].tolist()[0]
     course = ("", "", "")
     if values.dtype != object or all(isinstance(value, bool | int | float) for value in values):
         course = (*_extremes(values), sparkline(values))
-    return inert(series.key), str(len(values)), number(first), number(last), *course, f"update {update}"
+    ends = number(values.item(0)), number(values.item(-1))
+    return inert(series.key), str(len(values)), *ends, *course, f"update {update}"
 
 
 def _extremes(values: np.ndarray[Any, Any]) -> tuple[str, str]:
     known = values[values == values]  # without NaN
     if not len(known):
         return "", ""
-    least, greatest = (known[at : at + 1].tolist()[0] for at in (known.argmin(), known.argmax()))
-    return number(least), number(greatest)
+    return number(known.item(known.argmin())), number(known.item(known.argmax()))
 
 
 def _arrays_table(files: Sequence[ArrayFile]) -> Table:

@@ -10,7 +10,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from noether_core.emit.trackers import Tracker
 from noether_core.text import as_float
 
 
@@ -27,18 +26,16 @@ def main() -> None:
 
 def _take_entries() -> None:
     options = json.loads(sys.stdin.buffer.readline())
-    continuation = _Continuation(Path(options.pop("memory")))
-    tool: Tracker | None = None
+    memory = Path(options.pop("memory"))
+    tool: Any = None
+    number = 0
     try:
         for line in sys.stdin.buffer:
-            if not line.endswith(b"\n"):
-                break  # torn: the training was killed
-            entry = json.loads(line)
-            if entry is None:
-                break
+            if not line.endswith(b"\n") or (entry := json.loads(line)) is None:
+                break  # torn, for the training was killed; or its end
             if tool is None:
-                tool = continuation.open_tool(entry["update"], **options)
-            continuation.note(entry["update"])
+                tool, number = _open_tool(memory, entry["update"], **options)
+            _note(memory, {"id": tool.id, "number": number, "update": entry["update"]})
             tool.log({key: _storable(value) for key, value in entry.items()})
     finally:
         if tool is not None:
@@ -51,41 +48,29 @@ def _storable(value: Any) -> Any:
     return as_float(value) if is_wide else value
 
 
-class _Continuation:
-    """Keep the id of a tool's run and the last update it was given, in a file beside the tool's own.
+def _open_tool(memory: Path, update: int, kind: str, name: str, **options: Any) -> tuple[Any, int]:
+    """Return what takes the entries from an update on, `Tool` of the kind's module, and which of the tool's runs it is.
 
-    A start whose updates follow on the last one goes on with that run. One that begins at an earlier update (training was
-    taken up from an older checkpoint) gets a run of its own, so that no curve has two values for an update.
+    A start whose updates follow on the last one noted goes on with that run. One that begins at an earlier update (training
+    was taken up from an older checkpoint) gets a run of its own, so that no curve has two values for an update.
     """
+    try:
+        found = json.loads(memory.read_text(encoding="utf-8"))
+        run_id, number, last = str(found["id"]), int(found["number"]), int(found["update"])
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or one that a crash of the machine left torn
+        run_id, number, last = None, 0, update
+    if update <= last:
+        run_id, number = None, number + 1
+    module = importlib.import_module(f"noether_core.emit.trackers.{kind}")
+    return module.Tool(name=name if number == 1 else f"{name}-{number}", run_id=run_id, **options), number
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._id: str | None = None
-        self._number = 0
-        self._update = -1
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            self._id, self._number, self._update = str(found["id"]), int(found["number"]), int(found["update"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # none yet, or one that a crash of the machine left torn: a new run, and nothing is mixed up
 
-    def open_tool(self, update: int, kind: str, name: str, **options: Any) -> Tracker:
-        """Return what takes the entries from an update on: `Tool` of the kind's module."""
-        if self._id is None or update <= self._update:
-            self._id = None
-            self._number += 1
-        name = name if self._number == 1 else f"{name}-{self._number}"
-        module = importlib.import_module(f"noether_core.emit.trackers.{kind}")
-        tool = module.Tool(name=name, run_id=self._id, **options)
-        self._id = tool.id
-        return tool  # type: ignore[no-any-return]
-
-    def note(self, update: int) -> None:
-        """Note the last update given."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"id": self._id, "number": self._number, "update": update}), encoding="utf-8")
-        temporary.replace(self._path)  # without fsync: what is lost with the machine costs a second run, no number
+def _note(memory: Path, state: dict[str, Any]) -> None:
+    """Note the tool's run and the last update it was given, in a file beside the tool's own."""
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memory.with_suffix(".tmp")
+    temporary.write_text(json.dumps(state), encoding="utf-8")
+    temporary.replace(memory)  # without fsync: what is lost with the machine costs a second run, no number
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from noether_core.emit.trackers import require
 from noether_core.emit.trackers.process import ProcessTracker
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, suggest
 from noether_core.schedule import UNITS
 
 # Nothing of the machine, the code or the terminal is recorded: only what is logged.
@@ -40,7 +42,7 @@ class WandbTracker(ProcessTracker):
 
     Raises:
         MissingDependencyError: if wandb is not installed.
-        NoetherError: for another mode, or an argument that is not plain data.
+        NoetherError: for another mode, an argument or setting that W&B does not have, or one that is not plain data.
     """
 
     kind: ClassVar[str] = "wandb"
@@ -61,9 +63,33 @@ class WandbTracker(ProcessTracker):
         if taken:
             raise NoetherError(f"the wandb tracker got {taken}, which it sets itself: leave them out")
         require("wandb", "wandb")
+        _refuse_unknown("argument", arguments, ("wandb_init.py", "init"))
+        _refuse_unknown("setting", settings or {}, ("wandb_settings.py", "Settings"))
         arguments |= {"project": project, "mode": mode}
         options = {"settings": {**_PRIVATE, **(settings or {})}, "arguments": arguments}
         super().__init__(directory, name, options, memory="wandb/noether.json")
+
+
+def _refuse_unknown(what: str, given: Iterable[str], source: tuple[str, str]) -> None:
+    """Raise for a name that a function or class of W&B does not take, read from its source: to import it takes a second."""
+    spec = importlib.util.find_spec("wandb")
+    file = Path(spec.origin if spec and spec.origin else "").parent / "sdk" / source[0]
+    found = (
+        [node for node in ast.parse(file.read_bytes()).body if getattr(node, "name", "") == source[1]]
+        if file.exists()
+        else []
+    )
+    for node in found:
+        if isinstance(node, ast.FunctionDef):
+            known = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+        else:
+            fields = (field for field in getattr(node, "body", ()) if isinstance(field, ast.AnnAssign))
+            known = [field.target.id for field in fields if isinstance(field.target, ast.Name)]
+        for name in given:
+            if name not in known:
+                raise NoetherError(
+                    f"the wandb tracker got the {what} {name!r}, which wandb does not take.{suggest(name, known)}"
+                )
 
 
 class Tool:

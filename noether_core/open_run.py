@@ -1,0 +1,197 @@
+"""Open a run's directory, its callbacks and its log; log to it, evaluate, and close it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from noether_core.callbacks import hooks
+from noether_core.callbacks.build import (
+    CORE_CLASSES,
+    CallbackClasses,
+    Callbacks,
+    build_callback,
+    read_callbacks,
+    refuse_units,
+)
+from noether_core.callbacks.evaluation import Evaluation
+from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.emit.files import write_whole
+from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.starts import Origin
+from noether_core.emit.trackers import Tracker, make_trackers
+from noether_core.errors import HookOrderError
+from noether_core.reduce.backend import Backend
+from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
+from noether_core.select import flatten
+
+
+class OpenRun:
+    """Hold what a run has open between its start and its end; see `noether_core.run.Run`, which adds the training's steps."""
+
+    backend: ClassVar[Backend]
+    callback_classes: ClassVar[CallbackClasses] = CORE_CLASSES
+    # whether a trainer drives it, which says when an epoch ends and how many samples there were, and stops when it likes
+    _is_driven: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        path: str | Path,
+        callbacks: Callbacks,
+        *,
+        updates_per_epoch: int | None = None,
+        effective_batch_size: int | None = None,
+        accumulation_steps: int = 1,
+        start: Mapping[str, int] | TrainingIteration | None = None,
+        end: Mapping[str, int] | TrainingIteration | None = None,
+        trackers: Sequence[Tracker | str | Mapping[str, Any]] = (),
+        record: str | Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        require_positive("Run", accumulation_steps=accumulation_steps)
+        self.accumulation_steps = accumulation_steps
+        self.accumulated = 0
+        batch_size = 1 if effective_batch_size is None else effective_batch_size
+        self.counter = UpdateCounter(
+            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
+        )
+        self._start = self.counter.cur_iteration
+        given = read_callbacks(callbacks)
+        self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
+        self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
+        self.recorder = None
+        if record is not None:
+            self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
+            self.callbacks.append(self.recorder)
+        if not self._is_driven:
+            refuse_units(self.callbacks, epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
+        self._evaluation: Evaluation | None = None
+        self._is_just_loaded = False  # by `load_state_dict`, with no step since
+        self._state = "new"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this."""
+        if self._state != "new":
+            raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
+        write_whole(self.path / "config.yaml", self._config_yaml())
+        self._state = "training"
+        self.log_writer.begin(self._origin(self._start if self._start.update else None, None))
+        for callback in self.callbacks:
+            callback.before_training(update_counter=self.counter)
+
+    def _origin(self, iteration: TrainingIteration | None, parent: str | None) -> Origin:
+        config = hashlib.sha256(self._config_yaml()).hexdigest()
+        return Origin(iteration, parent, {"config": config, "processes": self.backend.processes()[1]})
+
+    def _config_yaml(self) -> bytes:
+        end = self.counter.end_iteration
+        document = {
+            "updates_per_epoch": self.counter.updates_per_epoch,
+            "effective_batch_size": self.counter.effective_batch_size,
+            "accumulation_steps": self.accumulation_steps,
+            "end": None if end is None else str(end),
+            "callbacks": [callback.callback_config.model_dump(exclude_unset=True) for callback in self.callbacks],
+        }
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
+
+    def _refuse_unless_open(self, method: str) -> None:
+        if self._state != "training":
+            advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
+            raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
+
+    def _call(self, *due: str) -> None:
+        """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
+        errors = hooks.periodic(self.callbacks, due, self.counter)
+        self.log_writer.flush()
+        if errors:
+            raise errors[0]
+
+    # ------------------------------------------------------------------ values of one's own
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Log values of your own at the current iteration, into the entry that its update has.
+
+        In `evaluate` their keys get its prefix. They are in the file when this returns.
+
+        Args:
+            values: a dict from names to numbers (single-element arrays too), strings, or lists of these; nested dicts are
+                flattened with `/`.
+
+        Raises:
+            HookOrderError: before the run has started, or after it has ended.
+            DuplicateKeyError: if a key was logged for this update already; all the others are logged.
+            NoetherError: for a value that cannot be logged, likewise.
+        """
+        self._refuse_unless_open("log")
+        prefix = "" if self._evaluation is None else f"{self._evaluation.prefix}/"
+        errors = self.log_writer.bind("run.log").add_values(
+            {prefix + key: value for key, value in flatten(values).items()}
+        )
+        if self._evaluation is None:
+            errors += hooks.periodic(self.callbacks, ("after_log",), self.counter)
+        self.log_writer.flush()
+        if errors:
+            raise errors[0]
+
+    @contextmanager
+    def evaluate(self, prefix: str = "eval") -> Iterator[None]:
+        """Evaluate: what is tracked by `step` and logged by `log` in this context goes under `{prefix}/`.
+
+        Its steps are no training steps: nothing counts them, and the intervals under way stay as they are. At its end, what the
+        tracking callbacks name of its outputs is logged, reduced over all of them, and every callback's `at_eval` is called. If
+        it raises, what it tracked is dropped.
+
+        Args:
+            prefix: such as `eval` or `test`.
+
+        Raises:
+            HookOrderError: outside of training, or within another evaluation.
+            NoetherError: for a prefix that cannot be one.
+        """
+        self._refuse_unless_open("evaluate")
+        if self._evaluation is not None:
+            raise HookOrderError(
+                "run.evaluate was called within run.evaluate; end the first evaluation before the next"
+            )
+        self._evaluation = Evaluation(self.callbacks, prefix)
+        try:
+            yield
+            self._evaluation.log(self.log_writer, self.counter)
+        finally:
+            self._evaluation = None
+            self.log_writer.flush()
+        self._call("at_eval")
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the run's end is reached, or a callback wants training to end."""
+        return self.counter.is_finished or any(callback.should_stop for callback in self.callbacks)
+
+    def finish(self) -> None:
+        """End training: emit the interval under way, flush and close. Leaving the `with` block does this."""
+        if self._state != "training":
+            return
+        self._state = "finished"
+        due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
+        errors = hooks.periodic(self.callbacks, due, self.counter)
+        self.log_writer.close()
+        if errors:
+            raise errors[0]
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            self.finish()
+            return
+        try:
+            self.finish()
+        except Exception as second:  # the loop's own error is the one to see
+            error.add_note(f"while ending the run, this was raised too: {second!r}")
