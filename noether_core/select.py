@@ -16,6 +16,7 @@ from noether_core.errors import MissingKeyError, UpdateOutputError, listing, sug
 from noether_core.records import is_box_type, is_record_type, items_of
 
 _MOST = 256  # key sets, or types, that are kept in mind
+_DEEPEST = 100  # records within one another that are opened
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,24 @@ def flat_outputs(update_outputs: Any) -> Mapping[str, Any]:
 def _flatten_into(flat: dict[str, Any], items: Iterable[tuple[Any, Any]], prefix: str, within: tuple[int, ...]) -> None:
     for name, found in items:
         key = prefix + (str.__str__(name) if isinstance(name, str) else str(name))
-        value = found.get_value() if is_box_type(type(found)) else found
-        nested = items_of(value) if id(value) not in within else None  # a record that holds itself has no end
+        value, nested = _opened(found, within)
         if nested is not None:
             _flatten_into(flat, nested, key + "/", (*within, id(value)))
         elif value is not None:
             flat[key] = Doubled(key) if key in flat else value
+
+
+def _opened(value: Any, within: tuple[int, ...]) -> tuple[Any, Iterable[tuple[Any, Any]] | None]:
+    """Return a value, or what it stands for, and the items of a record; None for what is none.
+
+    A record that cannot be read, or has no end, is left as an object, which is refused where it is tracked.
+    """
+    try:
+        inner = value.get_value() if is_box_type(type(value)) else value
+        items = items_of(inner) if id(inner) not in within and len(within) < _DEEPEST else None
+        return inner, None if items is None else list(items)
+    except Exception:
+        return value, None
 
 
 def unstack(update_outputs: Any, steps: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from noether_core.errors import NoetherError
 from noether_jax.fused import Tracked
 
 Path = tuple[int, ...]  # a child's number at each level
+_DEEPEST = 100  # levels that are looked at
 
 
 def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
@@ -32,7 +33,7 @@ def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
 def _path(tree: Any, within: tuple[int, ...] = ()) -> Path | None:
     if isinstance(tree, Tracked):
         return ()
-    if id(tree) in within:  # a dict that holds itself
+    if id(tree) in within or len(within) > _DEEPEST:  # a dict that holds itself
         return None
     for number, child in enumerate(_children(tree)):
         if (path := _path(child, (*within, id(tree)))) is not None:
