@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
@@ -59,8 +60,7 @@ class Run(OpenRun):
 
         Args:
             update_outputs: a dict from names to scalars or arrays, or another record of them: a NamedTuple, a dataclass. A list
-                of these is that many accumulation steps: a whole update's, where your function does the accumulation itself, or
-                many updates'.
+                of these is that many accumulation steps, of one update or of many.
             steps: how many there are in one record of arrays with a leading axis of steps, as `jax.lax.scan` returns.
             batch: handed to the hooks.
             losses: handed to the hooks.
@@ -79,11 +79,23 @@ class Run(OpenRun):
             self._evaluation.add(many, losses)
             return
         self._refuse_unless_training()
-        self._add_samples(samples)
-        if times is not None:
+        with self._uncounted_if_refused():
+            self._add_samples(samples)
             self._add_times(times, self.accumulated + len(many))
-        for outputs in many:
-            self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
+            for outputs in many:
+                self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
+
+    @contextmanager
+    def _uncounted_if_refused(self) -> Iterator[None]:
+        """Take back the samples and times of a call that raises before any of its steps is counted."""
+        before = self.counter.update, self.accumulated
+        samples, times = self._samples, self._times
+        try:
+            yield
+        except BaseException:
+            if (self.counter.update, self.accumulated) == before:
+                self._samples, self._times = samples, times
+            raise
 
     def count_step(self) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
@@ -100,7 +112,9 @@ class Run(OpenRun):
                     " leave the loop when run.is_finished"
                 )
 
-    def _add_times(self, times: Mapping[str, float], steps: int) -> None:
+    def _add_times(self, times: Mapping[str, float] | None, steps: int) -> None:
+        if times is None:
+            return
         if steps > self.accumulation_steps:
             raise HookOrderError(
                 f"run.step got times together with {steps} accumulation steps of an update that has {self.accumulation_steps};"
@@ -127,7 +141,7 @@ class Run(OpenRun):
                 " leave the loop when run.is_finished, or give a later end"
             )
         has_outputs = self._has_outputs or outputs is not None
-        if ends_update and not has_outputs:
+        if ends_update and not has_outputs and not self._is_driven:  # a trainer may skip a batch
             for callback in self.callbacks:
                 callback.track_no_outputs()
         arguments = {

@@ -332,3 +332,25 @@ def test_what_is_not_stacked_is_refused(front_end: Any, outputs: Any, steps: int
         with pytest.raises(UpdateOutputError, match=message):
             run.step(outputs, steps=steps)
         assert run.counter.update == 0
+
+
+# ---------------------------------------------------------------------- samples
+
+
+@both
+def test_samples_are_what_each_step_had_and_a_refused_step_had_none(front_end: Any, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path, [LOSS], effective_batch_size=8, accumulation_steps=2) as run:
+        run.step([{"loss": 1.0}] * 2)
+        run.step({"loss": 1.0}, samples=4)
+        with pytest.raises(UpdateOutputError):
+            run.step({"loss": "text"}, samples=100, times={"data": 1.0})
+        with pytest.raises(ValueError, match="samples=-1"):
+            run.step({"loss": 1.0}, samples=-1)
+        run.step({"loss": 1.0}, samples=3)
+        assert str(run.counter.cur_iteration) == "E0_U2_S15"
+        run.step({"loss": 1.0}, samples=4)
+        state = run.state_dict()
+    with front_end.Run(tmp_path, [LOSS], effective_batch_size=8, accumulation_steps=2) as run:
+        run.load_state_dict(state)
+        run.step({"loss": 1.0}, samples=1)
+        assert str(run.counter.cur_iteration) == "E0_U3_S20"

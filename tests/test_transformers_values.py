@@ -30,7 +30,6 @@ def as_kept(value: float, kind: str, kept: dict[str, Any]) -> Any:
             "array": np.zeros(3, np.float32),
             "scalar array": np.zeros((), np.float64),
             "view": np.zeros((2, 3))[1],
-            "masked": np.ma.array(np.zeros(3), mask=[False, False, False]),
             "tensor": torch.zeros(3),
             "parameter": torch.nn.Parameter(torch.zeros(3)),
             "list": [0.0, 0.0],
@@ -51,7 +50,7 @@ def as_kept(value: float, kind: str, kept: dict[str, Any]) -> Any:
     return buffer
 
 
-KINDS = ["array", "scalar array", "view", "masked", "tensor", "parameter", "list", "nested list", "list of arrays"]
+KINDS = ["array", "scalar array", "view", "tensor", "parameter", "list", "nested list", "list of arrays"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
