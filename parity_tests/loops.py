@@ -201,6 +201,7 @@ class Loop:
             self._rng.choice(list(actions), p=chances)()  # type: ignore[arg-type]
         while len(self._steps) % self._accumulation_steps:
             self._step()
+        self._log()  # a start that wrote nothing supersedes nothing
         self._run.finish()
 
     def _outputs(self) -> dict[str, Any]:
