@@ -83,10 +83,10 @@ class Run(OpenRun):
         for outputs in many:
             self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
 
-    def count_step(self) -> None:
+    def count_step(self, batch: Any = None, losses: Any = None) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
         self._refuse_unless_training()
-        self._accumulation_step(None, None, None, None, None)
+        self._accumulation_step(None, batch, losses, None, None)
 
     def _refuse_unless_training(self) -> None:
         self._refuse_unless_open("step")

@@ -19,6 +19,7 @@ from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
 from noether_jax.reducer import JaxKernels
+from noether_jax.transfers import to_device, to_host
 
 _aval_of, _sharding_of = attrgetter("aval"), attrgetter("sharding")
 
@@ -68,13 +69,12 @@ class JaxBackend:
 
     def to_numpy(self, values: Sequence[jax.Array]) -> list[np.ndarray[Any, Any]]:
         """Return copies of arrays on the host."""
-        return [np.array(value) for value in jax.device_get(list(values))]
+        return [np.array(value) for value in to_host(list(values))]
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Any = None) -> jax.Array:
         """Return an array with the same dtype, shape and bits, 64-bit ones included; committed to no device."""
-        with jax.enable_x64(True):
-            array: jax.Array = jax.device_put(value)
-            return array
+        array: jax.Array = to_device(value)
+        return array
 
 
 def check_dtype(key: str, dtype: Any) -> np.dtype[Any]:
