@@ -97,6 +97,13 @@ class _WindowSource:
         self.earliest = self.latest = self.fused.run.counter.update * self.fused.run.accumulation_steps
 
 
+def _laid_by(run: Run, callback: TrackAdditionalOutputsCallback) -> str:
+    """Return what decides where a callback's intervals end."""
+    counter = run.counter
+    by_unit = {"epoch": counter.updates_per_epoch, "sample": counter.effective_batch_size}
+    return f"{callback.interval} {run.accumulation_steps} {by_unit.get(callback.interval.unit)}"
+
+
 class Fused:
     """Count along with a `Tracked`, and hand its rows to the callbacks at the intervals' ends.
 
@@ -115,7 +122,9 @@ class Fused:
         self._begun = self._position = run.counter.update * run.accumulation_steps + run.accumulated
         self._fetched: Tracked | None = None
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
-        self.output_trackers = tuple(OutputTracker(callback.config, axis_name) for callback in callbacks)
+        self.output_trackers = tuple(
+            OutputTracker(callback.config, axis_name, meaning=_laid_by(run, callback)) for callback in callbacks
+        )
         self._sources = [
             _WindowSource(
                 self,

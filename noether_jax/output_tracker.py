@@ -77,13 +77,17 @@ def track_outputs(
 
 
 class OutputTracker:
-    """Hold the pure functions of one config: `init`, `update`, `merge` and `compute`; see `track_outputs`."""
+    """Hold the pure functions of one config: `init`, `update`, `merge` and `compute`; see `track_outputs`.
+
+    Of `meaning`, such as where the intervals end, a state that comes back must be too.
+    """
 
     def __init__(
         self,
         config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any],
         axis_name: AxisName | None = None,
         precision: Precision | None = None,
+        meaning: str = "",
     ) -> None:
         wanted = parse_callback(config)
         if not isinstance(wanted, TrackAdditionalOutputsCallbackConfig):
@@ -106,6 +110,7 @@ class OutputTracker:
         self._computation = Computation(wanted)
         self.axis_name = axis_name
         self._ops = ops_for(precision)
+        self._meaning = meaning
         self._blanks: dict[tuple[Slot, ...], OutputTrackerState] = {}
 
     def init(self, example: Mapping[str, Any]) -> OutputTrackerState:
@@ -119,7 +124,7 @@ class OutputTracker:
             last = {
                 slot.key: np.zeros(*kept_form(slot)) for slot in slots if "last" in self.config.reductions(slot.key)
             }
-            what = identities(self.config, self._ops, slots)
+            what = identities(self.config, self._ops, slots, self._meaning)
             # one slot at least, for Orbax saves no array without elements
             words = packing.initial(self._ops, self.fields, len(what), 0, -1, what)
             self._blanks[slots] = OutputTrackerState(words, last, np.zeros((), np.int32), slots)

@@ -44,14 +44,14 @@ class OutputTrackerState:
 
 
 def identities(
-    config: TrackAdditionalOutputsCallbackConfig, ops: JaxOps, slots: Sequence[Slot]
+    config: TrackAdditionalOutputsCallbackConfig, ops: JaxOps, slots: Sequence[Slot], meaning: str
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return a number for each slot that stands for what its sums mean; for no slots, that of none."""
-    meanings: list[tuple[Any, ...]] = [
-        (slot.key, slot.dtype, slot.shape, slot.wide, "last" in config.reductions(slot.key), config.weight, ops.parts)
-        for slot in slots
+    shared = meaning, config.weight, ops.parts
+    own: list[tuple[Any, ...]] = [
+        (slot.key, slot.dtype, slot.shape, slot.wide, "last" in config.reductions(slot.key)) for slot in slots
     ]
-    return np.array([zlib.crc32(repr(meaning).encode()) for meaning in meanings or [()]], np.int64)
+    return np.array([zlib.crc32(repr((*each, *shared)).encode()) for each in own or [()]], np.int64)
 
 
 def leading_axes(state: OutputTrackerState, blank: OutputTrackerState) -> Shape:
