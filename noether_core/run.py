@@ -189,11 +189,12 @@ class Run(OpenRun):
             )
         for name, callback in named.items():
             callback.load_state_dict(state["callbacks"][name])
-        start, before = TrainingIteration(**state["iteration"]), self.counter
+        start = TrainingIteration(**{unit: int(number) for unit, number in state["iteration"].items()})
+        before = self.counter
         self.counter = UpdateCounter(start, before.end_iteration, before.updates_per_epoch, before.effective_batch_size)
         self._is_just_loaded = True
         if self._state == "training":
-            self.log_writer.begin(self._origin(start if start.update else None, state.get("start") or None))
+            self.log_writer.begin(self._origin(start if start.update else None, str(state.get("start", "")) or None))
         self.log_writer.update_counter = self.counter
         self.accumulated = int(state["accumulated"])
         samples = int(state.get("samples", -1))

@@ -20,6 +20,7 @@ from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
+from noether_jax.flax_state import make_serializable
 from noether_jax.output_tracker import AxisName, OutputTracker
 from noether_jax.slots import Slot, slots_of
 from noether_jax.tracker_state import OutputTrackerState, other_state
@@ -115,6 +116,7 @@ class Fused:
     ) -> None:
         if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
             raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
+        make_serializable(Tracked, "position", "windows")
         self.run = run
         self._counter = run.counter
         self._steps_per_call = steps_per_call

@@ -30,6 +30,7 @@ from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
 from noether_core.select import flatten, weight_of
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
+from noether_jax.flax_state import make_serializable
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
 from noether_jax.tracker_state import (
@@ -111,6 +112,7 @@ class OutputTracker:
         self.axis_name = axis_name
         self._ops = ops_for(precision)
         self._meaning = meaning
+        make_serializable(OutputTrackerState, "words", "last", "step")
         self._blanks: dict[tuple[Slot, ...], OutputTrackerState] = {}
 
     def init(self, example: Mapping[str, Any]) -> OutputTrackerState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from noether_core.algebra.sums import Fields, Statistics
 from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
@@ -99,7 +99,7 @@ class JaxKernels:
         """Return a step stacked, its arrays lifted; and copies of its values."""
         layout, weight = step.layout, step.weight
         if weight is not None:
-            weight = _beside(weight, next(iter((*step.arrays, *chain(*step.scalars)))))
+            weight = beside(weight, next(chain(step.arrays, *step.scalars)))
         with jax.enable_x64(True):
             rows, weight, lifted, kept = _take(
                 step.scalars, step.arrays, weight, ops=self._ops, keep=layout.keep, fields=layout.fields
@@ -143,18 +143,28 @@ class JaxKernels:
         return found, [np.array(array) for array in arrays]
 
 
-def _beside(weight: Any, value: jax.Array) -> jax.Array:
-    """Return a weight where a value is, if it is elsewhere and cannot go there by itself."""
-    if not isinstance(weight, jax.Array):
-        placed: jax.Array = to_device(np.asarray(weight))
-        return placed
-    if not weight.committed or weight.sharding.device_set == value.sharding.device_set:
-        return weight
+def place_of(value: jax.Array) -> Hashable:
+    """Return the devices of an array, in the order of its mesh if it has one: only what shares them is computed together.
+
+    What has explicit axes is computed together with what has the same.
+    """
     sharding = value.sharding
-    if weight.shape != value.shape and isinstance(sharding, NamedSharding):
+    if isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh) and mesh.size > 1:
+        return (*mesh.devices.flat, mesh.abstract_mesh if AxisType.Explicit in mesh.axis_types else None)
+    return frozenset(value.devices())
+
+
+def beside(value: Any, other: jax.Array) -> jax.Array:
+    """Return a value, of JAX or of NumPy, where another is."""
+    if not isinstance(value, jax.Array):
+        value = to_device(np.asarray(value))
+    if place_of(value) == place_of(other):
+        return value  # type: ignore[no-any-return]
+    sharding = other.sharding
+    if value.shape != other.shape and isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-    with jax.transfer_guard("allow"):
-        moved: jax.Array = jax.device_put(weight, sharding)
+    with ours():
+        moved: jax.Array = jax.device_put(value, sharding)
         return moved
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noether_core.algebra.expansion import Array
-from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.errors import HookOrderError, NoetherError
 from noether_jax.ops import JaxOps
 from noether_jax.slots import Slot
@@ -47,7 +47,7 @@ def identities(
     config: TrackAdditionalOutputsCallbackConfig, ops: JaxOps, slots: Sequence[Slot], meaning: str
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return a number for each slot that stands for what its sums mean; for no slots, that of none."""
-    shared = meaning, config.weight, ops.parts
+    shared = meaning, config.weight, ops.parts, tuple(fields_of(config))
     own: list[tuple[Any, ...]] = [
         (slot.key, slot.dtype, slot.shape, slot.wide, "last" in config.reductions(slot.key)) for slot in slots
     ]

@@ -17,7 +17,7 @@ from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
-from noether_core.reduce.state import DAMAGE, damaged, pack, unpack
+from noether_core.reduce.state import DAMAGE, damaged, listed, pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selection, Selector, missing_key_message, require, weight_of
 
@@ -283,8 +283,12 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         partials = unpack(state)
         try:
-            reached, steps, matched = int(state["reached"]), int(state["steps"]), set(state["matched"])
-            update, step = map(int, state["position"])
+            reached, steps, matched = (
+                int(state["reached"]),
+                int(state["steps"]),
+                set(map(str, listed(state["matched"]))),
+            )
+            update, step = map(int, listed(state["position"]))
         except DAMAGE as error:
             raise damaged(error) from error
         wanted = fields_of(self.config)
