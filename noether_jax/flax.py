@@ -69,7 +69,13 @@ def intermediate_outputs(
     keys = tuple(values) if patterns is None else _matching(patterns, tuple(values))
     if statistics is None:
         return {key: values[key] for key in keys}
-    return {f"{key}/{name}": statistic(values[key]) for key in keys for name, statistic in statistics.items()}
+    found: dict[str, jax.Array] = {}
+    for key in keys:
+        for name, statistic in statistics.items():
+            if f"{key}/{name}" in found:
+                raise UpdateOutputError(f"two statistics have the key {f'{key}/{name}'!r}; rename one of them")
+            found[f"{key}/{name}"] = statistic(values[key])
+    return found
 
 
 def _by_key(intermediates: Mapping[str, Any]) -> dict[str, Any]:
