@@ -97,11 +97,11 @@ class Run(OpenRun):
                 self._samples, self._times = samples, times
             raise
 
-    def count_step(self) -> None:
+    def count_step(self, batch: Any = None, losses: Any = None) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
         self._refuse_unless_training()
         self._has_outputs = True
-        self._accumulation_step(None, None, None, None, None)
+        self._accumulation_step(None, batch, losses, None, None)
 
     def _refuse_unless_training(self) -> None:
         self._refuse_unless_open("step")
@@ -219,11 +219,12 @@ class Run(OpenRun):
             )
         for name, callback in named.items():
             callback.load_state_dict(state["callbacks"][name])
-        start, before = TrainingIteration(**state["iteration"]), self.counter
+        start = TrainingIteration(**{unit: int(number) for unit, number in state["iteration"].items()})
+        before = self.counter
         self.counter = UpdateCounter(start, before.end_iteration, before.updates_per_epoch, before.effective_batch_size)
         self._is_just_loaded = True
         if self._state == "training":
-            self.log_writer.begin(self._origin(start if start.update else None, state.get("start") or None))
+            self.log_writer.begin(self._origin(start if start.update else None, str(state.get("start", "")) or None))
         self.log_writer.update_counter = self.counter
         self.accumulated = int(state["accumulated"])
         samples = int(state.get("samples", -1))

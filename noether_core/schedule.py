@@ -257,6 +257,19 @@ class Interval:
         """
         return now // self.n > before // self.n
 
+    def last_end(self, at: TrainingIteration, updates_per_epoch: int | None, effective_batch_size: int) -> int:
+        """Return the update at which the interval ended last, up to `at` (fully specified).
+
+        >>> Interval("sample", 20).last_end(TrainingIteration(0, 4, 32), None, effective_batch_size=8)
+        3
+        """
+        update, rest = at.update or 0, (getattr(at, self.unit) or 0) % self.n
+        if self.unit == "update":
+            return update - rest
+        if self.unit == "sample":
+            return max(0, update - rest // effective_batch_size)
+        return 0 if updates_per_epoch is None else (update // updates_per_epoch - rest) * updates_per_epoch
+
     def ends(self, start: TrainingIteration, updates_per_epoch: int | None, effective_batch_size: int) -> Iterator[int]:
         """Yield the updates at which the interval ends, from after `start` (fully specified) on.
 

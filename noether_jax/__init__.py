@@ -23,8 +23,9 @@ from noether_core import (
     TrackAdditionalOutputsCallbackConfig,
 )
 from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
-from noether_jax.fused import Tracked
-from noether_jax.output_tracker import OutputTracker, OutputTrackerState, track_outputs
+from noether_jax.output_tracker import OutputTracker, track_outputs
+from noether_jax.tracker_state import OutputTrackerState
+from noether_jax.windows import Tracked
 
 __all__ = [
     "BestMetricCallback",

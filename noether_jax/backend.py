@@ -18,7 +18,8 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
-from noether_jax.reducer import JaxKernels
+from noether_jax.reducer import JaxKernels, beside, place_of
+from noether_jax.transfers import to_device, to_host
 
 _aval_of, _sharding_of = attrgetter("aval"), attrgetter("sharding")
 
@@ -66,8 +67,14 @@ class JaxBackend:
                 " reduce it in the jitted function and give the hook what this process has, such as"
                 " jax.experimental.multihost_utils.process_allgather(value)"
             )
+        kind, usual = value.sharding.memory_kind, min(value.devices(), key=id).default_memory().kind
+        if kind is not None and kind != usual:
+            raise UpdateOutputError(
+                f"update output {key!r} is in memory of the kind {kind!r}; expected {usual!r}, where it can be computed with:"
+                " move it with jax.device_put, or do not track it"
+            )
         dtype = check_dtype(key, value.dtype)
-        return ValueType(dtype.name, value.shape, frozenset(value.devices()), dtype == np.float64)
+        return ValueType(dtype.name, value.shape, place_of(value), dtype == np.float64)
 
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
@@ -75,13 +82,12 @@ class JaxBackend:
 
     def to_numpy(self, values: Sequence[jax.Array]) -> list[np.ndarray[Any, Any]]:
         """Return copies of arrays on the host."""
-        return [np.array(value) for value in jax.device_get(list(values))]
+        return [np.array(value) for value in to_host(list(values))]
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Any = None) -> jax.Array:
-        """Return an array with the same dtype, shape and bits, 64-bit ones included; committed to no device."""
-        with jax.enable_x64(True):
-            array: jax.Array = jax.device_put(value)
-            return array
+        """Return an array with the same dtype, shape and bits, 64-bit ones included, where `like` is, if it is an array."""
+        array: jax.Array = to_device(value)
+        return array if like is None else beside(array, like)
 
 
 def check_dtype(key: str, dtype: Any) -> np.dtype[Any]:

@@ -10,11 +10,11 @@ from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
-from noether_jax import fused
 from noether_jax.backend import BACKEND
-from noether_jax.fused import Fused, Tracked
+from noether_jax.fused import Fused
 from noether_jax.output_tracker import AxisName
 from noether_jax.tracked_tree import Path, find_tracked, put_tracked
+from noether_jax.windows import Tracked, track
 
 Tree = TypeVar("Tree")  # a pytree that holds a Tracked
 
@@ -88,7 +88,7 @@ class Run(run.Run):
 
         Pure: for use inside of `jit`, `scan`, `shard_map`. The outputs are as the example was.
         """
-        return fused.track(self._used("track", tracked).output_trackers, tracked, update_outputs)
+        return track(self._used("track", tracked).output_trackers, tracked, update_outputs)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`."""
@@ -125,7 +125,14 @@ class Run(run.Run):
 
     @overload
     def step(
-        self, update_outputs: Tree, *, steps: int | None = None, batch: Any = None, losses: Any = None
+        self,
+        update_outputs: Tree,
+        *,
+        steps: int | None = None,
+        batch: Any = None,
+        losses: Any = None,
+        samples: int | None = None,
+        times: Mapping[str, float] | None = None,
     ) -> Tree: ...
 
     def step(
@@ -143,21 +150,33 @@ class Run(run.Run):
         """Count and track one accumulation step, as `noether_core.run.Run.step` does, or what a compiled function tracked.
 
         For that, `update_outputs` is what a function that calls `track` returned, alone or in a pytree, such as the state of
-        an optimizer, and `steps` is how many accumulation steps it made; what the next call is to carry is returned.
+        an optimizer, and `steps` is how many accumulation steps it made; what the next call is to carry is returned: take it.
+        Of one accumulation step, losses are handed to the hooks likewise.
         """
         tracked, self._path = find_tracked(update_outputs, self._path)
-        if tracked is not None:
-            self._refuse_unless_training()
-            new = self._used("step", tracked).step(tracked, 1 if steps is None else steps)
-            return update_outputs if new is tracked else put_tracked(update_outputs, new)
-        super().step(
-            update_outputs,
-            steps=steps,
-            batch=batch,
-            losses=losses,
-            samples=samples,
-            ends_update=ends_update,
-            ends_epoch=ends_epoch,
-            times=times,
-        )
-        return None
+        if tracked is None:
+            super().step(
+                update_outputs,
+                steps=steps,
+                batch=batch,
+                losses=losses,
+                samples=samples,
+                ends_update=ends_update,
+                ends_epoch=ends_epoch,
+                times=times,
+            )
+            return None
+        if self._evaluation is not None:
+            raise HookOrderError(
+                "run.step got what run.track returned within run.evaluate, whose steps are no training steps; give it the"
+                " update outputs of the evaluation"
+            )
+        self._refuse_unless_training()
+        window, steps = self._used("step", tracked), 1 if steps is None else steps
+        window.check_step(tracked, steps)
+        window.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
+        self._add_samples(samples)
+        if times is not None:
+            self._add_times(times, self.accumulated + steps)
+        new = window.step(tracked, steps, batch, losses)
+        return update_outputs if new is tracked else put_tracked(update_outputs, new)

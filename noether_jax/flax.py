@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.select import select
-from noether_jax.output_tracker import OutputTracker, OutputTrackerState
+from noether_jax.output_tracker import OutputTracker
+from noether_jax.tracker_state import OutputTrackerState
+from noether_jax.transfers import to_device
 
 try:
     from flax import nnx
@@ -52,6 +53,7 @@ def intermediate_outputs(
         NoetherError: if a pattern is in no key.
         UpdateOutputError: if two intermediates have one key.
 
+    >>> import jax.numpy as jnp
     >>> model = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.relu)
     >>> forward = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
     >>> output, intermediates = forward(jnp.zeros((1, 2)))
@@ -67,7 +69,13 @@ def intermediate_outputs(
     keys = tuple(values) if patterns is None else _matching(patterns, tuple(values))
     if statistics is None:
         return {key: values[key] for key in keys}
-    return {f"{key}/{name}": statistic(values[key]) for key in keys for name, statistic in statistics.items()}
+    found: dict[str, jax.Array] = {}
+    for key in keys:
+        for name, statistic in statistics.items():
+            if f"{key}/{name}" in found:
+                raise UpdateOutputError(f"two statistics have the key {f'{key}/{name}'!r}; rename one of them")
+            found[f"{key}/{name}"] = statistic(values[key])
+    return found
 
 
 def _by_key(intermediates: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +123,7 @@ class TrackOutputs(nnx.Metric):
         NoetherError: if the config asks for what cannot be done inside of a compiled function.
         UpdateOutputError, MissingKeyError: also from `update`, for outputs that cannot be tracked.
 
+    >>> import jax.numpy as jnp
     >>> metric = TrackOutputs({"every_n_updates": 1, "keys": ["loss"]}, {"loss": jnp.float32(0)})
     >>> for loss in (1.0, 2.0):
     ...     metric.update(loss=jnp.float32(loss))
@@ -148,8 +157,7 @@ class TrackOutputs(nnx.Metric):
 
     def reset(self) -> None:
         """Forget all outputs."""
-        blank = self._tracker.blank(self._held().slots)
-        self.state.set_value(jax.tree.map(jnp.asarray, blank))
+        self.state.set_value(to_device(self._tracker.blank(self._held().slots)))
 
     def _held(self) -> OutputTrackerState:
         state: OutputTrackerState = self.state.get_value()

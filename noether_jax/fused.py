@@ -11,75 +11,21 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from noether_core.algebra.expansion import Array
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
-from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
+from noether_jax.flax_state import make_serializable
+from noether_jax.output_tracker import AxisName, OutputTracker
 from noether_jax.slots import Slot, slots_of
-
-
-class Window(NamedTuple):
-    """Hold the intervals that one call can touch.
-
-    Attributes:
-        rows: the states of the intervals; each array has them as its leading axis.
-        ends: int32 [rows], the positions at which the rows end; the last one is out of reach.
-    """
-
-    rows: OutputTrackerState
-    ends: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Tracked:
-    """Hold all that a compiled function carries for a run. A pytree of fixed structure; it may be donated.
-
-    Attributes:
-        position: int32, how many accumulation steps the training has made, those before `run.init` too.
-        windows: one for each callback that tracks update outputs.
-    """
-
-    position: Array
-    windows: tuple[Window, ...]
-
-
-def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
-    """Return `tracked` with one accumulation step's outputs merged in."""
-    position = tracked.position
-
-    def updated(tracker: OutputTracker, window: Window) -> Window:
-        row = jnp.sum(position >= window.ends, dtype=jnp.int32)
-        state = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
-        new = tracker.update(state, outputs, position)
-        rows = jax.tree.map(lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, new)
-        return Window(rows, window.ends)
-
-    windows = tuple(updated(*each) for each in zip(output_trackers, tracked.windows, strict=True))
-    return Tracked(position + jnp.int32(1), windows)
-
-
-@jax.jit
-def _renewed(tracked: Tracked, blank: Tracked, done: tuple[np.int32, ...]) -> Tracked:
-    """Return `tracked` for the next call: the interval under way in each window's first row, the others empty."""
-
-    def renewed(window: Window, blank: Window, number: Array) -> Window:
-        def carried(rows: jax.Array, empty: jax.Array) -> jax.Array:
-            first = jax.lax.dynamic_index_in_dim(jnp.concatenate([rows, empty[:1]]), number, keepdims=True)
-            return jnp.concatenate([first, empty[1:]])
-
-        return Window(jax.tree.map(carried, window.rows, blank.rows), blank.ends)
-
-    windows = tuple(renewed(*each) for each in zip(tracked.windows, blank.windows, done, strict=True))
-    return Tracked(tracked.position + jnp.int32(0), windows)
+from noether_jax.tracker_state import OutputTrackerState, other_state
+from noether_jax.transfers import to_device, to_host
+from noether_jax.windows import Tracked, Window, check_is_one, renewed
 
 
 @dataclass
@@ -91,9 +37,11 @@ class _WindowSource:
     callback: TrackAdditionalOutputsCallback
     tracker: OutputTracker
     slots: tuple[Slot, ...]
+    earliest: int  # the position at which the interval under way can have begun
+    latest: int
     done: int = 0  # rows of the fetched window that were emitted
 
-    def ends(self) -> Iterator[int]:
+    def next_ends(self) -> Iterator[int]:
         """Yield the positions at which the callback's interval ends, from the counter's present place on."""
         run, counter = self.fused.run, self.fused.run.counter
         ends = self.callback.interval.ends(
@@ -101,8 +49,8 @@ class _WindowSource:
         )
         return (update * run.accumulation_steps for update in ends)
 
-    def blank(self, steps: int) -> Window:
-        """Return the window of a call of so many accumulation steps, empty, in NumPy arrays."""
+    def rows(self, steps: int) -> OutputTrackerState:
+        """Return the rows of the window of a call of so many accumulation steps, empty, in NumPy arrays."""
         counter, interval = self.fused.run.counter, self.callback.interval
         per_unit = {
             "update": 1.0,
@@ -111,14 +59,35 @@ class _WindowSource:
         }[interval.unit]
         shortest = max(1, int(interval.n * per_unit)) * self.fused.run.accumulation_steps
         rows = 1 + -(-(steps - 1) // shortest)
-        ends = np.array([*islice(self.ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
         state = self.tracker.blank(self.slots)
-        return Window(jax.tree.map(lambda array: np.broadcast_to(array, (rows, *array.shape)), state), ends)
+        empty: OutputTrackerState = jax.tree.map(lambda array: np.broadcast_to(array, (rows, *array.shape)), state)
+        return empty
+
+    def lay(self, rows: int) -> np.ndarray[Any, Any]:
+        """Return the positions at which so many rows end, from the counter's present place on."""
+        self.done = 0
+        self.ends = np.array([*islice(self.next_ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
+        return self.ends
+
+    def check(self, window: Window, position: int) -> None:
+        """Refuse a window that holds other steps than those of the interval under way and of what follows it."""
+        if np.shape(window.ends) != self.ends.shape or not np.array_equal(window.ends, self.ends):
+            raise self._misused("its intervals end elsewhere than this run's")
+        begun = position - int(np.sum(window.rows.step))
+        if begun < self.earliest or begun > self.latest:
+            raise self._misused(f"{position - begun} steps were tracked where {position - self.latest} were to come")
+
+    def _misused(self, what: str) -> HookOrderError:
+        return HookOrderError(
+            f"run.step got what does not belong to the interval of {self.callback} under way: {what}. Take what run.step"
+            " returns, and give the compiled function that: tracked = run.step(tracked). From a checkpoint, make the run with"
+            " the config, steps_per_call and start at which it was saved"
+        )
 
     def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
         window = self.fused.fetched().windows[self.number]
-        if self.done >= window.rows.words.shape[0]:
+        if self.done >= len(self.ends):
             return no_partials(self.tracker.fields)
         row = jax.tree.map(lambda rows: rows[self.done], window.rows)
         return self.tracker.partials(row, self.fused.decode_position)
@@ -126,6 +95,14 @@ class _WindowSource:
     def reset(self) -> None:
         """Go on to the next interval's row."""
         self.done += 1
+        self.earliest = self.latest = self.fused.run.counter.update * self.fused.run.accumulation_steps
+
+
+def _laid_by(run: Run, callback: TrackAdditionalOutputsCallback) -> str:
+    """Return what decides where a callback's intervals end."""
+    counter = run.counter
+    by_unit = {"epoch": counter.updates_per_epoch, "sample": counter.effective_batch_size}
+    return f"{callback.interval} {run.accumulation_steps} {by_unit.get(callback.interval.unit)}"
 
 
 class Fused:
@@ -139,6 +116,7 @@ class Fused:
     ) -> None:
         if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
             raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
+        make_serializable(Tracked, "position", "windows")
         self.run = run
         self._counter = run.counter
         self._steps_per_call = steps_per_call
@@ -146,29 +124,49 @@ class Fused:
         self._begun = self._position = run.counter.update * run.accumulation_steps + run.accumulated
         self._fetched: Tracked | None = None
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
-        self.output_trackers = tuple(OutputTracker(callback.config, axis_name) for callback in callbacks)
+        self.output_trackers = tuple(
+            OutputTracker(callback.config, axis_name, meaning=_laid_by(run, callback)) for callback in callbacks
+        )
         self._sources = [
-            _WindowSource(self, number, callback, tracker, slots_of(callback.config, example))
+            _WindowSource(
+                self,
+                number,
+                callback,
+                tracker,
+                slots_of(callback.config, example),
+                self._last_end(callback),
+                self._begun,
+            )
             for number, (callback, tracker) in enumerate(zip(callbacks, self.output_trackers, strict=True))
         ]
         for callback, source in zip(callbacks, self._sources, strict=True):
             callback.note_example(example)
             callback.sources[1:] = [source]
-        self.tracked: Tracked = jax.tree.map(jnp.asarray, self._blank())
+        self._rows = tuple(source.rows(steps_per_call) for source in self._sources)
+        self._blanks = to_device(self._rows)
+        self.tracked: Tracked = to_device(
+            Tracked(np.int32(self._position), tuple(map(Window, self._rows, self._lay())))
+        )
         self._next_end = self._end()
 
-    def _blank(self) -> Tracked:
-        """Return the windows of the next call, empty, in NumPy arrays."""
-        windows = [source.blank(self._steps_per_call) for source in self._sources]
-        return Tracked(np.int32(self._position), tuple(windows))
+    def _last_end(self, callback: TrackAdditionalOutputsCallback) -> int:
+        """Return the position at which the callback's interval ended last, before the counter's present place."""
+        counter = self.run.counter
+        return self.run.accumulation_steps * callback.interval.last_end(
+            counter.cur_iteration, counter.updates_per_epoch, counter.effective_batch_size
+        )
+
+    def _lay(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return where the rows of the next call's windows end."""
+        return tuple(source.lay(len(rows.step)) for source, rows in zip(self._sources, self._rows, strict=True))
 
     def decode_position(self, step: int) -> tuple[int, int]:
         """Return the update (from 1) and the accumulation step of a step."""
         update, accumulation_step = divmod(step, self.run.accumulation_steps)
         return update + 1, accumulation_step
 
-    def step(self, tracked: Tracked, steps: int) -> Tracked:
-        """Count accumulation steps, emit what they completed, and return what the next call is to carry."""
+    def check_step(self, tracked: Tracked, steps: int) -> None:
+        """Refuse what this run cannot count, as far as can be told without waiting for the device."""
         if self.run.counter is not self._counter:
             raise HookOrderError("the run's state was loaded after run.init; call run.init after load_state_dict")
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self._steps_per_call:
@@ -176,15 +174,49 @@ class Fused:
                 f"run.step got steps={steps!r}; expected 1 to {self._steps_per_call}: give run.init the most that one call"
                 " makes as steps_per_call"
             )
+        check_is_one(tracked, "run.step")
+        if isinstance(tracked.position, jax.core.Tracer):
+            raise HookOrderError(
+                "run.step was called while JAX traced a function, where it would be called once and never again; call run.track"
+                " inside of it, return what that returns, and call run.step outside"
+            )
+
+    def refuse(self, steps: int, **told: Any) -> None:
+        """Refuse arguments of `run.step`, as far as they are not None, that what a compiled function tracked cannot honour."""
+        for name, value in told.items():
+            if value is not None and (reason := self._reason_against(name, steps)):
+                raise HookOrderError(
+                    f"run.step got {name} together with what run.track returned: {reason}. Leave {name} out, or give the update"
+                    " outputs themselves to run.step"
+                )
+
+    def _reason_against(self, name: str, steps: int) -> str | None:
+        if name == "losses":
+            return f"it made {steps} steps; track the losses too, as update outputs" if steps > 1 else None
+        if name == "samples":
+            if any(source.callback.interval.unit == "sample" for source in self._sources):
+                return "the intervals of samples were laid out by effective_batch_size"
+            is_one = self.run.accumulated + steps <= self.run.accumulation_steps
+            return None if is_one else f"it made {steps} steps, of several updates"
+        by = {"ends_update": "accumulation_steps", "ends_epoch": "updates_per_epoch"}[name]
+        return f"its intervals were laid out by {by}"
+
+    def step(self, tracked: Tracked, steps: int, batch: Any = None, losses: Any = None) -> Tracked:
+        """Count accumulation steps, emit what they completed, and return what the next call is to carry."""
+        before = self.tracked, self._fetched, self._position
         self.tracked, self._fetched = tracked, None
         self._position += steps
         is_end = self._position >= self._next_end
         if is_end:
-            self.fetched()
+            try:
+                self.fetched()
+            except Exception:
+                self.tracked, self._fetched, self._position = before
+                raise
         errors = []
         for _ in range(steps):
             try:
-                self.run.count_step()
+                self.run.count_step(batch, losses)
             except Exception as error:
                 errors.append(error)
         if is_end:
@@ -194,25 +226,25 @@ class Fused:
         return self.tracked
 
     def _renew(self) -> None:
-        self.tracked = _renewed(self.tracked, self._blank(), tuple(np.int32(source.done) for source in self._sources))
+        done = np.array([source.done for source in self._sources], np.int32)
+        with jax.transfer_guard("allow"):
+            self.tracked = renewed(self.tracked, self._blanks, self._lay(), done)
         self._fetched = None
-        for source in self._sources:
-            source.done = 0
         self._next_end = self._end()
 
     def _end(self) -> int:
         """Return the position at which the next interval ends."""
-        return min((next(source.ends()) for source in self._sources), default=sys.maxsize)
+        return min((next(source.next_ends()) for source in self._sources), default=sys.maxsize)
 
     def fetched(self) -> Tracked:
         """Return the windows on the host; one transfer, and none if they are there already."""
         if self._fetched is None:
-            if any(leaf.is_deleted() for leaf in jax.tree.leaves(self.tracked)):
+            if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(self.tracked)):
                 raise HookOrderError(
                     "what run.step returned last was donated, and run.step has not seen what came of it; call run.step with it"
                     " before state_dict, tracked_values or the end of the run"
                 )
-            fetched: Tracked = jax.device_get(self.tracked)
+            fetched = to_host(self.tracked)
             self._check(fetched)
             self._fetched = fetched
         return self._fetched
@@ -226,6 +258,8 @@ class Fused:
                 f" {self._position - self._begun} accumulation steps; call run.step once for each call of run.track, or say"
                 " steps=n; after a restart, make the run with the start at which the checkpoint was saved"
             )
+        if len(fetched.windows) != len(self._sources):
+            raise other_state(f"it has {len(fetched.windows)} windows, and {len(self._sources)} callbacks track")
         begun = [position - int(np.sum(window.rows.step)) for window in fetched.windows]
         if min(begun, default=position) < self._loaded:
             raise HookOrderError(
@@ -233,3 +267,5 @@ class Fused:
                 " run.init returns after it (of an optimizer: with_records(state, optimizer.init(params))), or leave it out and"
                 " make the run with the start at which the checkpoint was saved"
             )
+        for source, window in zip(self._sources, fetched.windows, strict=True):
+            source.check(window, position)

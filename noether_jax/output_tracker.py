@@ -12,7 +12,6 @@ A state has one vector of sums per reduction, with a slot per key, and the newes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
 from typing import Any
@@ -21,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.algebra.expansion import Array
 from noether_core.algebra.position import NEVER, encode_position
 from noether_core.algebra.sums import Statistics, each
 from noether_core.config.load import parse_callback
@@ -32,29 +30,22 @@ from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
 from noether_core.select import flat_outputs, weight_of
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
+from noether_jax.flax_state import make_serializable
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
+from noether_jax.tracker_state import (
+    OutputTrackerState,
+    check_alone,
+    check_concrete,
+    check_identities,
+    identities,
+    leading_axes,
+    stack_members,
+)
+from noether_jax.transfers import ours, to_device, to_host
 
 AxisName = str | tuple[str, ...]
 PositionOf = Callable[[int], tuple[int, int]]  # a step's number (from 0) to its update (from 1) and accumulation step
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class OutputTrackerState:
-    """Hold an interval under way. A pytree: its arrays are data, its slots are structure.
-
-    Attributes:
-        words: uint32 [fields, slots, 2], see `noether_jax.packing`: the sums, how often each key came, and when last.
-        last: the newest value of each key that is reduced with `last`; of a 64-bit one its halves.
-        step: int32, how many updates went in.
-        slots: what is tracked.
-    """
-
-    words: Array
-    last: dict[str, Array]
-    step: Array
-    slots: tuple[Slot, ...] = field(metadata={"static": True})
 
 
 def track_outputs(
@@ -87,13 +78,17 @@ def track_outputs(
 
 
 class OutputTracker:
-    """Hold the pure functions of one config: `init`, `update`, `merge` and `compute`; see `track_outputs`."""
+    """Hold the pure functions of one config: `init`, `update`, `merge` and `compute`; see `track_outputs`.
+
+    Of `meaning`, such as where the intervals end, a state that comes back must be too.
+    """
 
     def __init__(
         self,
         config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any],
         axis_name: AxisName | None = None,
         precision: Precision | None = None,
+        meaning: str = "",
     ) -> None:
         wanted = parse_callback(config)
         if not isinstance(wanted, TrackAdditionalOutputsCallbackConfig):
@@ -116,34 +111,44 @@ class OutputTracker:
         self._computation = Computation(wanted)
         self.axis_name = axis_name
         self._ops = ops_for(precision)
+        self._meaning = meaning
+        make_serializable(OutputTrackerState, "words", "last", "step")
+        self._blanks: dict[tuple[Slot, ...], OutputTrackerState] = {}
 
     def init(self, example: Mapping[str, Any]) -> OutputTrackerState:
         """Return the state of no values."""
-        state: OutputTrackerState = jax.tree.map(jnp.asarray, self.blank(slots_of(self.config, example)))
+        state: OutputTrackerState = to_device(self.blank(slots_of(self.config, example)))
         return state
 
     def blank(self, slots: tuple[Slot, ...]) -> OutputTrackerState:
         """Return the state of no values, in NumPy arrays."""
-        kept = {slot.key: np.zeros(*kept_form(slot)) for slot in slots if "last" in self.config.reductions(slot.key)}
-        # Orbax saves no array without elements
-        words = packing.initial(self._ops, self.fields, max(1, len(slots)), 0, -1)
-        return OutputTrackerState(words, kept, np.zeros((), np.int32), slots)
+        if slots not in self._blanks:
+            last = {
+                slot.key: np.zeros(*kept_form(slot)) for slot in slots if "last" in self.config.reductions(slot.key)
+            }
+            what = identities(self.config, self._ops, slots, self._meaning)
+            # one slot at least, for Orbax saves no array without elements
+            words = packing.initial(self._ops, self.fields, len(what), 0, -1, what)
+            self._blanks[slots] = OutputTrackerState(words, last, np.zeros((), np.int32), slots)
+        return self._blanks[slots]
 
     def update(
         self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array | None = None
     ) -> OutputTrackerState:
-        """Return the state with one step's outputs merged in: of the step of that number (int32, from 0), or of the next."""
-        if not isinstance(state, OutputTrackerState):
-            raise NoetherError(f"update got a state of type {type(state).__name__}; expected what init returned")
+        """Return the state with one step's outputs merged in: of the step of that number (int32, from 0), or of the next.
+
+        No gradient flows into a state.
+        """
+        self._check_alone(state, "update")
         flat = flat_outputs(outputs)
         present = present_of(self.config, state.slots, flat)
-        numbered = state.step + jnp.int32(1)
-        if not present:
-            return OutputTrackerState(state.words, state.last, numbered, state.slots)
-        with jax.enable_x64(True):
-            sums, (uses, newest) = packing.unpack(self._ops, self.fields, state.words)
+        with ours():
+            numbered = state.step + jnp.int32(1)
+            if not present:
+                return OutputTrackerState(state.words, state.last, numbered, state.slots)
+            sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
             position = (state.step if step is None else step).astype(jnp.int64)
-            values = {slot.key: value_of(slot, flat[slot.key]) for slot in present}
+            values = {slot.key: jax.lax.stop_gradient(value_of(slot, flat[slot.key])) for slot in present}
             rows = self._lift(present, values, weight_of(self.config.weight, flat), position)
             if self.axis_name is not None:
                 rows = self._gathered(rows)
@@ -151,15 +156,20 @@ class OutputTracker:
             total = merge_rows(self._ops, sums, rows, source, self.fields)
             is_here = np.array([slot in present for slot in state.slots])
             times = np.where(is_here, len(rows.first_nonfinite), 0)
-            packed = packing.pack(self._ops, total, uses + times, jnp.where(is_here, position, newest))
-            last = {key: packing.halved(values[key]) if key in values else old for key, old in state.last.items()}
+            packed = packing.pack(self._ops, total, uses + times, jnp.where(is_here, position, newest), what)
+            last = {key: packing.bits(values[key]) if key in values else old for key, old in state.last.items()}
         return OutputTrackerState(packed, last, numbered, state.slots)
+
+    def _check_alone(self, state: OutputTrackerState, method: str) -> None:
+        if not isinstance(state, OutputTrackerState):
+            raise NoetherError(f"{method} got a state of type {type(state).__name__}; expected what init returned")
+        check_alone(state, self.blank(state.slots), method)
 
     def _lift(
         self, present: Sequence[Slot], values: Mapping[str, jax.Array], weight: Any, position: jax.Array
     ) -> Statistics:
         """Return the sums of one step's values, as one row, in the order of their slots."""
-        factor = None if weight is None else checked(self.config.weight or "", weight)
+        factor = None if weight is None else jax.lax.stop_gradient(checked(self.config.weight or "", weight))
         one = jnp.ones((1,), jnp.float32) if self.fields.weights else None
         parts = []
         for (is_weight, is_array, _), members in groupby(present, key=lambda slot: kind_of(self.config, slot)):
@@ -194,31 +204,49 @@ class OutputTracker:
 
     def merge(self, a: OutputTrackerState, b: OutputTrackerState) -> OutputTrackerState:
         """Return the state of both parts of an interval; of equally new values for `last` the second's is kept."""
+        for state in (a, b):
+            self._check_alone(state, "merge")
         if a.slots != b.slots:
             raise NoetherError(
                 f"merge got states of different outputs: {listing(slot.key for slot in a.slots)} and"
                 f" {listing(slot.key for slot in b.slots)}; make both with one init"
             )
         keys = [slot.key for slot in a.slots]
-        with jax.enable_x64(True):
-            (first, (uses, newest)), (second, (more, newer)) = (
+        with ours():
+            (first, (uses, newest, what)), (second, (more, newer, _)) = (
                 packing.unpack(self._ops, self.fields, state.words) for state in (a, b)
             )
             total = merge_rows(self._ops, first, each(lambda field: field[None], second), None, self.fields)
-            packed = packing.pack(self._ops, total, uses + more, jnp.maximum(newest, newer))
+            packed = packing.pack(self._ops, total, uses + more, jnp.maximum(newest, newer), what)
             is_newer = newer >= newest
-        last = {key: jnp.where(is_newer[keys.index(key)], b.last[key], old) for key, old in a.last.items()}
-        return OutputTrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
+            last = {key: jnp.where(is_newer[keys.index(key)], b.last[key], old) for key, old in a.last.items()}
+            return OutputTrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
 
     def compute(self, state: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
-        """Return each key's computed values. This waits for the device."""
-        hosted = jax.device_get(state)
+        """Return each key's computed values. This waits for the device.
+
+        Of a state with leading axes, as `jax.vmap` gives, each value has these axes too: one result per member.
+
+        Raises:
+            NoetherError: for a state that another config made, or inside of a function that JAX traces.
+        """
+        if not isinstance(state, OutputTrackerState):
+            raise NoetherError(f"compute got a state of type {type(state).__name__}; expected what init returned")
+        check_concrete(state, "compute")
+        hosted = to_host(state)
+        leading = leading_axes(hosted, self.blank(hosted.slots))
+        results = [self._computed(jax.tree.map(lambda array, at=at: array[at], hosted)) for at in np.ndindex(*leading)]
+        return stack_members(results, leading) if leading else results[0]
+
+    def _computed(self, hosted: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
         partials = self.partials(hosted, lambda step: (step + 1, 0))
         return self._computation.compute(partials, int(hosted.step)).arrays()
 
     def partials(self, state: OutputTrackerState, position_of: PositionOf) -> Partials:
         """Return what each key that came has, in the order of logging; the state's arrays are on the host."""
-        statistics, (uses, newest) = packing.from_host(self._ops, self.fields, state.words)
+        self._check_alone(state, "partials")
+        statistics, (uses, newest, what) = packing.from_host(self._ops, self.fields, state.words)
+        check_identities(what, packing.from_host(self._ops, self.fields, self.blank(state.slots).words)[1][2])
         first = np.where(statistics.first_nonfinite == np.iinfo(np.int64).max, NEVER, statistics.first_nonfinite)
         for at in np.flatnonzero(first != NEVER).tolist():
             first[at] = encode_position(*position_of(int(first[at])))

@@ -46,18 +46,25 @@ def unpack(ops: JaxOps, fields: Fields, words: jax.Array) -> tuple[Statistics, t
     return jax.tree.unflatten(form, [*floats, *whole[:_COUNTS]]), tuple(whole[_COUNTS:])
 
 
-def halved(values: jax.Array) -> jax.Array:
-    """Return a copy of values, a 64-bit one as uint32 [..., 2], the low half first; to be called where x64 is on."""
-    return bitcast_convert_type(values, jnp.uint32) if values.dtype.itemsize == 8 else values
+def bits(values: jax.Array) -> jax.Array:
+    """Return a copy of values, of floats their bits; of 64 bits as uint32 [..., 2], the low half first; where x64 is on.
+
+    So no gradient flows into what is kept, and what has no dtype of NumPy's own can be saved by all.
+    """
+    itemsize = values.dtype.itemsize
+    if itemsize == 8:
+        return bitcast_convert_type(values, jnp.uint32)
+    is_whole = jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_
+    return values if is_whole else bitcast_convert_type(values, jnp.dtype(f"uint{8 * itemsize}"))
 
 
-def initial(ops: JaxOps, fields: Fields, slots: int, *counts: int) -> np.ndarray[Any, Any]:
-    """Return the words of the sums of nothing and of other counts."""
+def initial(ops: JaxOps, fields: Fields, slots: int, *counts: Any) -> np.ndarray[Any, Any]:
+    """Return the words of the sums of nothing and of other counts, each a number or a vector."""
     leaves = jax.tree.leaves(empty(ops, fields))
-    words = np.array(leaves[:-_COUNTS], ops.float_dtype).view(np.uint32).reshape(-1, 2)
-    whole = np.array([*leaves[-_COUNTS:], *counts], np.int64).view(np.uint32).reshape(-1, 2)
-    one = np.concatenate([words, whole])[:, None, :]
-    return np.ascontiguousarray(np.broadcast_to(one, (len(one), slots, 2)))
+    numbers = np.array(leaves[:-_COUNTS], ops.float_dtype).view(np.uint32).reshape(-1, 1, 2)
+    whole = np.array([np.broadcast_to(count, slots) for count in (*leaves[-_COUNTS:], *counts)], np.int64)
+    words = np.broadcast_to(numbers, (len(numbers), slots, 2))
+    return np.concatenate([words, whole.view(np.uint32).reshape(len(whole), slots, 2)])
 
 
 def from_host(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from noether_core.algebra.sums import Fields, Statistics
 from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
@@ -17,6 +19,7 @@ from noether_jax import packing
 from noether_jax.binary32 import ops_for
 from noether_jax.ops import JaxOps
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
+from noether_jax.transfers import ours, to_device, to_host
 
 
 @partial(jax.jit, static_argnames=("ops", "keep", "fields"))
@@ -24,7 +27,6 @@ def _take(
     scalars: tuple[tuple[jax.Array, ...], ...],
     arrays: tuple[jax.Array, ...],
     weight: jax.Array | None,
-    position: jax.Array | None,
     *,
     ops: JaxOps,
     keep: tuple[bool, ...],
@@ -32,15 +34,20 @@ def _take(
 ) -> tuple[tuple[jax.Array, ...], jax.Array | None, jax.Array | None, tuple[jax.Array | None, ...]]:
     """Return the groups' vectors, the weight, the arrays' sums as words, and the copies that are wanted: new buffers, all.
 
-    A later donation of the user's arrays leaves them whole.
+    A later donation of the user's arrays leaves them whole. The step's position comes with `_placed`: nothing is transferred.
     """
     rows = tuple(map(stacked, scalars))
     factor = None if weight is None else weight.reshape(-1)
     kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
     words = None
-    if position is not None:
-        words = packing.pack(ops, lift_step_arrays(ops, arrays, factor, position, fields))
+    if arrays:
+        words = packing.pack(ops, lift_step_arrays(ops, arrays, factor, jnp.int64(0), fields))
     return rows, jnp.copy(factor) if factor is not None and rows else None, words, kept
+
+
+def _placed(sums: Statistics, positions: Any) -> Statistics:
+    """Return the sums of steps' arrays, [steps, arrays], with the steps' positions, [steps, 1]."""
+    return sums._replace(first_nonfinite=sums.first_nonfinite | (positions * (sums.first_nonfinite == 0)))
 
 
 @partial(jax.jit, static_argnames=("ops", "num_slots", "fields"))
@@ -62,7 +69,7 @@ def _settle(
         beside = None if weights[0] is None else jnp.stack(weights)
         parts.append(lift_scalars(ops, groups, beside, positions, fields))
     if lifted[0] is not None:
-        parts.append(packing.unpack(ops, fields, jnp.stack(lifted, 1))[0])
+        parts.append(_placed(packing.unpack(ops, fields, jnp.stack(lifted, 1))[0], positions[:, None]))
     more = packing.initial(ops, fields, num_slots - state.shape[1])
     sums, _ = packing.unpack(ops, fields, jnp.concatenate([state, more], 1))
     return packing.pack(ops, merge_rows(ops, sums, joined(parts), source, fields))
@@ -91,12 +98,11 @@ class JaxKernels:
     def take(self, step: Step) -> tuple[Pending, Taken]:
         """Return a step stacked, its arrays lifted; and copies of its values."""
         layout, weight = step.layout, step.weight
-        if weight is not None and not isinstance(weight, jax.Array):
-            weight = np.asarray(weight)
-        position = np.int64(step.position) if step.arrays else None
+        if weight is not None:
+            weight = beside(weight, next(chain(step.arrays, *step.scalars)))
         with jax.enable_x64(True):
             rows, weight, lifted, kept = _take(
-                step.scalars, step.arrays, weight, position, ops=self._ops, keep=layout.keep, fields=layout.fields
+                step.scalars, step.arrays, weight, ops=self._ops, keep=layout.keep, fields=layout.fields
             )
         return Pending(rows, weight, lifted, step.position), Taken(rows, kept)
 
@@ -111,7 +117,7 @@ class JaxKernels:
             count = _power_of_two(len(pending))
             positions = np.array([step.position for step in pending[:count]], np.int64)
             steps = tuple([(step.rows, step.weight, step.arrays) for step in pending[:count]])
-            with jax.enable_x64(True):
+            with ours():
                 words = _settle(words, steps, positions, source, ops=ops, num_slots=num_slots, fields=fields)
             pending = pending[count:]
         return words
@@ -121,19 +127,45 @@ class JaxKernels:
     ) -> tuple[list[tuple[Statistics | None, Batch]], list[np.ndarray[Any, Any]]]:
         """Return the states' sums, what is pending, and some copies in NumPy; all are fetched at once."""
         held = [(state.sums, [each[:3] for each in state.pending]) for state in states]
-        hosted, arrays = jax.device_get((held, list(copies)))
+        hosted, arrays = to_host((held, list(copies)))
         found = []
         for state, (words, pending) in zip(states, hosted, strict=True):
             sums_of = partial(packing.from_host, self._ops, state.layout.fields)
             rows, weights, lifted = zip(*pending, strict=True)
+            positions = np.array([[step.position] for step in state.pending], np.int64)
             batch = Batch(
                 tuple(map(np.stack, zip(*rows, strict=True))),
                 None if weights[0] is None else np.stack(weights),
-                None if lifted[0] is None else sums_of(np.stack(lifted, 1))[0],
-                np.array([[step.position] for step in state.pending], np.int64),
+                None if lifted[0] is None else _placed(sums_of(np.stack(lifted, 1))[0], positions),
+                positions,
             )
             found.append((None if words is None else sums_of(words)[0], batch))
         return found, [np.array(array) for array in arrays]
+
+
+def place_of(value: jax.Array) -> Hashable:
+    """Return the devices of an array, in the order of its mesh if it has one: only what shares them is computed together.
+
+    What has explicit axes is computed together with what has the same.
+    """
+    sharding = value.sharding
+    if isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh) and mesh.size > 1:
+        return (*mesh.devices.flat, mesh.abstract_mesh if AxisType.Explicit in mesh.axis_types else None)
+    return frozenset(value.devices())
+
+
+def beside(value: Any, other: jax.Array) -> jax.Array:
+    """Return a value, of JAX or of NumPy, where another is."""
+    if not isinstance(value, jax.Array):
+        value = to_device(np.asarray(value))
+    if place_of(value) == place_of(other):
+        return value  # type: ignore[no-any-return]
+    sharding = other.sharding
+    if value.shape != other.shape and isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    with ours():
+        moved: jax.Array = jax.device_put(value, sharding)
+        return moved
 
 
 def _power_of_two(number: int) -> int:

@@ -42,9 +42,12 @@ def slot_of(key: str, value: Any, order: int) -> Slot:
 
 
 def kept_form(slot: Slot) -> tuple[tuple[int, ...], Any]:
-    """Return the shape and dtype of the array that keeps a slot's newest value; see `packing.halved`."""
+    """Return the shape and dtype of the array that keeps a slot's newest value; see `packing.bits`."""
     dtype = jnp.dtype(slot.dtype)
-    return ((*slot.shape, 2), np.uint32) if dtype.itemsize == 8 else (slot.shape, dtype)
+    if dtype.itemsize == 8:
+        return (*slot.shape, 2), np.uint32
+    is_whole = jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_
+    return slot.shape, dtype if is_whole else np.dtype(f"u{dtype.itemsize}")
 
 
 def kind_of(config: TrackAdditionalOutputsCallbackConfig, slot: Slot) -> tuple[bool, bool, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from noether_core.errors import NoetherError
-from noether_jax.fused import Tracked
+from noether_jax.windows import Tracked
 
 Path = tuple[int, ...]  # a child's number at each level
 _DEEPEST = 100  # levels that are looked at

@@ -299,8 +299,6 @@ def test_an_overridden_log_sees_its_own_calls_only(strategy: str, tmp_path: Path
     without = counting(tmp_path, numbers(), Reporter(), kind=Averages, **arguments)
     nothing = {"every_n_updates": 10**6, "patterns": ["none"], "missing": "skip"}
     without.callback_handler.callbacks.append(TrackOutputs([nothing]))
-        TrackOutputs([{"every_n_updates": 10**6, "patterns": ["none"], "missing": "skip"}])
-    )
     without.train()
     reporter = Reporter()
     training = counting(

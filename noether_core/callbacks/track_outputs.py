@@ -18,7 +18,7 @@ from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
-from noether_core.reduce.state import DAMAGE, damaged, pack, unpack
+from noether_core.reduce.state import DAMAGE, damaged, listed, pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selector, select, weight_of
 
@@ -284,8 +284,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         partials = unpack(state)
         try:
-            reached, matched = int(state["reached"]), Matched(int(state["steps"]), frozenset(state["matched"]))
-            update, step = map(int, state["position"])
+            matched = Matched(int(state["steps"]), frozenset(map(str, listed(state["matched"]))))
+            reached, (update, step) = int(state["reached"]), map(int, listed(state["position"]))
         except DAMAGE as error:
             raise damaged(error) from error
         wanted = fields_of(self.config)

@@ -66,8 +66,13 @@ def damaged(error: Exception) -> NoetherError:
     return NoetherError(f"the state is incomplete or damaged ({error!r}); load what state_dict() returned")
 
 
+def listed(saved: Any) -> list[Any]:
+    """Return a saved list; some libraries restore one as a dict of its places, `{"0": ..., "1": ...}`, or as an array."""
+    return [saved[place] for place in sorted(saved, key=int)] if isinstance(saved, Mapping) else list(saved)
+
+
 def _unpack(state: Mapping[str, Any]) -> Partials:
-    keys = [str(key) for key in state["keys"]]
+    keys = [str(key) for key in listed(state["keys"])]
     fields = Fields("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
     blank = empty(NUMPY, fields)
     vectors = {name: np.asarray(state["sums"][name]) for name in Statistics._fields if getattr(blank, name) != ()}

@@ -145,10 +145,7 @@ class _RecordedOptimizer(NamedTuple):
 
         state = self.inner.init(params)
         own = jax.eval_shape(measured, params, state)
-        if both := [key for key in own if key in self.example]:
-            raise UpdateOutputError(
-                f"the example has {listing(both)}, which record_optimizer tracks itself; give these outputs other names"
-            )
+        _refuse_own("the example has", self.example, own)
         return RecordOptimizerState(self.recorder.init({**self.example, **own}), state)
 
     def update(
@@ -159,13 +156,22 @@ class _RecordedOptimizer(NamedTuple):
             raise NoetherError(
                 "param_norm is tracked, and update got no params; call optimizer.update(grads, state, params)"
             )
-        outputs = {**flat_outputs(update_outputs or {}), **norms("grad_norm", updates, self.groups)}
+        given, gradients = flat_outputs(update_outputs or {}), norms("grad_norm", updates, self.groups)
         of_update = self._of_update(new, params, state.inner_state, inner_state)
+        _refuse_own("update_outputs has", given, {**gradients, **of_update})
+        outputs = {**given, **gradients}
         return new, RecordOptimizerState(self.recorder.update(state.record, outputs, of_update), inner_state)
 
     def _of_update(self, updates: Any, params: Any, before: Any, after: Any) -> dict[str, jax.Array]:
         numbers = norms("update_norm", updates, self.groups) | learning_rates(before, after, self.learning_rate)
         return numbers if params is None else numbers | norms("param_norm", params, self.groups)
+
+
+def _refuse_own(subject: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if both := [key for key in own if key in given]:
+        raise UpdateOutputError(
+            f"{subject} {listing(both)}, which record_optimizer tracks itself; give these outputs other names"
+        )
 
 
 def without_records(opt_state: Any) -> Any:

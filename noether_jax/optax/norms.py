@@ -25,7 +25,7 @@ def norms(name: str, tree: Any, groups: Groups) -> dict[str, jax.Array]:
     >>> norms("grad_norm", {"encoder": jnp.array([3.0]), "decoder": jnp.array([4.0])}, None)["grad_norm"].item()
     5.0
     """
-    squares: dict[str, list[jax.Array]] = {}
+    squares: dict[str | None, list[jax.Array]] = {}
     for label, leaf in _labelled(tree, groups):
         array = jnp.asarray(leaf)
         if jnp.issubdtype(array.dtype, jnp.inexact):
@@ -35,17 +35,27 @@ def norms(name: str, tree: Any, groups: Groups) -> dict[str, jax.Array]:
     total = [square for group in squares.values() for square in group]
     return {
         name: _root(total),
-        **{f"{name}/{label}": _root(group) for label, group in squares.items() if label},
+        **{f"{name}/{label}": _root(group) for label, group in squares.items() if label is not None},
     }
 
 
-def _labelled(tree: Any, groups: Groups) -> list[tuple[str, Any]]:
-    """Return each leaf with its group's label; the label of a tree that is one leaf is empty."""
+def _labelled(tree: Any, groups: Groups) -> list[tuple[str | None, Any]]:
+    """Return each leaf with its group's label; a tree that is one leaf has none.
+
+    Raises:
+        NoetherError: if the labels do not fit the tree, or two of them are written alike.
+    """
     if groups is None:
         paths = jax.tree_util.tree_leaves_with_path(tree)
-        return [(jax.tree_util.keystr(path[:1], simple=True), leaf) for path, leaf in paths]
+        return [(jax.tree_util.keystr(path[:1], simple=True) if path else None, leaf) for path, leaf in paths]
     labels = groups(tree) if callable(groups) else groups
-    found: list[tuple[str, Any]] = []
+    written: dict[str, Any] = {}
+    for label in jax.tree.leaves(labels):
+        if type(other := written.setdefault(str(label), label)) is not type(label) or other != label:
+            raise NoetherError(
+                f"groups has the labels {other!r} and {label!r}, which are written alike; rename one of them"
+            )
+    found: list[tuple[str | None, Any]] = []
     try:
         jax.tree.map(
             lambda label, part: found.extend((str(label), leaf) for leaf in jax.tree.leaves(part)), labels, tree

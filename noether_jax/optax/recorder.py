@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError
-from noether_jax import fused
 from noether_jax.callbacks import Run
-from noether_jax.fused import Tracked
-from noether_jax.output_tracker import AxisName, OutputTracker, OutputTrackerState
+from noether_jax.output_tracker import AxisName, OutputTracker
+from noether_jax.tracker_state import OutputTrackerState
+from noether_jax.transfers import ours, to_device
+from noether_jax.windows import Tracked, track
 
 Tracking = Run | TrackAdditionalOutputsCallbackConfig | Mapping[str, Any]
 
@@ -67,7 +69,7 @@ class Recorder:
             with jax.ensure_compile_time_eval():  # the run keeps it, also if this is traced
                 recorded = self._run.init(example, steps_per_call=self._steps_per_call, axis_name=self._axis_name)
             recorded = jax.tree.map(jnp.array, recorded)  # a copy, for it may be donated
-        return RecordState(recorded, {self._schema(recorded): jnp.zeros((), jnp.uint32)})
+        return RecordState(recorded, {self._schema(recorded): to_device(np.zeros((), np.uint32))})
 
     def _schema(self, recorded: Tracked | OutputTrackerState) -> str:
         """Return a name for what the numbers in a state mean."""
@@ -89,10 +91,11 @@ class Recorder:
             )
         steps = self._run.accumulation_steps
         if of_update is None or steps == 1:
-            return state._replace(recorded=fused.track(self._trackers, recorded, both))
-        new = jax.lax.cond(
-            recorded.position % steps == steps - 1,
-            lambda: fused.track(self._trackers, recorded, both),
-            lambda: fused.track(self._lenient, recorded, outputs),
-        )
+            return state._replace(recorded=track(self._trackers, recorded, both))
+        with ours():
+            new = jax.lax.cond(
+                recorded.position % jnp.int32(steps) == jnp.int32(steps - 1),
+                lambda: track(self._trackers, recorded, both),
+                lambda: track(self._lenient, recorded, outputs),
+            )
         return state._replace(recorded=new)

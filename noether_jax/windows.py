@@ -1,0 +1,87 @@
+"""Hold what a compiled function carries for a run: windows of intervals, and which row of them a step goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noether_core.algebra.expansion import Array
+from noether_core.errors import NoetherError
+from noether_jax.output_tracker import OutputTracker
+from noether_jax.tracker_state import OutputTrackerState, other_state
+from noether_jax.transfers import ours
+
+
+class Window(NamedTuple):
+    """Hold the intervals that one call can touch.
+
+    Attributes:
+        rows: the states of the intervals; each array has them as its leading axis.
+        ends: int32 [rows], the positions at which the rows end; the last one is out of reach.
+    """
+
+    rows: OutputTrackerState
+    ends: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tracked:
+    """Hold all that a compiled function carries for a run. A pytree of fixed structure; it may be donated.
+
+    Attributes:
+        position: int32, how many accumulation steps the training has made, those before `run.init` too.
+        windows: one for each callback that tracks update outputs.
+    """
+
+    position: Array
+    windows: tuple[Window, ...]
+
+
+def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs: Mapping[str, Any]) -> Tracked:
+    """Return `tracked` with one accumulation step's outputs merged in."""
+    if len(output_trackers) != len(tracked.windows):
+        raise other_state(f"it has {len(tracked.windows)} windows, and {len(output_trackers)} callbacks track")
+    check_is_one(tracked, "run.track")
+    position = tracked.position
+
+    def updated(tracker: OutputTracker, window: Window) -> Window:
+        row = jnp.sum(position >= window.ends, dtype=jnp.int32)
+        state = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
+        new = tracker.update(state, outputs, position)
+        rows = jax.tree.map(lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, new)
+        return Window(rows, window.ends)
+
+    with ours():
+        windows = tuple(updated(*each) for each in zip(output_trackers, tracked.windows, strict=True))
+        return Tracked(position + jnp.int32(1), windows)
+
+
+def check_is_one(tracked: Tracked, method: str) -> None:
+    """Raise `NoetherError` for what `jax.vmap` gave leading axes."""
+    if leading := np.shape(tracked.position):
+        raise NoetherError(
+            f"{method} got what run.track returned with the leading axes {leading}, as jax.vmap gives; expected one: map over"
+            " the training alone and track its outputs outside, or pool the members with run.init(..., axis_name=...)"
+        )
+
+
+@jax.jit
+def renewed(tracked: Tracked, blanks: tuple[OutputTrackerState, ...], ends: tuple[Array, ...], done: Array) -> Tracked:
+    """Return `tracked` for the next call: the interval under way in each window's first row, the others empty."""
+
+    def of_one(rows: OutputTrackerState, blank: OutputTrackerState, number: Array) -> OutputTrackerState:
+        def carried(rows: jax.Array, empty: jax.Array) -> jax.Array:
+            first = jax.lax.dynamic_index_in_dim(jnp.concatenate([rows, empty[:1]]), number, keepdims=True)
+            return jnp.concatenate([first, empty[1:]])
+
+        found: OutputTrackerState = jax.tree.map(carried, rows, blank)
+        return found
+
+    rows = [of_one(window.rows, *each) for window, *each in zip(tracked.windows, blanks, done, strict=True)]
+    return Tracked(tracked.position + jnp.int32(0), tuple(map(Window, rows, map(jnp.asarray, ends))))
