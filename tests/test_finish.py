@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,21 @@ def test_a_large_array_with_nan_and_infinities_logs_what_a_small_one_does(
     series = {key: points.value.tolist()[0] for key, points in read_run(tmp_path).series.items()}
     expected = {"x/sum/U1": 2.0 * (size - 3), "x/count/U1": size - 3, "x/nonfinite/U1": 3}
     assert series == (expected if size == 3 else {**expected, "x/max/U1": 2.0, "x/std/U1": 0.0})
+
+
+NAMES = ["a", "a/mean", "a/max", "a/mean/max", "a/nonfinite", "a/nonfinite/nonfinite"]
+KEYS = st.lists(st.sampled_from(NAMES), min_size=1, unique=True)
+WANTED = st.sampled_from(["mean", "max", ["mean", "max"], ["max"]])
+
+
+@given(keys=KEYS, reduce=st.dictionaries(st.sampled_from(["a", "a/mean", "a/max"]), WANTED, max_size=3) | WANTED)
+def test_no_value_takes_another_ones_name(keys: list[str], reduce: Any) -> None:
+    config = TrackAdditionalOutputsCallbackConfig(every_n_updates=1, patterns=[""], reduce=reduce, save_output=True)
+    with tempfile.TemporaryDirectory() as path:
+        with noether_torch.Run(path, [config]) as run:
+            run.step(dict.fromkeys(keys, math.nan))
+        read = read_run(path)
+        arrays = sum(len(file.load()) for file in read.arrays)
+    values = sum(len(config.reductions(key)) for key in keys)
+    assert sum(map(len, read.series.values())) == values + len(keys)
+    assert arrays == values

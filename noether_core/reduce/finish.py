@@ -6,6 +6,7 @@ All keys go through NumPy together (`algebra/rounding.py`); one whose rounding t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -54,10 +55,13 @@ class Schema(NamedTuple):
 
 
 def _make_schema(config: TrackAdditionalOutputsCallbackConfig, keys: Sequence[str]) -> Schema:
-    entries = tuple(
-        Entry(at, reduction, config.log_key(key, reduction), config.tensor_name(key, reduction))
-        for at, key in enumerate(keys)
-        for reduction in config.reductions(key)
+    entries = _distinct(
+        [
+            Entry(at, reduction, config.log_key(key, reduction), config.tensor_name(key, reduction))
+            for at, key in enumerate(keys)
+            for reduction in config.reductions(key)
+        ],
+        keys,
     )
     found: dict[Reduction, list[int]] = {}
     for number, entry in enumerate(entries):
@@ -73,6 +77,18 @@ def _make_schema(config: TrackAdditionalOutputsCallbackConfig, keys: Sequence[st
         None if len(found) <= 1 else itemgetter(*order),
         not {"last", "stack"} & set(found),
     )
+
+
+def _distinct(entries: Sequence[Entry], keys: Sequence[str]) -> tuple[Entry, ...]:
+    """Return the entries, of which one that is saved under its raw key gets its reduction after it if another has that name."""
+    counts = Counter(entry.tensor_name for entry in entries)
+    found = tuple(
+        entry._replace(tensor_name=f"{keys[entry.at]}/{entry.reduction}")
+        if counts[entry.tensor_name] > 1 and entry.tensor_name == keys[entry.at]
+        else entry
+        for entry in entries
+    )
+    return found if found == tuple(entries) else _distinct(found, keys)
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,13 @@ class Computed:
             if value is not None and not isinstance(value, np.ndarray):
                 found[self.keys[entry.at]][entry.log_key] = value
         if self.nonfinite is not None:
+            taken = set(self.schema.names)
             for key, count in zip(self.nonfinite.keys, self.nonfinite.nonfinite.tolist(), strict=True):
-                found[key][f"{key}/nonfinite/{interval}"] = count
+                name = f"{key}/nonfinite"
+                while f"{name}/{interval}" in taken:  # another key's
+                    name += "/nonfinite"
+                found[key][f"{name}/{interval}"] = count
+                taken.add(f"{name}/{interval}")
         return {name: value for of_key in found.values() for name, value in of_key.items()}
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
