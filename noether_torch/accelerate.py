@@ -19,7 +19,8 @@ from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
 from noether_torch.loaders import is_exhausted, refuse_unknown_samples, samples_of_batch
 from noether_torch.recorded import UsedRates
-from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
+from noether_torch.state import as_arrays, as_tensors
+from noether_torch.trainer import TrainerLog
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped] # it ships without types

@@ -18,6 +18,7 @@ from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallb
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.schedule import Counter
 from noether_torch.backend import BACKEND
+from noether_torch.state import TensorState
 
 _is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
 
@@ -28,19 +29,19 @@ def _call_outside_of_torch_compile(function: Callable[..., Any], *arguments: Any
     return function(*arguments, **named)
 
 
-class TrackAdditionalOutputsCallback(callbacks.TrackAdditionalOutputsCallback):
+class TrackAdditionalOutputsCallback(TensorState, callbacks.TrackAdditionalOutputsCallback):
     """Reduce the PyTorch update outputs that a config names, and log or save them at every interval's end."""
 
     backend = BACKEND
 
 
-class OnlineLossCallback(callbacks.OnlineLossCallback):
+class OnlineLossCallback(TensorState, callbacks.OnlineLossCallback):
     """Log the mean of each PyTorch loss over the interval, and stop at one that is not finite."""
 
     backend = BACKEND
 
 
-class LearningRateCallback(callbacks.LearningRateCallback):
+class LearningRateCallback(TensorState, callbacks.LearningRateCallback):
     """Log the learning rate, from a PyTorch update output or from an optimizer.
 
     Of an optimizer it is the rate that its last `step` used, whether the scheduler's `step` came since or not.

@@ -16,7 +16,8 @@ from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallb
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
-from noether_torch.trainer import TrainerLog, as_arrays, as_tensors
+from noether_torch.state import as_arrays, as_tensors
+from noether_torch.trainer import TrainerLog
 from noether_torch.trainer_run import TrainerRun
 
 try:

@@ -22,7 +22,8 @@ from noether_core.config.base import NamedCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
-from noether_torch.trainer import TrainerLog, as_arrays, as_json
+from noether_torch.state import as_arrays, as_json
+from noether_torch.trainer import TrainerLog
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -10,7 +10,7 @@ import torch
 
 from noether_core import ScheduleError, read_run
 from noether_torch import Run
-from noether_torch.trainer import as_arrays, as_json, as_tensors
+from noether_torch.state import as_arrays, as_json, as_tensors
 from noether_torch.trainer_run import TrainerRun
 
 CONFIG = {"every_n_updates": 1, "keys": ["loss"], "reduce": ["count", "last"]}

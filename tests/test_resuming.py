@@ -12,10 +12,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from hook_cases import FRONT_ENDS, NAN, array, each_front_end, every, logged, saved_and_logged
 
 import noether_jax
+import noether_torch
 from noether_core import read_run
+from noether_torch.state import as_arrays
 
 LONG = {
     "every_n_updates": 4,
@@ -61,6 +64,8 @@ def plain(state: Any) -> Any:
             return {"dict": {name: out(item) for name, item in value.items()}}
         if isinstance(value, list):
             return {"list": [out(item) for item in value]}
+        if isinstance(value, torch.Tensor):  # PyTorch's states have them for arrays
+            value = value.numpy()
         if isinstance(value, np.ndarray):
             assert type(value) is np.ndarray
             assert not value.dtype.hasobject
@@ -171,7 +176,7 @@ def test_a_state_does_not_change_as_training_goes_on(front_end: Any, tmp_path: P
         kept = copy.deepcopy(state)
         for at in range(3, 12):
             run.step(outputs_of(front_end, at))
-        np.testing.assert_equal(state, kept)
+        np.testing.assert_equal(as_arrays(state), as_arrays(kept))
 
 
 @each_front_end
@@ -183,3 +188,54 @@ def test_a_pattern_that_matched_before_the_checkpoint_is_not_warned_about(front_
         second.load_state_dict(first.state_dict())
         second.step({"lr": 1.0})
     assert logged(tmp_path, "loss/U2") == [(2, 1.0)]
+
+
+KINDS = [
+    {"every_n_updates": 4, "keys": ["loss"], "reduce": ["mean", "last", "std", "stack", "max"], "save_output": True},
+    {"every_n_updates": 4, "keys": ["weighed"], "weight": "loss", "id": "weighed"},
+    {"kind": "OnlineLossCallback", "every_n_updates": 4},
+    {"kind": "LearningRateCallback", "every_n_updates": 4, "key": "lr"},
+    {"kind": "BestMetricCallback", "every_n_updates": 4, "source_metric_key": "loss/mean/U4", "higher_is_better": True},
+    {
+        "kind": "MetricEarlyStopCallback",
+        "every_n_updates": 4,
+        "source_metric_key": "loss/mean/U4",
+        "higher_is_better": False,
+    }
+    | {"patience": 3},
+    {"kind": "ThroughputCallback", "every_n_updates": 4},
+    {"kind": "ProgressCallback", "every_n_updates": 4},
+]
+
+
+def _of_every_kind(run: Any, at: int, dtype: torch.dtype) -> None:
+    loss = torch.tensor(float(at % 5), dtype=dtype)
+    run.step({"loss": loss, "weighed": torch.tensor([1.0, at]), "lr": 0.1 / (1 + at)}, losses={"a": loss})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float8_e5m2, torch.uint8])
+@pytest.mark.parametrize("cut", [1, 3, 4, 6])
+def test_torch_saves_and_loads_every_class_of_state_without_loading_code(
+    cut: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    with noether_torch.Run(tmp_path / "whole", KINDS, effective_batch_size=1) as run:
+        for at in range(9):
+            _of_every_kind(run, at, dtype)
+    run = noether_torch.Run(tmp_path / "cut", KINDS, effective_batch_size=1)  # it just stops, as a killed process does
+    run.start()
+    for at in range(cut):
+        _of_every_kind(run, at, dtype)
+    for callback in run.callbacks:
+        torch.save(callback.state_dict(), tmp_path / "callback.pt")
+        callback.load_state_dict(torch.load(tmp_path / "callback.pt", weights_only=True))
+    torch.save(run.state_dict(), tmp_path / "state.pt")
+    with noether_torch.Run(tmp_path / "cut", KINDS, effective_batch_size=1) as run:
+        run.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        for at in range(cut, 9):
+            _of_every_kind(run, at, dtype)
+    series = [read_run(tmp_path / way).series for way in ("whole", "cut")]
+    assert series[0].keys() == series[1].keys()
+    for key in series[0]:
+        if not key.startswith("profiling/"):
+            assert series[0][key].update.tolist() == series[1][key].update.tolist()
+            assert repr(series[0][key].value.tolist()) == repr(series[1][key].value.tolist()), key
