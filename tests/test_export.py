@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tool_readers import mlflow_runs, tensorboard_series, trackio_runs, wandb_runs
 
 from noether_core import LogWriter, MissingDependencyError, NoetherError, UpdateCounter, read_run
@@ -194,3 +195,13 @@ def test_the_command_says_what_it_wrote_and_what_is_damaged(
     assert captured.out == f"39 entries: {out}\n"
     assert captured.err.startswith(f"damaged, left out: {file}, byte ")
     assert len(out.read_text().splitlines()) == 40
+
+
+def test_tensorboard_gets_the_times_of_the_training(run_path: Path, tmp_path: Path) -> None:
+    export_run(run_path, "tensorboard", tmp_path / "board")
+    accumulator = EventAccumulator(str(tmp_path / "board"), size_guidance={"scalars": 0}).Reload()
+    series = read_run(run_path).series
+    for tag in accumulator.Tags()["scalars"]:
+        times = dict(zip(series[tag].update.tolist(), series[tag].time.tolist(), strict=True))
+        for event in accumulator.Scalars(tag):
+            assert event.wall_time == pytest.approx(times[event.step], abs=1e-5)

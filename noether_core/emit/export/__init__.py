@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -68,8 +69,12 @@ def _fill(reader: RunReader, to: str, path: Path) -> None:
     # first of all, so that an export that was cut short may be done again
     write_whole(path / _MARKER, json.dumps({"run": str(reader.path.resolve()), "to": to}).encode())
     try:
-        for entry in reader.iter_entries():
-            tracker.log(entry)
+        log_at = getattr(tracker, "log_at", None)  # a tool that keeps times gets those of the training
+        for entry, time in zip(reader.iter_entries(), reader.table.times.tolist(), strict=True):
+            if log_at is None or math.isnan(time):
+                tracker.log(entry)
+            else:
+                log_at(entry, time)
     finally:
         tracker.close()
 

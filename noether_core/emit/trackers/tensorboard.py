@@ -74,6 +74,10 @@ class TensorBoardTracker:
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Write one entry, and flush it to the file."""
+        self.log_at(entry, None)
+
+    def log_at(self, entry: Mapping[str, Any], time: float | None) -> None:
+        """Write one entry as of a time, in seconds since 1970 (None: now), and flush it to the file."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         if self._writer is None:
@@ -84,9 +88,9 @@ class TensorBoardTracker:
             if isinstance(value, int | float):
                 # add_scalar would write `_` for many characters in a tag, and so make one curve of two keys
                 summary = Summary(value=[Summary.Value(tag=key, simple_value=as_float(value))])
-                self._writer.file_writer.add_summary(summary, entry["update"])
+                self._writer.file_writer.add_summary(summary, entry["update"], walltime=time)
             else:
-                self._writer.add_text(key, str(value), global_step=entry["update"])
+                self._writer.add_text(key, str(value), global_step=entry["update"], walltime=time)
         self._writer.flush()
 
     def close(self) -> None:
