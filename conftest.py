@@ -23,10 +23,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--full"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: give --full"))
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: give --full"))
+    left_out = [item for item in items if _is_beyond_sweep(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_beyond_sweep(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("sweep")
+    callspec = getattr(item, "callspec", None)
+    return marker is not None and callspec is not None and bool(callspec.params["seed"] >= marker.args[0])
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def random_shape(rng: np.random.Generator) -> tuple[Any, dict[str, Any], dict[st
     return data, end, module, None if says is not None and says > len(held) else known
 
 
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("seed", range(60))
 def test_so_it_has_in_random_shapes(seed: int, tmp_path: Path) -> None:
     data, arguments, of_module, known = random_shape(np.random.default_rng(seed))

@@ -21,6 +21,7 @@ def scanning(run: Run) -> Any:
     return jax.jit(lambda tracked, xs: jax.lax.scan(lambda c, x: (run.track(c, {"loss": x}), None), tracked, xs)[0])
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("seed", range(12))
 def test_a_result_that_is_not_taken_is_noticed_at_the_next_interval(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
@@ -137,6 +138,7 @@ def test_sums_of_another_precision_are_refused(precisions: tuple[Any, Any]) -> N
         own.compute(state)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("seed", range(8))
 def test_an_optimizers_state_of_another_config_is_refused(seed: int, tmp_path: Path) -> None:
     """Go on from the arrays, or from the whole state, that a run of another config left in the middle of an interval."""

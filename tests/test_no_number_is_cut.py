@@ -68,6 +68,7 @@ def rounded(value: Fraction, is_wide: bool) -> float:
 
 
 @each_front_end
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize("seed", range(60))
 def test_a_key_whose_kind_of_number_changes_loses_nothing(front_end: Any, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
@@ -92,6 +93,7 @@ def test_a_key_whose_kind_of_number_changes_loses_nothing(front_end: Any, seed: 
 
 
 @each_front_end
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_stack_of_several_kinds_holds_every_number_or_costs_that_key_alone(
     front_end: Any, seed: int, tmp_path: Path
@@ -188,6 +190,7 @@ def shown(number: Any) -> Any:
     return number if math.isfinite(number) else repr(float(number))
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("seed", range(30))
 def test_fused_numbers_are_those_of_the_hooks_or_refused(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)

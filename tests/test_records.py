@@ -86,6 +86,7 @@ def draw(rng: random.Random, depth: int = 0) -> tuple[Any, dict[str, float]]:
     return make(fields), flat
 
 
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("seed", range(150))
 def test_any_record_is_flattened_as_a_dict_of_its_fields(seed: int) -> None:
     record, flat = draw(random.Random(seed))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from trainer_cases import Counting, counting, numbers
+from transformers import TrainerCallback
 
 from noether_core import read_run
 from noether_torch.transformers import TrackOutputs, record
@@ -232,3 +233,25 @@ def test_an_evaluation_that_fails_leaves_nothing(tmp_path: Path) -> None:
     made = training(tmp_path, TrackOutputs([EVERY], tmp_path / "run"), kind=Fails, eval_strategy="steps", eval_steps=3)
     made.train()
     assert points(tmp_path / "run", "eval/v/count") == [(6, 3), (7, 3)]
+
+
+class LogsItsOwn(TrainerCallback):
+    """Log a value of its own after each update."""
+
+    def __init__(self, track: TrackOutputs) -> None:
+        self.track = track
+
+    def on_step_end(self, *_: Any, **named: Any) -> None:
+        assert self.track.run is not None
+        self.track.run.log({"own": float(self.track.run.counter.update)})
+
+
+def test_values_of_ones_own_go_into_the_updates_entry_and_are_watched(tmp_path: Path) -> None:
+    best = {"kind": "BestMetricCallback", "every_n_updates": 1, "source_metric_key": "own", "higher_is_better": True}
+    track = TrackOutputs([EVERY, best], tmp_path / "run")
+    training(tmp_path, track, LogsItsOwn(track), max_steps=4).train()
+    entries = read_run(tmp_path / "run").entries
+    assert [(entry["update"], entry["own"], entry["own/at_best/own"]) for entry in entries if "own" in entry] == [
+        (update, float(update), float(update)) for update in range(1, 5)
+    ]
+    assert all("v/mean/U1" in entry for entry in entries)
