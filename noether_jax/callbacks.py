@@ -166,17 +166,20 @@ class Run(run.Run):
                 times=times,
             )
             return None
+        fused, steps = self._used("step", tracked), 1 if steps is None else steps
+        self._refuse_unless_tracking()
+        fused.check_step(tracked, steps)
+        fused.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
+        with self._uncounted_if_refused():
+            self._add_samples(samples)
+            self._add_times(times, self.accumulated + steps)
+            new = fused.step(tracked, steps, batch, losses)
+        return update_outputs if new is tracked else put_tracked(update_outputs, new)
+
+    def _refuse_unless_tracking(self) -> None:
         if self._evaluation is not None:
             raise HookOrderError(
                 "run.step got what run.track returned within run.evaluate, whose steps are no training steps; give it the"
                 " update outputs of the evaluation"
             )
         self._refuse_unless_training()
-        window, steps = self._used("step", tracked), 1 if steps is None else steps
-        window.check_step(tracked, steps)
-        window.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
-        self._add_samples(samples)
-        if times is not None:
-            self._add_times(times, self.accumulated + steps)
-        new = window.step(tracked, steps, batch, losses)
-        return update_outputs if new is tracked else put_tracked(update_outputs, new)

@@ -67,14 +67,17 @@ def intermediate_outputs(
         )
     values = _by_key(intermediates)
     keys = tuple(values) if patterns is None else _matching(patterns, tuple(values))
-    if statistics is None:
-        return {key: values[key] for key in keys}
+    chosen = {key: values[key] for key in keys}
+    return chosen if statistics is None else _read(chosen, statistics)
+
+
+def _read(values: Mapping[str, Any], statistics: Mapping[str, Statistic]) -> dict[str, jax.Array]:
     found: dict[str, jax.Array] = {}
-    for key in keys:
+    for key, value in values.items():
         for name, statistic in statistics.items():
             if f"{key}/{name}" in found:
                 raise UpdateOutputError(f"two statistics have the key {f'{key}/{name}'!r}; rename one of them")
-            found[f"{key}/{name}"] = statistic(values[key])
+            found[f"{key}/{name}"] = statistic(value)
     return found
 
 

@@ -123,9 +123,7 @@ class OutputTracker:
     def blank(self, slots: tuple[Slot, ...]) -> OutputTrackerState:
         """Return the state of no values, in NumPy arrays."""
         if slots not in self._blanks:
-            last = {
-                slot.key: np.zeros(*kept_form(slot)) for slot in slots if "last" in self.config.reductions(slot.key)
-            }
+            last = {slot.key: _zeros(*kept_form(slot)) for slot in slots if "last" in self.config.reductions(slot.key)}
             what = identities(self.config, self._ops, slots, self._meaning)
             # one slot at least, for Orbax saves no array without elements
             words = packing.initial(self._ops, self.fields, len(what), 0, -1, what)
@@ -270,3 +268,8 @@ class OutputTracker:
         )
         order = sorted(np.flatnonzero(uses[: len(slots)]).tolist(), key=lambda at: slots[at].order)
         return found.take(np.array(order, np.int64))
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Return zeros that take the memory of one."""
+    return np.broadcast_to(np.zeros((), dtype), shape)

@@ -124,7 +124,7 @@ def test_the_mask_of_a_multi_metric_may_be_the_weight(tmp_path: Path) -> None:
 def test_its_values_reach_the_log_by_either_way(tmp_path: Path) -> None:
     """Evaluate at each fourth update: one way logs what the metric gives, the other hands it to the run."""
     metric = TrackOutputs(CONFIG, jax.eval_shape(outputs, 0))
-    config = {"every_n_updates": 4, "patterns": ["test/"], "reduce": "last"}
+    config = {"every_n_updates": 4, "patterns": ["test/"], "reduce": "last", "missing": "skip"}
     computed = []
     with Run(tmp_path, [config]) as run:
         for number in range(1, 9):

@@ -72,7 +72,7 @@ def test_a_list_of_dicts_is_that_many_accumulation_steps(front_end: Any, tmp_pat
     recorder = Recorder()
     steps = losses(front_end, 1, 2, 3, 4, 5, 6)
     config = every(1, reduce=["mean", "last"])
-    together = train(front_end, tmp_path / "a", [recorder, config], [steps[:3], tuple(steps[3:])], accumulation_steps=2)
+    together = train(front_end, tmp_path / "a", [recorder, config], [steps[:3], steps[3:]], accumulation_steps=2)
     apart = train(front_end, tmp_path / "b", [config], steps, accumulation_steps=2)
     assert together.log_writer.log_entries == apart.log_writer.log_entries
     assert logged(tmp_path / "a", "loss/mean/U1") == [(1, 1.5), (2, 3.5), (3, 5.5)]

@@ -134,7 +134,7 @@ def test_the_tools_process_ends_when_it_is_told_to_and_only_then(tmp_path: Path,
 
 
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
-    (tracker,) = make_trackers([{"kind": "wandb", "settings": {"no_such_setting": 1}}], tmp_path)
+    (tracker,) = make_trackers([{"kind": "wandb", "settings": {"console": "no_such_setting"}}], tmp_path)
     with pytest.raises(NoetherError, match=r"process of WandbTracker.* ended with code 1: .*no_such_setting"):  # noqa: PT012
         tracker.log({"epoch": 0, "update": 1, "sample": 8, "loss": 0.5})
         tracker.close()
