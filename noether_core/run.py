@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
@@ -79,22 +79,25 @@ class Run(OpenRun):
             self._evaluation.add(many, losses)
             return
         self._refuse_unless_training()
-        with self._uncounted_if_refused():
-            self._add_samples(samples)
-            self._add_times(times, self.accumulated + len(many))
+        is_plain = samples is None and times is None
+        with nullcontext() if is_plain else self._uncounted_if_refused(samples, times, len(many)):
             for outputs in many:
                 self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
 
     @contextmanager
-    def _uncounted_if_refused(self) -> Iterator[None]:
-        """Take back the samples and times of a call that raises before any of its steps is counted."""
+    def _uncounted_if_refused(
+        self, samples: int | None, times: Mapping[str, float] | None, steps: int
+    ) -> Iterator[None]:
+        """Count samples and times, and take them back if the call raises before any of its steps is counted."""
         before = self.counter.update, self.accumulated
-        samples, times = self._samples, self._times
+        kept = self._samples, self._times
         try:
+            self._add_samples(samples)
+            self._add_times(times, self.accumulated + steps)
             yield
         except BaseException:
             if (self.counter.update, self.accumulated) == before:
-                self._samples, self._times = samples, times
+                self._samples, self._times = kept
             raise
 
     def count_step(self, batch: Any = None, losses: Any = None) -> None:

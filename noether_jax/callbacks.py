@@ -170,9 +170,7 @@ class Run(run.Run):
         self._refuse_unless_tracking()
         fused.check_step(tracked, steps)
         fused.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
-        with self._uncounted_if_refused():
-            self._add_samples(samples)
-            self._add_times(times, self.accumulated + steps)
+        with self._uncounted_if_refused(samples, times, steps):
             new = fused.step(tracked, steps, batch, losses)
         return update_outputs if new is tracked else put_tracked(update_outputs, new)
 

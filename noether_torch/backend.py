@@ -146,7 +146,6 @@ class _TorchOps:
         return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
-        require_memory(values)
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
@@ -185,11 +184,9 @@ class _TorchBackend:
     def signature(self, values: Sequence[Any]) -> Hashable:
         if PLAIN_TYPES.issuperset({*map(type, values)}) and transform() is None:
             try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
-                return (
-                    tuple(map(Tensor.get_device, values)),
-                    tuple(map(_dtype_of, values)),
-                    tuple(map(_shape_of, values)),
-                )
+                ranks = tuple(map(Tensor.dim, values))
+                shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks  # scalars' shapes take no time
+                return tuple(map(Tensor.get_device, values)), tuple(map(_dtype_of, values)), shapes
             except RuntimeError:  # one has no shape
                 pass
         is_inside = transform() is not None
