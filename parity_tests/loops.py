@@ -129,7 +129,7 @@ def host(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: host(each) for name, each in value.items() if name != "nobodys"}
     if isinstance(value, torch.Tensor):
-        return value.detach().numpy().copy()
+        return noether_torch.Run.backend.to_numpy([value])[0]
     return np.array(value) if isinstance(value, jax.Array) else value
 
 
@@ -199,6 +199,7 @@ class Loop:
         chances = np.array(list(actions.values())) / sum(actions.values())
         for _ in range(int(self._rng.integers(5, 30))):
             self._rng.choice(list(actions), p=chances)()  # type: ignore[arg-type]
+        self._step()  # a state that is loaded last of all logs nothing
         while len(self._steps) % self._accumulation_steps:
             self._step()
         self._log()  # a start that wrote nothing supersedes nothing
