@@ -18,9 +18,8 @@ from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
 from noether_torch.loaders import is_exhausted, refuse_unknown_samples, samples_of_batch
-from noether_torch.recorded import UsedRates
-from noether_torch.state import as_arrays, as_tensors
 from noether_torch.trainer import TrainerLog
+from noether_torch.used_rates import UsedRates, with_source
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped] # it ships without types
@@ -60,12 +59,12 @@ class Run(torch_callbacks.Run):
                 "Run got accumulation_steps; the accelerator decides that: Accelerator(gradient_accumulation_steps=...)"
             )
         self._accelerator = accelerator
-        given = read_callbacks(callbacks)
         self._rates = UsedRates()
-        self._has_rates = self._rates in (getattr(each, "source", None) for each in self._rates.given_to(given))
+        given = with_source(read_callbacks(callbacks), self._rates)
+        self._has_rates = self._rates in (getattr(each, "source", None) for each in given)
         super().__init__(
             path,
-            self._rates.given_to(given),
+            given,
             accumulation_steps=accelerator.gradient_accumulation_steps,
             trackers=trackers if isinstance(trackers, str) else [*trackers, TrainerLog(accelerator.log)],
             **arguments,
@@ -150,13 +149,9 @@ class Run(torch_callbacks.Run):
             self._is_in_epoch = False
             super().end_epoch()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to go on from here: tensors, numbers and strings."""
-        return dict(as_tensors(super().state_dict()))
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         if self._state == "new":
             self._loaded = state
         else:
-            super().load_state_dict(as_arrays(state))
+            super().load_state_dict(state)

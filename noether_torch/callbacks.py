@@ -6,19 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from noether_core import callbacks, run
 from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
-from noether_core.callbacks.learning_rate import rates_by_name
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.schedule import Counter
 from noether_torch.backend import BACKEND
 from noether_torch.state import TensorState
+from noether_torch.used_rates import UsedRates
 
 _is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
 
@@ -48,38 +45,26 @@ class LearningRateCallback(TensorState, callbacks.LearningRateCallback):
     """
 
     backend = BACKEND
-    _listening: RemovableHandle | None = None
+
+    def __init__(self, callback_config: LearningRateCallbackConfig, **arguments: Any) -> None:
+        super().__init__(callback_config, **arguments)
+        self._used = UsedRates()
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Note where training starts, and listen to the optimizer from here on."""
         super().before_training(update_counter=update_counter)
-        source = self.callback_config.source
-        optimizer = getattr(source, "optimizer", source)  # Accelerate's has the real one inside
-        self._used: dict[str, Any] = {}
-        self._listen_no_more()
-        if isinstance(optimizer, Optimizer):
-            self._listening = optimizer.register_step_post_hook(self._note)
-
-    def _note(self, optimizer: Optimizer, *_: Any) -> None:
-        rates = ((str(group.get("name", at)), group["lr"]) for at, group in enumerate(optimizer.param_groups))
-        self._used = rates_by_name(
-            [(name, lr.detach().clone() if isinstance(lr, Tensor) else lr) for name, lr in rates]
-        )
+        self._used.watch(self.callback_config.source)
 
     def _rates(self, update: int) -> Mapping[str, Any]:
-        return self._used or super()._rates(update)
+        return self._used(update) or super()._rates(update)
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log the learning rate of an interval that training ended in the middle of, and listen no more."""
         super().after_training(update_counter=update_counter)
-        self._listen_no_more()
-
-    def _listen_no_more(self) -> None:
-        if self._listening is not None:
-            self._listening.remove()
+        self._used.release()
 
 
-class Run(run.Run):
+class Run(TensorState, run.Run):
     """Track a PyTorch training run; see `noether_core.run.Run` for the arguments."""
 
     backend = BACKEND

@@ -11,14 +11,13 @@ from typing import Any
 
 from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import Callbacks, build_callback, counts_samples, read_callbacks
-from noether_core.config.load import CallbackConfig
-from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
-from noether_torch.state import as_arrays, as_tensors
 from noether_torch.trainer import TrainerLog
 from noether_torch.trainer_run import TrainerRun
+from noether_torch.used_rates import with_source
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -72,7 +71,7 @@ class TrackOutputs(Callback):
         self._callbacks = read_callbacks(callbacks)
         built = [  # here, so that what cannot be is refused
             build_callback(each, TrainerRun.callback_classes, LogWriter(update_counter=UpdateCounter()), Path())
-            for each in self._with_rates(StepRates(()))
+            for each in with_source(self._callbacks, StepRates(()))
         ]
         self._wants_losses = any(isinstance(each, OnlineLossCallbackConfig | CallbackBase) for each in self._callbacks)
         self._counts_samples = next((str(callback) for callback in built if counts_samples(callback)), None)
@@ -100,15 +99,6 @@ class TrackOutputs(Callback):
         copy._reset()
         return vars(copy)
 
-    def _with_rates(self, rates: StepRates) -> list[CallbackConfig | CallbackBase]:
-        """Return the configs, the learning rate's with a source where it has none."""
-        return [
-            each.model_copy(update={"source": rates})
-            if isinstance(each, LearningRateCallbackConfig) and each.key is None and each.source is None
-            else each
-            for each in self._callbacks
-        ]
-
     # ------------------------------------------------------------------ checkpoints
 
     def _current_state(self) -> dict[str, Any]:
@@ -116,7 +106,7 @@ class TrackOutputs(Callback):
             return self._state
         assert self.run is not None
         assert self._epochs is not None
-        return {"run": as_tensors(self.run.state_dict()), "epochs": self._epochs.state()}
+        return {"run": self.run.state_dict(), "epochs": self._epochs.state()}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the interval under way into a checkpoint, by this callback's number among those of its kind."""
@@ -135,7 +125,7 @@ class TrackOutputs(Callback):
     def _go_on(self) -> None:
         assert self.run is not None
         assert self._epochs is not None
-        self.run.load_state_dict(as_arrays(self._state["run"]))
+        self.run.load_state_dict(self._state["run"])
         self._epochs.load(self._state["epochs"])
 
     # ------------------------------------------------------------------ training
@@ -151,7 +141,7 @@ class TrackOutputs(Callback):
         self._samples = SampleCount(self._batch_size, trainer.world_size, self._counts_samples)
         run = self.run = TrainerRun(
             self._directory(trainer),
-            self._with_rates(self._rates),
+            with_source(self._callbacks, self._rates),
             accumulation_steps=trainer.accumulate_grad_batches,
             start=earlier(trainer, self._samples) if goes_on and not self._state else None,
             trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],

@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
-from noether_core.callbacks.learning_rate import read_rates
 from noether_core.schedule import TrainingIteration
 from noether_torch.lightning_batches import SampleCount
 from noether_torch.trainer_run import TrainerRun
+from noether_torch.used_rates import rates_of
 
 
 class WholeLoss:
@@ -70,13 +69,13 @@ class StepRates:
 
     def __init__(self, optimizers: Sequence[Any]) -> None:
         self._optimizers = list(optimizers)
-        self._rates = [_taken(optimizer) for optimizer in optimizers]
+        self._rates = [rates_of(optimizer) for optimizer in optimizers]
 
     def note(self, optimizer: Any) -> None:
         """Note the rates of an optimizer that is about to step."""
         for at, each in enumerate(self._optimizers):
             if each is optimizer:
-                self._rates[at] = _taken(optimizer)
+                self._rates[at] = rates_of(optimizer)
 
     def __call__(self, update: int) -> dict[str, Any]:
         """Return the rates; see `LearningRateCallbackConfig.source`."""
@@ -85,11 +84,6 @@ class StepRates:
         return {
             f"{at}{name and '/'}{name}": rate for at, rates in enumerate(self._rates) for name, rate in rates.items()
         }
-
-
-def _taken(optimizer: Any) -> dict[str, Any]:
-    rates = read_rates(optimizer, 0)
-    return {name: rate.clone() if isinstance(rate, torch.Tensor) else rate for name, rate in rates.items()}
 
 
 class Epochs:

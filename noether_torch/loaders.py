@@ -15,7 +15,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from noether_core.callbacks import CallbackBase, PeriodicCallback, ThroughputCallback
+from noether_core.callbacks import CallbackBase
+from noether_core.callbacks.build import counts_samples
 from noether_core.errors import MissingDependencyError, ScheduleError
 
 try:
@@ -101,8 +102,7 @@ def samples_of_batch(loader: Any, is_last: bool) -> int | str:
 def refuse_unknown_samples(callbacks: Sequence[CallbackBase], why: str, advice: str) -> None:
     """Raise `ScheduleError` if one of the callbacks counts samples."""
     for callback in callbacks:
-        unit = callback.interval.unit if isinstance(callback, PeriodicCallback) else None
-        if unit == "sample" or isinstance(callback, ThroughputCallback):
+        if counts_samples(callback):
             raise ScheduleError(f"{callback} counts samples, but how many a batch held is not known: {why}. {advice}")
 
 

@@ -1,18 +1,16 @@
-"""Hold what a trainer's user records of one micro-batch, and the learning rates that an optimizer used."""
+"""Hold what a trainer's user records of one micro-batch."""
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from noether_core.callbacks.learning_rate import read_rates
-from noether_core.config.loop import LearningRateCallbackConfig
 from noether_core.errors import UpdateOutputError
 from noether_core.select import flatten
 
@@ -83,45 +81,3 @@ def _number_of(samples: Any) -> int:
             f"record got samples={samples!r:.80}; expected an int of at least 0, such as len(inputs['labels'])"
         )
     return number
-
-
-class UsedRates:
-    """Be the source of the learning rates that an optimizer's last step used, whenever a scheduler changes them."""
-
-    def __init__(self) -> None:
-        self._rates: dict[str, Any] = {}
-        self._handle: Any = None
-
-    def __call__(self, update: int) -> dict[str, Any]:
-        """Return the rates by name; none before the first step."""
-        return self._rates
-
-    def watch(self, optimizer: Any) -> None:
-        """Note the rates at each step of this optimizer from now on, by a hook that PyTorch neither copies nor pickles."""
-        self.release()
-        inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
-        if isinstance(inner, torch.optim.Optimizer):
-            self._handle = inner.register_step_pre_hook(self._note)
-
-    def given_to(self, configs: Sequence[Any]) -> list[Any]:
-        """Return these configs, learning rates that name neither key nor source with this as their source."""
-        return [
-            config.model_copy(update={"source": self})
-            if isinstance(config, LearningRateCallbackConfig) and config.key is None and config.source is None
-            else config
-            for config in configs
-        ]
-
-    def before_step(self, optimizer: Any) -> None:
-        """Note the rates of an optimizer that has no hooks; its step comes next."""
-        if self._handle is None and optimizer is not None:
-            self._note(optimizer)
-
-    def _note(self, optimizer: Any, *_: Any) -> None:
-        self._rates = {name: taken(rate) for name, rate in read_rates(optimizer, 0).items()}
-
-    def release(self) -> None:
-        """Take the hook off."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = None

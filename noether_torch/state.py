@@ -13,17 +13,17 @@ _ARRAY = "base64"
 
 
 class TensorState:
-    """Give a callback's state as tensors, so that `torch.load` reads it with `weights_only=True`; for use before its class."""
+    """Give a state as tensors, which `torch.load` reads with `weights_only=True`; a mixin, named before the class."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the interval under way, and what else the callback needs to go on: tensors, numbers and strings."""
+        """Return the interval under way, and what else is needed to go on: tensors, numbers and strings."""
         return dict(as_tensors(super().state_dict()))  # type: ignore[misc]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on from what `state_dict` returned, here or in another framework.
 
         Raises:
-            NoetherError: for a state of another form; the callback stays as it was.
+            NoetherError: for a state of another form.
         """
         super().load_state_dict(as_arrays(state))  # type: ignore[misc]
 

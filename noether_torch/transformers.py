@@ -34,8 +34,8 @@ except ImportError as error:
         "noether_torch.transformers needs transformers: pip install 'noether-callbacks[transformers]'"
     ) from error
 
-from noether_torch.recorded import UsedRates
 from noether_torch.transformers_run import TransformersRun, configs_of, tell_callbacks
+from noether_torch.used_rates import UsedRates, with_source
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -116,7 +116,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def _given(self) -> list[NamedCallbackConfig]:
         """Return the configs, with the rates that the trainer's optimizer used where one names no other source."""
-        return self._rates.given_to(self._configs)
+        return with_source(self._configs, self._rates)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: the configs, and nothing of the training under way."""
