@@ -12,6 +12,7 @@ from noether_jax.windows import Tracked
 
 Path = tuple[int, ...]  # a child's number at each level
 _DEEPEST = 100  # levels that are looked at
+_HOLDERS = (tuple, Tracked)  # of a mapping's values, those in which one may be
 
 
 def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
@@ -22,7 +23,7 @@ def find_tracked(given: Any, path: Path) -> tuple[Tracked | None, Path]:
     """
     if given is None or isinstance(given, list):
         return None, path
-    if isinstance(given, Mapping) and not any(isinstance(value, tuple | Tracked) for value in given.values()):
+    if isinstance(given, Mapping) and not any(issubclass(kind, _HOLDERS) for kind in {*map(type, given.values())}):
         return None, path
     if (tracked := _at(given, path)) is not None:
         return tracked, path

@@ -26,6 +26,6 @@ def to_device(tree: Any) -> Any:
 
 def to_host(tree: Tree) -> Tree:
     """Return a pytree with NumPy arrays in place of JAX's, all in one transfer. This waits for the device."""
-    with jax.transfer_guard("allow"):
+    with jax.transfer_guard_device_to_host("allow"):  # of this direction alone: all three take three times as long
         fetched: Tree = jax.device_get(tree)
         return fetched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,6 +162,6 @@ def _read_beside(file: Path, problems: list[str]) -> tuple[dict[int, float], lis
         for line in iter_lines(file, problems):
             if "arrays" in line:
                 saved.append(str(line["arrays"]))
-            elif isinstance(line.get("update"), int) and isinstance(line.get("time"), int | float):
-                times[line["update"]] = float(line["time"])
+            with contextlib.suppress(TypeError, ValueError):  # what is none of ours
+                times.update((int(update), float(time)) for update, time in line.get("times", ()))
     return times, saved

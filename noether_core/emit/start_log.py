@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,9 +13,13 @@ from noether_core.emit.jsonl import LineFile, iter_lines
 from noether_core.emit.starts import Origin
 from noether_core.errors import RunFormatError
 
+MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
+
 
 class StartLog:
     """Append entries to `metrics/<n>.jsonl` of a run directory. Nothing is there before the first one.
+
+    An entry is with the operating system when `append` returns, its time at most a second later.
 
     Args:
         directory: the run directory.
@@ -25,6 +30,10 @@ class StartLog:
         self._directory = directory
         self.origin = origin
         self._saved: set[Path] = set()
+        self._times: list[
+            tuple[int, float]
+        ] = []  # of updates, written together: a line for each costs as much as its entry
+        self._written_at = -math.inf
         self._entries = LineFile(directory / "metrics")
         self._beside = LineFile(directory / "metrics")  # its name follows that of the entries
 
@@ -49,8 +58,16 @@ class StartLog:
         if not self.is_open:
             self._open()
         self._entries.append(entry)
-        with contextlib.suppress(OSError):  # that the time is not known costs no entry
-            self._beside.append({"update": entry["update"], "time": round(time.time(), 6)})
+        now = time.time()
+        self._times.append((entry["update"], now))
+        if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
+            self._write_times(now)
+
+    def _write_times(self, now: float) -> None:
+        times, self._times, self._written_at = self._times, [], now
+        with contextlib.suppress(OSError):  # that a time is not known costs no entry
+            if times:
+                self._beside.append({"times": [[update, round(written, 6)] for update, written in times]})
 
     def note_arrays(self, path: Path) -> None:
         """Write that this start saves an array file, and set aside the one that another start saved there."""
@@ -82,5 +99,6 @@ class StartLog:
 
     def close(self) -> None:
         """Make the lines durable and close the files."""
+        self._write_times(math.inf)
         self._entries.close()
         self._beside.close()
