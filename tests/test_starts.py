@@ -171,3 +171,15 @@ def test_where_no_record_or_time_was_written_the_entries_stand(tmp_path: Path) -
     series = read_run(tmp_path).series["loss/U2"]
     assert series.update.tolist() == [2, 4]
     assert [str(time) for time in series.time] == ["nan", "nan"]
+
+
+@both
+def test_a_run_that_only_saves_arrays_has_no_empty_log(front_end: Any, tmp_path: Path) -> None:
+    for attempt in (0, 1):
+        with front_end.Run(tmp_path, [{**TRACKED, "log_output": False}]) as run:
+            train(run, 4 - 2 * attempt, attempt)
+    assert sorted(path.name for path in (tmp_path / "metrics").iterdir()) == ["1.time.jsonl", "2.time.jsonl"]
+    read = read_run(tmp_path)
+    assert read.problems == []
+    assert [float(file.load()["loss"]) for file in read.arrays] == [101.5]
+    assert [file.iteration.update for file in read.superseded_arrays] == [2, 4]

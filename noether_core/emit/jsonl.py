@@ -123,18 +123,29 @@ def numbered_files(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem))
 
 
+def start_numbers(directory: Path) -> list[int]:
+    """Return the numbers of the process starts that have files in a directory: `<n>.jsonl`, or what lies beside that."""
+    stems = {path.name.partition(".")[0] for path in directory.glob("*.jsonl")}
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+
 class LineFile:
     """Append lines to a new file; each is handed to the operating system whole, so a killed process loses none.
 
     The file is made at the first line: the next free number, so that no two process starts share one.
+
+    Args:
+        directory: where the file goes.
+        suffix: what follows its number.
 
     Attributes:
         path: the file; None before the first line, or to be the name of the file that is then made.
         torn: how many of its lines were not written whole, and so are damaged.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, suffix: str = ".jsonl") -> None:
         self._directory = directory
+        self._suffix = suffix
         self._descriptor: int | None = None
         self._is_torn = False
         self.path: Path | None = None
@@ -164,8 +175,8 @@ class LineFile:
 
     def _create_next(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True)
-        taken = numbered_files(self._directory)
-        self.path = self._directory / f"{int(taken[-1].stem) + 1 if taken else 1}.jsonl"
+        number = max(start_numbers(self._directory), default=0) + 1
+        self.path = self._directory / f"{number}{self._suffix}"
         try:
             return self._create(self.path)
         except FileExistsError:  # another process took the number

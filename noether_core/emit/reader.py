@@ -13,7 +13,7 @@ import numpy as np
 
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
-from noether_core.emit.jsonl import iter_lines, numbered_files
+from noether_core.emit.jsonl import iter_lines, start_numbers
 from noether_core.emit.starts import Start, read_start, standing
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
@@ -107,12 +107,14 @@ def read_run(path: str | Path) -> RunReader:
     problems: list[str] = []
     builder = TableBuilder()
     savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
-    for file in numbered_files(metrics):
+    for number in start_numbers(metrics):
+        file = metrics / f"{number}.jsonl"
         try:
             times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
             for name in dict.fromkeys(saved):
-                savers.setdefault(name, []).append((len(builder.starts), file.stem))
-            builder.add_start(iter_lines(file, problems), _start_of(path, file, problems), times)
+                savers.setdefault(name, []).append((len(builder.starts), str(number)))
+            entries = iter_lines(file, problems) if file.exists() else ()  # a start may only save arrays
+            builder.add_start(entries, _start_of(path, number, problems), times)
         except OSError as error:
             problems.append(f"{file}: {error}")
     stands = standing(builder.starts)
@@ -146,9 +148,9 @@ def _array_files(
     return kept, superseded
 
 
-def _start_of(path: Path, file: Path, problems: list[str]) -> Start | None:
+def _start_of(path: Path, number: int, problems: list[str]) -> Start | None:
     try:
-        return read_start(path, int(file.stem))
+        return read_start(path, number)
     except RunFormatError as error:
         problems.append(str(error))
         return None

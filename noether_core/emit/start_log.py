@@ -34,20 +34,23 @@ class StartLog:
             tuple[int, float]
         ] = []  # of updates, written together: a line for each costs as much as its entry
         self._written_at = -math.inf
-        self._entries = LineFile(directory / "metrics")
-        self._beside = LineFile(directory / "metrics")  # its name follows that of the entries
+        self._number = 0
+        self._has_entries = False
+        self._beside = LineFile(directory / "metrics", ".time.jsonl")
+        self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
 
     @property
     def is_open(self) -> bool:
         """Tell whether anything was written."""
-        return self._entries.path is not None
+        return self._number > 0
 
     def _open(self) -> None:
-        self._entries.open()
-        assert self._entries.path is not None
-        self._beside.path = self._entries.path.with_suffix(".time.jsonl")
+        self._beside.open()
+        assert self._beside.path is not None
+        self._number = int(self._beside.path.name.partition(".")[0])
+        self._entries.path = self._beside.path.with_name(f"{self._number}.jsonl")
         if self.origin is not None:
-            self.origin.write(self._directory, int(self._entries.path.stem))
+            self.origin.write(self._directory, self._number)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Write one entry, and when that was.
@@ -57,6 +60,7 @@ class StartLog:
         """
         if not self.is_open:
             self._open()
+        self._has_entries = True
         self._entries.append(entry)
         now = time.time()
         self._times.append((entry["update"], now))
@@ -75,8 +79,7 @@ class StartLog:
             self._open()
         name = path.relative_to(self._directory)
         if path.exists() and name not in self._saved:
-            assert self._entries.path is not None
-            aside = self._directory / "superseded" / self._entries.path.stem / name
+            aside = self._directory / "superseded" / str(self._number) / name
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
         self._saved.add(name)
@@ -88,7 +91,7 @@ class StartLog:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged.
         """
-        if self._entries.path is None:
+        if self._entries.path is None or not self._has_entries:
             return
         problems: list[str] = []
         for entry in iter_lines(self._entries.path, problems):
