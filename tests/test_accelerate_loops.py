@@ -17,7 +17,7 @@ from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from test_transformers_loops import Growing, without_fives
 from torch import nn
 from torch.utils.data import DataLoader
-from trainer_cases import CONFIGS, Books, SizedStream, Stream, numbers
+from trainer_cases import CONFIGS, Books, SizedStream, Stream, numbers, row
 
 from noether_core import MetricEarlyStopCallbackConfig, NoetherError, ScheduleError, read_run
 from noether_torch.accelerate import Run
@@ -135,17 +135,6 @@ SHAPES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "left at batch 10, in an epoch's middle": (numbers(), 26, {"stop": 10}),
     "left at batch 9, in an update's middle": (numbers(), 26, {"stop": 9, "accumulate": 3}),
 }
-
-
-def row(name: str, entries: list[dict[str, Any]]) -> str:
-    """Return what the documentation says of a shape."""
-    befores = [{"epoch": 0}, *entries]
-    ends = [entry for before, entry in zip(befores, entries, strict=False) if entry["epoch"] > before["epoch"]]
-    means = ", ".join(str(entry["v/count/E1"]) for entry in entries if "v/count/E1" in entry)
-    at = ", ".join(str(entry["update"]) for entry in ends)
-    samples = ", ".join(str(entry["sample"]) for entry in ends)
-    last = entries[-1]
-    return f"| {name} | {last['epoch']}: {at} | {last['update']} | {last['sample']}: {samples} | {means} |"
 
 
 @pytest.mark.parametrize("name", SHAPES)

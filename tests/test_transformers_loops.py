@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, Sampler
-from trainer_cases import CONFIGS, SIZE, Books, Counting, SizedStream, Stream, counting, numbers
+from trainer_cases import CONFIGS, SIZE, Books, Counting, SizedStream, Stream, counting, numbers, row
 from transformers import TrainerCallback
 
 from noether_core import ScheduleError, read_run
@@ -129,20 +129,6 @@ SHAPES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "the same, 3 passes exactly": (Stream(26), 26, {"max_steps": 21}),
     "the same, unprepared": (Stream(26), 26, {"max_steps": 18, "kind": Bare}),
 }
-
-
-def row(name: str, entries: list[dict[str, Any]]) -> str:
-    """Return what the documentation says of a shape."""
-    ends = [
-        entry
-        for before, entry in zip([{"epoch": 0}, *entries], entries, strict=False)
-        if entry["epoch"] > before["epoch"]
-    ]
-    means = ", ".join(str(entry["v/count/E1"]) for entry in entries if "v/count/E1" in entry)
-    at = ", ".join(str(entry["update"]) for entry in ends)
-    samples = ", ".join(str(entry["sample"]) for entry in ends)
-    last = entries[-1]
-    return f"| {name} | {last['epoch']}: {at} | {last['update']} | {last['sample']}: {samples} | {means} |"
 
 
 @pytest.mark.parametrize("name", SHAPES)

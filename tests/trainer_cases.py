@@ -164,3 +164,14 @@ def counting(
     made.books, made.fails_at = books or Books(SIZE), {}
     made.optimizer.register_step_post_hook(lambda *_: made.books.happened.append("update"))
     return made
+
+
+def row(name: str, entries: list[dict[str, Any]]) -> str:
+    """Return what a page says of a loop that logged these entries."""
+    befores = [{"epoch": 0}, *entries]
+    ends = [entry for before, entry in zip(befores, entries, strict=False) if entry["epoch"] > before["epoch"]]
+    means = ", ".join(str(entry["v/count/E1"]) for entry in entries if "v/count/E1" in entry)
+    at = ", ".join(str(entry["update"]) for entry in ends)
+    samples = ", ".join(str(entry["sample"]) for entry in ends)
+    last = entries[-1]
+    return f"| {name} | {last['epoch']}: {at} | {last['update']} | {last['sample']}: {samples} | {means} |"
