@@ -17,7 +17,7 @@ PARTS = 10
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.filterwarnings("ignore:.*matched no update output.*:UserWarning")
 def test_any_loop_gives_the_exact_numbers(part: int, full: bool, tmp_path: Path) -> None:
-    for seed in range(part, int(os.environ.get("PARITY_LOOPS", "500" if full else "60")), PARTS):
+    for seed in range(part, int(os.environ.get("PARITY_LOOPS", "500" if full else "40")), PARTS):
         loop = Loop(seed, tmp_path / str(seed))
         try:
             loop.train()
