@@ -87,7 +87,7 @@ def merge_partials(a: Partials, b: Partials) -> Partials:
     if not a.keys or not b.keys:
         return b if not a.keys else a
     keys = tuple(dict.fromkeys([*a.keys, *b.keys]))
-    first, second = (_spread(part, keys) for part in (a, b))
+    first, second = (spread(part, keys) for part in (a, b))
     with np.errstate(over="ignore", invalid="ignore"):
         statistics = merge(NUMPY, first.statistics, second.statistics)
     newest = dict(a.last)
@@ -106,8 +106,8 @@ def merge_partials(a: Partials, b: Partials) -> Partials:
     )
 
 
-def _spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
-    """Return the vectors with an element for each of `keys`, of nothing for those that are not there."""
+def spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
+    """Return what keys have with an element for each of `keys`, which are more: of nothing for those that are not there."""
     if partials.keys == keys:
         return partials
     place = {key: at for at, key in enumerate(keys)}
