@@ -252,7 +252,7 @@ class OutputTracker:
         last = {
             slot.key: Newest(
                 np.asarray(state.last[slot.key]).view(jnp.dtype(slot.dtype)).reshape(slot.shape),
-                position_of(int(newest[at]))[0],
+                *position_of(int(newest[at])),
             )
             for at, slot in enumerate(slots)
             if slot.key in state.last and uses[at]

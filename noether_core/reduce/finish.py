@@ -233,7 +233,9 @@ class Computation:
         if reduction == "last":
             return [self._last(partials, key, update) for key in partials.keys]
         if reduction == "stack":
-            return [stacked(key, partials.stack[key]) if key in partials.stack else None for key in partials.keys]
+            return [
+                stacked(key, partials.stack[key].values) if key in partials.stack else None for key in partials.keys
+            ]
         odd = partials.nonfinite
         count = partials.elements - odd if self._skip else partials.elements
         if reduction == "count":

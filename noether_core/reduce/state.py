@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.position import encode_position
 from noether_core.algebra.sums import Fields, Statistics, empty
-from noether_core.errors import NoetherError
-from noether_core.reduce.partial import Newest, Partials
+from noether_core.errors import NoetherError, listing
+from noether_core.reduce.partial import Newest, Partials, Stack
 
-VERSION = 1
+VERSION = 2
+_READ = (1, 2)
+_UNKNOWN = encode_position(-1, 0)  # of what version 1 stacked: before all that follows
 DAMAGE = (KeyError, IndexError, TypeError, ValueError)  # what reading a damaged state raises
 _COUNTS = ("nan", "positive", "negative", "first_nonfinite")
 
@@ -35,9 +39,18 @@ def pack(partials: Partials) -> dict[str, Any]:
         "wide": partials.wide.copy(),
         "whole": partials.whole.copy(),
         "last_update": np.array([last[key].update if key in last else -1 for key in partials.keys], np.int64),
+        "last_step": np.array([last[key].step if key in last else 0 for key in partials.keys], np.int64),
         "last": {key: _plain(newest.value) for key, newest in last.items()},
-        "stack": {key: _plain(np.stack(stack)) for key, stack in partials.stack.items()},
+        "stack": {
+            key: {"values": _runs(stack.values), "positions": stack.positions.copy()}
+            for key, stack in partials.stack.items()
+        },
     }
+
+
+def _runs(values: Sequence[np.ndarray[Any, Any]]) -> list[dict[str, Any]]:
+    """Return values in order, those of one dtype that follow each other stacked."""
+    return [_plain(np.stack(list(run))) for _, run in groupby(values, lambda value: value.dtype)]
 
 
 def unpack(state: Any) -> Partials:
@@ -51,14 +64,15 @@ def unpack(state: Any) -> Partials:
         raise NoetherError(
             f"got the state {shown}; expected what state_dict() of a TrackAdditionalOutputsCallback returned"
         )
-    if int(state["version"]) != VERSION:
-        raise NoetherError(
-            f"the state has version {state['version']}; this version reads {VERSION}: upgrade the package"
-        )
     try:
-        return _unpack(state)
+        version = int(state["version"])
+        if version in _READ:
+            return _unpack(state, version)
     except DAMAGE as error:
         raise damaged(error) from error
+    raise NoetherError(
+        f"the state has version {version}; this version reads {listing(map(str, _READ))}: upgrade the package"
+    )
 
 
 def damaged(error: Exception) -> NoetherError:
@@ -71,12 +85,13 @@ def listed(saved: Any) -> list[Any]:
     return [saved[place] for place in sorted(saved, key=int)] if isinstance(saved, Mapping) else list(saved)
 
 
-def _unpack(state: Mapping[str, Any]) -> Partials:
+def _unpack(state: Mapping[str, Any], version: int) -> Partials:
     keys = [str(key) for key in listed(state["keys"])]
     fields = Fields("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
     blank = empty(NUMPY, fields)
     vectors = {name: np.asarray(state["sums"][name]) for name in Statistics._fields if getattr(blank, name) != ()}
-    flags = {name: np.asarray(state[name]) for name in ("is_weighted", "elements", "wide", "whole", "last_update")}
+    names = ("is_weighted", "elements", "wide", "whole", "last_update")
+    flags = {name: np.asarray(state[name]) for name in (*names, *(["last_step"] if version > 1 else []))}
     wanted = {name: (len(keys), *np.shape(getattr(blank, name, 0))) for name in (*vectors, *flags)}
     for name, vector in (vectors | flags).items():
         if vector.shape != wanted[name]:
@@ -85,6 +100,7 @@ def _unpack(state: Mapping[str, Any]) -> Partials:
         name: vector.astype(np.int64) if vector.ndim == 1 else tuple(vector.T.astype(np.float64, order="C"))
         for name, vector in vectors.items()
     }
+    when = list(zip(*(flags[name] for name in ("last_update", "last_step") if name in flags), strict=True))
     last = {key: _array(state["last"][key]) for key in keys if key in state["last"]}
     return Partials(
         tuple(keys),
@@ -93,9 +109,18 @@ def _unpack(state: Mapping[str, Any]) -> Partials:
         flags["wide"].astype(bool),
         flags["whole"].astype(bool),
         flags["is_weighted"].astype(bool),
-        {key: Newest(last[key], int(flags["last_update"][at])) for at, key in enumerate(keys) if key in last},
-        {key: tuple(_array(state["stack"][key])) for key in keys if key in state["stack"]},
+        {key: Newest(last[key], *(int(number) for number in when[at])) for at, key in enumerate(keys) if key in last},
+        {key: _stack(state["stack"][key], version) for key in keys if key in state["stack"]},
     )
+
+
+def _stack(saved: Any, version: int) -> Stack:
+    runs = [_array(run) for run in ([saved] if version == 1 else listed(saved["values"]))]
+    values = tuple(run[at, ...] for run in runs for at in range(len(run)))
+    positions = np.full(len(values), _UNKNOWN) if version == 1 else np.asarray(saved["positions"]).astype(np.int64)
+    if not values or positions.shape != (len(values),):
+        raise ValueError(f"{len(values)} stacked values, but the positions {positions}")
+    return Stack(values, positions)
 
 
 def _plain(array: np.ndarray[Any, Any]) -> dict[str, Any]:
