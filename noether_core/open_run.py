@@ -28,7 +28,7 @@ from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError
+from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange
 from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
@@ -83,7 +83,8 @@ class OpenRun:
             callback.join(self.pooling)
         self.recorder = None
         if record is not None:
-            record = record if self.is_main else f"{record}.process{self.exchange.index}"
+            if self.exchange is not None and self.exchange.index:
+                record = f"{record}.process{self.exchange.index}"
             self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
             self.callbacks.append(self.recorder)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
@@ -133,7 +134,9 @@ class OpenRun:
 
     def _origin(self, iteration: TrainingIteration | None, parent: str | None) -> Origin:
         config = hashlib.sha256(self._config_yaml()).hexdigest()
-        return Origin(iteration, parent, {"config": config, "processes": 1 if self.exchange is None else self.exchange.count})
+        return Origin(
+            iteration, parent, {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
+        )
 
     def _config_yaml(self) -> bytes:
         end = self.counter.end_iteration

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.state_file import decode_state, discard_unmerged, encode_state, save_unmerged
+from noether_core.emit.state_file import decode_state, encode_state
+from noether_core.emit.unmerged import discard_unmerged, save_unmerged
 from noether_core.errors import NoetherError, ProcessesMissingError, listing, warn
 from noether_core.reduce.agreement import DUE, NOTHING, Offer
 from noether_core.reduce.exchange import Exchange
@@ -77,8 +78,8 @@ class Meeting:
             return None
         if failure is None and found.failed >= 0:
             failure = NoetherError(
-                f"process {found.failed} could not say what it has of the interval that ends at {at.cur_iteration}; its own error"
-                " says why"
+                f"process {found.failed} could not say what it has of the interval that ends at {at.cur_iteration}; its own"
+                " error says why"
             )
         self.found = dict.fromkeys(urgencies, failure) if failure is not None else {**pooled}
         if failure is None and self._path is not None:
@@ -142,7 +143,7 @@ class Meeting:
         gathered = self.exchange.gather_to_main(encode_state(state))
         if gathered is None:
             return dict(pooled)
-        states = [decode_state(data) for data in gathered]
+        states = [decode_state(data, f"process {index}") for index, data in enumerate(gathered)]
         return {
             number: _with_gathered(each, [unpack(state[str(number)]) for state in states]) if number in saved else each
             for number, each in pooled.items()
@@ -168,5 +169,5 @@ def _with_gathered(pooled: Pooled, parts: Sequence[Partials]) -> Pooled:
     last = {}
     for key in merged.last:
         values = [part.last[key].value for part in parts if key in part.last]
-        last[key] = Newest(stacked(key, values), POOLED)
+        last[key] = Newest(stacked(key, values), POOLED, 0)
     return pooled._replace(partials=pooled.partials._replace(last=last, stack=merged.stack))

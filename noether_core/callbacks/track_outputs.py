@@ -18,7 +18,7 @@ from noether_core.emit.log_writer import save_arrays
 from noether_core.errors import NoetherError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.exchange import TIME_LIMIT, Exchange
 from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
 from noether_core.reduce.pool import Pooled
@@ -102,7 +102,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def pooling(self) -> Pooling | None:
         """Return what this callback's intervals are pooled by with those of other processes; None where there are none."""
         if not self._is_joined:
-            exchange = self.backend.exchange() if self._processes is None else self._processes
+            exchange = self.backend.exchange(TIME_LIMIT) if self._processes is None else self._processes
             self._pooling = None if exchange is None or exchange == 1 else Pooling(exchange, [self], self.output_path)
             self._is_joined = self._is_driver = True
             self._logs = self._is_main

@@ -1,4 +1,4 @@
-"""Make the processes of a training agree on the keys of a callback: by a hash while they do, by lists of keys once where not."""
+"""Make the processes of a training agree on the keys of a callback: by a hash while they do, by lists of keys where not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import listing
 from noether_core.reduce.exchange import Exchange
-from noether_core.reduce.partial import Partials, Vector, no_partials
+from noether_core.reduce.partial import Partials, Vector
 
 NOTHING, REST, DUE = 0, 1, 2  # what a callback has: nothing to give, an interval that never ended, one that ends now
 WORDS = 5  # of a callback, in the header
@@ -119,8 +119,8 @@ def _differences(lacking: Mapping[str, tuple[int, ...]], count: int) -> str:
         f"{', '.join(map(str, processes))}: {listing(map(repr, keys))}" for processes, keys in by_processes.items()
     )
     return (
-        f"the update outputs of the {count} processes have different keys. Process lacks {told}. Each number is of the processes"
-        " that had its key; return the same keys in every process, or expect this"
+        f"the update outputs of the {count} processes have different keys. Not in process {told}. Each number is of the"
+        " processes that had its key; return the same keys in every process, or expect this"
     )
 
 
@@ -128,8 +128,3 @@ def hash_of(value: object) -> int:
     """Return 62 bits of a hash of what JSON can hold."""
     data = json.dumps(value).encode("ascii")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 2
-
-
-def nothing(config_fields: Partials) -> Offer:
-    """Return what a process offers that has no value."""
-    return Offer(config_fields, NOTHING, no_partials(config_fields.fields))

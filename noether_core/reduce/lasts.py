@@ -15,9 +15,7 @@ _PLAIN = Fields()
 def lasts_of(partials: Partials, update: int) -> Partials:
     """Return the newest values of an update that are single numbers, as statistics of one value each, under their keys."""
     found = {
-        key: newest.value
-        for key, newest in partials.last.items()
-        if newest.update == update and newest.value.size == 1
+        key: newest.value for key, newest in partials.last.items() if newest.update == update and newest.value.size == 1
     }
     if not found:
         return no_partials(_PLAIN)

@@ -136,7 +136,7 @@ def spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
     if partials.keys == keys:
         return partials
     place = {key: at for at, key in enumerate(keys)}
-    at = np.array([place[key] for key in partials.keys])
+    at = np.array([place[key] for key in partials.keys], np.int64)
 
     def put(blank: Vector, values: Vector) -> Vector:
         blank[at] = values

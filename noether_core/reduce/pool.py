@@ -1,9 +1,13 @@
 """Pool what the processes of a training have of an interval, so that each of them gets the numbers of all.
 
-A pooling is a fixed number of collectives, whatever the keys, callbacks and processes: an arrival; the greatest of a header, which
-says what is due, whether the keys agree, and which limbs the sums use; the sum of limbs and counts; the greatest of extremes and
-positions. Where values were not finite, or extremes are ints beyond 2^53, one more says whose they were. Where the keys do not
-agree, the lists of keys are exchanged once, everyone adopts the union, and remembers it.
+A pooling is a fixed number of collectives, whatever the keys, callbacks and processes:
+
+1. an arrival, and the greatest of a header: what is due, whether the keys agree, which limbs the sums use;
+2. the sum of limbs and counts;
+3. the greatest of extremes and positions;
+4. only where values were not finite, or extremes are ints beyond 2^53: whose they were.
+
+Where the keys do not agree, the lists of keys are exchanged once; everyone adopts the union, and remembers it.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
-from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree, header_words
 from noether_core.errors import listing
+from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree, header_words
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.partial import Partials, Vector, spread
 from noether_core.reduce.wire import (
@@ -139,20 +143,14 @@ class Pool:
         if not due:
             return {}
         own = [part for number in due for part in self._own(self._agreements[number], offers[number])]
-        sums = _reduced(
-            self._exchange.all_reduce_sum, [sum_words(part.partials, part.seen, windows) for part in own]
-        )
+        sums = _reduced(self._exchange.all_reduce_sum, [sum_words(part.partials, part.seen, windows) for part in own])
         mine = [greatest_words(part.partials, part.copies) for part in own]
         most = [Greatest(*rows) for rows in _reduced(self._exchange.all_reduce_max, mine)]
-        ties: list[Ties | None] = [None] * len(own)
-        if has_seconds or any(rows[-3:].any() for rows in sums):  # the counts of values that were not finite
-            words = [
-                tie_words(part.partials, *pair, self._exchange.index)
-                for part, *pair in zip(own, mine, most, strict=True)
-            ]
-            ties = [Ties(*rows) for rows in _reduced(self._exchange.all_reduce_max, words)]
+        is_tied = has_seconds or any(rows[-3:].any() for rows in sums)  # counts of values that were not finite
+        ties = self._ties(own, mine, most) if is_tied else [None] * len(own)
         read = [
-            read_words(part.partials, windows, *words) for part, *words in zip(own, sums, most, ties, strict=True)
+            read_words(part.partials, windows, words, greatest, tie)
+            for part, words, greatest, tie in zip(own, sums, most, ties, strict=True)
         ]
         found = {}
         for at, number in enumerate(due):
@@ -162,6 +160,13 @@ class Pool:
             pooled = Pooled(partials, lasts, processes, contributors)
             found[number] = pooled, _told_of_copies(partials.keys, most[2 * at], contributors)
         return found
+
+    def _ties(self, own: Sequence[_Own], mine: Sequence[Greatest], most: Sequence[Greatest]) -> Sequence[Ties | None]:
+        words = [
+            tie_words(part.partials, each, greatest, self._exchange.index)
+            for part, each, greatest in zip(own, mine, most, strict=True)
+        ]
+        return [Ties(*rows) for rows in _reduced(self._exchange.all_reduce_max, words)]
 
     def _own(self, agreement: Agreement, offer: Offer) -> tuple[_Own, _Own]:
         """Return what this process gives of a callback, under all keys: the main one alone what every process has alike."""
@@ -218,8 +223,8 @@ def _told_of_copies(keys: tuple[str, ...], most: Greatest, contributors: Vector)
         )
     if absent:
         told.append(
-            f"the main process has no value of the replicated {listing(map(repr, absent))}, so nothing is logged of it; return it"
-            " in every process, or take it out of `replicated`"
+            f"the main process has no value of the replicated {listing(map(repr, absent))}, so nothing is logged of it; return"
+            " it in every process, or take it out of `replicated`"
         )
     return told
 

@@ -113,9 +113,9 @@ class _Group:
                 self._changed.notify_all()
             elif not self._changed.wait_for(lambda: number in self._results, self.time_limit):
                 raise ProcessesMissingError(f"of {self.count} threads {len(self._given)} came to a collective")
-            result, error = self._results[number]
-        if error is not None:
-            raise error
+            result, raised = self._results[number]
+        if raised is not None:
+            raise raised
         return result  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
 """Write what keys have as int64 vectors that processes add, or take the greatest of, and read what came of it.
 
-Sums travel as integer limbs (`noether_core.algebra.limbs`), so that adding them rounds nothing and no order of processes matters.
+Sums travel as integer limbs (`noether_core.algebra.limbs`): adding them rounds nothing, so no order of processes matters.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from noether_core.algebra.limbs import decode, encode, ordered, rows_of, unordered, window
+from noether_core.algebra.limbs import EMPTY, decode, encode, ordered, unordered, window
+from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.position import NEVER
 from noether_core.reduce.partial import Partials, Vector
 
@@ -22,12 +23,12 @@ Windows = Mapping[str, tuple[int, int]]  # of each sum: the number of its lowest
 
 
 def window_words(parts: Iterable[Partials]) -> Vector:
-    """Return for each sum the greatest and the negated least limb that is used; `NEUTRAL` where none is."""
-    words = np.full((len(_SUMS), 2), NEUTRAL, np.int64)
+    """Return for each sum the greatest and the negated least limb that is used."""
+    words = np.full((len(_SUMS), 2), (EMPTY[1], -EMPTY[0]), np.int64)
     for partials in parts:
         for row, name in zip(words, _SUMS, strict=True):
-            low, high = window(getattr(partials.statistics, name))
-            if low < high:
+            if parts := getattr(partials.statistics, name):
+                low, high = window(parts)
                 row[:] = np.maximum(row, (high, -low))
     return words.reshape(-1)
 
@@ -35,15 +36,14 @@ def window_words(parts: Iterable[Partials]) -> Vector:
 def read_windows(words: Vector) -> Windows:
     """Return the windows that hold what all processes have."""
     return {
-        name: (0, 0) if high == NEUTRAL else (-low, high + low)
-        for name, (high, low) in zip(_SUMS, words.reshape(-1, 2).tolist(), strict=True)
+        name: (-low, max(high + low, 0)) for name, (high, low) in zip(_SUMS, words.reshape(-1, 2).tolist(), strict=True)
     }
 
 
 def sum_words(partials: Partials, seen: Vector, windows: Windows) -> Vector:
     """Return what is to be added: [rows, keys]; `seen` is 1 for a key that this process has."""
     statistics = partials.statistics
-    limbs = [encode(parts, *windows[name]) for name in _SUMS if (parts := getattr(statistics, name))]
+    limbs = [encode(NUMPY, parts, *windows[name]) for name in _SUMS if (parts := getattr(statistics, name))]
     counts = [partials.elements, seen, statistics.nan, statistics.positive, statistics.negative]
     return np.concatenate([*limbs, np.stack(counts)])
 
@@ -73,8 +73,8 @@ def greatest_words(partials: Partials, copies: Vector) -> Greatest:
     statistics = partials.statistics
     none = np.zeros(len(partials.keys), np.int64)
     return Greatest(
-        ordered(statistics.maximum[0]) if statistics.maximum else none,
-        -ordered(statistics.minimum[0]) if statistics.minimum else none,
+        ordered(NUMPY, statistics.maximum[0]) if statistics.maximum else none,
+        -ordered(NUMPY, statistics.minimum[0]) if statistics.minimum else none,
         -statistics.first_nonfinite,
         partials.wide.astype(np.int64),
         (~partials.whole).astype(np.int64),
@@ -109,7 +109,7 @@ def tie_words(partials: Partials, own: Greatest, greatest: Greatest, index: int)
     none = np.full(len(partials.keys), NEUTRAL, np.int64)
 
     def second(parts: tuple[Vector, ...], first: Vector, pooled: Vector, sign: int) -> Vector:
-        return np.where(first == pooled, sign * ordered(parts[1]), NEUTRAL) if parts else none
+        return np.where(first == pooled, sign * ordered(NUMPY, parts[1]), NEUTRAL) if parts else none
 
     return Ties(
         np.where((own.first == greatest.first) & (partials.nonfinite > 0), -index, NEUTRAL),
@@ -125,14 +125,14 @@ def read_words(
     found, at = {}, 0
     for name in _SUMS:
         if parts := getattr(own.statistics, name):
-            rows = rows_of(windows[name][1])
+            rows = windows[name][1] + 1
             found[name] = decode(sums[at : at + rows], windows[name][0], len(parts))
             at += rows
     elements, seen, nan, positive, negative = sums[at:]
     if own.fields.extremes:
         second = (np.zeros(len(seen)),) * 2 if ties is None else (_second(ties.maximum, 1), _second(ties.minimum, -1))
-        found["maximum"] = unordered(greatest.maximum), second[0]
-        found["minimum"] = unordered(-greatest.minimum), second[1]
+        found["maximum"] = unordered(NUMPY, greatest.maximum), second[0]
+        found["minimum"] = unordered(NUMPY, -greatest.minimum), second[1]
     statistics = own.statistics._replace(
         **found,
         nan=nan,
@@ -147,4 +147,4 @@ def read_words(
 
 
 def _second(words: Vector, sign: int) -> Vector:
-    return np.where(words == NEUTRAL, 0.0, unordered(np.where(words == NEUTRAL, 0, sign * words)))
+    return np.where(words == NEUTRAL, 0.0, unordered(NUMPY, np.where(words == NEUTRAL, 0, sign * words)))
