@@ -80,7 +80,7 @@ class OpenRun:
         if self.exchange is not None:
             self.pooling = Pooling(self.exchange, tracking_callbacks(self.callbacks), self.path)
         for callback in tracking_callbacks(self.callbacks):
-            callback.join(self.pooling)
+            callback.partners.join(self.pooling)
         self.recorder = None
         if record is not None:
             if self.exchange is not None and self.exchange.index:

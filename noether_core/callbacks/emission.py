@@ -1,15 +1,19 @@
-"""Log what a tracking callback computed, and say what was not finite."""
+"""Log and save what a tracking callback computed, and say what was not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from noether_core.algebra.position import decode_position
-from noether_core.emit.log_writer import BoundLogWriter, ScalarWriter
-from noether_core.errors import NonFiniteError
+from noether_core.emit.arrays import write_savable
+from noether_core.emit.log_writer import BoundLogWriter, LogWriter, ScalarWriter
+from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.partial import Partials
 
 
@@ -63,3 +67,10 @@ def nonfinite_error(title: str, partials: Partials, processes: Mapping[str, int]
         f"{title} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"
         " nonfinite: propagate or nonfinite: skip goes on training"
     )
+
+
+def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
+    if isinstance(writer, LogWriter | BoundLogWriter):
+        writer.note_arrays(path)
+    return write_savable(path, arrays)

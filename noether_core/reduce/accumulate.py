@@ -114,8 +114,7 @@ class OutputAccumulator:
                 values[at] = host.as_numpy(values[at])
             for at in plan.moved:
                 values[at] = self._backend.from_numpy(host.as_numpy(values[at]), weight)
-        position = encode_position(update, accumulation_step)
-        states, taken = dict(interval.states), []
+        states, taken, position = dict(interval.states), [], encode_position(update, accumulation_step)
         try:
             for part in plan.groups:
                 states[part.group], copies = _absorb(part, states.get(part.group), values, position, weight)

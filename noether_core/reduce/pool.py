@@ -56,6 +56,11 @@ class Pooled(NamedTuple):
     processes: Vector
     contributors: Vector
 
+    @property
+    def first_processes(self) -> dict[str, int]:
+        """Return `processes` by key."""
+        return dict(zip(self.partials.keys, self.processes.tolist(), strict=True))
+
 
 class Round(NamedTuple):
     """Hold what a pooling gave.
