@@ -92,6 +92,15 @@ class Binary64Ops(JaxOps):
         is_short = values.dtype.itemsize <= 2 or values.dtype == jnp.float32
         return (values.astype(jnp.float64),), is_short
 
+    def bits(self, values: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(values, jnp.int64)
+
+    def from_bits(self, bits: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float64)
+
+    def places(self, count: int, like: jax.Array) -> jax.Array:
+        return jnp.arange(count)
+
     def sum_binary64(self, values: jax.Array) -> Expansion:
         if not (jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_):
             return (jnp.sum(values, -1, dtype=jnp.float64, keepdims=True),)

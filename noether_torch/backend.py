@@ -146,6 +146,15 @@ class _TorchOps:
         # a number is on the host; to look at a tensor would wait for its device
         return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
+    def bits(self, values: Tensor) -> Tensor:
+        return values.view(torch.int64)
+
+    def from_bits(self, bits: Tensor) -> Tensor:
+        return bits.view(torch.float64)
+
+    def places(self, count: int, like: Tensor) -> Tensor:
+        return torch.arange(count, device=like.device)
+
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
