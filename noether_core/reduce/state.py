@@ -83,6 +83,11 @@ def _each(array: Vector) -> list[Vector]:
     return [array[at, ...] for at in range(len(array))]
 
 
+def is_packed(state: Any) -> bool:
+    """Tell whether a callback's state has an interval under way in it."""
+    return isinstance(state, Mapping) and {"version", "keys", "sums", "elements"} <= state.keys()
+
+
 def unpack(state: Any) -> Partials:
     """Read a state dict.
 
