@@ -19,6 +19,7 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, Pending, PendingReducer
+from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.layout import Step, Taken
 from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform, type_of
 
@@ -220,6 +221,9 @@ class _TorchBackend:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+    def exchange(self, time_limit: float) -> Exchange | None:
+        return None
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         if like is not None:

@@ -47,7 +47,9 @@ def _check_alike(states: Sequence[State]) -> None:
             for state in states
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NoetherError(f"a process's state is incomplete ({error!r}); give what Run.state_dict() returned") from error
+        raise NoetherError(
+            f"a process's state is incomplete ({error!r}); give what Run.state_dict() returned"
+        ) from error
     for process, found in enumerate(stands):
         for what, own, wanted in zip(("iteration", "accumulation steps", "callbacks"), found, stands[0], strict=True):
             if own != wanted:

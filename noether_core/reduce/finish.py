@@ -7,7 +7,7 @@ All keys go through NumPy together (`algebra/rounding.py`); one whose rounding t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -102,6 +102,7 @@ class Computed:
         values: one for each entry of the schema.
         nonfinite: what the keys have of which some values were NaN or infinite; None where there is none.
         errors: what was raised; the value is then None, and all the others are there.
+        lasts: what is logged as the newest number of each key, where several processes have one; None: what is saved is logged.
     """
 
     keys: tuple[str, ...]
@@ -110,6 +111,7 @@ class Computed:
     values: Sequence[Value]
     nonfinite: Partials | None = None
     errors: Sequence[NoetherError] = ()
+    lasts: Mapping[str, Value] | None = None
 
     def scalars(self, interval: str) -> dict[str, Scalar]:
         """Return the single numbers by log key; after those of a key also how many of its values were not finite."""
@@ -117,6 +119,8 @@ class Computed:
             return dict(zip(self.schema.names, self.values, strict=True))  # type: ignore[arg-type]
         found: dict[str, dict[str, Scalar]] = {key: {} for key in self.keys}
         for entry, value in zip(self.schema.entries, self.values, strict=True):
+            if entry.reduction == "last" and self.lasts is not None:
+                value = self.lasts.get(self.keys[entry.at])
             if isinstance(value, np.ndarray) and value.size == 1 and entry.reduction != "stack":
                 value = value.item()
             if value is not None and not isinstance(value, np.ndarray):
@@ -163,8 +167,14 @@ class Computation:
         self._skip = config.nonfinite == "skip"
         self._schemas: dict[tuple[str, ...], Schema] = {}
 
-    def compute(self, partials: Partials, update: int) -> Computed:
-        """Return what an interval gives whose last update is `update`."""
+    def compute(self, partials: Partials, update: int, lasts: Partials | None = None) -> Computed:
+        """Return what an interval gives.
+
+        Args:
+            partials: what each key has.
+            update: the interval's last.
+            lasts: the newest numbers of several processes, of which the mean is logged; None for one process.
+        """
         schema = self._schema(partials.keys)
         values: list[Value] = []
         errors: list[NoetherError] = []
@@ -179,7 +189,19 @@ class Computation:
             values if schema.pick is None else schema.pick(values),
             partials.take(np.flatnonzero(odd)) if odd.any() else None,
             errors,
+            None if lasts is None else self._means(lasts),
         )
+
+    def _means(self, lasts: Partials) -> dict[str, Value]:
+        """Return the mean of each key's numbers; an int, if they are ints and it is one."""
+        if not lasts.keys:
+            return {}
+        with np.errstate(all="ignore"):
+            means = self._reduced("mean", lasts, 0)
+        return {
+            key: int(mean) if whole and isinstance(mean, float) and mean.is_integer() else mean
+            for key, mean, whole in zip(lasts.keys, means, lasts.whole.tolist(), strict=True)
+        }
 
     def of_lone_values(self, keys: tuple[str, ...], wide: Vector, values: Sequence[float]) -> Computed:
         """Return what an interval gives in which each key has one value, and that is what every reduction of it is."""

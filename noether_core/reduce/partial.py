@@ -109,7 +109,7 @@ def merge_partials(a: Partials, b: Partials) -> Partials:
     if not a.keys or not b.keys:
         return b if not a.keys else a
     keys = tuple(dict.fromkeys([*a.keys, *b.keys]))
-    first, second = (_spread(part, keys) for part in (a, b))
+    first, second = (spread(part, keys) for part in (a, b))
     with np.errstate(over="ignore", invalid="ignore"):
         statistics = merge(NUMPY, first.statistics, second.statistics)
     newest = dict(a.last)
@@ -139,12 +139,12 @@ def merge_all(parts: Sequence[Partials]) -> Partials:
     return parts[0]
 
 
-def _spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
-    """Return the vectors with an element for each of `keys`, of nothing for those that are not there."""
+def spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
+    """Return what keys have with an element for each of `keys`, which are more: of nothing for those that are not there."""
     if partials.keys == keys:
         return partials
     place = {key: at for at, key in enumerate(keys)}
-    at = np.array([place[key] for key in partials.keys])
+    at = np.array([place[key] for key in partials.keys], np.int64)
 
     def put(blank: Vector, values: Vector) -> Vector:
         blank[at] = values
