@@ -216,6 +216,9 @@ class _TorchBackend:
         device = host.DEVICE if value.device.type == "cpu" and not shape else value.device
         return ValueType(_NAMES[value.dtype], shape, device, value.dtype is torch.float64)
 
+    def local(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return list(values)
+
     def processes(self) -> tuple[int, int]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
