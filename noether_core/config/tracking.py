@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from math import prod
 from typing import Any, Literal, Self
 
@@ -113,7 +114,7 @@ _GATHER = (
 )
 
 
-def check_spread(config: TrackAdditionalOutputsCallbackConfig, key: str, spread: str) -> None:
+def check_spread(config: TrackAdditionalOutputsCallbackConfig, key: str, spread: Hashable) -> None:
     """Raise `UpdateOutputError` if a key's values are to be kept whole, and are spread over processes."""
     kept = [name for name in config.reductions(key) if name in ("last", "stack")]
     if spread and kept:
@@ -135,7 +136,11 @@ def check_weight(
 
 
 def check_weight_spread(
-    config: TrackAdditionalOutputsCallbackConfig, key: str, spread: str, weight: tuple[int, ...], weight_spread: str
+    config: TrackAdditionalOutputsCallbackConfig,
+    key: str,
+    spread: Hashable,
+    weight: tuple[int, ...],
+    weight_spread: Hashable,
 ) -> None:
     """Raise `UpdateOutputError` if a weight is not spread over processes as what it weighs is, and no process has it whole."""
     if weight_spread != spread and (weight_spread or prod(weight) != 1):

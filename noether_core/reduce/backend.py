@@ -22,8 +22,8 @@ class ValueType(NamedTuple):
         device: what it must share with others to be reduced with them, such as its device; `host.DEVICE` for a single number
             whose `item()` waits for nothing.
         wide: whether a mean of it is rounded to float64 (float64 and Python numbers) and not to float32.
-        spread: how a value of which this process holds a part is spread over processes, in words: of values that are spread
-            alike the same. Empty for a value that this process holds whole. Then `shape` is the part's.
+        spread: how a value is spread over processes of which each holds a part; equal for values that are spread alike, and
+            it prints as words. None for a value that this process holds whole. `shape` is that of what this process holds.
         is_counted: whether this process counts its part. Of what several processes hold one counts it; in the others the step
             has no value of that key, which is there nevertheless.
         is_global: whether `Backend.local` must be asked for what this process holds.
@@ -33,7 +33,7 @@ class ValueType(NamedTuple):
     shape: tuple[int, ...]
     device: Hashable
     wide: bool
-    spread: str = ""
+    spread: Hashable = None
     is_counted: bool = True
     is_global: bool = False
 
