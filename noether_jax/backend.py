@@ -77,6 +77,10 @@ class JaxBackend:
         dtype = check_dtype(key, value.dtype)
         return ValueType(dtype.name, value.shape, place_of(value), dtype == np.float64)
 
+    def local(self, values: Sequence[jax.Array]) -> list[jax.Array]:
+        """Return the arrays themselves: what is spread over processes is refused."""
+        return list(values)
+
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
         return jax.process_index(), jax.process_count()

@@ -21,7 +21,8 @@ from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, Pending, PendingReducer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.layout import Step, Taken
-from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform, type_of
+from noether_torch import dtensors
+from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -201,12 +202,14 @@ class _TorchBackend:
                 pass
         is_inside = transform() is not None
         return is_inside, tuple(
-            [type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values]
+            [dtensors.signature(value) if isinstance(value, Tensor) else host.signature(value) for value in values]
         )
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         if not isinstance(value, Tensor):
             return None
+        if dtensors.is_global(value):
+            return self._inspect_global(key, value)
         if (strange := found_strange(value)) is not None:
             what, advice = strange
             raise UpdateOutputError(
@@ -225,6 +228,20 @@ class _TorchBackend:
         # one number on the CPU is read in a tenth of the time that an operation on it takes
         device = host.DEVICE if value.device.type == "cpu" and not shape else value.device
         return ValueType(_NAMES[value.dtype], shape, device, value.dtype is torch.float64)
+
+    def _inspect_global(self, key: str, value: Tensor) -> ValueType | None:
+        placing = dtensors.placing_of(key, value)
+        is_here = placing is None or placing.is_here
+        part = dtensors.local(value) if is_here else torch.empty(0, dtype=value.dtype, device=value.device)
+        found = self.inspect(key, part)
+        if found is None or placing is None:
+            return found and found._replace(is_global=True)
+        shape = found.shape if is_here else placing.shape
+        spread = placing if placing.parted else None
+        return found._replace(shape=shape, spread=spread, is_counted=placing.is_counted, is_global=True)
+
+    def local(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return list(map(dtensors.local, values))
 
     def processes(self) -> tuple[int, int]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -13,7 +13,9 @@ from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.schedule import Counter
+from noether_core.select import flatten
 from noether_torch.backend import BACKEND
+from noether_torch.dtensors import loggable
 from noether_torch.state import TensorState
 from noether_torch.used_rates import UsedRates
 
@@ -84,6 +86,9 @@ class Run(TensorState, run.Run):
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values of your own; see `noether_core.run.Run.log`. A compiled function breaks there."""
         if _is_compiling():
-            _call_outside_of_torch_compile(super().log, values)
+            _call_outside_of_torch_compile(self._log, values)
         else:
-            super().log(values)
+            self._log(values)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        super().log({key: loggable(key, value) for key, value in flatten(values).items()})

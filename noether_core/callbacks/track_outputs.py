@@ -168,7 +168,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     @property
     def has_values(self) -> bool:
         """Tell whether the hooks were given values in the interval under way. Reading it waits for nothing."""
-        return bool(self._interval.keys)
+        return self._interval.has_values
 
     # ------------------------------------------------------------------ the interval's end
 

@@ -108,14 +108,11 @@ class OutputAccumulator:
         plan = self._planner.plan(keys, values, weight)
         if plan.shapes:
             _check_shapes(plan, interval.shapes)
-        if plan.converted or plan.moved:
-            values = list(values)
-            for at in plan.converted:
-                values[at] = host.as_numpy(values[at])
-            for at in plan.moved:
-                values[at] = self._backend.from_numpy(host.as_numpy(values[at]), weight)
-        states, taken, position = dict(interval.states), [], encode_position(update, accumulation_step)
+        position = encode_position(update, accumulation_step)
+        states, taken = dict(interval.states), []
         try:
+            if not plan.takes_as_given:
+                values, weight = self._planner.taken(plan, values, weight)
             for part in plan.groups:
                 states[part.group], copies = _absorb(part, states.get(part.group), values, position, weight)
                 taken.append(copies)
@@ -132,14 +129,14 @@ class OutputAccumulator:
     # ------------------------------------------------------------------ results
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """Return the keys seen in this interval, in the order they came."""
-        return _keys(self._interval)
+    def has_values(self) -> bool:
+        """Tell whether this interval had values, counted in this process or in others."""
+        return bool(self._interval.steps or self._interval.carried.keys)
 
     def partials(self) -> Partials:
         """Return what each key has so far, in the order they came. This waits for the device."""
         interval = self._interval
-        if not interval.steps:
+        if not interval.states:
             return interval.carried
         newest, stacks = _newest(interval), _stacks(interval)
         copies = [*newest.values(), *chain(*stacks.values())]
