@@ -59,7 +59,6 @@ class OpenRun:
         time_limit: float = TIME_LIMIT,
     ) -> None:
         self.path = Path(path)
-        self.exchange = self._exchange_of(processes, time_limit)
         require_positive("Run", accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         self.accumulated = 0
@@ -69,6 +68,7 @@ class OpenRun:
         )
         self._start = self.counter.cur_iteration
         given = read_callbacks(callbacks)
+        self.exchange = self._exchange_of(processes, time_limit)
         self.log_writer = LogWriter(
             self.path if self.is_main else None,
             update_counter=self.counter,
@@ -76,21 +76,27 @@ class OpenRun:
             keeps_all=False,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
-        self.pooling = None
-        if self.exchange is not None:
-            self.pooling = Pooling(self.exchange, tracking_callbacks(self.callbacks), self.path)
-        for callback in tracking_callbacks(self.callbacks):
-            callback.partners.join(self.pooling)
-        self.recorder = None
-        if record is not None:
-            if self.exchange is not None and self.exchange.index:
-                record = f"{record}.process{self.exchange.index}"
-            self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
-            self.callbacks.append(self.recorder)
+        self.pooling = self._join_processes()
+        self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self._evaluation: Evaluation | None = None
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
         self._state = "new"
+
+    def _join_processes(self) -> Pooling | None:
+        tracking = tracking_callbacks(self.callbacks)
+        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path)
+        for callback in tracking:
+            callback.partners.join(pooling)
+        return pooling
+
+    def _open_recorder(self, path: str | Path) -> OutputRecorder:
+        """Return what records the update outputs of this process, each to a file of its own."""
+        if self.exchange is not None and self.exchange.index:
+            path = f"{path}.process{self.exchange.index}"
+        recorder = OutputRecorder(path, backend=self.backend, log_writer=self.log_writer)
+        self.callbacks.append(recorder)
+        return recorder
 
     def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
         if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit < math.inf:

@@ -52,7 +52,7 @@ def nonfinite_error(title: str, partials: Partials, processes: Mapping[str, int]
     Args:
         title: the callback's.
         partials: what these keys have.
-        processes: the number of the process that each key's first such value was in.
+        processes: the number of the process that each key's first such value was in, where there are several.
     """
     report = []
     for key, nan, positive, negative, position, elements in zip(
@@ -61,7 +61,7 @@ def nonfinite_error(title: str, partials: Partials, processes: Mapping[str, int]
         update, step = decode_position(int(position))
         report.append(
             f"{key!r}: {nan} NaN, {positive} +inf, {negative} -inf of {elements} values, first at update {update},"
-            f" accumulation step {step}, process {processes[key]}"
+            f" accumulation step {step}, process {processes.get(key, 0)}"
         )
     return NonFiniteError(
         f"{title} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"

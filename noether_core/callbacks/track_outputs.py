@@ -87,8 +87,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.partners = Partners(self, self.backend, processes, self.output_path)
 
     def __str__(self) -> str:
-        parts = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
-        return self._title or f"TrackAdditionalOutputsCallback({parts})"
+        about = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
+        return self._title or f"TrackAdditionalOutputsCallback({about})"
 
     # ------------------------------------------------------------------ each accumulation step
 
@@ -230,8 +230,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         if error is not None or computed.errors:
             raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and (odd := computed.nonfinite) is not None:
-            own = dict.fromkeys(odd.keys, self.backend.processes()[0])
-            raise nonfinite_error(str(self), odd, own if pooled is None else pooled.first_processes)
+            raise nonfinite_error(str(self), odd, {} if pooled is None else pooled.first_processes)
         self._matches.warn_of(self._unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
