@@ -23,6 +23,7 @@ from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.layout import Step, Taken
 from noether_torch import dtensors
 from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
+from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -249,7 +250,7 @@ class _TorchBackend:
         return 0, 1
 
     def exchange(self, time_limit: float) -> Exchange | None:
-        return None
+        return group_exchange(time_limit=time_limit) if self.processes()[1] > 1 else None
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         if like is not None:
