@@ -17,7 +17,17 @@ from jax.sharding import PartitionSpec as P
 
 from noether_core import TrackAdditionalOutputsCallbackConfig
 from noether_core.algebra.lift import lift
-from noether_core.algebra.limbs import EMPTY, LIMBS, decode, encode, ordered, unordered, window
+from noether_core.algebra.limbs import (
+    EMPTY,
+    LIMBS,
+    decode,
+    encode,
+    ordered,
+    ordered_whole,
+    unordered,
+    unordered_whole,
+    window,
+)
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics
 from noether_core.reduce.finish import Computation
@@ -171,6 +181,23 @@ def test_extremes_compare_as_their_integers_do(library: Library) -> None:
     np.testing.assert_array_equal(places[:, None] < places, values[:, None] < values)
     back = library.call(unordered, places)
     np.testing.assert_array_equal(back.view(np.int64), (values + 0.0).view(np.int64))
+
+
+def test_extremes_of_ints_are_those_of_their_two_integers() -> None:
+    rng = np.random.default_rng(0)
+    ends = [0, 1, -1, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**63, -(2**63), 2**64 - 1, 2**64 - 1025, 1 - 2**63]
+    signed, unsigned = rng.integers(-(2**63), 2**63, 40), rng.integers(0, 2**64, 20, np.uint64)
+    for _ in range(100):
+        every = np.array([*ends, *signed.tolist(), *unsigned.tolist()], object)
+        values, shift = rng.choice(every, rng.integers(1, 9)).tolist(), int(rng.integers(0, 64))
+        values = [value >> shift for value in values]
+        parts = np.array([nearest_parts(Fraction(value), 2) for value in values]).T
+        for best, end in ((max, -math.inf), (min, math.inf)):
+            both = [
+                np.append(each, other) for each, other in zip(parts, (end, 0.0), strict=True)
+            ]  # and a process of none
+            above, below = (np.array([best(each.tolist())]) for each in ordered_whole(tuple(both)))
+            assert sum(Fraction(part.item()) for part in unordered_whole(above, below)) == best(values)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
