@@ -50,7 +50,7 @@ class _Caller:
 
 
 def _make_calls(store: Store, time_limit: float, calls: SimpleQueue[_Call | None]) -> None:
-    client = None
+    client: Any = None
     while (call := calls.get()) is not None:
         future, function = call
         try:
@@ -82,6 +82,7 @@ class Rendezvous:
         self._round = -1
         self._oldest = 0  # round of which there are keys
         self._waiter, self._other = (_Caller(store, time_limit + 4 * self._grace) for _ in range(2))
+        self._result(self._other.call(Store.num_keys), time_limit)  # connected now, for later the host may be stopped
         self._token = self._start()
 
     # ------------------------------------------------------------------ arrivals
