@@ -205,8 +205,9 @@ def _slices(key: str, value: Any) -> list[Any]:
         return list(value)
     except RuntimeError as error:
         raise UpdateOutputError(
-            f"update output {key!r} is {type(value).__name__}, which cannot be taken apart along its leading axis of steps"
-            f" ({error!s:.200}); expected an array of which this process has every step, or give the steps one by one"
+            f"update output {key!r} is {type(value).__name__}, which cannot be taken apart along its leading axis of steps,"
+            " perhaps for it is spread over processes along it; expected an array of which this process has every step: give"
+            " the steps one by one"
         ) from error
 
 
