@@ -46,6 +46,18 @@ class RunFormatError(NoetherError, ValueError):
     """Report a file of a run directory that is damaged or of another format."""
 
 
+class ProcessesMissingError(NoetherError, TimeoutError):
+    """Report processes that did not come to an interval's end within the time limit.
+
+    Attributes:
+        missing: their numbers.
+    """
+
+    def __init__(self, message: str, missing: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 class MissingDependencyError(NoetherError, ImportError):
     """Report an optional package that a feature needs and this environment lacks."""
 

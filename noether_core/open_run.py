@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
@@ -18,15 +19,18 @@ from noether_core.callbacks.build import (
     build_callback,
     read_callbacks,
     refuse_units,
+    tracking_callbacks,
 )
 from noether_core.callbacks.evaluation import Evaluation
+from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError
+from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.backend import Backend
+from noether_core.reduce.exchange import TIME_LIMIT, Exchange
 from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
 from noether_core.select import flatten
 
@@ -51,6 +55,8 @@ class OpenRun:
         end: Mapping[str, int] | TrainingIteration | None = None,
         trackers: Sequence[Tracker | str | Mapping[str, Any]] = (),
         record: str | Path | None = None,
+        processes: Exchange | Literal[1] | None = None,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
         self.path = Path(path)
         require_positive("Run", accumulation_steps=accumulation_steps)
@@ -62,16 +68,54 @@ class OpenRun:
         )
         self._start = self.counter.cur_iteration
         given = read_callbacks(callbacks)
-        self.log_writer = LogWriter(self.path, update_counter=self.counter, trackers=make_trackers(trackers, self.path))
+        self.exchange = self._exchange_of(processes, time_limit)
+        self.log_writer = LogWriter(
+            self.path if self.is_main else None,
+            update_counter=self.counter,
+            trackers=make_trackers(trackers, self.path) if self.is_main else (),
+            keeps_all=False,
+        )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
-        self.recorder = None
-        if record is not None:
-            self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
-            self.callbacks.append(self.recorder)
+        self.pooling = self._join_processes()
+        self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self._evaluation: Evaluation | None = None
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
         self._state = "new"
+
+    def _join_processes(self) -> Pooling | None:
+        tracking = tracking_callbacks(self.callbacks)
+        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path)
+        for callback in tracking:
+            callback.partners.join(pooling)
+        return pooling
+
+    def _open_recorder(self, path: str | Path) -> OutputRecorder:
+        """Return what records the update outputs of this process, each to a file of its own."""
+        if self.exchange is not None and self.exchange.index:
+            path = f"{path}.process{self.exchange.index}"
+        recorder = OutputRecorder(path, backend=self.backend, log_writer=self.log_writer)
+        self.callbacks.append(recorder)
+        return recorder
+
+    def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
+        if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit < math.inf:
+            raise NoetherError(f"Run got time_limit={time_limit!r}; expected seconds, more than 0")
+        if processes is None:
+            return self.backend.exchange(time_limit)
+        if isinstance(processes, int):
+            if processes is True or processes != 1:
+                raise NoetherError(
+                    f"Run got processes={processes!r}; expected 1, to track what this process has alone, or None, for all that"
+                    f" {self.backend.name} was told of"
+                )
+            return None
+        return processes
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this process writes the log and the arrays: of several, the first one does."""
+        return self.exchange is None or self.exchange.index == 0
 
     def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
         if not self._is_driven:
@@ -85,7 +129,10 @@ class OpenRun:
         """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this."""
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
-        write_whole(self.path / "config.yaml", self._config_yaml())
+        if self.pooling is not None:
+            self.pooling.begin(self._config_yaml())
+        if self.is_main:
+            write_whole(self.path / "config.yaml", self._config_yaml())
         self._state = "training"
         self.log_writer.begin(self._origin(self._start if self._start.update else None, None))
         for callback in self.callbacks:
@@ -93,7 +140,9 @@ class OpenRun:
 
     def _origin(self, iteration: TrainingIteration | None, parent: str | None) -> Origin:
         config = hashlib.sha256(self._config_yaml()).hexdigest()
-        return Origin(iteration, parent, {"config": config, "processes": self.backend.processes()[1]})
+        return Origin(
+            iteration, parent, {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
+        )
 
     def _config_yaml(self) -> bytes:
         end = self.counter.end_iteration
@@ -113,7 +162,8 @@ class OpenRun:
 
     def _call(self, *due: str) -> None:
         """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
-        errors = hooks.periodic(self.callbacks, due, self.counter)
+        errors = [] if self.pooling is None else self.pooling.before(due, self.counter)
+        errors += hooks.periodic(self.callbacks, due, self.counter)
         self.log_writer.flush()
         if errors:
             raise errors[0]
@@ -146,7 +196,7 @@ class OpenRun:
             raise errors[0]
 
     @contextmanager
-    def evaluate(self, prefix: str = "eval") -> Iterator[None]:
+    def evaluate(self, prefix: str = "eval", *, processes: Literal[1] | None = None) -> Iterator[None]:
         """Evaluate: what is tracked by `step` and logged by `log` in this context goes under `{prefix}/`.
 
         Its steps are no training steps: nothing counts them, and the intervals under way stay as they are. At its end, what the
@@ -155,6 +205,7 @@ class OpenRun:
 
         Args:
             prefix: such as `eval` or `test`.
+            processes: 1 if this process evaluates without the others; None: all do, each its part.
 
         Raises:
             HookOrderError: outside of training, or within another evaluation.
@@ -165,7 +216,7 @@ class OpenRun:
             raise HookOrderError(
                 "run.evaluate was called within run.evaluate; end the first evaluation before the next"
             )
-        self._evaluation = Evaluation(self.callbacks, prefix)
+        self._evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
         try:
             yield
             self._evaluation.log(self.log_writer, self.counter)
@@ -180,21 +231,39 @@ class OpenRun:
         return self.counter.is_finished or any(callback.should_stop for callback in self.callbacks)
 
     def finish(self) -> None:
-        """End training: emit the interval under way, flush and close. Leaving the `with` block does this."""
+        """End training: emit the interval under way, flush and close. Leaving the `with` block does this.
+
+        Of several processes one that ends early waits for the others' intervals to end, and gives them what it has.
+        """
+        self._finish(failed=False)
+
+    def _finish(self, *, failed: bool) -> None:
         if self._state != "training":
             return
         self._state = "finished"
         due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
-        errors = hooks.periodic(self.callbacks, due, self.counter)
+        errors = self._finish_pooling(failed=failed, has_rest=bool(due))
+        errors += hooks.periodic(self.callbacks, due, self.counter)
         self.log_writer.close()
         if errors:
             raise errors[0]
+
+    def _finish_pooling(self, *, failed: bool, has_rest: bool) -> list[Exception]:
+        if self.pooling is None:
+            return []
+        if failed:
+            self.pooling.abandon(self.counter)
+            return []
+        try:
+            return self.pooling.finish(self.counter, has_rest=has_rest, writer=self.log_writer)
+        except Exception as error:
+            return [error]
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             self.finish()
             return
         try:
-            self.finish()
+            self._finish(failed=True)
         except Exception as second:  # the loop's own error is the one to see
             error.add_note(f"while ending the run, this was raised too: {second!r}")

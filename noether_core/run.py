@@ -27,7 +27,11 @@ class Run(OpenRun):
         end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
         trackers: `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"`, `"mlflow"`; one of these with options, such as
             `{"kind": "wandb", "project": "airfoil", "mode": "online"}`; or objects with `log` and `close`.
-        record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording.
+        record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording. Of several
+            processes each has its own: `{record}.process1` and so on.
+        processes: what talks to the other processes, whose values are pooled with this one's at each interval's end; None: all
+            that the framework was told of; 1: none, what this process has is logged alone.
+        time_limit: seconds that a process waits for the others.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.

@@ -18,6 +18,7 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
+from noether_core.reduce.exchange import Exchange
 from noether_jax.reducer import JaxKernels, beside, place_of
 from noether_jax.transfers import to_device, to_host
 
@@ -83,6 +84,10 @@ class JaxBackend:
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
         return jax.process_index(), jax.process_count()
+
+    def exchange(self, time_limit: float) -> Exchange | None:
+        """Return what talks to the other processes; None if there are none."""
+        return None
 
     def to_numpy(self, values: Sequence[jax.Array]) -> list[np.ndarray[Any, Any]]:
         """Return copies of arrays on the host."""

@@ -21,6 +21,7 @@ from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
 from noether_jax.flax_state import make_serializable
+from noether_jax.meshes import no_mesh
 from noether_jax.output_tracker import AxisName, OutputTracker
 from noether_jax.slots import Slot, slots_of
 from noether_jax.tracker_state import OutputTrackerState, other_state
@@ -227,7 +228,7 @@ class Fused:
 
     def _renew(self) -> None:
         done = np.array([source.done for source in self._sources], np.int32)
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard("allow"), no_mesh():
             self.tracked = renewed(self.tracked, self._blanks, self._lay(), done)
         self._fetched = None
         self._next_end = self._end()

@@ -31,6 +31,7 @@ from noether_core.select import flat_outputs, weight_of
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
 from noether_jax.flax_state import make_serializable
+from noether_jax.meshes import together
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
 from noether_jax.tracker_state import (
@@ -140,22 +141,34 @@ class OutputTracker:
         self._check_alone(state, "update")
         flat = flat_outputs(outputs)
         present = present_of(self.config, state.slots, flat)
-        with ours():
-            numbered = state.step + jnp.int32(1)
-            if not present:
-                return OutputTrackerState(state.words, state.last, numbered, state.slots)
-            sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
-            position = (state.step if step is None else step).astype(jnp.int64)
-            values = {slot.key: jax.lax.stop_gradient(value_of(slot, flat[slot.key])) for slot in present}
-            rows = self._lift(present, values, weight_of(self.config.weight, flat), position)
-            if self.axis_name is not None:
-                rows = self._gathered(rows)
-            source = source_of([state.slots.index(slot) for slot in present], len(state.slots))
-            total = merge_rows(self._ops, sums, rows, source, self.fields)
-            is_here = np.array([slot in present for slot in state.slots])
-            times = np.where(is_here, len(rows.first_nonfinite), 0)
-            packed = packing.pack(self._ops, total, uses + times, jnp.where(is_here, position, newest), what)
-            last = {key: packing.bits(values[key]) if key in values else old for key, old in state.last.items()}
+        given = {slot.key: flat[slot.key] for slot in present}, weight_of(self.config.weight, flat), step
+        with ours(), together(state, given) as shared:
+            new = self._updated(shared.taken(state), present, *shared.taken(given))
+        return shared.given(new, state)
+
+    def _updated(
+        self,
+        state: OutputTrackerState,
+        present: Sequence[Slot],
+        given: Mapping[str, Any],
+        weight: Any,
+        step: jax.Array | None,
+    ) -> OutputTrackerState:
+        numbered = state.step + jnp.int32(1)
+        if not present:
+            return OutputTrackerState(state.words, state.last, numbered, state.slots)
+        sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
+        position = (state.step if step is None else step).astype(jnp.int64)
+        values = {slot.key: jax.lax.stop_gradient(value_of(slot, given[slot.key])) for slot in present}
+        rows = self._lift(present, values, weight, position)
+        if self.axis_name is not None:
+            rows = self._gathered(rows)
+        source = source_of([state.slots.index(slot) for slot in present], len(state.slots))
+        total = merge_rows(self._ops, sums, rows, source, self.fields)
+        is_here = np.array([slot in present for slot in state.slots])
+        times = np.where(is_here, len(rows.first_nonfinite), 0)
+        packed = packing.pack(self._ops, total, uses + times, jnp.where(is_here, position, newest), what)
+        last = {key: packing.bits(values[key]) if key in values else old for key, old in state.last.items()}
         return OutputTrackerState(packed, last, numbered, state.slots)
 
     def _check_alone(self, state: OutputTrackerState, method: str) -> None:
@@ -175,7 +188,7 @@ class OutputTracker:
             own = [values[slot.key] for slot in slots]
             beside = one  # the weight itself is weighed by 1, so that all slots have one form
             if factor is not None and not is_weight:
-                beside = factor.reshape(-1)
+                beside = factor
                 for slot in slots:
                     check_weight(self.config, slot.key, slot.shape, factor.shape)
             if is_array:
@@ -183,7 +196,7 @@ class OutputTracker:
                 parts.append(each(lambda field: field[None], sums))
             else:
                 row = stacked(own)[None]
-                weights = None if beside is None else beside[None]
+                weights = None if beside is None else beside.reshape(1, 1)
                 parts.append(lift_scalars(self._ops, [row], weights, position.reshape(1), self.fields))
         return joined(parts)
 
@@ -210,15 +223,17 @@ class OutputTracker:
                 f" {listing(slot.key for slot in b.slots)}; make both with one init"
             )
         keys = [slot.key for slot in a.slots]
-        with ours():
+        with ours(), together(a, b) as shared:
+            one, other = shared.taken((a, b))
             (first, (uses, newest, what)), (second, (more, newer, _)) = (
-                packing.unpack(self._ops, self.fields, state.words) for state in (a, b)
+                packing.unpack(self._ops, self.fields, state.words) for state in (one, other)
             )
             total = merge_rows(self._ops, first, each(lambda field: field[None], second), None, self.fields)
             packed = packing.pack(self._ops, total, uses + more, jnp.maximum(newest, newer), what)
             is_newer = newer >= newest
-            last = {key: jnp.where(is_newer[keys.index(key)], b.last[key], old) for key, old in a.last.items()}
-            return OutputTrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
+            last = {key: jnp.where(is_newer[keys.index(key)], other.last[key], old) for key, old in one.last.items()}
+            new = OutputTrackerState(packed, last, jnp.maximum(one.step, other.step), a.slots)
+        return shared.given(new, a)
 
     def compute(self, state: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
         """Return each key's computed values. This waits for the device.
@@ -252,7 +267,7 @@ class OutputTracker:
         last = {
             slot.key: Newest(
                 np.asarray(state.last[slot.key]).view(jnp.dtype(slot.dtype)).reshape(slot.shape),
-                position_of(int(newest[at]))[0],
+                *position_of(int(newest[at])),
             )
             for at, slot in enumerate(slots)
             if slot.key in state.last and uses[at]

@@ -12,6 +12,7 @@ import numpy as np
 
 from noether_core.algebra.expansion import Array
 from noether_core.errors import NoetherError
+from noether_jax.meshes import together
 from noether_jax.output_tracker import OutputTracker
 from noether_jax.tracker_state import OutputTrackerState, other_state
 from noether_jax.transfers import ours
@@ -48,18 +49,19 @@ def track(output_trackers: tuple[OutputTracker, ...], tracked: Tracked, outputs:
     if len(output_trackers) != len(tracked.windows):
         raise other_state(f"it has {len(tracked.windows)} windows, and {len(output_trackers)} callbacks track")
     check_is_one(tracked, "run.track")
-    position = tracked.position
 
-    def updated(tracker: OutputTracker, window: Window) -> Window:
+    def updated(tracker: OutputTracker, window: Window, position: Array) -> Window:
         row = jnp.sum(position >= window.ends, dtype=jnp.int32)
         state = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
         new = tracker.update(state, outputs, position)
         rows = jax.tree.map(lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, new)
         return Window(rows, window.ends)
 
-    with ours():
-        windows = tuple(updated(*each) for each in zip(output_trackers, tracked.windows, strict=True))
-        return Tracked(position + jnp.int32(1), windows)
+    with ours(), together(tracked) as shared:
+        held = shared.taken(tracked)
+        windows = [updated(*each, held.position) for each in zip(output_trackers, held.windows, strict=True)]
+        new = Tracked(held.position + jnp.int32(1), tuple(windows))
+    return shared.given(new, tracked)
 
 
 def check_is_one(tracked: Tracked, method: str) -> None:
@@ -83,5 +85,8 @@ def renewed(tracked: Tracked, blanks: tuple[OutputTrackerState, ...], ends: tupl
         found: OutputTrackerState = jax.tree.map(carried, rows, blank)
         return found
 
-    rows = [of_one(window.rows, *each) for window, *each in zip(tracked.windows, blanks, done, strict=True)]
-    return Tracked(tracked.position + jnp.int32(0), tuple(map(Window, rows, map(jnp.asarray, ends))))
+    with together(tracked) as shared:
+        held = shared.taken(tracked)
+        rows = [of_one(window.rows, *each) for window, *each in zip(held.windows, blanks, done, strict=True)]
+        new = Tracked(held.position + jnp.int32(0), tuple(map(Window, rows, map(jnp.asarray, ends))))
+    return shared.given(new, tracked)

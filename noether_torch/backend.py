@@ -19,9 +19,11 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, Pending, PendingReducer
+from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.layout import Step, Taken
 from noether_torch import dtensors
 from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
+from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -146,6 +148,15 @@ class _TorchOps:
         # a number is on the host; to look at a tensor would wait for its device
         return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
+    def bits(self, values: Tensor) -> Tensor:
+        return values.view(torch.int64)
+
+    def from_bits(self, bits: Tensor) -> Tensor:
+        return bits.view(torch.float64)
+
+    def places(self, count: int, like: Tensor) -> Tensor:
+        return torch.arange(count, device=like.device)
+
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
@@ -237,6 +248,9 @@ class _TorchBackend:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+    def exchange(self, time_limit: float) -> Exchange | None:
+        return group_exchange(time_limit=time_limit) if self.processes()[1] > 1 else None
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         if like is not None:

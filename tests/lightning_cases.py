@@ -105,8 +105,10 @@ class Batch:
 
 class CountedSGD(torch.optim.SGD):
     books: list[Batch]
+    used: tuple[float, ...] = ()  # the rate of each step
 
     def step(self, closure: Any = None) -> Any:
+        self.used += (self.param_groups[0]["lr"],)
         loss = super().step(closure)
         self.books[-1].steps += 1
         return loss

@@ -157,16 +157,10 @@ class Scheduled(Books):
 
     def configure_optimizers(self) -> Any:
         optimizers = super().configure_optimizers()
-        self.used: list[list[float]] = []
-        for optimizer in optimizers:
-            optimizer.register_step_pre_hook(self.note)
         schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, 0.5) for each in optimizers]
         if len(optimizers) == 2:
             return optimizers, schedulers
         return {"optimizer": optimizers[0], "lr_scheduler": {"scheduler": schedulers[0], "interval": "step"}}
-
-    def note(self, optimizer: Any, *_: Any) -> None:
-        self.used.append([group["lr"] for group in optimizer.param_groups])
 
     def on_train_batch_end(self, *_: Any) -> None:
         if not self.automatic_optimization:
@@ -181,8 +175,8 @@ def test_the_learning_rate_is_the_one_that_the_step_used(optimizers: int, tmp_pa
     make_trainer(tmp_path, TrackOutputs([config], tmp_path / "run"), max_steps=5 * optimizers).fit(module, loader())
     for at in range(optimizers):
         key = "optim/lr/U2" if optimizers == 1 else f"optim/lr/{at}/U2"
-        used = [rates[0] for rates in module.used[::2][at::optimizers]]  # torch calls the hook for each class's step
-        assert used == [1e-4 * 0.5**n for n in range(5)]
+        used = module.trainer.optimizers[at].used
+        assert used == tuple(1e-4 * 0.5**n for n in range(5))
         assert series(tmp_path / "run", key) == [(2, used[1]), (4, used[3]), (5, used[4])]
 
 

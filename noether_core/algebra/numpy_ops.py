@@ -61,6 +61,15 @@ class NumpyOps:
     def constant(self, value: float | int, like: Any) -> np.ndarray:
         return self.full((1,), value, like)
 
+    def bits(self, values: np.ndarray) -> np.ndarray:
+        return values.view(np.int64)
+
+    def from_bits(self, bits: np.ndarray) -> np.ndarray:
+        return bits.view(np.float64)
+
+    def places(self, count: int, like: Any) -> np.ndarray:
+        return np.arange(count)
+
     def choose(self, total: np.ndarray, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
         return plain() if math.isfinite(total[0]) else careful()
 

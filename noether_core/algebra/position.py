@@ -7,8 +7,11 @@ _STEPS_PER_UPDATE = 2**20
 
 
 def encode_position(update: int, accumulation_step: int) -> int:
-    """Return update (counted from 1) and accumulation step (from 0) as one number that orders as they do."""
-    return update * _STEPS_PER_UPDATE + accumulation_step
+    """Return update (counted from 1) and accumulation step (from 0) as one number that orders as they do.
+
+    Of an update with more than 2^20 steps, those beyond have one position.
+    """
+    return update * _STEPS_PER_UPDATE + min(accumulation_step, _STEPS_PER_UPDATE - 1)
 
 
 def decode_position(code: int) -> tuple[int, int]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from noether_core.callbacks.base import CallbackBase
+from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.callbacks.metrics import BestMetricCallback, MetricEarlyStopCallback
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.callbacks.progress import ProgressCallback
 from noether_core.callbacks.throughput import ThroughputCallback
+from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.load import CallbackConfig, check_together, load_callbacks, parse_callback
 from noether_core.config.loop import (
     BestMetricCallbackConfig,
@@ -68,6 +70,12 @@ def build_callback(
             f" {listing(sorted(kind.__name__ for kind in classes))}"
         )
     return chosen(given, log_writer=log_writer, output_path=path)
+
+
+def tracking_callbacks(callbacks: Sequence[CallbackBase]) -> list[TrackAdditionalOutputsCallback]:
+    """Return those that track update outputs, those that others hold among them."""
+    held = [callback.tracking if isinstance(callback, DerivedOutputsCallback) else callback for callback in callbacks]
+    return [callback for callback in held if isinstance(callback, TrackAdditionalOutputsCallback)]
 
 
 def counts_samples(callback: CallbackBase) -> bool:

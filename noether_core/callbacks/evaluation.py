@@ -8,15 +8,23 @@ from typing import Any
 
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
+from noether_core.callbacks.emission import save_arrays
+from noether_core.callbacks.meeting import POOLED, Meeting
 from noether_core.callbacks.online_loss import OnlineLossCallback
+from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
-from noether_core.emit.log_writer import LogWriter, save_arrays
+from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
-from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.agreement import DUE
+from noether_core.reduce.computed import Computed
+from noether_core.reduce.finish import Computation
+from noether_core.reduce.partial import Partials
+from noether_core.reduce.pool import Pooled
 from noether_core.schedule import Counter
 from noether_core.select import Selector, weight_of
 
+_UPDATE = 1  # that an evaluation's values count as
 Derive = Callable[[Any, Any], Any]
 
 
@@ -29,12 +37,13 @@ class Evaluation:
     Args:
         callbacks: the run's.
         prefix: what the log keys begin with, and what the directory of saved arrays is called.
+        alone: whether this process evaluates without the others; by default all do, each its part.
 
     Raises:
         NoetherError: for a prefix that cannot be a directory's name, or is an interval's.
     """
 
-    def __init__(self, callbacks: Sequence[CallbackBase], prefix: str) -> None:
+    def __init__(self, callbacks: Sequence[CallbackBase], prefix: str, *, alone: bool = False) -> None:
         if (
             not isinstance(prefix, str)
             or not re.fullmatch(r"\w[\w.-]{0,99}", prefix)
@@ -46,6 +55,7 @@ class Evaluation:
             )
         self.prefix = prefix
         self._given: dict[str, Any] = {}
+        self._alone = alone
         self._parts = [
             _Part(callback, None) for callback in callbacks if isinstance(callback, TrackAdditionalOutputsCallback)
         ]
@@ -86,7 +96,7 @@ class Evaluation:
             NoetherError: for a key that cannot be reduced, saved or logged, after all the others are.
             NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
         """
-        computed = [part.computed() for part in self._parts]
+        computed = self._computed(counter)
         scalars: dict[str, Any] = {}
         errors: list[Exception] = []
         for part, each in zip(self._parts, computed, strict=True):
@@ -107,6 +117,14 @@ class Evaluation:
                 " numbers are logged; nonfinite: propagate or nonfinite: skip goes on"
             )
 
+    def _computed(self, counter: Counter) -> list[Computed]:
+        pooling = self._parts[0].pooling if self._parts and not self._alone else None
+        if pooling is None:
+            return [part.computed(None) for part in self._parts]
+        meeting = Meeting(pooling.exchange, self._parts, None)
+        meeting.meet(dict.fromkeys(range(len(self._parts)), DUE), counter, update=_UPDATE)
+        return [part.computed(meeting.take(part, counter)) for part in self._parts]
+
 
 class _Part:
     """Track what one callback names."""
@@ -114,35 +132,45 @@ class _Part:
     def __init__(self, callback: TrackAdditionalOutputsCallback, derive: Derive | None) -> None:
         self._callback = callback
         self._derive = derive
-        self._config = callback.config
+        self.config = callback.config
         self._interval = OutputAccumulator(callback.backend, callback.config)
         self._selector = Selector(callback.keys, callback.patterns)
         self._steps = 0
+
+    @property
+    def pooling(self) -> Pooling | None:
+        return self._callback.partners.pooling
 
     def step(self, update_outputs: Any, losses: Any) -> None:
         derived = update_outputs if self._derive is None else self._derive(update_outputs, losses)
         if derived is not None:
             outputs, selection = self._selector(derived)
-            weight = weight_of(self._config.weight, outputs) if selection.tracked else None
-            self._interval.add(selection.tracked, selection.values(outputs), 1, self._steps, weight)
+            weight = weight_of(self.config.weight, outputs) if selection.tracked else None
+            self._interval.add(selection.tracked, selection.values(outputs), _UPDATE, self._steps, weight)
         self._steps += 1
 
     def undo(self) -> None:
         self._interval.undo()
 
-    def computed(self) -> Computed:
-        return Computation(self._config).compute(self._interval.partials(), 1)
+    def own_partials(self) -> Partials:
+        return self._interval.partials()
+
+    def computed(self, pooled: Pooled | None) -> Computed:
+        computation = Computation(self.config)
+        if pooled is None:
+            return computation.compute(self._interval.partials(), _UPDATE)
+        return computation.compute(pooled.partials, POOLED, pooled.lasts)
 
     def scalars(self, prefix: str, computed: Computed) -> dict[str, Any]:
-        if not self._config.log_output:
+        if not self.config.log_output:
             return {}
-        end = f"/{self._config.interval}"
+        end = f"/{self.config.interval}"
         named = computed.scalars(end[1:])
         return {f"{prefix}/{name.removesuffix(end)}": value for name, value in named.items()}
 
     def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> list[NoetherError]:
         out = self._callback.out
-        if out is not None and (arrays := computed.arrays()):
+        if out is not None and (self.pooling is None or self.pooling.is_main) and (arrays := computed.arrays()):
             path = out.parent / prefix / f"{counter.cur_iteration}.safetensors"
             if (error := save_arrays(writer, path, arrays)) is not None:
                 return [error]
@@ -150,7 +178,7 @@ class _Part:
 
     def report(self, computed: Computed) -> str:
         partials = computed.nonfinite
-        if self._config.nonfinite != "raise" or partials is None:
+        if self.config.nonfinite != "raise" or partials is None:
             return ""
         first = [decode_position(int(position))[1] + 1 for position in partials.statistics.first_nonfinite]
         counts = zip(partials.keys, partials.nonfinite.tolist(), partials.elements.tolist(), first, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from noether_core.callbacks.base import CallbackBase
@@ -91,12 +91,21 @@ class PeriodicCallback(CallbackBase):
         if self._unit == "epoch":
             self._advance(update_counter)
 
-    def _advance(self, update_counter: Counter) -> None:
+    def is_due(self, hooks: Sequence[str], update_counter: Counter) -> bool:
+        """Tell whether the interval ends when these hooks are called."""
+        own = "after_epoch" if self._unit == "epoch" else "after_update"
+        return own in hooks and self._has_ended(update_counter)
+
+    def _has_ended(self, update_counter: Counter) -> bool:
         before, now = self._reached, self._count(update_counter)
         if before is None:  # no hook came before: only what a single update or epoch adds can be known
             before = now - (getattr(update_counter, "effective_batch_size", 1) if self._unit == "sample" else 1)
-        self._reached = now
-        if self.interval.ends_between(before, now):
+        return self.interval.ends_between(before, now)
+
+    def _advance(self, update_counter: Counter) -> None:
+        has_ended = self._has_ended(update_counter)
+        self._reached = self._count(update_counter)
+        if has_ended:
             self.periodic_callback(interval_type=self._unit, update_counter=update_counter)
 
     def at_eval(self, *, update_counter: Counter, **_: Any) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from noether_core.algebra.position import decode_position
+from noether_core.callbacks.emission import log_scalars, nonfinite_error, save_arrays
 from noether_core.callbacks.hooks import next_position
 from noether_core.callbacks.matches import Matched, Matches
+from noether_core.callbacks.meeting import POOLED
+from noether_core.callbacks.partners import Partners
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.log_writer import BoundLogWriter, save_arrays
-from noether_core.errors import NoetherError, NonFiniteError
+from noether_core.errors import NoetherError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.computed import Computed
+from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
+from noether_core.reduce.pool import Pooled
 from noether_core.reduce.state import DAMAGE, damaged, listed, pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selector, select, weight_of
@@ -32,12 +36,15 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         callback_config: a `TrackAdditionalOutputsCallbackConfig`.
         title: what messages and `logging` call it; by default its class, interval, keys and patterns.
         backend: the front-end's, for a callback that holds this one; the front-ends' classes have theirs.
+        processes: what talks to the other processes whose values are pooled with this one's; None: all that the framework was
+            told of; 1: none. A run has one for all its callbacks.
         **arguments: see `CallbackBase`.
 
     Attributes:
         keys, patterns, reduce, verbose, log_output, save_output: as in the config.
         out: the directory of the saved arrays, or None.
         sources: give what was reduced, to be merged: of what the hooks were given, and elsewhere.
+        partners: the other processes.
 
     Raises:
         NoetherError: if the config asks for what this version cannot do.
@@ -51,6 +58,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         *,
         title: str | None = None,
         backend: Backend | None = None,
+        processes: Exchange | Literal[1] | None = None,
         **arguments: Any,
     ) -> None:
         config = self.config = callback_config
@@ -75,17 +83,22 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._position = (-1, -1)
         self._before = (self._position, self._matches.so_far, False)
         self._emitted_at = -1
+        self._unmatched: list[str] = []
+        self.partners = Partners(self, self.backend, processes, self.output_path)
 
     def __str__(self) -> str:
-        parts = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
-        return self._title or f"TrackAdditionalOutputsCallback({parts})"
+        about = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
+        return self._title or f"TrackAdditionalOutputsCallback({about})"
 
     # ------------------------------------------------------------------ each accumulation step
 
     def before_training(self, *, update_counter: Counter, **_: Any) -> None:
-        """Note where training starts."""
+        """Note where training starts, and meet the other processes, if there are any."""
         super().before_training(update_counter=update_counter)
         self._position = (-1, -1)
+        pooling = self.partners.pooling
+        if pooling is not None and self.partners.drives:
+            pooling.begin(self.config.model_dump_json().encode("utf-8"))
 
     def track_after_accumulation_step(
         self,
@@ -166,100 +179,88 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         If training ends in an update's middle, `last` writes nothing for a key that this update had a value of: it keeps the
         newest value only, and that one is of no iteration.
         """
-        if not self._partials().keys:
-            return
+        pooling = self.partners.pooling
+        if pooling is None and self.has_rest(update_counter):
+            self._emit(update_counter)
+        if pooling is not None and self.partners.drives and (errors := pooling.finish(update_counter, has_rest=True)):
+            raise errors[0]
+
+    def has_rest(self, update_counter: Counter) -> bool:
+        """Tell whether there is an interval under way that is to be logged when training ends; drop what is not."""
+        if not self.own_partials().keys:
+            return False
         if self._emitted_at == update_counter.update:
             self.logger.warning("training ended in an update's middle, right after an interval: its steps are left out")
-        else:
-            self._emit(update_counter)
+            self._reset()
+            return False
+        return True
 
     def _emit(self, update_counter: Counter) -> None:
-        self._refuse_processes()
+        pooling = self.partners.pooling
         try:
-            computed = self._computed(update_counter.update)
+            pooled = None if pooling is None else pooling.take(self, update_counter)
+            computed = self._computed(update_counter.update) if pooled is None else self._computed_of_all(pooled)
         finally:  # also of what cannot be fetched: it would mix with the next interval
-            for source in self.sources:
-                source.reset()
-        unmatched = self._matches.unmatched()
-        self._matches.so_far = Matched()
+            self._reset()
         self._emitted_at = update_counter.update
-        error = self._log(computed.scalars(str(self.interval))) if self.log_output or self.verbose else None
-        if self.out is not None and (arrays := computed.arrays()):
+        self._write(computed, update_counter, pooled)
+
+    def emit(self, update_counter: Counter, pooled: Pooled, *, resets: bool) -> None:
+        """Log and save what all processes have; `resets` if this process's interval has ended too."""
+        if resets:
+            self._reset()
+            self._emitted_at = update_counter.update
+        self._write(self._computed_of_all(pooled), update_counter, pooled)
+
+    def _reset(self) -> None:
+        for source in self.sources:
+            source.reset()
+        self._unmatched = self._matches.unmatched()
+        self._matches.so_far = Matched()
+
+    def _write(self, computed: Computed, update_counter: Counter, pooled: Pooled | None) -> None:
+        """Log and save an interval's numbers, and raise what is wrong with them."""
+        error = None
+        if self.partners.logs and (self.log_output or self.verbose):
+            writer = self.log_writer if self.log_output else None
+            error = log_scalars(writer, self.logger, computed.scalars(str(self.interval)), verbose=self.verbose)
+        if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
             error = error or save_arrays(self.log_writer, path, arrays)
         if error is not None or computed.errors:
             raise error or computed.errors[0]
-        if self.config.nonfinite == "raise" and computed.nonfinite is not None:
-            self._raise_nonfinite(computed.nonfinite)
-        self._matches.warn_of(unmatched, "in a whole interval")
+        if self.config.nonfinite == "raise" and (odd := computed.nonfinite) is not None:
+            raise nonfinite_error(str(self), odd, {} if pooled is None else pooled.first_processes)
+        self._matches.warn_of(self._unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
         """Return what the interval under way gives at its end."""
         lone = self._interval.lone_values() if len(self.sources) == 1 else None
         if lone is None:
-            return self._computation.compute(self._partials(), update)
+            return self._computation.compute(self.own_partials(), update)
         tallies, values = lone
         return self._computation.of_lone_values(tallies.keys, tallies.wide, values)
 
-    def _log(self, scalars: Mapping[str, Any]) -> Exception | None:
-        """Log everything that can be logged; return the first error."""
-        writer = self.log_writer
-        if not self.log_output:
-            for log_key, value in scalars.items():
-                self.logger.info("%s: %s", log_key, format(value, ".5f"))
-            return None
-        told: dict[str, Any] = {"logger": self.logger, "format_str": ".5f"} if self.verbose else {}
-        if isinstance(writer, BoundLogWriter):
-            calls = [partial(writer.add_scalars, scalars, **told)]
-        else:  # the user's own
-            calls = [partial(writer.add_scalar, key=key, value=value, **told) for key, value in scalars.items()]
-        first = None
-        for call in calls:
-            try:
-                call()
-            except Exception as error:
-                first = first or error
-        return first
+    def _computed_of_all(self, pooled: Pooled) -> Computed:
+        return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts)
 
-    def _partials(self) -> Partials:
-        """Return what the interval under way has, the config's keys first. This waits for the device."""
-        partials = reduce(merge_partials, [source.partials() for source in self.sources])
+    def own_partials(self) -> Partials:
+        """Return what this process has of the interval under way, the config's keys first. This waits for the device."""
+        return self._in_order(reduce(merge_partials, [source.partials() for source in self.sources]))
+
+    def _in_order(self, partials: Partials) -> Partials:
         if partials.keys[: len(self.keys)] == tuple(self.keys):
             return partials
         present = set(partials.keys)
         exact = (key for key in self.keys if key in present)
         return partials.in_order(tuple(dict.fromkeys([*exact, *partials.keys])))
 
-    def _refuse_processes(self) -> None:
-        _, processes = self.backend.processes()
-        if processes > 1:
-            raise NoetherError(
-                f"{self} runs in one of {processes} processes; this version reduces within one process only,"
-                " so the numbers would be this process's alone. Train in one process"
-            )
-
-    def _raise_nonfinite(self, partials: Partials) -> None:
-        report = []
-        process, _ = self.backend.processes()
-        for key, nan, positive, negative, position, elements in zip(
-            partials.keys, *partials.statistics[-4:], partials.elements, strict=True
-        ):
-            update, step = decode_position(int(position))
-            report.append(
-                f"{key!r}: {nan} NaN, {positive} +inf, {negative} -inf of {elements} values, first at update {update},"
-                f" accumulation step {step}, process {process}"
-            )
-        raise NonFiniteError(
-            f"{self} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"
-            " nonfinite: propagate or nonfinite: skip goes on training"
-        )
-
     # ------------------------------------------------------------------ what others may read
 
     @property
     def tracked_values(self) -> dict[str, list[Any]]:
         """Return, for each key of the interval under way, its finished values so far. Reading it waits for the device."""
-        partials = self._partials()
+        partials = self.own_partials()
         values: dict[str, list[Any]] = {key: [] for key in partials.keys}
         for key in partials.keys:  # each as of the last update that it had
             newest = partials.last.get(key)
@@ -269,7 +270,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way as plain arrays, numbers and strings, the same for every framework."""
-        return pack(self._partials()) | {
+        return pack(self.own_partials()) | {
             "reached": -1 if self._reached is None else self._reached,
             "position": list(self._position),
             "steps": self._matches.so_far.steps,

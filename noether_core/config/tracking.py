@@ -36,6 +36,7 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     patterns: Strings | None = None
     reduce: Reductions | dict[StrictStr, Reductions] = "mean"
     weight: StrictStr | None = Field(default=None, min_length=1)
+    replicated: Strings = Field(default=[])
     verbose: StrictBool = False
     log_output: StrictBool = True
     save_output: StrictBool = False
@@ -80,6 +81,10 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
             patterns = (name for name in wanted if name in key)
             wanted = wanted[key] if key in wanted else wanted.get(next(patterns, ""), "mean")
         return tuple(wanted) if isinstance(wanted, list) else (wanted,)
+
+    def is_replicated(self, key: str) -> bool:
+        """Tell whether every process computes the same value of a key, so that it counts once: an exact name or a pattern."""
+        return any(name in key for name in self.replicated)
 
     def log_key(self, key: str, reduction: Reduction) -> str:
         """Return the name under which a reduction of a key is logged."""

@@ -7,18 +7,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file, at once or in parts, by way of a temporary one: write, fsync, rename. The directory is made if need be."""
+def write_whole(path: Path, data: bytes | Iterable[bytes], *, is_durable: bool = True) -> None:
+    """Write a file, at once or in parts, by way of a temporary one: write, fsync, rename. The directory is made if need be.
+
+    A file that is not `is_durable` is whole too when this process is killed, but not when the machine is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if not is_durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # makes the rename itself durable

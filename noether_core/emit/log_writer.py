@@ -9,9 +9,6 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from noether_core.emit.arrays import write_savable
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
@@ -47,9 +44,10 @@ class LogWriter:
         trackers: are given each entry after it is in the file, each on a thread of its own unless it is `inline`: the caller
             never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
             later from the file.
+        keeps_all: whether all entries stay in memory where no file has them.
 
     Attributes:
-        log_entries: the entries that are flushed, all of them; with a run directory, whose file has all, the newest 1,000.
+        log_entries: the entries that are flushed, all of them or the newest 1,000.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -58,12 +56,18 @@ class LogWriter:
     """
 
     def __init__(
-        self, output_path: str | Path | None = None, *, update_counter: Counter, trackers: Sequence[Tracker] = ()
+        self,
+        output_path: str | Path | None = None,
+        *,
+        update_counter: Counter,
+        trackers: Sequence[Tracker] = (),
+        keeps_all: bool = True,
     ) -> None:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
         self._path = None if output_path is None else Path(output_path)
         self._log = None if self._path is None else StartLog(self._path)
+        self._keeps_all = keeps_all and self._path is None
         self._earlier: list[tuple[StartLog, int]] = []  # of this writer, and up to which update what they wrote stands
         self._feeds = Feeds(trackers, self._path)
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
@@ -227,7 +231,7 @@ class LogWriter:
             self.log_entries[-1].update(entry)
         else:
             self.log_entries.append(entry)
-            if self._log is not None and len(self.log_entries) > WINDOW:
+            if not self._keeps_all and len(self.log_entries) > WINDOW:
                 del self.log_entries[0]
         self._flushed = len(self._parts)
         self._feeds.put(entry)
@@ -290,10 +294,3 @@ class BoundLogWriter:
         self.add_values = partial(writer.add_values, source=source)
         self.note_arrays = writer.note_arrays
         self.current_values = writer.current_values
-
-
-def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
-    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
-    if isinstance(writer, LogWriter | BoundLogWriter):
-        writer.note_arrays(path)
-    return write_savable(path, arrays)

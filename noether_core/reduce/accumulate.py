@@ -11,14 +11,14 @@ import numpy as np
 
 from noether_core.algebra.expansion import Array
 from noether_core.algebra.numpy_ops import NUMPY
-from noether_core.algebra.position import encode_position
+from noether_core.algebra.position import decode_position, encode_position
 from noether_core.algebra.sums import Fields, Statistics, each, empty
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.layout import Step, Taken
-from noether_core.reduce.partial import Newest, Partials, merge_partials, no_partials
+from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials
 from noether_core.reduce.plan import MOST_PLANS, DeviceGroup, GroupPlan, Plan, Planner, Tallies
 
 
@@ -28,7 +28,7 @@ class _Copy(NamedTuple):
     group: DeviceGroup
     array: Array
     at: int | None
-    update: int
+    position: int
 
 
 class _Use(NamedTuple):
@@ -36,7 +36,7 @@ class _Use(NamedTuple):
 
     steps: int
     number: int
-    update: int
+    position: int
     taken: tuple[Taken, ...]
 
     def copies(self, plan: Plan) -> Iterator[tuple[str, _Copy]]:
@@ -44,7 +44,7 @@ class _Use(NamedTuple):
         for part, taken in zip(plan.groups, self.taken, strict=True):
             for key, group, index in part.kept:
                 array = taken.arrays[index] if group < 0 else taken.rows[group]
-                yield key, _Copy(part.group, array, None if group < 0 else index, self.update)
+                yield key, _Copy(part.group, array, None if group < 0 else index, self.position)
 
 
 class _Interval(NamedTuple):
@@ -120,7 +120,7 @@ class OutputAccumulator:
             for key, value in zip(keys, values, strict=True):
                 self._planner.inspect(key, value)  # a value that was deleted looks as before, and is named here
             raise
-        self._interval = _noted(interval, plan, states, tuple(taken), update)
+        self._interval = _noted(interval, plan, states, tuple(taken), position)
 
     def undo(self) -> None:
         """Forget the last step, which nobody has looked at since."""
@@ -149,8 +149,11 @@ class OutputAccumulator:
 
         if copies:
             partials = partials._replace(
-                last={key: Newest(value(copy), copy.update) for key, copy in newest.items()},
-                stack={key: tuple(map(value, stack)) for key, stack in stacks.items()},
+                last={key: Newest(value(copy), *decode_position(copy.position)) for key, copy in newest.items()},
+                stack={
+                    key: Stack(tuple(map(value, stack)), np.array([copy.position for copy in stack], np.int64))
+                    for key, stack in stacks.items()
+                },
             )
         return merge_partials(interval.carried, partials).in_order(_keys(interval))
 
@@ -190,7 +193,7 @@ class OutputAccumulator:
 
     def load(self, partials: Partials) -> None:
         """Go on from what another accumulator had, of this framework or another."""
-        shapes = {key: stack[0].shape for key, stack in partials.stack.items()}
+        shapes = {key: stack.values[0].shape for key, stack in partials.stack.items()}
         self._interval = self._before = _Interval(partials, shapes=shapes)
 
     def reset(self) -> None:
@@ -215,14 +218,14 @@ def _check_shapes(plan: Plan, earlier: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
-def _noted(interval: _Interval, plan: Plan, states: Mapping[DeviceGroup, Any], taken: Any, update: int) -> _Interval:
+def _noted(interval: _Interval, plan: Plan, states: Mapping[DeviceGroup, Any], taken: Any, position: int) -> _Interval:
     """Return the interval with one more step."""
     if len(interval.uses) > MOST_PLANS:
         interval = interval._replace(
             uses={}, keys=_keys(interval), tallies=_tallied(interval), copies=_newest(interval)
         )
     used = interval.uses.get(plan)
-    use = _Use(1 if used is None else used.steps + 1, interval.steps, update, taken if plan.keeps else ())
+    use = _Use(1 if used is None else used.steps + 1, interval.steps, position, taken if plan.keeps else ())
     stacked, shapes = interval.stacked, interval.shapes
     if plan.shapes:
         stacked, shapes = (stacked, plan, use), {**shapes, **plan.shapes}

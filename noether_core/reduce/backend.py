@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from noether_core.reduce.eager import PendingReducer
+from noether_core.reduce.exchange import Exchange
 
 
 class ValueType(NamedTuple):
@@ -69,6 +70,18 @@ class Backend(Protocol):
 
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
+
+    def exchange(self, time_limit: float) -> Exchange | None:
+        """Return what talks to the other processes that the framework was told of; None if there are none.
+
+        All of them make this call.
+
+        Args:
+            time_limit: seconds that one waits for the others.
+
+        Raises:
+            NoetherError: if they cannot be talked to.
+        """
 
     def to_numpy(self, values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
         """Return copies of the framework's arrays on the host."""

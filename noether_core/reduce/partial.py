@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,10 +16,32 @@ Vector = np.ndarray[Any, Any]
 
 
 class Newest(NamedTuple):
-    """Hold a key's newest value, in its own dtype and shape, and the update (from 1) that had it."""
+    """Hold a key's newest value, in its own dtype and shape, and the update (from 1) and its step (from 0) that had it."""
 
     value: np.ndarray[Any, Any]
     update: int
+    step: int = 0
+
+
+class Stack(NamedTuple):
+    """Hold every value of a key, in the order of their positions.
+
+    Attributes:
+        values: the values, each in its own dtype.
+        positions: int64, the position of each (`noether_core.algebra.position`).
+    """
+
+    values: tuple[np.ndarray[Any, Any], ...]
+    positions: Vector
+
+    def merge(self, other: Stack) -> Stack:
+        """Return both, in the order of their positions; of equal positions the first one's come first."""
+        values = self.values + other.values
+        positions = np.concatenate([self.positions, other.positions])
+        if self.positions[-1] <= other.positions[0]:
+            return Stack(values, positions)
+        order = np.argsort(positions, kind="stable")
+        return Stack(tuple([values[at] for at in order.tolist()]), positions[order])
 
 
 class Partials(NamedTuple):
@@ -33,7 +55,7 @@ class Partials(NamedTuple):
         whole: bool, whether all values were ints or bools.
         weighted: bool, whether a weight weighs them: all but the weight itself, where the config names one.
         last: the newest value of each key of which it is kept.
-        stack: every value in order, of each key whose values are stacked.
+        stack: every value, of each key whose values are stacked.
     """
 
     keys: tuple[str, ...]
@@ -43,7 +65,7 @@ class Partials(NamedTuple):
     whole: Vector
     weighted: Vector
     last: Mapping[str, Newest] = {}
-    stack: Mapping[str, tuple[np.ndarray[Any, Any], ...]] = {}
+    stack: Mapping[str, Stack] = {}
 
     @property
     def fields(self) -> Fields:
@@ -83,17 +105,20 @@ def no_partials(fields: Fields) -> Partials:
 
 
 def merge_partials(a: Partials, b: Partials) -> Partials:
-    """Return what the keys have of two parts of an interval, `b` the later where both saw the same update."""
+    """Return what the keys have of two parts of an interval, `b` the later where both saw the same accumulation step."""
     if not a.keys or not b.keys:
         return b if not a.keys else a
     keys = tuple(dict.fromkeys([*a.keys, *b.keys]))
-    first, second = (_spread(part, keys) for part in (a, b))
+    first, second = (spread(part, keys) for part in (a, b))
     with np.errstate(over="ignore", invalid="ignore"):
         statistics = merge(NUMPY, first.statistics, second.statistics)
     newest = dict(a.last)
     for key, value in b.last.items():
-        if key not in newest or value.update >= newest[key].update:
+        if key not in newest or value[1:] >= newest[key][1:]:
             newest[key] = value
+    stacks = dict(a.stack)
+    for key, stack in b.stack.items():
+        stacks[key] = stacks[key].merge(stack) if key in stacks else stack
     return Partials(
         keys,
         statistics,
@@ -102,16 +127,24 @@ def merge_partials(a: Partials, b: Partials) -> Partials:
         first.whole & second.whole,
         first.weighted | second.weighted,
         newest,
-        {key: a.stack.get(key, ()) + b.stack.get(key, ()) for key in keys if key in a.stack or key in b.stack},
+        stacks,
     )
 
 
-def _spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
-    """Return the vectors with an element for each of `keys`, of nothing for those that are not there."""
+def merge_all(parts: Sequence[Partials]) -> Partials:
+    """Return what the keys have of parts of an interval, at least one, in order; by halves, so that stacks stay cheap."""
+    while len(parts) > 1:
+        pairs = [merge_partials(*pair) for pair in zip(parts[::2], parts[1::2], strict=False)]
+        parts = [*pairs, parts[-1]] if len(parts) % 2 else pairs
+    return parts[0]
+
+
+def spread(partials: Partials, keys: tuple[str, ...]) -> Partials:
+    """Return what keys have with an element for each of `keys`, which are more: of nothing for those that are not there."""
     if partials.keys == keys:
         return partials
     place = {key: at for at, key in enumerate(keys)}
-    at = np.array([place[key] for key in partials.keys])
+    at = np.array([place[key] for key in partials.keys], np.int64)
 
     def put(blank: Vector, values: Vector) -> Vector:
         blank[at] = values

@@ -1,0 +1,173 @@
+"""Meet the other processes at an interval's end: offer what each callback has, and keep what came of it until it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
+from noether_core.emit.state_file import decode_state, encode_state
+from noether_core.emit.unmerged import discard_unmerged, save_unmerged
+from noether_core.errors import NoetherError, ProcessesMissingError, listing, warn
+from noether_core.reduce.agreement import DUE, NOTHING, Offer
+from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.lasts import lasts_of
+from noether_core.reduce.partial import Newest, Partials, merge_partials, no_partials
+from noether_core.reduce.pool import Pool, Pooled, Round
+from noether_core.reduce.stacking import stacked
+from noether_core.reduce.state import pack, unpack
+from noether_core.schedule import Counter
+
+POOLED = 0  # what stands for the update of a newest value that is pooled
+
+
+class Source(Protocol):
+    """List what is needed of whoever has values to pool."""
+
+    @property
+    def config(self) -> TrackAdditionalOutputsCallbackConfig:
+        """Return what is wanted of them."""
+
+    def own_partials(self) -> Partials:
+        """Return what this process has of the interval under way. This may wait for the device."""
+
+
+class Meeting:
+    """Pool what some callbacks have.
+
+    Args:
+        exchange: talks to the other processes.
+        sources: the callbacks, in the same order in each process.
+        path: the run directory, to which each process saves what it has before it meets the others; None saves nothing.
+
+    Attributes:
+        found: by a source's number, what it is to take: what all processes have, or an error.
+    """
+
+    def __init__(self, exchange: Exchange, sources: Sequence[Source], path: Path | None) -> None:
+        self.exchange = exchange
+        self.found: dict[int, Pooled | Exception] = {}
+        self._sources = sources
+        self._path = path
+        self._pool = Pool(exchange, [source.config for source in sources])
+
+    def meet(
+        self, urgencies: Mapping[int, int], at: Counter, *, is_final: bool = False, update: int | None = None
+    ) -> Round | None:
+        """Pool, and keep what was found for `take`; None if some processes did not come.
+
+        Args:
+            urgencies: by a source's number, how urgent it is (`noether_core.reduce.agreement`); the others offer nothing.
+            at: where this process is.
+            is_final: whether it has ended its training.
+            update: the update of which the newest values are; None: where it is.
+        """
+        update = int(at.update) if update is None else update
+        offers, failure = self._offers(urgencies, update)
+        self._save(urgencies, offers, at)
+        keys = [key for offer in offers for key in offer.partials.keys]
+        what = f"pool the interval that ends at {at.cur_iteration}, of {listing(map(repr, keys)) or 'no keys'}"
+        iteration = int(at.epoch), int(at.update), int(at.sample)
+        try:
+            found = self._pool.pool(offers, iteration, what, is_final=is_final, has_failed=failure is not None)
+            pooled = self._with_arrays(found.pooled, offers, update)
+        except ProcessesMissingError as error:
+            self._advise(error)
+            self.found = dict.fromkeys(urgencies, error)
+            return None
+        if failure is None and found.failed >= 0:
+            failure = NoetherError(
+                f"process {found.failed} could not say what it has of the interval that ends at {at.cur_iteration}; its own"
+                " error says why"
+            )
+        self.found = dict.fromkeys(urgencies, failure) if failure is not None else {**pooled}
+        if failure is None and self._path is not None:
+            discard_unmerged(self._path, at.cur_iteration, self.exchange.index, self.exchange.count)
+        for warning in found.warnings if self.exchange.index == 0 else ():
+            warn(warning)
+        return found
+
+    def take(self, source: Source, at: Counter) -> Pooled:
+        """Return what all processes have of what ends now; they meet for it, if they have not yet.
+
+        Raises:
+            ProcessesMissingError: if some did not come; NoetherError: if one cannot say what it has.
+        """
+        number = self._sources.index(source)
+        if number not in self.found:
+            self.meet({number: DUE}, at)
+        found = self.found.pop(number)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _offers(self, urgencies: Mapping[int, int], update: int) -> tuple[list[Offer], Exception | None]:
+        offers, failure = [], None
+        for number, source in enumerate(self._sources):
+            none = no_partials(fields_of(source.config))
+            offer = Offer(none, NOTHING, lasts_of(none, update))
+            if number in urgencies:
+                try:
+                    partials = source.own_partials()
+                    offer = Offer(partials, urgencies[number], lasts_of(partials, update))
+                except Exception as error:
+                    failure = failure or error
+            offers.append(offer)
+        return offers, failure
+
+    def save(self, urgencies: Mapping[int, int], at: Counter) -> None:
+        """Save what this process has, for `noether-parity merge`."""
+        self._save(urgencies, self._offers(urgencies, int(at.update))[0], at)
+
+    def _save(self, urgencies: Mapping[int, int], offers: Sequence[Offer], at: Counter) -> None:
+        if self._path is not None and urgencies:
+            parts = {number: pack(offers[number].partials) for number in urgencies}
+            save_unmerged(self._path, at.cur_iteration, self.exchange.index, self.exchange.count, parts)
+
+    def _advise(self, error: ProcessesMissingError) -> None:
+        if self._path is not None:
+            error.add_note(
+                "What this process has of it is saved; when the others have saved theirs,"
+                f" `noether-parity merge {self._path}` makes the entry"
+            )
+
+    # ------------------------------------------------------------------ arrays
+
+    def _with_arrays(self, pooled: Mapping[int, Pooled], offers: Sequence[Offer], update: int) -> dict[int, Pooled]:
+        """Return what was pooled, on the main process with the arrays to save: gathered to it alone."""
+        saved = [number for number in pooled if _saves_arrays(self._sources[number].config)]
+        if not saved:
+            return dict(pooled)
+        state = {str(number): pack(_arrays_of(offers[number].partials, update)) for number in saved}
+        gathered = self.exchange.gather_to_main(encode_state(state))
+        if gathered is None:
+            return dict(pooled)
+        states = [decode_state(data, f"process {index}") for index, data in enumerate(gathered)]
+        return {
+            number: _with_gathered(each, [unpack(state[str(number)]) for state in states]) if number in saved else each
+            for number, each in pooled.items()
+        }
+
+
+def _saves_arrays(config: TrackAdditionalOutputsCallbackConfig) -> bool:
+    return config.save_output and bool({"last", "stack"} & config.asked)
+
+
+def _arrays_of(partials: Partials, update: int) -> Partials:
+    """Return the keys that have arrays: the newest values, as far as they are of this update, and the stacked ones."""
+    last = {key: newest for key, newest in partials.last.items() if newest.update == update}
+    keys = tuple(key for key in partials.keys if key in last or key in partials.stack)
+    return partials._replace(last=last).in_order(keys)
+
+
+def _with_gathered(pooled: Pooled, parts: Sequence[Partials]) -> Pooled:
+    """Return what was pooled with the processes' newest values along a leading axis, and their stacked ones in order."""
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merge_partials(merged, part)
+    last = {}
+    for key in merged.last:
+        values = [part.last[key].value for part in parts if key in part.last]
+        last[key] = Newest(stacked(key, values), POOLED, 0)
+    return pooled._replace(partials=pooled.partials._replace(last=last, stack=merged.stack))

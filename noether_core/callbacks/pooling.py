@@ -1,0 +1,124 @@
+"""Let the callbacks of a run log what all processes have: one meeting at an interval's end, for all callbacks that are due."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from noether_core.callbacks.meeting import Meeting, Source
+from noether_core.emit.log_writer import LogWriter
+from noether_core.errors import NoetherError
+from noether_core.reduce.agreement import DUE, REST
+from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.pool import Iteration, Pooled
+from noether_core.schedule import UNITS, Counter, TrainingIteration, UpdateCounter
+
+
+class Member(Source, Protocol):
+    """List what is needed of a tracking callback."""
+
+    def is_due(self, hooks: Sequence[str], update_counter: Counter) -> bool:
+        """Tell whether its interval ends when these hooks are called."""
+
+    def has_rest(self, update_counter: Counter) -> bool:
+        """Tell whether there is an interval under way that is to be logged when training ends; drop what is not."""
+
+    def emit(self, update_counter: Counter, pooled: Pooled, *, resets: bool) -> None:
+        """Log and save what was pooled; `resets` if this process's interval has ended too."""
+
+
+class Pooling:
+    """Pool the intervals of a run's tracking callbacks, or of a single one.
+
+    Args:
+        exchange: talks to the other processes.
+        members: the callbacks, in the same order in each process.
+        path: the run directory; see `Meeting`.
+
+    Attributes:
+        is_main: whether this process writes.
+    """
+
+    def __init__(self, exchange: Exchange, members: Sequence[Member], path: Path | None) -> None:
+        self.exchange = exchange
+        self.is_main = exchange.index == 0
+        self._members = members
+        self._meeting = Meeting(exchange, members, path)
+        self.take = self._meeting.take
+
+    def begin(self, config: bytes) -> None:
+        """Make sure that all processes track alike.
+
+        Args:
+            config: what this process tracks, and how.
+
+        Raises:
+            NoetherError: if they do not; ProcessesMissingError: if some do not come.
+        """
+        self.exchange.arrive("begin the training")
+        digests = self.exchange.all_gather(hashlib.blake2b(config, digest_size=16).digest())
+        others = [at for at, digest in enumerate(digests) if digest != digests[0]]
+        if others:
+            raise NoetherError(
+                f"the {self.exchange.count} processes track different things: the config of process"
+                f" {', '.join(map(str, others))} is not that of process 0 (callbacks, updates_per_epoch, effective_batch_size,"
+                " accumulation_steps or end); give all of them the same"
+            )
+
+    def before(self, hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
+        """Pool what is due when these hooks are called, for the callbacks to `take`; return what was raised.
+
+        What is due in other processes alone is logged here.
+        """
+        due = [number for number, member in enumerate(self._members) if member.is_due(hooks, update_counter)]
+        if not due:
+            return []
+        self._meeting.meet(dict.fromkeys(due, DUE), update_counter)
+        return self._emit([number for number in self._meeting.found if number not in due], update_counter, resets=False)
+
+    def finish(self, update_counter: Counter, *, has_rest: bool, writer: LogWriter | None = None) -> list[Exception]:
+        """End this process's training: go on meeting the others until theirs has ended too; return what was raised.
+
+        Args:
+            update_counter: where this process is.
+            has_rest: whether intervals that never ended are logged.
+            writer: is shown where the furthest process is, and flushed.
+        """
+        errors: list[Exception] = []
+        rest = [number for number, member in enumerate(self._members) if member.has_rest(update_counter) and has_rest]
+        while True:
+            found = self._meeting.meet(dict.fromkeys(rest, REST), update_counter, is_final=True)
+            counter = update_counter if found is None else _counter(found.iteration)
+            if writer is not None and self._meeting.found:
+                writer.update_counter = counter
+            errors += self._emit(list(self._meeting.found), counter, resets=True)
+            if writer is not None:
+                writer.flush()
+            if found is None or found.are_all_final or found.failed >= 0:
+                self.exchange.close()
+                return errors
+            rest = [number for number in rest if number not in found.pooled]
+
+    def abandon(self, update_counter: Counter) -> None:
+        """End this process's training without the others, after an error; what it has is saved for `noether-parity merge`."""
+        rest = [number for number, member in enumerate(self._members) if member.has_rest(update_counter)]
+        self._meeting.save(dict.fromkeys(rest, REST), update_counter)
+        self.exchange.close()
+
+    def _emit(self, numbers: Sequence[int], update_counter: Counter, *, resets: bool) -> list[Exception]:
+        errors = []
+        for number in numbers:
+            found = self._meeting.found.pop(number)
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                self._members[number].emit(update_counter, found, resets=resets)
+            except Exception as error:
+                errors.append(error)
+        return errors
+
+
+def _counter(iteration: Iteration) -> UpdateCounter:
+    return UpdateCounter(TrainingIteration(**dict(zip(UNITS, iteration, strict=True))))

@@ -1,0 +1,130 @@
+"""Make the processes of a training agree on the keys of a callback: by a hash while they do, by lists of keys where not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import listing
+from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.partial import Partials, Vector
+
+NOTHING, REST, DUE = 0, 1, 2  # what a callback has: nothing to give, an interval that never ended, one that ends now
+WORDS = 5  # of a callback, in the header
+_MOST_UNSEEN = 1000  # keys that are remembered though nobody has them any more
+
+_Keys = tuple[str, ...]
+
+
+class Offer(NamedTuple):
+    """Say what a process has of one callback's interval.
+
+    Attributes:
+        partials: what is reduced.
+        urgency: `NOTHING`, `REST` or `DUE`.
+        lasts: the newest values that are single numbers, as statistics of one value each, under their keys.
+    """
+
+    partials: Partials
+    urgency: int
+    lasts: Partials
+
+
+class Agreement:
+    """Remember the keys of one callback that the processes agreed on.
+
+    Args:
+        config: the callback's.
+
+    Attributes:
+        keys: of its values.
+        lasts: of its newest single numbers.
+    """
+
+    def __init__(self, config: TrackAdditionalOutputsCallbackConfig) -> None:
+        self.config = config
+        self.keys: _Keys = ()
+        self.lasts: _Keys = ()
+        self._replicated: dict[str, bool] = {}
+
+    def known(self, offer: Offer) -> tuple[_Keys, _Keys]:
+        """Return the keys agreed on, and after them those that this process has besides."""
+        if offer.partials.keys == self.keys and offer.lasts.keys == self.lasts:
+            return self.keys, self.lasts
+        return (
+            tuple(dict.fromkeys([*self.keys, *offer.partials.keys])),
+            tuple(dict.fromkeys([*self.lasts, *offer.lasts.keys])),
+        )
+
+    def replicated(self) -> Vector:
+        """Return the places of the keys of which every process has the same value."""
+        for key in self.keys if self.config.replicated else ():
+            if key not in self._replicated:
+                self._replicated[key] = self.config.is_replicated(key)
+        return np.array([at for at, key in enumerate(self.keys) if self._replicated.get(key, False)], np.int64)
+
+    def forget(self, seen: _Keys, lasts: _Keys) -> None:
+        """Forget keys that nobody has any more, when they are many; all processes do so alike."""
+        if len(self.keys) > 2 * len(seen) + _MOST_UNSEEN:
+            self.keys, self.lasts = seen, lasts
+            self._replicated.clear()
+
+
+def header_words(offer: Offer, known: tuple[_Keys, _Keys]) -> Vector:
+    """Return what a callback has of the header: its urgency, and hashes of its keys, known and as they came, with negatives."""
+    schema, order = hash_of(known), hash_of(offer.partials.keys)
+    return np.array([offer.urgency, schema, -schema, order, -order], np.int64)
+
+
+def agree(
+    exchange: Exchange, agreements: Sequence[Agreement], known: Sequence[tuple[_Keys, _Keys]], words: Vector
+) -> list[str]:
+    """Make sure that all processes know the same keys of each callback; return what to warn of.
+
+    Args:
+        exchange: talks to the other processes.
+        agreements: of each callback.
+        known: the keys that this process knows, of each callback.
+        words: what the header has of each callback, [callbacks, WORDS].
+    """
+    if (words[:, 1] == -words[:, 2]).all():
+        for agreement, (keys, lasts) in zip(agreements, known, strict=True):
+            agreement.keys, agreement.lasts = keys, lasts
+        return []
+    lists = [json.loads(data) for data in exchange.all_gather(json.dumps(known).encode("ascii"))]
+    warnings = []
+    for number, agreement in enumerate(agreements):
+        of_each = [each[number] for each in lists]
+        agreement.keys, agreement.lasts = (
+            tuple(dict.fromkeys([key for both in of_each for key in both[at]])) for at in (0, 1)
+        )
+        present = [set(keys) for keys, _ in of_each]
+        lacking = {key: tuple(at for at, keys in enumerate(present) if key not in keys) for key in agreement.keys}
+        if any(lacking.values()):
+            warnings.append(_differences(lacking, len(lists)))
+    return warnings
+
+
+def _differences(lacking: Mapping[str, tuple[int, ...]], count: int) -> str:
+    by_processes: dict[tuple[int, ...], list[str]] = {}
+    for key, processes in lacking.items():
+        if processes:
+            by_processes.setdefault(processes, []).append(key)
+    told = "; ".join(
+        f"{', '.join(map(str, processes))}: {listing(map(repr, keys))}" for processes, keys in by_processes.items()
+    )
+    return (
+        f"the update outputs of the {count} processes have different keys. Not in process {told}. Each number is of the"
+        " processes that had its key; return the same keys in every process, or expect this"
+    )
+
+
+def hash_of(value: object) -> int:
+    """Return 62 bits of a hash of what JSON can hold."""
+    data = json.dumps(value).encode("ascii")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 2

@@ -1,0 +1,249 @@
+"""Pool what the processes of a training have of an interval, so that each of them gets the numbers of all.
+
+A pooling is a fixed number of collectives, whatever the keys, callbacks and processes:
+
+1. an arrival, and the greatest of a header: what is due, whether the keys agree, which limbs the sums use;
+2. the sum of limbs and counts;
+3. the greatest of extremes and positions;
+4. only where values were not finite, or extremes are ints beyond 2^53: whose they were.
+
+Where the keys do not agree, the lists of keys are exchanged once; everyone adopts the union, and remembers it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import listing
+from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree, header_words
+from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.partial import Partials, Vector, spread
+from noether_core.reduce.wire import (
+    NEUTRAL,
+    WINDOW_WORDS,
+    Greatest,
+    Ties,
+    Windows,
+    greatest_words,
+    has_second_parts,
+    read_windows,
+    read_words,
+    sum_words,
+    tie_words,
+    window_words,
+)
+
+Iteration = tuple[int, int, int]  # epoch, update, sample
+
+
+class Pooled(NamedTuple):
+    """Hold what all processes have of one callback's interval.
+
+    Attributes:
+        partials: without `last` and `stack`.
+        lasts: the newest single numbers, one of each process that has one.
+        processes: of each key, the number of the process that had the first value that was not finite.
+        contributors: how many processes had each key.
+    """
+
+    partials: Partials
+    lasts: Partials
+    processes: Vector
+    contributors: Vector
+
+    @property
+    def first_processes(self) -> dict[str, int]:
+        """Return `processes` by key."""
+        return dict(zip(self.partials.keys, self.processes.tolist(), strict=True))
+
+
+class Round(NamedTuple):
+    """Hold what a pooling gave.
+
+    Attributes:
+        iteration: the furthest that a process is at.
+        pooled: by the number of a callback, of those that are due anywhere.
+        are_all_final: whether every process has ended its training.
+        failed: the number of a process that cannot go on; -1 if there is none.
+        warnings: to be said once.
+    """
+
+    iteration: Iteration
+    pooled: Mapping[int, Pooled]
+    are_all_final: bool
+    failed: int
+    warnings: Sequence[str]
+
+
+class _Own(NamedTuple):
+    """Hold what this process gives: of each key, whether it has it, and a hash of its copy if every process has one."""
+
+    partials: Partials
+    seen: Vector
+    copies: Vector
+
+
+class Pool:
+    """Pool the intervals of a run's callbacks.
+
+    Args:
+        exchange: talks to the other processes, which make the same calls.
+        configs: the callbacks', in the same order in each process.
+    """
+
+    def __init__(self, exchange: Exchange, configs: Sequence[TrackAdditionalOutputsCallbackConfig]) -> None:
+        self._exchange = exchange
+        self._agreements = [Agreement(config) for config in configs]
+
+    def pool(
+        self,
+        offers: Sequence[Offer],
+        iteration: Iteration,
+        what: str,
+        *,
+        is_final: bool = False,
+        has_failed: bool = False,
+    ) -> Round:
+        """Return what all processes have together.
+
+        Args:
+            offers: one for each callback.
+            iteration: where this process is.
+            what: what they meet for, for the message of `ProcessesMissingError`.
+            is_final: whether this process has ended its training.
+            has_failed: whether it cannot say what it has; then every process gets to know.
+        """
+        self._exchange.arrive(what)
+        known = [agreement.known(offer) for agreement, offer in zip(self._agreements, offers, strict=True)]
+        parts = [part for offer in offers for part in (offer.partials, offer.lasts)]
+        flags = [
+            self._exchange.index + 1 if has_failed else 0,
+            int(not is_final),
+            int(any(map(has_second_parts, parts))),
+            *iteration,
+        ]
+        words = [header_words(offer, keys) for offer, keys in zip(offers, known, strict=True)]
+        header = self._exchange.all_reduce_max(np.concatenate([np.array(flags, np.int64), window_words(parts), *words]))
+        failed, is_training, has_seconds, *furthest = header[: len(flags)].tolist()
+        of_each = header[len(flags) + WINDOW_WORDS :].reshape(-1, WORDS)
+        warnings = agree(self._exchange, self._agreements, known, of_each)
+        due = [] if failed else np.flatnonzero(of_each[:, 0] >= (DUE if is_training else REST)).tolist()
+        windows = read_windows(header[len(flags) : len(flags) + WINDOW_WORDS])
+        pooled = {}
+        for number, (found, told) in self._pooled(due, offers, windows, bool(has_seconds)).items():
+            pooled[number] = _present(found, offers[number].partials.keys, of_each[number])
+            self._agreements[number].forget(pooled[number].partials.keys, pooled[number].lasts.keys)
+            warnings += told
+        return Round((furthest[0], furthest[1], furthest[2]), pooled, not is_training, failed - 1, warnings)
+
+    def _pooled(
+        self, due: Sequence[int], offers: Sequence[Offer], windows: Windows, has_seconds: bool
+    ) -> dict[int, tuple[Pooled, list[str]]]:
+        """Return what the processes have of the callbacks that are due, under all keys that are known, and warnings."""
+        if not due:
+            return {}
+        own = [part for number in due for part in self._own(self._agreements[number], offers[number])]
+        sums = _reduced(self._exchange.all_reduce_sum, [sum_words(part.partials, part.seen, windows) for part in own])
+        mine = [greatest_words(part.partials, part.copies) for part in own]
+        most = [Greatest(*rows) for rows in _reduced(self._exchange.all_reduce_max, mine)]
+        is_tied = has_seconds or any(rows[-3:].any() for rows in sums)  # counts of values that were not finite
+        ties = self._ties(own, mine, most) if is_tied else [None] * len(own)
+        read = [
+            read_words(part.partials, windows, words, greatest, tie)
+            for part, words, greatest, tie in zip(own, sums, most, ties, strict=True)
+        ]
+        found = {}
+        for at, number in enumerate(due):
+            (partials, contributors), (lasts, _) = read[2 * at : 2 * at + 2]
+            tie = ties[2 * at]
+            processes = np.full(len(partials.keys), -1) if tie is None else -tie.process
+            pooled = Pooled(partials, lasts, processes, contributors)
+            found[number] = pooled, _told_of_copies(partials.keys, most[2 * at], contributors)
+        return found
+
+    def _ties(self, own: Sequence[_Own], mine: Sequence[Greatest], most: Sequence[Greatest]) -> Sequence[Ties | None]:
+        words = [
+            tie_words(part.partials, each, greatest, self._exchange.index)
+            for part, each, greatest in zip(own, mine, most, strict=True)
+        ]
+        return [Ties(*rows) for rows in _reduced(self._exchange.all_reduce_max, words)]
+
+    def _own(self, agreement: Agreement, offer: Offer) -> tuple[_Own, _Own]:
+        """Return what this process gives of a callback, under all keys: the main one alone what every process has alike."""
+        partials, keys = offer.partials, agreement.keys
+        present = set(partials.keys)
+        whole = spread(partials, keys)
+        seen = np.array([key in present for key in keys], np.int64)
+        copies = np.full(len(keys), NEUTRAL, np.int64)
+        alike = agreement.replicated()
+        for at in alike[seen[alike] > 0].tolist():
+            copies[at] = _hash_of(whole.take(np.array([at])))
+        lasts = offer.lasts
+        if len(alike) and self._exchange.index:
+            seen[alike] = 0
+            whole = _without(whole, alike)
+            lasts = _without(lasts, np.flatnonzero([agreement.config.is_replicated(key) for key in lasts.keys]))
+        lasts = spread(lasts, agreement.lasts)
+        none = np.full(len(lasts.keys), NEUTRAL, np.int64)
+        return _Own(whole, seen, copies), _Own(lasts, lasts.elements, none)
+
+
+def _without(partials: Partials, places: Vector) -> Partials:
+    """Return what the keys have, and nothing of those at some places."""
+    return spread(partials.take(np.setdiff1d(np.arange(len(partials.keys)), places)), partials.keys)
+
+
+def _reduced(all_reduce: Callable[[Vector], Vector], blocks: Sequence[Any]) -> list[Vector]:
+    """Return blocks of rows after one collective of all of them."""
+    rows = [np.asarray(block) for block in blocks]
+    flat = all_reduce(np.concatenate([block.reshape(-1) for block in rows]))
+    ends = np.cumsum([block.size for block in rows])[:-1]
+    return [part.reshape(block.shape) for part, block in zip(np.split(flat, ends), rows, strict=True)]
+
+
+def _hash_of(one: Partials) -> int:
+    """Return 62 bits of a hash of what a single key has."""
+    parts = [part for value in one.statistics for part in (value if isinstance(value, tuple) else (value,))]
+    found = hashlib.blake2b(digest_size=8)
+    for array in (*parts[:-1], one.elements):  # not the position
+        found.update((array + 0).tobytes())
+    return int.from_bytes(found.digest(), "big") >> 2
+
+
+def _told_of_copies(keys: tuple[str, ...], most: Greatest, contributors: Vector) -> list[str]:
+    """Return what to warn of, of keys that every process was to have alike."""
+    had = most.copy != NEUTRAL
+    differ = [keys[at] for at in np.flatnonzero(had & (most.copy != -most.other)).tolist()]
+    absent = [keys[at] for at in np.flatnonzero(had & (contributors == 0)).tolist()]
+    told = []
+    if differ:
+        told.append(
+            f"the processes have different values of the replicated {listing(map(repr, differ))}; the main process's are taken:"
+            " reduce them over the processes in the training step, or take them out of `replicated`"
+        )
+    if absent:
+        told.append(
+            f"the main process has no value of the replicated {listing(map(repr, absent))}, so nothing is logged of it; return"
+            " it in every process, or take it out of `replicated`"
+        )
+    return told
+
+
+def _present(pooled: Pooled, keys: tuple[str, ...], words: Vector) -> Pooled:
+    """Return what is there of the keys that some process has; in the order they came, if that is the same everywhere."""
+    places = np.flatnonzero(pooled.contributors)
+    order = pooled.partials.keys
+    if words[3] == -words[4] and keys != order:
+        at = {key: place for place, key in enumerate(order)}
+        places = np.array([at[key] for key in keys if pooled.contributors[at[key]]], np.int64)
+    return Pooled(
+        pooled.partials.take(places),
+        pooled.lasts.take(np.flatnonzero(pooled.lasts.elements)),
+        pooled.processes[places],
+        pooled.contributors[places],
+    )
