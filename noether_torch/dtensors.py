@@ -104,9 +104,8 @@ def placing_of(key: str, value: Tensor) -> Placing | None:
     placing = _placing(value)
     if not all(isinstance(placement, Shard | _StridedShard) for placement in placing.parted):
         raise UpdateOutputError(
-            f"update output {key!r} is {placing}: what the processes have of it is still to be reduced, as of the norm that"
-            f" clip_grad_norm_ returns under FSDP2; expected placements that are Replicate or Shard: {_WHOLE}, for nothing is"
-            " exchanged in a step"
+            f"update output {key!r} is {placing}: what the processes have of it is still to be reduced, as of the norm of a"
+            f" sharded gradient; expected placements that are Replicate or Shard: {_WHOLE}, for nothing is exchanged in a step"
         )
     return placing
 
