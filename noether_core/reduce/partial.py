@@ -132,7 +132,7 @@ def merge_partials(a: Partials, b: Partials) -> Partials:
 
 
 def merge_all(parts: Sequence[Partials]) -> Partials:
-    """Return what the keys have of parts of an interval, at least one, in order; merged by halves, so that stacks stay cheap."""
+    """Return what the keys have of at least one part of an interval, in order; merged by halves, so that stacks stay cheap."""
     while len(parts) > 1:
         pairs = [merge_partials(*pair) for pair in zip(parts[::2], parts[1::2], strict=False)]
         parts = [*pairs, parts[-1]] if len(parts) % 2 else pairs
