@@ -3,64 +3,26 @@
 Rounds are numbered from the start of the run, by each process for itself, so a process that was stopped for several of them
 finds the verdicts of those that it missed, one call each, and is level with the others again. In a round each process adds
 itself to a count; the last one writes the verdict "go". Who has waited for the time limit writes "missing". The store lets only
-the first of these be written, and everyone reads it.
-
-A call to a `TCPStore` whose host is stopped hangs far beyond its timeout. So daemon threads make the calls, each over a
-connection of its own: one waits for the others, the other gives up while that one waits.
+the first of these be written, and everyone reads it. Two threads call it, for one waits when the other gives up.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from datetime import timedelta
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from noether_core.errors import ProcessesMissingError
+from noether_core.errors import NoetherError, ProcessesMissingError
+from noether_torch.store_calls import StoreCaller
 
 _Result = TypeVar("_Result")
-_Call = tuple["Future[Any]", Callable[[Store], Any]]
 _RENEW = 1 << 32  # in a round's count: one that wants new connections
-
-
-class _Caller:
-    """Make calls to a store in order, on a daemon thread and a connection of its own."""
-
-    def __init__(self, store: Store, time_limit: float) -> None:
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        threading.Thread(target=_make_calls, args=(store, time_limit, self._calls), daemon=True).start()
-
-    def call(self, function: Callable[[Store], _Result]) -> Future[_Result]:
-        """Return the coming result of a function of the store."""
-        future: Future[_Result] = Future()
-        self._calls.put((future, function))
-        return future
-
-    def close(self) -> None:
-        """End the thread once its calls are made."""
-        self._calls.put(None)
-
-
-def _make_calls(store: Store, time_limit: float, calls: SimpleQueue[_Call | None]) -> None:
-    client: Any = None
-    while (call := calls.get()) is not None:
-        future, function = call
-        try:
-            if client is None:
-                client = store.clone()  # type: ignore[attr-defined]
-                client.set_timeout(timedelta(seconds=time_limit))
-            future.set_result(function(client))
-        except BaseException as error:
-            future.set_exception(error)
-        del call, future, function  # nothing is held while it waits
 
 
 class Rendezvous:
@@ -81,8 +43,9 @@ class Rendezvous:
         self._what = "start tracking"
         self._round = -1
         self._oldest = 0  # round of which there are keys
-        self._waiter, self._other = (_Caller(store, time_limit + 4 * self._grace) for _ in range(2))
-        self._result(self._other.call(Store.num_keys), time_limit)  # connected now, for later the host may be stopped
+        self._waiter, self._other = (StoreCaller(store, time_limit + 4 * self._grace) for _ in range(2))
+        self._store = store  # is held, for its host ends when nothing there holds it
+        self._connect_threads()
         self._token = self._start()
 
     # ------------------------------------------------------------------ arrivals
@@ -102,7 +65,7 @@ class Rendezvous:
         if verdict == b"missing":
             raise ProcessesMissingError(self._told(missing), missing)
         if self.index == 0:
-            self._other.call(partial(self._forget, range(self._oldest, self._round), self._round))
+            self._other.call(partial(self._forget, range(self._oldest, self._round), verdict == b"renew"))
             self._oldest = self._round
         return verdict == b"renew"
 
@@ -111,22 +74,27 @@ class Rendezvous:
         store.set(self._key("at", self.index), str(number))
         count = store.add(self._key(number, "count"), 1 + _RENEW * renew)
         if count % _RENEW == self.count:
-            said = store.compare_set(verdict, "", "renew" if count >= _RENEW else "go")
+            said = _decided(store, verdict, "renew" if count >= _RENEW else "go")
         else:
             said = store.get(verdict)
         return said, _numbers(store.get(self._key(number, "missing"))) if said == b"missing" else ()
 
     def _give_up(self, number: int, store: Store) -> None:
         """Say that the round has failed, before anything that could wait for a stopped host; then, who is to be blamed."""
-        if store.compare_set(self._key(number, "verdict"), "", "missing") == b"missing":
-            away = self._behind(store, "at", number)
-            store.compare_set(self._key(number, "missing"), "", json.dumps(away))
+        if _decided(store, self._key(number, "verdict"), "missing") == b"missing":
+            _decided(store, self._key(number, "missing"), json.dumps(self._behind(store, "at", number)))
 
-    def _forget(self, rounds: Sequence[int], number: int, store: Store) -> None:
+    def _forget(self, rounds: range, is_renewed: bool, store: Store) -> None:
         """Delete what all have read: they have come to a later round."""
         for old in rounds:
             for name in ("count", "verdict", "missing", "lost"):
                 store.delete_key(self._key(old, name))
+        if is_renewed:
+            connections = self._key("connections")
+            current = self._key("connections", rounds.stop)
+            for key in store.list_keys():
+                if key.startswith(connections) and not key.startswith(f"{current}/"):
+                    store.delete_key(key)
 
     def _told(self, missing: tuple[int, ...]) -> str:
         advice = (
@@ -147,13 +115,14 @@ class Rendezvous:
 
     def connect(self, make: Callable[[Store], _Result]) -> _Result:
         """Return what `make` makes of a store that belongs to this round; it may take as long as the time limit."""
-        number, token = self._round, self._token
-        made = self._waiter.call(lambda store: make(PrefixStore(f"{token}/{number}/connections", store)))
+        prefix = self._key("connections", self._round)
+        connecting = StoreCaller(self._store, self.time_limit)  # of its own, for this may wait beyond the next arrival
+        made = connecting.call(lambda store: make(PrefixStore(prefix, store)))
         return self._result(made, self.time_limit + self._grace)
 
     def lost(self, error: Exception) -> ProcessesMissingError:
         """Return what to raise after a collective failed in this round: it names the processes that did not notice."""
-        missing = self._result(self._waiter.call(partial(self._roll_call, self._round)), 2 * self._grace)
+        missing = self._result(self._other.call(partial(self._roll_call, self._round)), 2 * self._grace)
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         if self.index in missing:
             who = f"process {self.index} of {self.count} was away while the processes met to {self._what}"
@@ -173,9 +142,22 @@ class Rendezvous:
         end = time.monotonic() + self._grace
         while (away := self._behind(store, "lost", number)) and time.monotonic() < end:
             time.sleep(0.02)
-        return _numbers(store.compare_set(self._key(number, "lost"), "", json.dumps(away)))
+        return _numbers(_decided(store, self._key(number, "lost"), json.dumps(away)))
 
     # ------------------------------------------------------------------ the start
+
+    def _connect_threads(self) -> None:
+        """Connect both threads now, for later the store's host may be stopped."""
+        calls = [caller.call(Store.num_keys) for caller in (self._waiter, self._other)]
+        wait(calls, self.time_limit)
+        for call in calls:
+            if call.done() and isinstance(error := call.exception(), RuntimeError):
+                raise NoetherError(
+                    f"the processes cannot agree through torch.distributed's {type(self._store).__name__} ({error}); initialize it"
+                    " with a TCPStore, a FileStore or an address (env://, tcp://, file://), or track in one process alone with"
+                    " `processes=1`"
+                ) from error
+            self._result(call, 0)
 
     def _start(self) -> str:
         """Return a token that is this start's alone, for a store may hold what an earlier start left there.
@@ -253,6 +235,13 @@ def _ask(own: str, index: int, store: Store) -> str:
     store.set(f"join/{index}", own)
     token: str = store.get(f"start/{own}").decode()
     return token
+
+
+def _decided(store: Store, key: str, value: str) -> bytes:
+    """Return what the first caller for this key gave."""
+    decided: bytes = store.compare_set(key, "", value)
+    store.set(key, decided.decode())  # for a TCPStore without libuv wakes those that wait only for this
+    return decided
 
 
 def _numbers(data: bytes) -> tuple[int, ...]:

@@ -123,15 +123,15 @@ class Workers:
             self.files[rank].close()
             connection.close()
 
-    def connect(self, time_limit: float = 2.5, group: str = "None") -> None:
-        """Initialize torch.distributed with rank 0's store, and make an exchange in each."""
-        self.send(
-            [0], "store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False); value = store.port"
-        )
-        port = self.answers([0])[0]["value"]
-        self.each(f"if rank: store = dist.TCPStore('127.0.0.1', {port}, is_master=False)\ninit(store)")
-        made = self.each(f"exchange = group_exchange({group}, time_limit={time_limit})")
-        assert not any("error" in answer for answer in made), made
+    def connect(self, time_limit: float = 2.5, store: str = "") -> None:
+        """Initialize torch.distributed, with rank 0's TCPStore unless another is given, and make an exchange in each."""
+        if not store:
+            make = "dist.TCPStore('127.0.0.1', PORT, is_master=rank == 0, wait_for_workers=False)"
+            store = make.replace(
+                "PORT", str(self.values(f"store = {make.replace('PORT', '0')}; value = store.port", [0])[0])
+            )
+        self.values(f"if 'store' not in globals(): store = {store}\ninit(store)")
+        self.values(f"exchange = group_exchange(time_limit={time_limit})")
 
     def send(self, ranks: Iterable[int], source: str) -> None:
         for rank in ranks:
