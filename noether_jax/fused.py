@@ -148,15 +148,15 @@ class Fused:
             )
             for number, (callback, tracker) in enumerate(zip(callbacks, self.output_trackers, strict=True))
         ]
-        for callback, source in zip(callbacks, self._sources, strict=True):
-            callback.note_example(example)
-            callback.sources[1:] = [source]
         self._rows = tuple(source.rows(steps_per_call) for source in self._sources)
         self._blanks = self._placed(self._rows)
         self.tracked: Tracked = self._placed(
             Tracked(np.int32(self._position), tuple(map(Window, self._rows, self._lay())))
         )
         self._next_end = self._end()
+        for callback, source in zip(callbacks, self._sources, strict=True):
+            callback.note_example(example)
+            callback.sources[1:] = [source]
 
     def _placed(self, tree: Tree) -> Tree:
         """Return a pytree of NumPy arrays on the device, or in each member's row."""

@@ -103,6 +103,11 @@ def check_concrete(tree: Any, method: str) -> None:
             )
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise HookOrderError(f"{method} got a state that was donated; give it what came of it")
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            raise NoetherError(
+                f"{method} got a state with parts on devices of other processes; give it what this process can read, such as"
+                " jax.experimental.multihost_utils.process_allgather(state, tiled=True)"
+            )
 
 
 def stack_members(

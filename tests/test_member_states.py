@@ -126,6 +126,49 @@ def test_vmap_and_merge_and_compute(precision: Any) -> None:
     assert tracker.compute(tracker.merge(*parts)) == whole.compute(whole.update(one, {"a": values}))
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("told", [{}, {"axis_names": {"data"}}, {"check_vma": False}])
+def test_shard_map_as_it_may_be_called(told: dict[str, Any], kind: AxisType, tmp_path: Path) -> None:
+    mesh = mesh_of({"data": 4, "model": 2}, kind)
+    batches = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    with Run(tmp_path / "members", [CONFIG]) as run, jax.set_mesh(mesh):
+        tracked = run.init({"x": jnp.zeros(2)}, axis_name="data")
+        step = jax.jit(
+            jax.shard_map(
+                lambda tracked, x: run.track(tracked, {"x": x}),
+                in_specs=(P("data"), P("data")),
+                out_specs=P("data"),
+                **told,
+            ),
+            donate_argnums=0,
+        )
+        for batch in batches:
+            tracked = run.step(step(tracked, jax.device_put(batch, P("data"))))
+        assert step._cache_size() == 1
+    assert entries(tmp_path / "members") == on_one(tmp_path / "one", [CONFIG], [{"x": batch} for batch in batches])
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("is_jitted", [False, True])
+def test_an_optimizer_carries_the_rows(is_jitted: bool, kind: AxisType, tmp_path: Path) -> None:
+    mesh = mesh_of({"data": 8}, kind)
+    batches = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    with Run(tmp_path / "members", [CONFIG], accumulation_steps=2) as run, jax.set_mesh(mesh):
+        optimizer = optax.chain(record_outputs(run, {"x": jnp.zeros(2)}, axis_name="data"), optax.adam(0.1))
+        params = jax.device_put(jnp.ones(4), P())
+        state = (jax.jit(optimizer.init) if is_jitted else optimizer.init)(params)
+        specs = record_specs(state, "data")
+
+        def update(state: Any, x: Any) -> Any:
+            return optimizer.update(jnp.ones(4), state, jnp.ones(4), update_outputs={"x": x})[1]
+
+        step = jax.jit(jax.shard_map(update, in_specs=(specs, P("data")), out_specs=specs))
+        for batch in batches:
+            state = run.step(step(state, jax.device_put(batch, P("data"))))
+    steps = [{"x": batch} for batch in batches]
+    assert entries(tmp_path / "members") == on_one(tmp_path / "one", [CONFIG], steps, accumulation_steps=2)
+
+
 # ---------------------------------------------------------------------- no exchange in a step
 
 Compiled = Callable[[int], str]
@@ -299,3 +342,12 @@ def test_an_optimizer_is_initialised_outside(tmp_path: Path) -> None:
     optimizer = optax.chain(record_outputs(run, {"x": jnp.zeros(1)}, axis_name="data", mesh=mesh), optax.sgd(0.1))
     with pytest.raises(NoetherError, match=r"init was called inside of the function that is mapped over 'data'"):
         jax.shard_map(optimizer.init, mesh=mesh, in_specs=P(), out_specs=P())(jnp.ones(2))
+
+
+def test_the_page_runs_on_eight_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[1].joinpath("docs", "jax_fused.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(source, {})
+    series = read_run(tmp_path / "runs" / "devices").series
+    assert {name: len(points.value) for name, points in series.items()} == {"losses/mean/U10": 2, "losses/std/U10": 2}

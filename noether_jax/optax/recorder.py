@@ -63,17 +63,18 @@ class Recorder:
         # those of an accumulation step that does not end its update: what comes once an update may be absent
         lenient = [tracker.config.model_copy(update={"missing": "skip"}) for tracker in self._trackers]
         self._lenient = tuple(OutputTracker(config, axis_name, mesh=mesh) for config in lenient)
-        self._steps_per_call, self._axis_name, self._mesh = steps_per_call, axis_name, mesh
+        self._steps_per_call, self._axis_name = steps_per_call, axis_name
 
     def init(self, example: Mapping[str, Any]) -> RecordState:
         """Return the state of no values."""
         recorded: Tracked | OutputTrackerState
+        mesh = None if self._members is None else self._members.mesh  # of jax.set_mesh there is none while JAX traces
         if self._run is None:
             recorded = self._trackers[0].init(example)
         else:
             with jax.ensure_compile_time_eval():  # the run keeps it, also if this is traced
                 recorded = self._run.init(
-                    example, steps_per_call=self._steps_per_call, axis_name=self._axis_name, mesh=self._mesh
+                    example, steps_per_call=self._steps_per_call, axis_name=self._axis_name, mesh=mesh
                 )
             recorded = jax.tree.map(jnp.array, recorded)  # a copy, for it may be donated
         return RecordState(recorded, {self._schema(recorded): to_device(np.zeros((), np.uint32))})
