@@ -19,6 +19,7 @@ from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
 from noether_core.reduce.exchange import Exchange
+from noether_jax.processes import process_exchange
 from noether_jax.reducer import JaxKernels, beside, place_of
 from noether_jax.transfers import to_device, to_host
 
@@ -86,8 +87,8 @@ class JaxBackend:
         return jax.process_index(), jax.process_count()
 
     def exchange(self, time_limit: float) -> Exchange | None:
-        """Return what talks to the other processes; None if there are none."""
-        return None
+        """Return what talks to the other processes of `jax.distributed`; None if there are none."""
+        return process_exchange(time_limit=time_limit) if jax.process_count() > 1 else None
 
     def to_numpy(self, values: Sequence[jax.Array]) -> list[np.ndarray[Any, Any]]:
         """Return copies of arrays on the host."""

@@ -32,26 +32,39 @@ class Together(NamedTuple):
 
     Attributes:
         mesh: has automatic and manual axes alone; None: nothing is to be done.
+        gathers: whether small arrays are made whole on every device.
     """
 
     mesh: AbstractMesh | None
+    gathers: bool = True
 
     def taken(self, tree: Tree) -> Tree:
         """Return a pytree that can be computed with, within `together`."""
         if (mesh := self.mesh) is None:
             return tree
-        return jax.tree.map(lambda value: _taken(mesh, value), tree)  # type: ignore[no-any-return]
+        return jax.tree.map(lambda value: _taken(mesh, value, self._most_whole), tree)  # type: ignore[no-any-return]
 
     def given(self, tree: Tree, like: Any = None) -> Tree:
         """Return what was computed, with the types of another pytree; to be called after `together`."""
         if (mesh := self.mesh) is None:
             return tree
-        return jax.tree.map(lambda *pair: _given(mesh, *pair), tree, tree if like is None else like)  # type: ignore[no-any-return]
+        likes = tree if like is None else like
+        most = self._most_whole
+        return jax.tree.map(lambda value, old: _given(mesh, value, old, most), tree, likes)  # type: ignore[no-any-return]
+
+    @property
+    def _most_whole(self) -> int:
+        return MOST_STACKED if self.gathers else 0
 
 
 @contextmanager
-def together(*trees: Any) -> Iterator[Together]:
-    """Let arrays of pytrees like these be computed with together, inside of compiled functions and outside."""
+def together(*trees: Any, gathers: bool = True) -> Iterator[Together]:
+    """Let arrays of pytrees like these be computed with together, inside of compiled functions and outside.
+
+    Args:
+        *trees: the pytrees.
+        gathers: whether small arrays are made whole on every device, for what puts them side by side.
+    """
     here = get_abstract_mesh()
     found = [here, *(mesh_of(leaf) for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array))]
     meshes = dict.fromkeys(mesh for mesh in found if mesh != _NONE)
@@ -60,26 +73,26 @@ def together(*trees: Any) -> Iterator[Together]:
         return
     mesh = _retyped(next(iter(meshes)), AxisType.Explicit, AxisType.Auto)
     with use_abstract_mesh(mesh):
-        yield Together(mesh)
+        yield Together(mesh, gathers)
 
 
 _NONE = AbstractMesh((), ())
 
 
-def _taken(mesh: AbstractMesh, value: Any) -> Any:
+def _taken(mesh: AbstractMesh, value: Any, most_whole: int) -> Any:
     if not isinstance(value, jax.Array) or mesh_of(value) in (_NONE, mesh):
         return value
     value = reduced(value)
-    return _typed(_whole(value) if value.size <= MOST_STACKED else value, mesh)
+    return _typed(_whole(value) if value.size <= most_whole else value, mesh)
 
 
-def _given(mesh: AbstractMesh, value: Any, like: Any) -> Any:
+def _given(mesh: AbstractMesh, value: Any, like: Any, most_whole: int) -> Any:
     if not isinstance(value, jax.Array) or mesh_of(value) != mesh:
         return value
     wanted, spec = get_abstract_mesh(), ()
     if isinstance(like, jax.Array) and mesh_of(like) != _NONE:
         wanted, spec = mesh_of(like), tuple(jax.typeof(like).sharding.spec)
-    whole = _whole(value) if value.size <= MOST_STACKED else value
+    whole = _whole(value) if value.size <= most_whole else value
     return _typed(whole, mesh if wanted == _NONE else wanted, spec)
 
 

@@ -1,0 +1,71 @@
+"""Read a fetched state: what each key has of an interval, for the core to finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import jax.numpy as jnp
+import numpy as np
+
+from noether_core.algebra.numpy_ops import NUMPY
+from noether_core.algebra.position import NEVER, encode_position
+from noether_core.algebra.sums import each, fold_tree
+from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
+from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
+from noether_jax import packing
+from noether_jax.ops import JaxOps
+from noether_jax.tracker_state import OutputTrackerState, check_identities, leading_axes
+
+PositionOf = Callable[[int], tuple[int, int]]  # of a step: its update and accumulation step
+
+
+def read_state(
+    config: TrackAdditionalOutputsCallbackConfig,
+    ops: JaxOps,
+    blank: OutputTrackerState,
+    state: OutputTrackerState,
+    position_of: PositionOf,
+) -> Partials:
+    """Return what each key that came has, in the order of logging.
+
+    Args:
+        config: says what is wanted of each key.
+        ops: those that the state was made with.
+        blank: an empty state of the same slots.
+        state: its arrays are on the host, and each has a leading axis of members (at least one), which are joined.
+        position_of: returns the update (from 1) and the accumulation step (from 0) of a step.
+
+    Raises:
+        NoetherError: for a state that another config made.
+    """
+    fields = fields_of(config)
+    leading_axes(state, blank)
+    rows, (uses, newest, what) = packing.from_host(ops, fields, np.moveaxis(state.words, 0, 1))
+    check_identities(what, packing.from_host(ops, fields, blank.words)[1][2])
+    with np.errstate(over="ignore", invalid="ignore"):
+        statistics = fold_tree(NUMPY, rows)
+    uses, newest = uses.sum(0), newest.max(0)
+    first = np.where(statistics.first_nonfinite == np.iinfo(np.int64).max, NEVER, statistics.first_nonfinite)
+    for at in np.flatnonzero(first != NEVER).tolist():
+        first[at] = encode_position(*position_of(int(first[at])))
+    slots = state.slots
+    last = {
+        slot.key: Newest(
+            np.asarray(state.last[slot.key][0]).view(jnp.dtype(slot.dtype)).reshape(slot.shape),
+            *position_of(int(newest[at])),
+        )
+        for at, slot in enumerate(slots)
+        if slot.key in state.last and uses[at]
+    }
+    found = Partials(
+        tuple(slot.key for slot in slots),
+        each(lambda vector: vector[: len(slots)], statistics._replace(first_nonfinite=first)),
+        uses[: len(slots)] * np.array([prod(slot.shape) for slot in slots], np.int64),
+        np.array([slot.wide for slot in slots], bool),
+        np.array([slot.dtype in WHOLE_DTYPES for slot in slots], bool),
+        np.array([fields.weights and slot.key != config.weight for slot in slots], bool),
+        last,
+    )
+    order = sorted(np.flatnonzero(uses[: len(slots)]).tolist(), key=lambda at: slots[at].order)
+    return found.take(np.array(order, np.int64))
