@@ -194,17 +194,15 @@ class _TorchBackend:
     to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
-        if PLAIN_TYPES.issuperset({*map(type, values)}) and transform() is None:
+        kinds = {*map(type, values)}
+        if PLAIN_TYPES.issuperset(kinds) and transform() is None:
             try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
                 ranks = tuple(map(Tensor.dim, values))
                 shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks  # scalars' shapes take no time
                 return tuple(map(Tensor.get_device, values)), tuple(map(_dtype_of, values)), shapes
             except RuntimeError:  # one has no shape
                 pass
-        is_inside = transform() is not None
-        return is_inside, tuple(
-            [dtensors.signature(value) if isinstance(value, Tensor) else host.signature(value) for value in values]
-        )
+        return transform() is not None, dtensors.signature(values, kinds)
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         if not isinstance(value, Tensor):
@@ -233,7 +231,7 @@ class _TorchBackend:
     def _inspect_global(self, key: str, value: Tensor) -> ValueType | None:
         placing = dtensors.placing_of(key, value)
         is_here = placing is None or placing.is_here
-        part = dtensors.local(value) if is_here else torch.empty(0, dtype=value.dtype, device=value.device)
+        part = dtensors.local([value])[0] if is_here else torch.empty(0, dtype=value.dtype, device=value.device)
         found = self.inspect(key, part)
         if found is None or placing is None:
             return found and found._replace(is_global=True)
@@ -242,7 +240,7 @@ class _TorchBackend:
         return found._replace(shape=shape, spread=spread, is_counted=placing.is_counted, is_global=True)
 
     def local(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return list(map(dtensors.local, values))
+        return dtensors.local(values)
 
     def processes(self) -> tuple[int, int]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():

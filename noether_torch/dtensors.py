@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from noether_core.errors import NoetherError, UpdateOutputError
+from noether_core.reduce import host
 from noether_torch.plain import PLAIN_TYPES, type_of
 
 
 def _class(module: str, name: str) -> Any:
-    """Return a class; `()`, of which nothing is an instance, where its module, which is slow to import, is not in use."""
-    return getattr(sys.modules.get(module), name, ())
+    """Return a class; None where its module, which is slow to import, is not in use."""
+    return getattr(sys.modules.get(module), name, None)
 
 
-def _is_dtensor(value: Any) -> bool:
-    return isinstance(value, _class("torch.distributed.tensor", "DTensor"))
+def _dtensor() -> Any:
+    return _class("torch.distributed.tensor", "DTensor")
 
 
-def _is_awaited(value: Any) -> bool:
-    """Tell whether a collective may still be filling a tensor."""
-    return isinstance(value, _class("torch.distributed._functional_collectives", "AsyncCollectiveTensor"))
+def _awaited() -> Any:
+    """Return the class of a tensor that a collective may still be filling."""
+    return _class("torch.distributed._functional_collectives", "AsyncCollectiveTensor")
 
 
 def is_global(value: Any) -> bool:
     """Tell whether a value has to be asked for what this process holds."""
-    return type(value) not in PLAIN_TYPES and (_is_dtensor(value) or _is_awaited(value))
+    kind = type(value)
+    return kind not in PLAIN_TYPES and kind in (_dtensor(), _awaited())
 
 
-def signature(value: Tensor) -> Hashable:
-    """Return what decides how a tensor is reduced, likewise of one that is spread over processes."""
-    if type(value) in PLAIN_TYPES or not _is_dtensor(value):
-        return type_of(value)
-    with torch.no_grad():
-        part = value.to_local()  # type: ignore[attr-defined]
-    return type(value), value.device_mesh, value.placements, value.shape, type_of(part)  # type: ignore[attr-defined]
+def signature(values: Sequence[Any], kinds: Collection[type]) -> tuple[Hashable, ...]:
+    """Return what decides how each of some values, which are of these kinds, is reduced."""
+    kind = _dtensor()
+    if kind not in kinds:
+        return tuple([type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values])
+    with torch.no_grad():  # one graph for each `to_local` would take longer than all else
+        return tuple(
+            [
+                (value.device_mesh, value.placements, value.shape, type(value), type_of(value.to_local()))
+                if type(value) is kind
+                else type_of(value)
+                if isinstance(value, Tensor)
+                else host.signature(value)
+                for value in values
+            ]
+        )
 
 
-def local(value: Tensor) -> Tensor:
-    """Return what this process holds of a value that `is_global`; where a collective is under way, this waits for it.
+def local(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return what this process holds of values that are `is_global`; where a collective is under way, this waits for it.
 
     Raises:
         UpdateOutputError: for a DTensor on a mesh without this process.
     """
-    part: Any = value
-    if _is_dtensor(value):
-        if not (placing := _placing(value)).is_here:
-            raise UpdateOutputError(f"{placing} is not in this process, which has values that it is to weigh; {_WHOLE}")
-        with torch.no_grad():
-            part = value.to_local()  # type: ignore[attr-defined]
-    return part.wait() if _is_awaited(part) else part  # type: ignore[no-any-return]
+    kind, awaited = _dtensor(), _awaited()
+    parts: list[Any] = list(values)
+    with torch.no_grad():
+        for at, value in enumerate(parts):
+            if type(value) is kind:
+                if value.device_mesh.get_coordinate() is None:
+                    raise UpdateOutputError(
+                        f"{_placing(value)} is not in this process, which has values that it is to weigh; {_WHOLE}"
+                    )
+                parts[at] = value.to_local()
+        return [part.wait() if type(part) is awaited else part for part in parts]
 
 
 _WHOLE = "call .full_tensor() on it, in every process"
@@ -97,7 +112,7 @@ def placing_of(key: str, value: Tensor) -> Placing | None:
     Raises:
         UpdateOutputError: for one of which no process has an element's value.
     """
-    if not _is_dtensor(value):
+    if type(value) is not _dtensor():
         return None
     from torch.distributed.tensor.placement_types import Shard, _StridedShard
 
@@ -135,4 +150,4 @@ def loggable(key: str, value: Any) -> Any:
                 f"cannot log {key!r}: it is {placing}; expected a number that this process has whole: {_WHOLE}"
             )
         )
-    return local(value)
+    return local([value])[0]

@@ -18,7 +18,7 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.layout import Step, Taken
-from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials
+from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials, spread
 from noether_core.reduce.plan import MOST_PLANS, DeviceGroup, GroupPlan, Plan, Planner, Tallies
 
 
@@ -136,12 +136,12 @@ class OutputAccumulator:
     def partials(self) -> Partials:
         """Return what each key has so far, in the order they came. This waits for the device."""
         interval = self._interval
-        if not interval.states:
+        if not interval.steps:
             return interval.carried
         newest, stacks = _newest(interval), _stacks(interval)
         copies = [*newest.values(), *chain(*stacks.values())]
         parts, hosted = self._fetched(interval, copies)
-        partials = reduce(merge_partials, parts)
+        partials = reduce(merge_partials, parts, no_partials(self._fields))
 
         def value(copy: _Copy) -> np.ndarray[Any, Any]:
             array = hosted[id(copy.array)]
@@ -155,7 +155,8 @@ class OutputAccumulator:
                     for key, stack in stacks.items()
                 },
             )
-        return merge_partials(interval.carried, partials).in_order(_keys(interval))
+        # a key whose values other processes count is there, with no element, so that all have the same keys
+        return spread(merge_partials(interval.carried, partials), _keys(interval))
 
     def _fetched(
         self, interval: _Interval, copies: Sequence[_Copy]

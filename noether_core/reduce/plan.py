@@ -107,7 +107,7 @@ class Plan:
     """Say what happens to the values of a step.
 
     Attributes:
-        keys: the keys of which this process counts a value, in the order to log them.
+        keys: the keys, in the order to log them; also those of which another process counts the value.
         groups: what each device group gets.
         shapes: of the keys that are stacked.
         converted: the positions of values that are taken as arrays, such as lists.
@@ -207,7 +207,7 @@ class Planner:
             by_device.setdefault((types[at].found.device, self._is_weighted(keys[at])), []).append(at)
         groups = tuple(self._make_group_plan(device, keys, types, members) for device, members in by_device.items())
         return Plan(
-            tuple(keys[at] for at in counted),
+            keys,
             groups,
             {keys[at]: types[at].found.shape for at in counted if "stack" in self._config.reductions(keys[at])},
             tuple(at for at in counted if host.is_converted(values[at])),

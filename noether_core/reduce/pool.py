@@ -181,7 +181,7 @@ class Pool:
         seen = np.array([key in present for key in keys], np.int64)
         copies = np.full(len(keys), NEUTRAL, np.int64)
         alike = agreement.replicated()
-        for at in alike[seen[alike] > 0].tolist():
+        for at in alike[whole.elements[alike] > 0].tolist():  # not of a value that another process counts
             copies[at] = _hash_of(whole.take(np.array([at])))
         lasts = offer.lasts
         if len(alike) and self._exchange.index:
