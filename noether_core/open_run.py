@@ -24,6 +24,7 @@ from noether_core.callbacks.build import (
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.config.load import as_entry
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
@@ -151,7 +152,7 @@ class OpenRun:
             "effective_batch_size": self.counter.effective_batch_size,
             "accumulation_steps": self.accumulation_steps,
             "end": None if end is None else str(end),
-            "callbacks": [callback.callback_config.model_dump(exclude_unset=True) for callback in self.callbacks],
+            "callbacks": [as_entry(callback.callback_config) for callback in self.callbacks],
         }
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
 

@@ -122,7 +122,7 @@ def _write(file: Path, unmerged: Unmerged) -> None:
         try:
             write_state(file, state, is_durable=False)
             break
-        except FileNotFoundError:  # another process discarded what it had, and with it the directory
+        except (FileNotFoundError, FileExistsError):  # another process discarded what it had, and with it the directory
             if attempt == _ATTEMPTS - 1:
                 raise
 
