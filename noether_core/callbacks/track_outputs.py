@@ -18,7 +18,7 @@ from noether_core.emit.log_writer import save_arrays
 from noether_core.errors import NoetherError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.exchange import TIME_LIMIT, Exchange
+from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange
 from noether_core.reduce.finish import Computation, Computed
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
 from noether_core.reduce.pool import Pooled
@@ -83,6 +83,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._before = (self._position, self._matches.so_far, False)
         self._emitted_at = -1
         self._unmatched: list[str] = []
+        is_exchange(processes, str(self), self.backend.name)
         self._processes = processes
         self._pooling: Pooling | None = None
         self._is_joined = self._is_driver = False
@@ -204,7 +205,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             if self.has_rest(update_counter):
                 self._emit(update_counter)
         elif self._is_driver:
-            errors = self.pooling.finish(update_counter, has_rest=True)
+            writer = getattr(self.log_writer, "writer", None)  # of a `LogWriter`
+            errors = self.pooling.finish(update_counter, has_rest=True, writer=writer)
             if errors:
                 raise errors[0]
 
@@ -270,7 +272,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         return self._computation.of_lone_values(tallies.keys, tallies.wide, values)
 
     def _computed_of_all(self, pooled: Pooled) -> Computed:
-        return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts)
+        return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts, pooled.errors)
 
     def own_partials(self) -> Partials:
         """Return what this process has of the interval under way, the config's keys first. This waits for the device."""

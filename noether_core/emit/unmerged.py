@@ -10,6 +10,8 @@ from typing import Any
 from noether_core.emit.state_file import write_state
 from noether_core.schedule import UNITS, TrainingIteration
 
+_ATTEMPTS = 20
+
 
 def save_unmerged(
     path: Path, iteration: TrainingIteration, index: int, count: int, parts: Mapping[int, Mapping[str, Any]]
@@ -21,6 +23,12 @@ def save_unmerged(
         "count": count,
         "callbacks": {str(number): part for number, part in parts.items()},
     }
+    for _ in range(_ATTEMPTS):
+        try:
+            write_state(_file(path, iteration, index, count), state, is_durable=False)
+            return
+        except FileNotFoundError:  # another process removed the directory, which was empty
+            continue
     write_state(_file(path, iteration, index, count), state, is_durable=False)
 
 
@@ -30,6 +38,7 @@ def discard_unmerged(path: Path, iteration: TrainingIteration, index: int, count
     file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the others' files
         file.parent.rmdir()
+        file.parent.parent.rmdir()
 
 
 def _file(path: Path, iteration: TrainingIteration, index: int, count: int) -> Path:
