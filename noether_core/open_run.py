@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker, make_trackers
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.exchange import TIME_LIMIT, Exchange
+from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
 from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
 from noether_core.select import flatten
 
@@ -100,18 +99,10 @@ class OpenRun:
         return recorder
 
     def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
-        if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit < math.inf:
-            raise NoetherError(f"Run got time_limit={time_limit!r}; expected seconds, more than 0")
-        if processes is None:
-            return self.backend.exchange(time_limit)
-        if isinstance(processes, int):
-            if processes is True or processes != 1:
-                raise NoetherError(
-                    f"Run got processes={processes!r}; expected 1, to track what this process has alone, or None, for all that"
-                    f" {self.backend.name} was told of"
-                )
-            return None
-        return processes
+        require_time_limit(time_limit, "Run")
+        if is_exchange(processes, "Run", self.backend.name):
+            return processes
+        return self.backend.exchange(time_limit) if processes is None else None
 
     @property
     def is_main(self) -> bool:
@@ -213,6 +204,8 @@ class OpenRun:
             NoetherError: for a prefix that cannot be one.
         """
         self._refuse_unless_open("evaluate")
+        if processes is not None and is_exchange(processes, "run.evaluate"):
+            raise NoetherError("run.evaluate got an Exchange as processes; expected 1 or None: the run has one for all")
         if self._evaluation is not None:
             raise HookOrderError(
                 "run.evaluate was called within run.evaluate; end the first evaluation before the next"

@@ -9,7 +9,7 @@ from typing import Any
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
 from noether_core.callbacks.emission import save_arrays
-from noether_core.callbacks.meeting import POOLED, Meeting
+from noether_core.callbacks.meeting import POOLED
 from noether_core.callbacks.online_loss import OnlineLossCallback
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
@@ -121,7 +121,7 @@ class Evaluation:
         pooling = self._parts[0].pooling if self._parts and not self._alone else None
         if pooling is None:
             return [part.computed(None) for part in self._parts]
-        meeting = Meeting(pooling.exchange, self._parts, None)
+        meeting = pooling.evaluating(self._parts)
         meeting.meet(dict.fromkeys(range(len(self._parts)), DUE), counter, update=_UPDATE)
         return [part.computed(meeting.take(part, counter)) for part in self._parts]
 
@@ -136,6 +136,7 @@ class _Part:
         self._interval = OutputAccumulator(callback.backend, callback.config)
         self._selector = Selector(callback.keys, callback.patterns)
         self._steps = 0
+        self._processes: dict[str, int] = {}  # of several: the one that had a key's first value that was not finite
 
     @property
     def pooling(self) -> Pooling | None:
@@ -159,7 +160,8 @@ class _Part:
         computation = Computation(self.config)
         if pooled is None:
             return computation.compute(self._interval.partials(), _UPDATE)
-        return computation.compute(pooled.partials, POOLED, pooled.lasts)
+        self._processes = dict(zip(pooled.partials.keys, pooled.processes.tolist(), strict=True))
+        return computation.compute(pooled.partials, POOLED, pooled.lasts, pooled.errors)
 
     def scalars(self, prefix: str, computed: Computed) -> dict[str, Any]:
         if not self.config.log_output:
@@ -183,5 +185,7 @@ class _Part:
         first = [decode_position(int(position))[1] + 1 for position in partials.statistics.first_nonfinite]
         counts = zip(partials.keys, partials.nonfinite.tolist(), partials.elements.tolist(), first, strict=True)
         return "; ".join(
-            f"{key!r}: {odd} of {elements} values, first in step {at}" for key, odd, elements, at in counts
+            f"{key!r}: {odd} of {elements} values, first in step {at}"
+            + (f" of process {self._processes[key]}" if key in self._processes else "")
+            for key, odd, elements, at in counts
         )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.state_file import decode_state, encode_state
 from noether_core.emit.unmerged import discard_unmerged, save_unmerged
-from noether_core.errors import NoetherError, ProcessesMissingError, listing, warn
+from noether_core.errors import NoetherError, ProcessesMissingError, UpdateOutputError, listing, warn
 from noether_core.reduce.agreement import DUE, NOTHING, Offer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.lasts import lasts_of
@@ -40,17 +43,22 @@ class Meeting:
         exchange: talks to the other processes.
         sources: the callbacks, in the same order in each process.
         path: the run directory, to which each process saves what it has before it meets the others; None saves nothing.
+        pool: pools what sources of the same configs have, if there is one already.
 
     Attributes:
         found: by a source's number, what it is to take: what all processes have, or an error.
+        missed: what was raised where some processes did not come last time.
     """
 
-    def __init__(self, exchange: Exchange, sources: Sequence[Source], path: Path | None) -> None:
+    def __init__(
+        self, exchange: Exchange, sources: Sequence[Source], path: Path | None, pool: Pool | None = None
+    ) -> None:
         self.exchange = exchange
         self.found: dict[int, Pooled | Exception] = {}
+        self.missed: ProcessesMissingError | None = None
         self._sources = sources
         self._path = path
-        self._pool = Pool(exchange, [source.config for source in sources])
+        self._pool = Pool(exchange, [source.config for source in sources]) if pool is None else pool
 
     def meet(
         self, urgencies: Mapping[int, int], at: Counter, *, is_final: bool = False, update: int | None = None
@@ -67,13 +75,14 @@ class Meeting:
         offers, failure = self._offers(urgencies, update)
         self._save(urgencies, offers, at)
         keys = [key for offer in offers for key in offer.partials.keys]
-        what = f"pool the interval that ends at {at.cur_iteration}, of {listing(map(repr, keys)) or 'no keys'}"
+        what = f"pool the interval that ends at {at.cur_iteration}, of {listing(dict.fromkeys(keys))}"
         iteration = int(at.epoch), int(at.update), int(at.sample)
         try:
             found = self._pool.pool(offers, iteration, what, is_final=is_final, has_failed=failure is not None)
             pooled = self._with_arrays(found.pooled, offers, update)
         except ProcessesMissingError as error:
             self._advise(error)
+            self.missed = error
             self.found = dict.fromkeys(urgencies, error)
             return None
         if failure is None and found.failed >= 0:
@@ -123,7 +132,10 @@ class Meeting:
     def _save(self, urgencies: Mapping[int, int], offers: Sequence[Offer], at: Counter) -> None:
         if self._path is not None and urgencies:
             parts = {number: pack(offers[number].partials) for number in urgencies}
-            save_unmerged(self._path, at.cur_iteration, self.exchange.index, self.exchange.count, parts)
+            try:
+                save_unmerged(self._path, at.cur_iteration, self.exchange.index, self.exchange.count, parts)
+            except OSError as error:  # the others wait
+                warn(f"what this process has of the interval that ends at {at.cur_iteration} is not saved: {error}")
 
     def _advise(self, error: ProcessesMissingError) -> None:
         if self._path is not None:
@@ -139,35 +151,59 @@ class Meeting:
         saved = [number for number in pooled if _saves_arrays(self._sources[number].config)]
         if not saved:
             return dict(pooled)
-        state = {str(number): pack(_arrays_of(offers[number].partials, update)) for number in saved}
+        state = {str(number): pack(self._arrays_of(number, offers, update, pooled[number].first)) for number in saved}
         gathered = self.exchange.gather_to_main(encode_state(state))
         if gathered is None:
             return dict(pooled)
         states = [decode_state(data, f"process {index}") for index, data in enumerate(gathered)]
-        return {
-            number: _with_gathered(each, [unpack(state[str(number)]) for state in states]) if number in saved else each
-            for number, each in pooled.items()
-        }
+        found = dict(pooled)
+        for number in saved:
+            parts = [unpack(state[str(number)]) for state in states]
+            found[number] = _with_gathered(found[number], parts, self._sources[number].config)
+        return found
+
+    def _arrays_of(self, number: int, offers: Sequence[Offer], update: int, first: int) -> Partials:
+        """Return the keys that have arrays: the newest values, as far as they are of this update, and the stacked ones.
+
+        What is replicated is the first process's alone.
+        """
+        partials, config = offers[number].partials, self._sources[number].config
+        last = {key: newest for key, newest in partials.last.items() if newest.update == update}
+        own = [key for key in partials.keys if key in last or key in partials.stack]
+        if config.replicated and self.exchange.index != first:
+            own = [key for key in own if not config.is_replicated(key)]
+        kept = set(own)
+        return partials._replace(
+            last={key: newest for key, newest in last.items() if key in kept},
+            stack={key: stack for key, stack in partials.stack.items() if key in kept},
+        ).in_order(tuple(own))
 
 
 def _saves_arrays(config: TrackAdditionalOutputsCallbackConfig) -> bool:
     return config.save_output and bool({"last", "stack"} & config.asked)
 
 
-def _arrays_of(partials: Partials, update: int) -> Partials:
-    """Return the keys that have arrays: the newest values, as far as they are of this update, and the stacked ones."""
-    last = {key: newest for key, newest in partials.last.items() if newest.update == update}
-    keys = tuple(key for key in partials.keys if key in last or key in partials.stack)
-    return partials._replace(last=last).in_order(keys)
-
-
-def _with_gathered(pooled: Pooled, parts: Sequence[Partials]) -> Pooled:
+def _with_gathered(pooled: Pooled, parts: Sequence[Partials], config: TrackAdditionalOutputsCallbackConfig) -> Pooled:
     """Return what was pooled with the processes' newest values along a leading axis, and their stacked ones in order."""
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merge_partials(merged, part)
-    last = {}
+    merged = reduce(merge_partials, parts)
+    last: dict[str, Newest] = {}
+    errors: list[NoetherError] = []
     for key in merged.last:
         values = [part.last[key].value for part in parts if key in part.last]
-        last[key] = Newest(stacked(key, values), POOLED, 0)
-    return pooled._replace(partials=pooled.partials._replace(last=last, stack=merged.stack))
+        try:
+            value = values[0] if config.is_replicated(key) else _along_processes(key, values)
+            last[key] = Newest(value, POOLED, 0)
+        except NoetherError as error:
+            errors.append(error)
+    partials = pooled.partials._replace(last=last, stack=merged.stack)
+    return pooled._replace(partials=partials, errors=errors)
+
+
+def _along_processes(key: str, values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    shapes = list(dict.fromkeys(value.shape for value in values))
+    if len(shapes) > 1:
+        raise UpdateOutputError(
+            f"update output {key!r} has the shapes {listing(map(str, shapes))} in the processes; `last` is saved with a"
+            " leading axis of processes, so it takes one shape: pad it, or reduce it with another reduction"
+        )
+    return stacked(key, values)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from noether_core.callbacks.pooling import Member, Pooling
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.exchange import TIME_LIMIT, Exchange
+from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange
 
 
 class Partners:
@@ -27,6 +27,7 @@ class Partners:
         self, member: Member, backend: Backend, processes: Exchange | Literal[1] | None, path: Path | None
     ) -> None:
         self._member, self._backend, self._processes, self._path = member, backend, processes, path
+        is_exchange(processes, str(member), backend.name)
         self._pooling: Pooling | None = None
         self._is_known = False
         self.drives = False

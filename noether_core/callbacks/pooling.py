@@ -12,7 +12,7 @@ from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError
 from noether_core.reduce.agreement import DUE, REST
 from noether_core.reduce.exchange import Exchange
-from noether_core.reduce.pool import Iteration, Pooled
+from noether_core.reduce.pool import Iteration, Pool, Pooled
 from noether_core.schedule import UNITS, Counter, TrainingIteration, UpdateCounter
 
 
@@ -47,6 +47,13 @@ class Pooling:
         self._members = members
         self._meeting = Meeting(exchange, members, path)
         self.take = self._meeting.take
+        self._evaluations: Pool | None = None
+
+    def evaluating(self, sources: Sequence[Source]) -> Meeting:
+        """Return a meeting for the end of an evaluation; it knows the keys that those before agreed on."""
+        if self._evaluations is None:
+            self._evaluations = Pool(self.exchange, [source.config for source in sources])
+        return Meeting(self.exchange, sources, None, self._evaluations)
 
     def begin(self, config: bytes) -> None:
         """Make sure that all processes track alike.
@@ -87,7 +94,9 @@ class Pooling:
             writer: is shown where the furthest process is, and flushed.
         """
         errors: list[Exception] = []
-        rest = [number for number, member in enumerate(self._members) if member.has_rest(update_counter) and has_rest]
+        rest = [
+            number for number, member in enumerate(self._members) if has_rest and _may_have_rest(member, update_counter)
+        ]
         while True:
             found = self._meeting.meet(dict.fromkeys(rest, REST), update_counter, is_final=True)
             counter = update_counter if found is None else _counter(found.iteration)
@@ -96,14 +105,16 @@ class Pooling:
             errors += self._emit(list(self._meeting.found), counter, resets=True)
             if writer is not None:
                 writer.flush()
-            if found is None or found.are_all_final or found.failed >= 0:
+            if found is None or found.are_all_final:
                 self.exchange.close()
+                if found is None and not errors and self._meeting.missed is not None:
+                    errors.append(self._meeting.missed)
                 return errors
-            rest = [number for number in rest if number not in found.pooled]
+            rest = [number for number in rest if number not in found.pooled and found.failed < 0]
 
     def abandon(self, update_counter: Counter) -> None:
         """End this process's training without the others, after an error; what it has is saved for `noether-parity merge`."""
-        rest = [number for number, member in enumerate(self._members) if member.has_rest(update_counter)]
+        rest = [number for number, member in enumerate(self._members) if _may_have_rest(member, update_counter)]
         self._meeting.save(dict.fromkeys(rest, REST), update_counter)
         self.exchange.close()
 
@@ -118,6 +129,14 @@ class Pooling:
             except Exception as error:
                 errors.append(error)
         return errors
+
+
+def _may_have_rest(member: Member, update_counter: Counter) -> bool:
+    """Tell whether it has a rest, or cannot say: the others are to know that, and do not wait."""
+    try:
+        return member.has_rest(update_counter)
+    except Exception:
+        return True
 
 
 def _counter(iteration: Iteration) -> UpdateCounter:

@@ -182,8 +182,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         pooling = self.partners.pooling
         if pooling is None and self.has_rest(update_counter):
             self._emit(update_counter)
-        if pooling is not None and self.partners.drives and (errors := pooling.finish(update_counter, has_rest=True)):
-            raise errors[0]
+        if pooling is not None and self.partners.drives:
+            writer = getattr(self.log_writer, "writer", None)  # of a `LogWriter`
+            if errors := pooling.finish(update_counter, has_rest=True, writer=writer):
+                raise errors[0]
 
     def has_rest(self, update_counter: Counter) -> bool:
         """Tell whether there is an interval under way that is to be logged when training ends; drop what is not."""
@@ -220,9 +222,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _write(self, computed: Computed, update_counter: Counter, pooled: Pooled | None) -> None:
         """Log and save an interval's numbers, and raise what is wrong with them."""
-        error = None
+        error, writer = None, self.log_writer if self.log_output else None
         if self.partners.logs and (self.log_output or self.verbose):
-            writer = self.log_writer if self.log_output else None
             error = log_scalars(writer, self.logger, computed.scalars(str(self.interval)), verbose=self.verbose)
         if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
@@ -238,11 +239,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         lone = self._interval.lone_values() if len(self.sources) == 1 else None
         if lone is None:
             return self._computation.compute(self.own_partials(), update)
-        tallies, values = lone
-        return self._computation.of_lone_values(tallies.keys, tallies.wide, values)
+        return self._computation.of_lone_values(lone[0].keys, lone[0].wide, lone[1])
 
     def _computed_of_all(self, pooled: Pooled) -> Computed:
-        return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts)
+        return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts, pooled.errors)
 
     def own_partials(self) -> Partials:
         """Return what this process has of the interval under way, the config's keys first. This waits for the device."""

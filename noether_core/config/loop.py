@@ -75,7 +75,7 @@ class LearningRateCallbackConfig(LoopConfig):
     @property
     def tracking(self) -> TrackAdditionalOutputsCallbackConfig:
         """Return the config that tracks the learning rates, whose names begin with `prefix`."""
-        return self._tracking(self.prefix, reduce="last")
+        return self._tracking(self.prefix, reduce="last", replicated=[self.prefix])
 
 
 class ThroughputCallbackConfig(LoopConfig):

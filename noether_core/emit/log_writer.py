@@ -288,6 +288,7 @@ class BoundLogWriter:
     """Log to a `LogWriter` in somebody's name, by its own methods."""
 
     def __init__(self, writer: LogWriter, source: str) -> None:
+        self.writer = writer
         self.add_scalar = partial(writer.add_scalar, source=source)
         self.add_scalars = partial(writer.add_scalars, source=source)
         self.add_nonscalar = partial(writer.add_nonscalar, source=source)

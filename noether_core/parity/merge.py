@@ -16,7 +16,8 @@ from noether_core.emit.merged_log import MergedLog
 from noether_core.emit.unmerged import MERGED, Unmerged, read_unmerged, set_merged, unmerged_directories
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.reduce.agreement import DUE
-from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.computed import Computed
+from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Partials, no_partials
 from noether_core.reduce.pool import Pooled
 from noether_core.reduce.state import unpack

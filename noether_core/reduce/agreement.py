@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,13 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import listing
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.partial import Partials, Vector
+from noether_core.reduce.wire import NEUTRAL
 
 NOTHING, REST, DUE = 0, 1, 2  # what a callback has: nothing to give, an interval that never ended, one that ends now
-WORDS = 5  # of a callback, in the header
+WORDS = 6  # of a callback, in the header
 _MOST_UNSEEN = 1000  # keys that are remembered though nobody has them any more
+
+_LONGEST = 200  # letters of a key that a warning shows
 
 _Keys = tuple[str, ...]
 
@@ -50,7 +53,9 @@ class Agreement:
         self.config = config
         self.keys: _Keys = ()
         self.lasts: _Keys = ()
+        self.told: frozenset[str] | None = None  # the keys of the one warning that the processes' keys differ
         self._replicated: dict[str, bool] = {}
+        self._hashes: tuple[Any, Any, int, int] = ((), (), 0, 0)
 
     def known(self, offer: Offer) -> tuple[_Keys, _Keys]:
         """Return the keys agreed on, and after them those that this process has besides."""
@@ -60,6 +65,17 @@ class Agreement:
             tuple(dict.fromkeys([*self.keys, *offer.partials.keys])),
             tuple(dict.fromkeys([*self.lasts, *offer.lasts.keys])),
         )
+
+    def header_words(self, offer: Offer, known: tuple[_Keys, _Keys], index: int) -> list[int]:
+        """Return what a process has of the header.
+
+        Its urgency; hashes of its keys, known and as they came, with negatives; its negated number, if it has any values.
+        """
+        keys = offer.partials.keys
+        if self._hashes[:2] != (known, keys):
+            self._hashes = known, keys, hash_of(known), hash_of(keys)
+        _, _, schema, order = self._hashes
+        return [offer.urgency, schema, -schema, order, -order, -index if keys else NEUTRAL]
 
     def replicated(self) -> Vector:
         """Return the places of the keys of which every process has the same value."""
@@ -73,12 +89,6 @@ class Agreement:
         if len(self.keys) > 2 * len(seen) + _MOST_UNSEEN:
             self.keys, self.lasts = seen, lasts
             self._replicated.clear()
-
-
-def header_words(offer: Offer, known: tuple[_Keys, _Keys]) -> Vector:
-    """Return what a callback has of the header: its urgency, and hashes of its keys, known and as they came, with negatives."""
-    schema, order = hash_of(known), hash_of(offer.partials.keys)
-    return np.array([offer.urgency, schema, -schema, order, -order], np.int64)
 
 
 def agree(
@@ -97,7 +107,8 @@ def agree(
             agreement.keys, agreement.lasts = keys, lasts
         return []
     lists = [json.loads(data) for data in exchange.all_gather(json.dumps(known).encode("ascii"))]
-    warnings = []
+    before = frozenset(key for agreement in agreements for key in agreement.told or ())
+    differing: dict[str, tuple[int, ...]] = {}
     for number, agreement in enumerate(agreements):
         of_each = [each[number] for each in lists]
         agreement.keys, agreement.lasts = (
@@ -105,22 +116,22 @@ def agree(
         )
         present = [set(keys) for keys, _ in of_each]
         lacking = {key: tuple(at for at, keys in enumerate(present) if key not in keys) for key in agreement.keys}
-        if any(lacking.values()):
-            warnings.append(_differences(lacking, len(lists)))
-    return warnings
+        if any(lacking.values()) and agreement.told is None:
+            agreement.told = frozenset(key for key, processes in lacking.items() if processes)
+            differing.update({key: lacking[key] for key in agreement.keys if key in agreement.told - before})
+    return [_differences(differing, len(lists))] if differing else []
 
 
 def _differences(lacking: Mapping[str, tuple[int, ...]], count: int) -> str:
     by_processes: dict[tuple[int, ...], list[str]] = {}
     for key, processes in lacking.items():
-        if processes:
-            by_processes.setdefault(processes, []).append(key)
+        by_processes.setdefault(processes, []).append(key[:_LONGEST])
     told = "; ".join(
-        f"{', '.join(map(str, processes))}: {listing(map(repr, keys))}" for processes, keys in by_processes.items()
+        f"not in process {', '.join(map(str, processes))}: {listing(keys)}" for processes, keys in by_processes.items()
     )
     return (
-        f"the update outputs of the {count} processes have different keys. Not in process {told}. Each number is of the"
-        " processes that had its key; return the same keys in every process, or expect this"
+        f"the update outputs of the {count} processes have different keys; {told}. Each number is of the processes that had"
+        " its key; return the same keys in every process, or expect this, which is said once"
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from typing import Any, Protocol, TypeGuard
 
+from noether_core.errors import NoetherError
 from noether_core.reduce.partial import Vector
 
+_METHODS = ("index", "count", "arrive", "all_reduce_sum", "all_reduce_max", "all_gather", "gather_to_main", "close")
 TIME_LIMIT = 30.0  # seconds that a process waits for the others, by default
 
 
@@ -47,3 +50,30 @@ class Exchange(Protocol):
 
     def close(self) -> None:
         """Let go of what was opened; no call follows."""
+
+
+def is_exchange(given: Any, owner: str, name: str = "the framework") -> TypeGuard[Exchange]:
+    """Tell whether the argument `processes` is an exchange; else it is None, or 1 for this process alone.
+
+    Args:
+        given: the argument.
+        owner: whose it is, for the message.
+        name: what knows of the other processes.
+
+    Raises:
+        NoetherError: if it is neither.
+    """
+    if given is None or (type(given) is int and given == 1):
+        return False
+    if isinstance(given, bool | int | float | str) or not all(hasattr(given, name) for name in _METHODS):
+        raise NoetherError(
+            f"{owner} got processes={given!r:.80}; expected 1, to track what this process has alone, None, for all that {name}"
+            " was told of, or an Exchange"
+        )
+    return True
+
+
+def require_time_limit(time_limit: Any, owner: str) -> None:
+    """Raise `NoetherError` for what is no time to wait."""
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit < math.inf:
+        raise NoetherError(f"{owner} got time_limit={time_limit!r:.80}; expected seconds, more than 0")

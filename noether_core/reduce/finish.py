@@ -35,17 +35,20 @@ class Computation:
         self._skip = config.nonfinite == "skip"
         self._schemas: dict[tuple[str, ...], Schema] = {}
 
-    def compute(self, partials: Partials, update: int, lasts: Partials | None = None) -> Computed:
+    def compute(
+        self, partials: Partials, update: int, lasts: Partials | None = None, errors: Sequence[NoetherError] = ()
+    ) -> Computed:
         """Return what an interval gives.
 
         Args:
             partials: what each key has.
             update: the interval's last.
             lasts: the newest numbers of several processes, of which the mean is logged; None for one process.
+            errors: what was raised before.
         """
         schema = self._schema(partials.keys)
         values: list[Value] = []
-        errors: list[NoetherError] = []
+        errors = list(errors)
         with np.errstate(all="ignore"):
             for reduction, places in schema.reductions:
                 values += self._each(reduction, partials if places is None else partials.take(places), update, errors)
@@ -61,15 +64,17 @@ class Computation:
         )
 
     def _means(self, lasts: Partials) -> dict[str, Value]:
-        """Return the mean of each key's numbers; an int, if they are ints and it is one."""
+        """Return the mean of each key's numbers; an int, exactly, if they are ints and it is one."""
         if not lasts.keys:
             return {}
         with np.errstate(all="ignore"):
             means = self._reduced("mean", lasts, 0)
-        return {
-            key: int(mean) if whole and isinstance(mean, float) and mean.is_integer() else mean
-            for key, mean, whole in zip(lasts.keys, means, lasts.whole.tolist(), strict=True)
-        }
+        found = dict(zip(lasts.keys, means, strict=True))
+        for at in np.flatnonzero(lasts.whole).tolist():
+            total, count = sum(int(part[at]) for part in lasts.statistics.total), int(lasts.elements[at])
+            if total % count == 0:
+                found[lasts.keys[at]] = total // count
+        return found
 
     def of_lone_values(self, keys: tuple[str, ...], wide: Vector, values: Sequence[float]) -> Computed:
         """Return what an interval gives in which each key has one value, and that is what every reduction of it is."""

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
-from noether_core.errors import listing
-from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree, header_words
+from noether_core.errors import NoetherError, listing
+from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.partial import Partials, Vector, spread
 from noether_core.reduce.wire import (
@@ -49,12 +49,16 @@ class Pooled(NamedTuple):
         lasts: the newest single numbers, one of each process that has one.
         processes: of each key, the number of the process that had the first value that was not finite.
         contributors: how many processes had each key.
+        first: the number of the first process that had any values; what is replicated is its.
+        errors: what was raised of single keys.
     """
 
     partials: Partials
     lasts: Partials
     processes: Vector
     contributors: Vector
+    first: int
+    errors: Sequence[NoetherError] = ()
 
     @property
     def first_processes(self) -> dict[str, int]:
@@ -127,27 +131,34 @@ class Pool:
             int(any(map(has_second_parts, parts))),
             *iteration,
         ]
-        words = [header_words(offer, keys) for offer, keys in zip(offers, known, strict=True)]
-        header = self._exchange.all_reduce_max(np.concatenate([np.array(flags, np.int64), window_words(parts), *words]))
+        words = [
+            word
+            for agreement, offer, keys in zip(self._agreements, offers, known, strict=True)
+            for word in agreement.header_words(offer, keys, self._exchange.index)
+        ]
+        header = self._exchange.all_reduce_max(
+            np.concatenate([np.array(flags, np.int64), window_words(parts), np.array(words, np.int64)])
+        )
         failed, is_training, has_seconds, *furthest = header[: len(flags)].tolist()
         of_each = header[len(flags) + WINDOW_WORDS :].reshape(-1, WORDS)
         warnings = agree(self._exchange, self._agreements, known, of_each)
         due = [] if failed else np.flatnonzero(of_each[:, 0] >= (DUE if is_training else REST)).tolist()
         windows = read_windows(header[len(flags) : len(flags) + WINDOW_WORDS])
         pooled = {}
-        for number, (found, told) in self._pooled(due, offers, windows, bool(has_seconds)).items():
+        firsts = -of_each[:, 5]
+        for number, (found, told) in self._pooled(due, offers, firsts, windows, bool(has_seconds)).items():
             pooled[number] = _present(found, offers[number].partials.keys, of_each[number])
             self._agreements[number].forget(pooled[number].partials.keys, pooled[number].lasts.keys)
             warnings += told
         return Round((furthest[0], furthest[1], furthest[2]), pooled, not is_training, failed - 1, warnings)
 
     def _pooled(
-        self, due: Sequence[int], offers: Sequence[Offer], windows: Windows, has_seconds: bool
+        self, due: Sequence[int], offers: Sequence[Offer], firsts: Vector, windows: Windows, has_seconds: bool
     ) -> dict[int, tuple[Pooled, list[str]]]:
         """Return what the processes have of the callbacks that are due, under all keys that are known, and warnings."""
         if not due:
             return {}
-        own = [part for number in due for part in self._own(self._agreements[number], offers[number])]
+        own = [part for number in due for part in self._own(self._agreements[number], offers[number], firsts[number])]
         sums = _reduced(self._exchange.all_reduce_sum, [sum_words(part.partials, part.seen, windows) for part in own])
         mine = [greatest_words(part.partials, part.copies) for part in own]
         most = [Greatest(*rows) for rows in _reduced(self._exchange.all_reduce_max, mine)]
@@ -162,8 +173,8 @@ class Pool:
             (partials, contributors), (lasts, _) = read[2 * at : 2 * at + 2]
             tie = ties[2 * at]
             processes = np.full(len(partials.keys), -1) if tie is None else -tie.process
-            pooled = Pooled(partials, lasts, processes, contributors)
-            found[number] = pooled, _told_of_copies(partials.keys, most[2 * at], contributors)
+            pooled = Pooled(partials, lasts, processes, contributors, int(firsts[number]))
+            found[number] = pooled, _told_of_copies(pooled, most[2 * at])
         return found
 
     def _ties(self, own: Sequence[_Own], mine: Sequence[Greatest], most: Sequence[Greatest]) -> Sequence[Ties | None]:
@@ -173,8 +184,8 @@ class Pool:
         ]
         return [Ties(*rows) for rows in _reduced(self._exchange.all_reduce_max, words)]
 
-    def _own(self, agreement: Agreement, offer: Offer) -> tuple[_Own, _Own]:
-        """Return what this process gives of a callback, under all keys: the main one alone what every process has alike."""
+    def _own(self, agreement: Agreement, offer: Offer, first: int) -> tuple[_Own, _Own]:
+        """Return what this process gives of a callback, under all keys: the first one alone what every process has alike."""
         partials, keys = offer.partials, agreement.keys
         present = set(partials.keys)
         whole = spread(partials, keys)
@@ -184,7 +195,7 @@ class Pool:
         for at in alike[whole.elements[alike] > 0].tolist():  # not of a value that another process counts
             copies[at] = _hash_of(whole.take(np.array([at])))
         lasts = offer.lasts
-        if len(alike) and self._exchange.index:
+        if len(alike) and self._exchange.index != first:
             seen[alike] = 0
             whole = _without(whole, alike)
             lasts = _without(lasts, np.flatnonzero([agreement.config.is_replicated(key) for key in lasts.keys]))
@@ -215,20 +226,21 @@ def _hash_of(one: Partials) -> int:
     return int.from_bytes(found.digest(), "big") >> 2
 
 
-def _told_of_copies(keys: tuple[str, ...], most: Greatest, contributors: Vector) -> list[str]:
+def _told_of_copies(pooled: Pooled, most: Greatest) -> list[str]:
     """Return what to warn of, of keys that every process was to have alike."""
+    keys, contributors = pooled.partials.keys, pooled.contributors
     had = most.copy != NEUTRAL
     differ = [keys[at] for at in np.flatnonzero(had & (most.copy != -most.other)).tolist()]
     absent = [keys[at] for at in np.flatnonzero(had & (contributors == 0)).tolist()]
     told = []
     if differ:
         told.append(
-            f"the processes have different values of the replicated {listing(map(repr, differ))}; the main process's are taken:"
-            " reduce them over the processes in the training step, or take them out of `replicated`"
+            f"the processes have different values of the replicated {listing(differ)}; those of process {pooled.first} are"
+            " taken: reduce them over the processes in the training step, or take them out of `replicated`"
         )
     if absent:
         told.append(
-            f"the main process has no value of the replicated {listing(map(repr, absent))}, so nothing is logged of it; return"
+            f"process {pooled.first} has no value of the replicated {listing(absent)}, so nothing is logged of it; return"
             " it in every process, or take it out of `replicated`"
         )
     return told
@@ -241,9 +253,9 @@ def _present(pooled: Pooled, keys: tuple[str, ...], words: Vector) -> Pooled:
     if words[3] == -words[4] and keys != order:
         at = {key: place for place, key in enumerate(order)}
         places = np.array([at[key] for key in keys if pooled.contributors[at[key]]], np.int64)
-    return Pooled(
-        pooled.partials.take(places),
-        pooled.lasts.take(np.flatnonzero(pooled.lasts.elements)),
-        pooled.processes[places],
-        pooled.contributors[places],
+    return pooled._replace(
+        partials=pooled.partials.take(places),
+        lasts=pooled.lasts.take(np.flatnonzero(pooled.lasts.elements)),
+        processes=pooled.processes[places],
+        contributors=pooled.contributors[places],
     )
