@@ -27,8 +27,7 @@ from noether_core.reduce.partial import Partials, Vector
 from noether_core.reduce.pool import Pool
 from noether_core.reduce.threads import run_threads
 from noether_core.reduce.wire import (
-    NEUTRAL,
-    Greatest,
+    Terms,
     greatest_words,
     read_windows,
     read_words,
@@ -42,14 +41,6 @@ LATENCY, BANDWIDTH = 20e-6, 10e9  # seconds a message, bytes a second: of a usua
 STORE = 50e-6  # seconds that the store's host needs for what one process asks of it at an arrival
 CONFIGS = {"mean": ["mean"], "mean, std, min, max": ["mean", "std", "min", "max"]}
 STEPS = 3  # the most that a process of the simulation made
-
-
-class Sent(NamedTuple):
-    """Hold what a process sends at an interval's end: the bytes of each collective, in order."""
-
-    header: int
-    sums: int
-    greatest: int
 
 
 class _Counting:
@@ -83,8 +74,8 @@ def _tracked(accumulator: OutputAccumulator, steps: Sequence[Sequence[float]]) -
     return accumulator.partials()
 
 
-def sent(reductions: Sequence[str]) -> Sent:
-    """Return what a process sends of 1,000 keys: float32 numbers of a training's sizes."""
+def sent(reductions: Sequence[str]) -> list[int]:
+    """Return the bytes of each collective that a process makes for 1,000 keys: float32 numbers of a training's sizes."""
     config = _config(reductions)
     values = np.random.default_rng(0).lognormal(sigma=3, size=(2, 1, KEYS)).tolist()
 
@@ -97,7 +88,7 @@ def sent(reductions: Sequence[str]) -> Sent:
             pool.pool([Offer(partials, DUE, lasts_of(partials, 1))], (0, 1, 1), "measure")
         return counting.sent
 
-    return Sent(*run_threads(2, body)[0])
+    return run_threads(2, body)[0]
 
 
 class Simulated(NamedTuple):
@@ -123,17 +114,21 @@ def simulate(processes: int) -> Simulated:
                 yield _tracked(accumulator, values[:count, process])
 
     windows = read_windows(np.max([window_words([state]) for state in states()], axis=0))
+    terms = Terms(windows, has_nonfinite=False, has_seconds=False)
     sums = greatest = own = None
     seconds = 0.0
     for own in states():
-        words = sum_words(own, np.ones(KEYS, np.int64), windows)
-        most = np.stack(greatest_words(own, np.full(KEYS, NEUTRAL)))
+        words = sum_words(own, np.ones(KEYS, np.int64), terms)
+        extremes = greatest_words(own, None, terms)
+        most = np.stack(list(extremes.values()))
         begin = time.perf_counter()
         sums = words if sums is None else sums + words
         greatest = most if greatest is None else np.maximum(greatest, most)
         seconds += time.perf_counter() - begin
-    assert own is not None and sums is not None and greatest is not None
-    pooled, _ = read_words(own, windows, sums, Greatest(*greatest), None)
+    assert own is not None
+    assert sums is not None
+    assert greatest is not None
+    pooled, _ = read_words(own, terms, sums, dict(zip(extremes, greatest, strict=True)), {})
     found = Computation(config).compute(pooled, 1)
     wanted = [number for key in range(KEYS) for number in _exactly(values, counts, key)]
     wrong = sum(number != exact for number, exact in zip(found.values, wanted, strict=True))
@@ -150,19 +145,29 @@ def _exactly(values: np.ndarray, counts: np.ndarray, key: int) -> list[float]:
 
 def tables(simulated: Sequence[tuple[int, Simulated]]) -> str:
     """Return the tables in Markdown."""
-    rows = [["reductions", "processes", "bytes a process sends", "of these a key", "messages in a row", "expected time"]]
+    rows = [
+        ["reductions", "processes", "bytes a process sends", "of these a key", "messages in a row", "expected time"]
+    ]
     for name, reductions in CONFIGS.items():
         parts = sent(reductions)
+        collectives = len(parts)
         for processes in PROCESSES:
             hops = 2 * math.ceil(math.log2(processes))
             seconds = sum(hops * LATENCY + 2 * each / BANDWIDTH for each in parts) + processes * STORE
-            cells = [f"{sum(parts):,}", f"{sum(parts[1:]) / KEYS:.0f}", f"{3 * hops}", f"{1e3 * seconds:.1f} ms"]
+            cells = [
+                f"{sum(parts):,}",
+                f"{sum(parts[1:]) / KEYS:.0f}",
+                f"{collectives * hops}",
+                f"{1e3 * seconds:.1f} ms",
+            ]
             rows.append([name, f"{processes:,}", *cells])
     checked = [["processes added", "numbers", "of these not exact", "adding one process's words"]]
     for processes, found in simulated:
         each = f"{1e6 * found.seconds / processes:.0f} µs"
         checked.append([f"{processes:,}", f"{found.numbers:,}", f"{found.wrong:,}", each])
-    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in [t[0], ["---"] * len(t[0]), *t[1:]]) for t in (rows, checked))
+    return "\n\n".join(
+        "\n".join(f"| {' | '.join(row)} |" for row in [t[0], ["---"] * len(t[0]), *t[1:]]) for t in (rows, checked)
+    )
 
 
 def _main(arguments: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, f
 from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
 from noether_jax import packing
 from noether_jax.ops import JaxOps
+from noether_jax.slots import Slot
 from noether_jax.tracker_state import OutputTrackerState, check_identities, leading_axes
 
 PositionOf = Callable[[int], tuple[int, int]]  # of a step: its update and accumulation step
@@ -50,14 +52,6 @@ def read_state(
     for at in np.flatnonzero(first != NEVER).tolist():
         first[at] = encode_position(*position_of(int(first[at])))
     slots = state.slots
-    last = {
-        slot.key: Newest(
-            np.asarray(state.last[slot.key][0]).view(jnp.dtype(slot.dtype)).reshape(slot.shape),
-            *position_of(int(newest[at])),
-        )
-        for at, slot in enumerate(slots)
-        if slot.key in state.last and uses[at]
-    }
     found = Partials(
         tuple(slot.key for slot in slots),
         each(lambda vector: vector[: len(slots)], statistics._replace(first_nonfinite=first)),
@@ -65,7 +59,16 @@ def read_state(
         np.array([slot.wide for slot in slots], bool),
         np.array([slot.dtype in WHOLE_DTYPES for slot in slots], bool),
         np.array([fields.weights and slot.key != config.weight for slot in slots], bool),
-        last,
+        {
+            slot.key: Newest(_value(state, slot), *position_of(int(newest[at])))
+            for at, slot in enumerate(slots)
+            if slot.key in state.last and uses[at]
+        },
     )
     order = sorted(np.flatnonzero(uses[: len(slots)]).tolist(), key=lambda at: slots[at].order)
     return found.take(np.array(order, np.int64))
+
+
+def _value(state: OutputTrackerState, slot: Slot) -> np.ndarray[Any, Any]:
+    """Return a key's newest value, the same in every member."""
+    return np.asarray(state.last[slot.key][0]).view(jnp.dtype(slot.dtype)).reshape(slot.shape)

@@ -154,8 +154,8 @@ class Rendezvous:
             if call.done() and isinstance(error := call.exception(), RuntimeError):
                 raise NoetherError(
                     f"the processes cannot agree through torch.distributed's {type(self._store).__name__} ({error});"
-                    " initialize it with a TCPStore, a FileStore or an address (env://, tcp://, file://), or track in one process"
-                    " alone with `processes=1`"
+                    " initialize it with a TCPStore, a FileStore or an address (env://, tcp://, file://), or track in one"
+                    " process alone with `processes=1`"
                 ) from error
             self._result(call, 0)
 

@@ -62,8 +62,7 @@ def record_outputs(
     Before `optax.MultiSteps`, as in `optax.chain(record_outputs(run, example), multi_steps.gradient_transformation())`, it
     sees every micro-batch: give the run `accumulation_steps=k`, so that each has its update and accumulation step. Inside of
     `MultiSteps` it sees the last micro-batch of each update and none of the others: call `run.step` once an update then, and
-    leave the run's `accumulation_steps` at 1. A `k` that varies, and updates that `should_skip_update_fn` refuses, move the
-    counts of the first apart; take the second there.
+    leave the run's `accumulation_steps` at 1, as also where `k` varies or `should_skip_update_fn` refuses updates.
 
     Raises:
         NoetherError: from `update`, if it got no `update_outputs`: flax's `TrainState.apply_gradients`, for one, passes none
