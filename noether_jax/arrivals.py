@@ -6,7 +6,11 @@ name is used until it fails, so that a process that was stopped over several arr
 nothing grows with their number.
 
 The service runs in process 0. If that is the one which is stopped, no call returns, so that the calls are made on a thread, and
-the others give up by their own clocks.
+the others give up by their own clocks. No protocol can have one verdict for all if the process with the service is stopped in
+the very milliseconds between the two barriers and lasts longer than the others wait; every other stop is decided alike.
+
+What is not ours: once a process misses JAX's heartbeats (`heartbeat_timeout_seconds` of `jax.distributed.initialize`, 100 s),
+JAX aborts all others, unless `jax_enable_recoverability` was set before; and if process 0 ends, with its service, always.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ class Arrivals:
         self._time_limit = time_limit
         self._number = 0
         self._failures = 0
-        self._is_clean = True
+        self._cleared = 0
 
     def arrive(self, what: str) -> None:
         """Wait until all processes are here.
@@ -65,12 +69,12 @@ class Arrivals:
         attempt = _Attempt(self._client, self._name, self._index, self._count, self._number, self._failures)
         missing, cause = attempt.verdict(self._time_limit)
         if missing is None:
-            if not self._is_clean and self._index == 0:  # each process has read of the failures before
-                self._client.key_value_delete(f"{self._name}/missing/")
-            self._is_clean = True
+            if self._index == 0:  # each process has read of the failures before
+                for failed in range(self._cleared, self._failures):
+                    self._client.key_value_delete(f"{self._name}/{failed}/")
+            self._cleared = self._failures
             return
         self._failures += 1
-        self._is_clean = False
         named = ", ".join(map(str, missing)) or "some"
         hint = (
             "; the service of jax.distributed, which runs in process 0, does not answer" if attempt.has_given_up else ""
@@ -88,8 +92,8 @@ class _Attempt:
     def __init__(self, client: Client, name: str, index: int, count: int, number: int, failures: int) -> None:
         self._client, self._name, self._index, self._count = client, name, index, count
         self._number = number
-        self._place = f"{name}/{failures}"
-        self._verdict_key = f"{name}/missing/{failures}"
+        self._place = f"{name}/{failures}"  # a call to a stopped service may land late, where nobody looks any more
+        self._verdict_key = f"{name}/{failures}/missing"
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._is_met = self._is_over = self.has_given_up = False
@@ -112,7 +116,7 @@ class _Attempt:
     def _work(self, first: float, second: float) -> None:
         missing, failure = None, None
         try:
-            self._client.key_value_set(f"{self._name}/at/{self._index}", str(self._number), allow_overwrite=True)
+            self._client.key_value_set(f"{self._place}/at/{self._index}", str(self._number), allow_overwrite=True)
             self._client.wait_at_barrier(f"{self._place}/here", round(first * 1000))
             with self._changed:
                 self._is_met = True
@@ -142,7 +146,7 @@ class _Attempt:
             return (0,)
 
     def _found_missing(self, failure: Exception | None) -> tuple[int, ...]:
-        there = self._client.key_value_dir_get(f"{self._name}/at/")
+        there = self._client.key_value_dir_get(f"{self._place}/at/")
         here = {int(key.rpartition("/")[2]) for key, number in there if int(number) >= self._number}
         missing = set(range(self._count)) - here
         if not missing:  # they came after the barrier failed, whose message names some

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, ProcessesMissingError
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange
 from noether_core.reduce.partial import Vector
 from noether_jax.arrivals import Arrivals, Client
@@ -115,24 +115,33 @@ class _ProcessExchange:
         lengths[self.index] = len(data)
         lengths = self.all_reduce_sum(lengths)
         self._gathers += 1
-        place, limit = f"{self._name}/gather/{self._gathers}", int(self._time_limit * 1000)
+        place = f"{self._name}/gather/{self._gathers}"
         parts: list[list[bytes]] = [[] for _ in range(self.count)]
         for start in range(0, int(lengths.max()), _PIECE):
             if self.index:
                 if start < len(data):
                     self._client.key_value_set_bytes(f"{place}/{start}/{self.index}", data[start : start + _PIECE])
-                    self._client.blocking_key_value_get(f"{place}/taken/{start}", limit)
+                    self._waited(0, self._client.blocking_key_value_get, f"{place}/taken/{start}")
                 continue
             for process in range(1, self.count):
                 if start < lengths[process]:
-                    parts[process].append(
-                        self._client.blocking_key_value_get_bytes(f"{place}/{start}/{process}", limit)
-                    )
+                    get = self._client.blocking_key_value_get_bytes
+                    parts[process].append(self._waited(process, get, f"{place}/{start}/{process}"))
             self._client.key_value_delete(f"{place}/{start}/")
             self._client.key_value_set(f"{place}/taken/{start}", "")
         if self.index:
             return None
         return [data, *map(b"".join, parts[1:])]
+
+    def _waited(self, process: int, get: Callable[[str, int], Any], key: str) -> Any:
+        try:
+            return get(key, round(self._time_limit * 1000))
+        except Exception as error:
+            raise ProcessesMissingError(
+                f"process {process} was there, and did not go on within {self._time_limit:g} s when what the processes have was"
+                " gathered: see whether it still runs; where it may take longer, give a greater time_limit",
+                (process,),
+            ) from error
 
     def close(self) -> None:
         """Do nothing: the service and the devices are JAX's."""
