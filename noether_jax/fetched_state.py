@@ -13,7 +13,7 @@ from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.position import NEVER, encode_position
 from noether_core.algebra.sums import each, fold_tree
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
+from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials, Vector
 from noether_jax import packing
 from noether_jax.ops import JaxOps
 from noether_jax.slots import Slot
@@ -48,9 +48,7 @@ def read_state(
     with np.errstate(over="ignore", invalid="ignore"):
         statistics = fold_tree(NUMPY, rows)
     uses, newest = uses.sum(0), newest.max(0)
-    first = np.where(statistics.first_nonfinite == np.iinfo(np.int64).max, NEVER, statistics.first_nonfinite)
-    for at in np.flatnonzero(first != NEVER).tolist():
-        first[at] = encode_position(*position_of(int(first[at])))
+    first = _positions(statistics.first_nonfinite, position_of)
     slots = state.slots
     found = Partials(
         tuple(slot.key for slot in slots),
@@ -72,3 +70,11 @@ def read_state(
 def _value(state: OutputTrackerState, slot: Slot) -> np.ndarray[Any, Any]:
     """Return a key's newest value, the same in every member."""
     return np.asarray(state.last[slot.key][0]).view(jnp.dtype(slot.dtype)).reshape(slot.shape)
+
+
+def _positions(steps: Vector, position_of: PositionOf) -> Vector:
+    """Return the positions of steps by their numbers."""
+    found = np.where(steps == np.iinfo(np.int64).max, NEVER, steps)
+    for at in np.flatnonzero(found != NEVER).tolist():
+        found[at] = encode_position(*position_of(int(found[at])))
+    return found
