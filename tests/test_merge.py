@@ -16,7 +16,7 @@ import noether_torch
 from noether_core import read_run
 from noether_core.cli import app
 from noether_core.config import OnlineLossCallbackConfig
-from noether_core.emit.unmerged import discard_unmerged, read_unmerged, save_unmerged
+from noether_core.emit.unmerged import discard_unmerged, find_unmerged, read_unmerged, save_unmerged, set_merged
 from noether_core.errors import NoetherError, ProcessesMissingError, RunFormatError
 from noether_core.parity import merge_run
 from noether_core.reduce.state import pack
@@ -95,7 +95,7 @@ def shown(path: Path) -> Any:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("whole") / "run"
     train(path, {})
-    assert not (path / "unmerged").exists()
+    assert files_of(path / "unmerged") == {}
     return shown(path)
 
 
@@ -119,7 +119,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 def test_a_merge_that_was_killed_is_gone_on_with(whole: Any, tmp_path: Path) -> None:
     train(tmp_path / "run", {4: 1})
-    (directory,) = (tmp_path / "run" / "unmerged").iterdir()
+    (directory,) = (tmp_path / "run" / "unmerged").glob("E*")
     shutil.copytree(directory, tmp_path / "copy")
     merge_run(tmp_path / "run")
     shutil.copytree(tmp_path / "copy", directory, dirs_exist_ok=True)
@@ -130,7 +130,7 @@ def test_a_merge_that_was_killed_is_gone_on_with(whole: Any, tmp_path: Path) -> 
 
 def test_files_that_are_missing_are_named_and_may_come_later(whole: Any, tmp_path: Path) -> None:
     train(tmp_path / "run", {4: 1})
-    (directory,) = (tmp_path / "run" / "unmerged").iterdir()
+    (directory,) = (tmp_path / "run" / "unmerged").glob("E*")
     (directory / "1-of-3.safetensors").rename(tmp_path / "kept")
     before = files_of(tmp_path / "run")
     result = CliRunner().invoke(app, ["merge", str(tmp_path / "run")])
@@ -166,12 +166,10 @@ def test_a_run_that_logged_nothing_else_is_merged_and_a_later_start_supersedes_i
 
 def test_what_a_superseded_start_left_is_not_mixed_with_what_is_logged(tmp_path: Path) -> None:
     train(tmp_path / "run", {4: 1})
-    (directory,) = (tmp_path / "run" / "unmerged").iterdir()
+    (directory,) = (tmp_path / "run" / "unmerged").glob("E*")
     shutil.copytree(directory, tmp_path / "copy")
     train(tmp_path / "run", {})
-    assert not directory.exists()
     before = shown(tmp_path / "run")
-    shutil.copytree(tmp_path / "copy", directory)
     report = merge_run(tmp_path / "run")
     assert ("in the log already" in report.merged[0], report.problems) == (True, [])
     assert shown(tmp_path / "run") == before
@@ -200,45 +198,64 @@ def part() -> dict[str, Any]:
     return pack(one.partials())
 
 
-def test_what_ends_at_one_iteration_is_saved_together_and_discarded_each(tmp_path: Path) -> None:
+def test_what_is_saved_and_not_discarded_is_kept(tmp_path: Path) -> None:
+    def found() -> dict[str, list[int]]:
+        files = [read_unmerged(file) for file in find_unmerged(tmp_path)]
+        return {file.path.relative_to(tmp_path / "unmerged").as_posix(): sorted(file.callbacks) for file in files}
+
     save_unmerged(tmp_path, ITERATION, 1, 2, {0: part(), 2: part()})
     save_unmerged(tmp_path, ITERATION, 1, 2, {1: part()})
-    file = tmp_path / "unmerged" / "E0_U4_S8" / "1-of-2.safetensors"
-    assert sorted(read_unmerged(file).callbacks) == [0, 1, 2]
-    discard_unmerged(tmp_path, ITERATION, 1, 2, [1])
-    assert sorted(read_unmerged(file).callbacks) == [0, 2]
-    discard_unmerged(tmp_path, ITERATION, 1, 2, [0, 2])
-    discard_unmerged(tmp_path, ITERATION, 1, 2)
-    assert not list(tmp_path.iterdir())
+    assert found() == {"E0_U4_S8/1-of-2.safetensors": [0, 2], "1-of-2.safetensors": [1]}
+    discard_unmerged(tmp_path, 1, 2)
+    discard_unmerged(tmp_path, 1, 2)
+    assert found() == {"E0_U4_S8/1-of-2.safetensors": [0, 2]}
+    save_unmerged(tmp_path, ITERATION, 1, 2, {5: part()})
+    save_unmerged(tmp_path, TrainingIteration(0, 6, 12), 1, 2, {0: part()})
+    save_unmerged(tmp_path, TrainingIteration(0, 6, 12), 0, 2, {3: part()})
+    assert found() == {
+        "E0_U4_S8/1-of-2.safetensors": [0, 2, 5],
+        "0-of-2.safetensors": [3],
+        "1-of-2.safetensors": [0],
+    }
+    for file in find_unmerged(tmp_path):
+        set_merged(tmp_path, read_unmerged(file))
+    assert found() == {
+        "E0_U4_S8/merged/1-of-2.safetensors": [0, 2, 5],
+        "E0_U6_S12/merged/0-of-2.safetensors": [3],
+        "E0_U6_S12/merged/1-of-2.safetensors": [0],
+    }
 
 
 def test_processes_that_save_and_discard_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     saved = part()
 
     def body(exchange: ThreadExchange) -> None:
-        for _ in range(100):
-            save_unmerged(tmp_path, ITERATION, exchange.index, exchange.count, {0: saved})
-            discard_unmerged(tmp_path, ITERATION, exchange.index, exchange.count, [0])
+        for number in range(60):
+            save_unmerged(
+                tmp_path, TrainingIteration(0, 4 + number // 3, 8), exchange.index, exchange.count, {0: saved}
+            )
+            if number % 3:
+                discard_unmerged(tmp_path, exchange.index, exchange.count)
 
     run_threads(4, body)
-    assert not list(tmp_path.iterdir())
+    assert len(find_unmerged(tmp_path)) == 4 * 20
 
 
 def test_damaged_and_misplaced_files_are_named(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path, CONFIGS, processes=1):
         pass
     save_unmerged(tmp_path, ITERATION, 0, 1, {0: part()})
-    file = tmp_path / "unmerged" / "E0_U4_S8" / "0-of-1.safetensors"
+    file = tmp_path / "unmerged" / "0-of-1.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1])
     assert "no intact state" in merge_run(tmp_path).problems[0]
     file.write_bytes(data)
     file.rename(file.with_name("1-of-2.safetensors"))
-    assert "is of process 0 of 1 at E0_U4_S8" in merge_run(tmp_path).problems[0]
+    assert "it is of process 0 of 1" in merge_run(tmp_path).problems[0]
     file.with_name("1-of-2.safetensors").unlink()
     save_unmerged(tmp_path, ITERATION, 0, 1, {7: part()})
     assert "has values of tracking callback 7, which config.yaml has not" in merge_run(tmp_path).problems[0]
-    shutil.rmtree(file.parent)
+    file.unlink()
     save_unmerged(tmp_path, ITERATION, 0, 1, {2: part()})
     assert "or with another `reduce`" in merge_run(tmp_path).problems[0]
     with pytest.raises(NoetherError, match="does not exist"):

@@ -13,7 +13,7 @@ from noether_core.callbacks.meeting import POOLED, Meeting
 from noether_core.config.load import load_tracking
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.merged_log import MergedLog
-from noether_core.emit.unmerged import MERGED, Unmerged, read_unmerged, set_merged, unmerged_directories
+from noether_core.emit.unmerged import Unmerged, find_unmerged, joined, read_unmerged, set_merged
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.reduce.agreement import DUE
 from noether_core.reduce.computed import Computed
@@ -22,7 +22,7 @@ from noether_core.reduce.partial import Partials, no_partials
 from noether_core.reduce.pool import Pooled
 from noether_core.reduce.state import unpack
 from noether_core.reduce.threads import ThreadExchange, run_threads
-from noether_core.schedule import TrainingIteration, UpdateCounter
+from noether_core.schedule import UpdateCounter
 
 Configs = Sequence[TrackAdditionalOutputsCallbackConfig]
 _TIME_LIMIT = 3600.0  # seconds, of threads that wait for none but each other
@@ -62,37 +62,33 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
     """
     path = Path(path)
     configs, log, report = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport()
-    for iteration, directory in unmerged_directories(path):
+    for saved in _groups(path, report):
         try:
-            for count, saved in sorted(_by_count(iteration, directory).items()):
-                _merge(log, configs, saved, count, report, partial=partial)
+            _merge(log, configs, saved, report, partial=partial)
         except (NoetherError, OSError) as error:
             report.problems.append(str(error))
     return report
 
 
-def _by_count(iteration: TrainingIteration, directory: Path) -> dict[int, dict[int, Unmerged]]:
-    """Return what each process had, by how many they were; of no group that has nothing new."""
-    groups: dict[int, dict[int, Unmerged]] = {}
-    for place in (directory / MERGED, directory):
-        for file in sorted(place.glob("*-of-*.safetensors")):
+def _groups(path: Path, report: MergeReport) -> list[list[Unmerged]]:
+    """Return what the processes saved of each interval, of which not all is merged, by update."""
+    groups: dict[tuple[str, int], list[Unmerged]] = {}
+    for file in find_unmerged(path):
+        try:
             saved = read_unmerged(file)
-            if (file.name, iteration) != (f"{saved.index}-of-{saved.count}.safetensors", saved.iteration):
-                raise RunFormatError(
-                    f"{file} is of process {saved.index} of {saved.count} at {saved.iteration}; give it that name again"
-                )
-            groups.setdefault(saved.count, {})[saved.index] = saved
-    return {
-        count: group for count, group in groups.items() if any(each.path.parent == directory for each in group.values())
-    }
+        except RunFormatError as error:
+            report.problems.append(str(error))
+        else:
+            groups.setdefault((str(saved.iteration), saved.count), []).append(saved)
+    found = [group for group in groups.values() if not all(saved.is_merged for saved in group)]
+    return sorted(found, key=lambda group: (group[0].iteration.update or 0, group[0].count))
 
 
-def _merge(
-    log: MergedLog, configs: Configs, saved: Mapping[int, Unmerged], count: int, report: MergeReport, *, partial: bool
-) -> None:
-    present = [saved[index] for index in sorted(saved)]
-    iteration = present[0].iteration
-    missing = ", ".join(f"{index}-of-{count}.safetensors" for index in range(count) if index not in saved)
+def _merge(log: MergedLog, configs: Configs, files: Sequence[Unmerged], report: MergeReport, *, partial: bool) -> None:
+    iteration, count = files[0].iteration, files[0].count
+    of_each = {index: [saved for saved in files if saved.index == index] for index in range(count)}
+    present = [joined(saved) for saved in of_each.values() if saved]
+    missing = ", ".join(f"{index}-of-{count}.safetensors" for index, saved in of_each.items() if not saved)
     if missing and not partial:
         report.problems.append(
             f"{log.path / 'unmerged' / str(iteration)} lacks what other processes had: {missing}. Copy their files there,"
@@ -111,9 +107,9 @@ def _merge(
             arrays[name.as_posix()] = of_file
         report.problems += [f"{iteration}: {error}" for error in each.errors]
     is_new = log.add(iteration, scalars, arrays, is_whole=not missing)
-    for each_saved in present:
-        if each_saved.path.parent.name != MERGED:
-            set_merged(each_saved)
+    for saved in files:
+        if not saved.is_merged:
+            set_merged(log.path, saved)
     without = f", without {missing}" if missing else ""
     report.merged.append(
         f"{iteration}: {'merged' if is_new else 'in the log already:'} {len(scalars)} values and {len(arrays)} array files"
