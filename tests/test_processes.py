@@ -71,7 +71,7 @@ def steps_of(outputs: list[list[Any]]) -> Callable[[Any, int], None]:
 
 
 def reference(path: Path, configs: Any, outputs: list[list[Any]], front_end: Any, **arguments: Any) -> list[Any]:
-    """Return the entries of one process that has all of their values: the accumulation steps of its updates are the processes."""
+    """Return the entries of one process that has all values: the accumulation steps of its updates are the processes."""
     with (
         warnings.catch_warnings(),
         front_end.Run(path, configs, processes=1, accumulation_steps=len(outputs), **arguments) as run,
