@@ -200,12 +200,12 @@ def test_shards_are_pooled_with_some_axes_manual(name: str, axes: set[str], tmp_
     shape = (16 // int(np.prod([mesh.shape[each] for each in names])), 8)
     with Run(tmp_path / "meshes", [config]) as run, jax.set_mesh(mesh):
         example = {"x": jnp.zeros(shape), "top": jnp.float32(0)}
-        tracked = jax.device_put(run.init(example, axis_name=names), NamedSharding(mesh, P()))
+        tracked = run.init(example, axis_name=names, mesh=mesh)
         mapped = jax.jit(
             jax.shard_map(
                 lambda tracked, x: run.track(tracked, {"x": x, "top": jnp.max(x)}),
-                in_specs=(P(), P(names)),
-                out_specs=P(),
+                in_specs=(P(names), P(names)),
+                out_specs=P(names),
                 axis_names=axes,
             )
         )
