@@ -153,7 +153,7 @@ def beside(value: Any, other: jax.Array) -> jax.Array:
     sharding = other.sharding
     if isinstance(sharding, NamedSharding) and (value.shape != other.shape or sharding.spec.unreduced):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-    with ours():
+    with ours(), no_mesh():
         moved: jax.Array = jax.device_put(jax.jit(reduced)(value), sharding)
         return moved
 
