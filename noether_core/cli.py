@@ -20,6 +20,7 @@ from noether_core.errors import NoetherError
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
+from noether_core.parity.merge import merge_run
 from noether_core.text import inert
 
 app = typer.Typer(
@@ -94,6 +95,22 @@ def export(
     for problem in exported.problems:
         _complain(f"damaged, left out: {inert(problem)}", "bold red")
     print(f"{exported.entries} entries: {inert(str(exported.path))}")  # noqa: T201
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Make do with the processes whose files are there.")
+    ] = False,
+) -> None:
+    """Log the intervals that a run's processes could not pool, from what each of them saved. Exits 1 if some stay unmerged."""
+    report = merge_run(run, partial=partial)
+    for sentence in report.merged or ([] if report.problems else ["nothing to merge"]):
+        print(inert(sentence))  # noqa: T201
+    for problem in report.problems:
+        _complain(f"not merged: {inert(problem)}", "bold red")
+    raise typer.Exit(1 if report.problems else 0)
 
 
 def main() -> None:

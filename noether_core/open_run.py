@@ -23,6 +23,7 @@ from noether_core.callbacks.build import (
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.config.load import as_entry
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
@@ -58,7 +59,6 @@ class OpenRun:
         time_limit: float = TIME_LIMIT,
     ) -> None:
         self.path = Path(path)
-        self.exchange = self._exchange_of(processes, time_limit)
         require_positive("Run", accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         self.accumulated = 0
@@ -68,6 +68,7 @@ class OpenRun:
         )
         self._start = self.counter.cur_iteration
         given = read_callbacks(callbacks)
+        self.exchange = self._exchange_of(processes, time_limit)
         self.log_writer = LogWriter(
             self.path if self.is_main else None,
             update_counter=self.counter,
@@ -75,21 +76,27 @@ class OpenRun:
             keeps_all=False,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
-        self.pooling = None
-        if self.exchange is not None:
-            self.pooling = Pooling(self.exchange, tracking_callbacks(self.callbacks), self.path)
-        for callback in tracking_callbacks(self.callbacks):
-            callback.join(self.pooling)
-        self.recorder = None
-        if record is not None:
-            if self.exchange is not None and self.exchange.index:
-                record = f"{record}.process{self.exchange.index}"
-            self.recorder = OutputRecorder(record, backend=self.backend, log_writer=self.log_writer)
-            self.callbacks.append(self.recorder)
+        self.pooling = self._join_processes()
+        self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self._evaluation: Evaluation | None = None
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
         self._state = "new"
+
+    def _join_processes(self) -> Pooling | None:
+        tracking = tracking_callbacks(self.callbacks)
+        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path)
+        for callback in tracking:
+            callback.partners.join(pooling)
+        return pooling
+
+    def _open_recorder(self, path: str | Path) -> OutputRecorder:
+        """Return what records the update outputs of this process, each to a file of its own."""
+        if self.exchange is not None and self.exchange.index:
+            path = f"{path}.process{self.exchange.index}"
+        recorder = OutputRecorder(path, backend=self.backend, log_writer=self.log_writer)
+        self.callbacks.append(recorder)
+        return recorder
 
     def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
         require_time_limit(time_limit, "Run")
@@ -136,7 +143,7 @@ class OpenRun:
             "effective_batch_size": self.counter.effective_batch_size,
             "accumulation_steps": self.accumulation_steps,
             "end": None if end is None else str(end),
-            "callbacks": [callback.callback_config.model_dump(exclude_unset=True) for callback in self.callbacks],
+            "callbacks": [as_entry(callback.callback_config) for callback in self.callbacks],
         }
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
 from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.open_run import OpenRun
+from noether_core.run_state import load_run_state, save_run_state
 from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
 from noether_core.select import unstack
 
@@ -27,7 +29,11 @@ class Run(OpenRun):
         end: where training ends, such as `{"epoch": 5}`; None: when the `with` block does.
         trackers: `"console"`, `"tensorboard"`, `"wandb"`, `"trackio"`, `"mlflow"`; one of these with options, such as
             `{"kind": "wandb", "project": "airfoil", "mode": "online"}`; or objects with `log` and `close`.
-        record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording.
+        record: a file to write every step's update outputs to, for `noether_core.parity`; None for no recording. Of several
+            processes each has its own: `{record}.process1` and so on.
+        processes: what talks to the other processes, whose values are pooled with this one's at each interval's end; None: all
+            that the framework was told of; 1: none, what this process has is logged alone.
+        time_limit: seconds that a process waits for the others.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
@@ -232,6 +238,28 @@ class Run(OpenRun):
         self.accumulated = int(state["accumulated"])
         samples = int(state.get("samples", -1))
         self._samples = None if samples < 0 else samples
+
+    def save_state(self, path: str | Path) -> None:
+        """Write `state_dict()` to a file, which appears whole or not at all. All processes of a run call it, at one step.
+
+        Raises:
+            ProcessesMissingError: if some processes do not come.
+            NoetherError, OSError: if it cannot be written.
+        """
+        save_run_state(path, self.state_dict(), self.exchange)
+
+    def load_state(self, path: str | Path) -> None:
+        """Go on from what `save_state` wrote, in as many processes or not; see `load_state_dict`.
+
+        The main process goes on with the interval under way of all that saved, the others with an empty one.
+
+        Raises:
+            RunFormatError: for a file that is missing, damaged, or no state.
+            NoetherError: if the state has not this run's callbacks.
+            ProcessesMissingError: if some processes do not come.
+        """
+        self._refuse_unless_open("load_state")
+        self.load_state_dict(load_run_state(path, self.exchange))
 
     def _named(self) -> dict[str, CallbackBase]:
         return {

@@ -195,8 +195,20 @@ def unstack(update_outputs: Any, steps: int) -> list[dict[str, Any]]:
                 " stack the steps' values, as jax.lax.scan does, or leave steps out"
             )
         else:
-            columns[key] = list(value)  # of every library the slices, in few operations
+            columns[key] = _slices(key, value)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * steps
+
+
+def _slices(key: str, value: Any) -> list[Any]:
+    """Return an array's slices along its leading axis: of every library in few operations."""
+    try:
+        return list(value)
+    except RuntimeError as error:
+        raise UpdateOutputError(
+            f"update output {key!r} is {type(value).__name__}, which cannot be taken apart along its leading axis of steps,"
+            " perhaps for it is spread over processes along it; expected an array of which this process has every step: give"
+            " the steps one by one"
+        ) from error
 
 
 def missing_key_message(absent: Sequence[str], available: Sequence[str]) -> str:

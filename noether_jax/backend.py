@@ -19,6 +19,8 @@ from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
 from noether_core.reduce.exchange import Exchange
+from noether_jax import shards
+from noether_jax.processes import process_exchange
 from noether_jax.reducer import JaxKernels, beside, place_of
 from noether_jax.transfers import to_device, to_host
 
@@ -47,7 +49,7 @@ class JaxBackend:
         """Return the type of a JAX array; None for what is none.
 
         Raises:
-            UpdateOutputError: for a tracer, a deleted array, one that other processes hold, a random key, or a complex array.
+            UpdateOutputError: for a tracer, a deleted array, a random key, or a complex array.
         """
         if not isinstance(value, jax.Array):
             return None
@@ -63,11 +65,7 @@ class JaxBackend:
                 " expected an array that still has its values: call the hook first, or do not donate it"
             )
         if not value.is_fully_addressable:
-            raise UpdateOutputError(
-                f"update output {key!r} has parts on devices of other processes; expected an array that this process can read:"
-                " reduce it in the jitted function and give the hook what this process has, such as"
-                " jax.experimental.multihost_utils.process_allgather(value)"
-            )
+            return self._inspect_global(key, value)
         kind, usual = value.sharding.memory_kind, min(value.devices(), key=id).default_memory().kind
         if kind is not None and kind != usual:
             raise UpdateOutputError(
@@ -77,13 +75,26 @@ class JaxBackend:
         dtype = check_dtype(key, value.dtype)
         return ValueType(dtype.name, value.shape, place_of(value), dtype == np.float64)
 
+    def _inspect_global(self, key: str, value: jax.Array) -> ValueType | None:
+        """Return the type of what this process is to count of an array that lies on devices of several."""
+        shards.check_reduced(key, value)
+        spread, _, _, is_counted = shards.placing_of(value)
+        if is_counted and (found := self.inspect(key, shards.local(value))) is not None:
+            return found._replace(spread=spread, is_global=True)
+        dtype = check_dtype(key, value.dtype)
+        return ValueType(dtype.name, value.shape, None, dtype == np.float64, spread, is_counted=False, is_global=True)
+
+    def local(self, values: Sequence[jax.Array]) -> list[jax.Array]:
+        """Return what this process is to count of arrays that lie on devices of several."""
+        return list(map(shards.local, values))
+
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
         return jax.process_index(), jax.process_count()
 
     def exchange(self, time_limit: float) -> Exchange | None:
-        """Return what talks to the other processes; None if there are none."""
-        return None
+        """Return what talks to the other processes of `jax.distributed`; None if there are none."""
+        return process_exchange(time_limit=time_limit) if jax.process_count() > 1 else None
 
     def to_numpy(self, values: Sequence[jax.Array]) -> list[np.ndarray[Any, Any]]:
         """Return copies of arrays on the host."""

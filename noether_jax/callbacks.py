@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
+from jax.sharding import Mesh
+
 from noether_core import callbacks, run
 from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
@@ -12,7 +14,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
 from noether_jax.backend import BACKEND
 from noether_jax.fused import Fused
-from noether_jax.output_tracker import AxisName
+from noether_jax.members import AxisName, members_of
 from noether_jax.tracked_tree import Path, find_tracked, put_tracked
 from noether_jax.windows import Tracked, track
 
@@ -62,14 +64,21 @@ class Run(run.Run):
     _path: Path = ()  # to the Tracked in what step gets
 
     def init(
-        self, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
+        self,
+        example: Mapping[str, Any],
+        *,
+        steps_per_call: int = 1,
+        axis_name: AxisName | None = None,
+        mesh: Mesh | int | None = None,
     ) -> Tracked:
         """Return what a compiled function is to carry for this run.
 
         Args:
             example: update outputs, or their `jax.ShapeDtypeStruct`s, with every key that ever comes.
             steps_per_call: the most accumulation steps that one call of `step` will count, where a function scans over many.
-            axis_name: mapped axes (of `shard_map`) whose members' values are pooled.
+            axis_name: mapped axes (of `shard_map` or `vmap`) whose members each have a row, joined at an interval's end: every
+                array has them as its leading axis, so that `PartitionSpec(axis_name)` is the spec of all that is returned.
+            mesh: the mesh that has these axes; for `vmap`, how many members. None: the mesh of `jax.set_mesh`.
 
         Raises:
             UpdateOutputError, MissingKeyError: for outputs that cannot be tracked.
@@ -80,7 +89,7 @@ class Run(run.Run):
                 "this run records update outputs, and those that run.track gets never reach the host; leave record out, or"
                 " give the outputs to run.step(update_outputs=...)"
             )
-        self._fused = Fused(self, example, steps_per_call, axis_name, self._loaded)
+        self._fused = Fused(self, example, steps_per_call, members_of(axis_name, mesh), self._loaded)
         return self._fused.tracked
 
     def track(self, tracked: Tracked, update_outputs: Mapping[str, Any]) -> Tracked:
@@ -88,7 +97,8 @@ class Run(run.Run):
 
         Pure: for use inside of `jit`, `scan`, `shard_map`. The outputs are as the example was.
         """
-        return track(self._used("track", tracked).output_trackers, tracked, update_outputs)
+        fused = self._used("track", tracked)
+        return track(fused.output_trackers, tracked, update_outputs, fused.members)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`."""

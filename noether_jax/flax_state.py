@@ -49,7 +49,8 @@ def _check(target: OutputTrackerState, state: Mapping[str, Any]) -> None:
         if wanted is None or found is None or np.shape(found) != wanted.shape:
             shown = "none" if wanted is None else wanted.shape
             raise other_state(f"its {name} has shape {np.shape(found)}, expected {shown}")
-    if hasattr(target.words, "__array__"):  # and is no jax.ShapeDtypeStruct
+    words = target.words  # may be a jax.ShapeDtypeStruct, or lie on other processes' devices too
+    if hasattr(words, "__array__") and getattr(words, "is_fully_addressable", True):
         wanted, found = (np.asarray(words)[..., -1, :, :] for words in (target.words, state["words"]))
         if not np.array_equal(wanted, found):
             raise other_state("its slots are of other outputs")

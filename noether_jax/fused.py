@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,11 +21,15 @@ from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
 from noether_jax.flax_state import make_serializable
-from noether_jax.output_tracker import AxisName, OutputTracker
+from noether_jax.members import Members
+from noether_jax.meshes import no_mesh
+from noether_jax.output_tracker import OutputTracker
 from noether_jax.slots import Slot, slots_of
 from noether_jax.tracker_state import OutputTrackerState, other_state
-from noether_jax.transfers import to_device, to_host
+from noether_jax.transfers import Rows, rows_to_host, to_device
 from noether_jax.windows import Tracked, Window, check_is_one, renewed
+
+Tree = TypeVar("Tree")
 
 
 @dataclass
@@ -70,12 +74,14 @@ class _WindowSource:
         return self.ends
 
     def check(self, window: Window, position: int) -> None:
-        """Refuse a window that holds other steps than those of the interval under way and of what follows it."""
-        if np.shape(window.ends) != self.ends.shape or not np.array_equal(window.ends, self.ends):
+        """Refuse a window, on the host, with other steps than those of the interval under way and of what follows it."""
+        if np.shape(window.ends)[1:] != self.ends.shape or not (window.ends == self.ends).all():
             raise self._misused("its intervals end elsewhere than this run's")
-        begun = position - int(np.sum(window.rows.step))
-        if begun < self.earliest or begun > self.latest:
-            raise self._misused(f"{position - begun} steps were tracked where {position - self.latest} were to come")
+        for begun in (position - np.sum(window.rows.step, -1)).tolist():
+            if begun < self.earliest or begun > self.latest:
+                raise self._misused(
+                    f"{position - begun} steps were tracked where {position - self.latest} were to come"
+                )
 
     def _misused(self, what: str) -> HookOrderError:
         return HookOrderError(
@@ -86,10 +92,11 @@ class _WindowSource:
 
     def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
-        window = self.fused.fetched().windows[self.number]
-        if self.done >= len(self.ends):
+        fetched = self.fused.fetched()
+        if self.done >= len(self.ends) or not fetched.is_counted.any():
             return no_partials(self.tracker.fields)
-        row = jax.tree.map(lambda rows: rows[self.done], window.rows)
+        window = fetched.tree.windows[self.number]
+        row = jax.tree.map(lambda rows: rows[fetched.is_counted, self.done], window.rows)
         return self.tracker.partials(row, self.fused.decode_position)
 
     def reset(self) -> None:
@@ -112,7 +119,7 @@ class Fused:
     """
 
     def __init__(
-        self, run: Run, example: Mapping[str, Any], steps_per_call: int, axis_name: AxisName | None, loaded: int
+        self, run: Run, example: Mapping[str, Any], steps_per_call: int, members: Members | None, loaded: int
     ) -> None:
         if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
             raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
@@ -122,10 +129,12 @@ class Fused:
         self._steps_per_call = steps_per_call
         self._loaded = loaded
         self._begun = self._position = run.counter.update * run.accumulation_steps + run.accumulated
-        self._fetched: Tracked | None = None
+        self._fetched: Rows | None = None
+        self.members = members
+        names = None if members is None else members.names
         callbacks = [each for each in run.callbacks if isinstance(each, TrackAdditionalOutputsCallback)]
         self.output_trackers = tuple(
-            OutputTracker(callback.config, axis_name, meaning=_laid_by(run, callback)) for callback in callbacks
+            OutputTracker(callback.config, names, meaning=_laid_by(run, callback)) for callback in callbacks
         )
         self._sources = [
             _WindowSource(
@@ -139,15 +148,20 @@ class Fused:
             )
             for number, (callback, tracker) in enumerate(zip(callbacks, self.output_trackers, strict=True))
         ]
-        for callback, source in zip(callbacks, self._sources, strict=True):
-            callback.note_example(example)
-            callback.sources[1:] = [source]
         self._rows = tuple(source.rows(steps_per_call) for source in self._sources)
-        self._blanks = to_device(self._rows)
-        self.tracked: Tracked = to_device(
+        self._blanks = self._placed(self._rows)
+        self.tracked: Tracked = self._placed(
             Tracked(np.int32(self._position), tuple(map(Window, self._rows, self._lay())))
         )
         self._next_end = self._end()
+        for callback, source in zip(callbacks, self._sources, strict=True):
+            callback.note_example(example)
+            callback.sources[1:] = [source]
+
+    def _placed(self, tree: Tree) -> Tree:
+        """Return a pytree of NumPy arrays on the device, or in each member's row."""
+        placed: Tree = to_device(tree) if self.members is None else self.members.spread(tree)
+        return placed
 
     def _last_end(self, callback: TrackAdditionalOutputsCallback) -> int:
         """Return the position at which the callback's interval ended last, before the counter's present place."""
@@ -174,12 +188,16 @@ class Fused:
                 f"run.step got steps={steps!r}; expected 1 to {self._steps_per_call}: give run.init the most that one call"
                 " makes as steps_per_call"
             )
-        check_is_one(tracked, "run.step")
         if isinstance(tracked.position, jax.core.Tracer):
             raise HookOrderError(
                 "run.step was called while JAX traced a function, where it would be called once and never again; call run.track"
                 " inside of it, return what that returns, and call run.step outside"
             )
+        leading = np.shape(tracked.position)
+        if self.members is None:
+            check_is_one(leading, "run.step")
+        else:
+            self.members.check_outside(leading, "run.step")
 
     def refuse(self, steps: int, **told: Any) -> None:
         """Refuse arguments of `run.step`, as far as they are not None, that what a compiled function tracked cannot honour."""
@@ -227,8 +245,9 @@ class Fused:
 
     def _renew(self) -> None:
         done = np.array([source.done for source in self._sources], np.int32)
-        with jax.transfer_guard("allow"):
-            self.tracked = renewed(self.tracked, self._blanks, self._lay(), done)
+        with jax.transfer_guard("allow"), no_mesh():
+            ends = self._lay() if self.members is None else self.members.spread(self._lay())
+            self.tracked = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
         self._fetched = None
         self._next_end = self._end()
 
@@ -236,22 +255,22 @@ class Fused:
         """Return the position at which the next interval ends."""
         return min((next(source.next_ends()) for source in self._sources), default=sys.maxsize)
 
-    def fetched(self) -> Tracked:
-        """Return the windows on the host; one transfer, and none if they are there already."""
+    def fetched(self) -> Rows:
+        """Return what this process has of the windows, on the host; one transfer, and none if they are there already."""
         if self._fetched is None:
             if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(self.tracked)):
                 raise HookOrderError(
                     "what run.step returned last was donated, and run.step has not seen what came of it; call run.step with it"
                     " before state_dict, tracked_values or the end of the run"
                 )
-            fetched = to_host(self.tracked)
-            self._check(fetched)
+            fetched = rows_to_host(self.tracked, has_rows=self.members is not None)
+            self._check(fetched.tree)
             self._fetched = fetched
         return self._fetched
 
     def _check(self, fetched: Tracked) -> None:
         """Refuse what has seen other steps than the run counted, or again those that `load_state_dict` brought."""
-        position = int(fetched.position)
+        position = next((each for each in fetched.position.tolist() if each != self._position), self._position)
         if position != self._position:
             raise HookOrderError(
                 f"run.track was called {position - self._begun} times since run.init, and run.step counted"
@@ -260,8 +279,8 @@ class Fused:
             )
         if len(fetched.windows) != len(self._sources):
             raise other_state(f"it has {len(fetched.windows)} windows, and {len(self._sources)} callbacks track")
-        begun = [position - int(np.sum(window.rows.step)) for window in fetched.windows]
-        if min(begun, default=position) < self._loaded:
+        most = max((int(steps) for window in fetched.windows for steps in np.sum(window.rows.step, -1)), default=0)
+        if position - most < self._loaded:
             raise HookOrderError(
                 "what run.step got holds steps that load_state_dict has brought already, and that would count twice; carry what"
                 " run.init returns after it (of an optimizer: with_records(state, optimizer.init(params))), or leave it out and"

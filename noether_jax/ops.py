@@ -15,7 +15,7 @@ from noether_core.algebra.sums import Fields, Ops, Statistics, each, empty, merg
 
 
 class JaxOps(Ops):
-    """Share what does not depend on the precision. Single numbers have an axis of length 1 in the place of the elements."""
+    """Share what does not depend on the precision. Single numbers have axes of length 1 in the place of the elements."""
 
     float_dtype: Any
     bits_dtype: Any  # an int of the float's size
@@ -45,8 +45,8 @@ class JaxOps(Ops):
         # A reduction is one loop to compile, and what comes of it is computed once. Sums that are merged as plain arrays XLA
         # would compute anew for each of the words that they are packed into: of 20 arrays that took 40 s to compile.
         fields = Fields(bool(sums.squares), bool(sums.minimum), bool(sums.weights))
-        rows, slots = sums.first_nonfinite.shape
-        if rows == 1:  # XLA takes away a reduction of one row
+        *rows, slots = sums.first_nonfinite.shape
+        if rows == [1]:  # XLA takes away a reduction of one row
             blank = empty(self, fields, slots, sums.first_nonfinite)
             sums = each(lambda row, other: jnp.concatenate([row, other[None]]), sums, blank)
         arrays, form = jax.tree.flatten(sums)
@@ -59,14 +59,17 @@ class JaxOps(Ops):
             pair = (jax.tree.unflatten(form, part) for part in (a, b))
             return tuple(jax.tree.leaves(merge(self, *pair)))
 
-        total: Statistics = jax.tree.unflatten(form, jax.lax.reduce(tuple(arrays), tuple(start), merged, (0,)))
+        total: Statistics = jax.tree.unflatten(
+            form, jax.lax.reduce(tuple(arrays), tuple(start), merged, range(len(rows)))
+        )
         return total
 
     def sum_own_dtype(self, values: jax.Array) -> jax.Array:
-        return jnp.sum(values, -1, keepdims=True)
+        return jnp.sum(values, _elements(values), keepdims=True)
 
     def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.min(values, -1, keepdims=True), jnp.max(values, -1, keepdims=True)
+        axes = _elements(values)
+        return jnp.min(values, axes, keepdims=True), jnp.max(values, axes, keepdims=True)
 
     def constant(self, value: float | int, like: jax.Array) -> jax.Array:
         return self.full(like.shape, value, like)
@@ -77,6 +80,11 @@ class JaxOps(Ops):
     def as_binary64(self, sums: Statistics) -> Statistics:
         """Return sums that are on the host as expansions of binary64."""
         return sums
+
+
+def _elements(values: jax.Array) -> tuple[int, ...]:
+    """Return the axes of arrays' elements, behind the one of the arrays: a large array keeps its own axes, and its sharding."""
+    return tuple(range(1, values.ndim))
 
 
 class Binary64Ops(JaxOps):
@@ -92,11 +100,20 @@ class Binary64Ops(JaxOps):
         is_short = values.dtype.itemsize <= 2 or values.dtype == jnp.float32
         return (values.astype(jnp.float64),), is_short
 
+    def bits(self, values: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(values, jnp.int64)
+
+    def from_bits(self, bits: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float64)
+
+    def places(self, count: int, like: jax.Array) -> jax.Array:
+        return jnp.arange(count)
+
     def sum_binary64(self, values: jax.Array) -> Expansion:
         if not (jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_):
-            return (jnp.sum(values, -1, dtype=jnp.float64, keepdims=True),)
+            return (jnp.sum(values, _elements(values), dtype=jnp.float64, keepdims=True),)
         if not _is_long(values):
-            return self.widen(jnp.sum(values, -1, dtype=jnp.int64, keepdims=True))[0]
+            return self.widen(jnp.sum(values, _elements(values), dtype=jnp.int64, keepdims=True))[0]
         high, low = (self.widen(self.sum_own_dtype(half))[0] for half in _halves(values))
         return add((high[0] * 2.0**32, high[1] * 2.0**32), low)
 

@@ -11,55 +11,55 @@ A state has one vector of sums per reduction, with a slot per key, and the newes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from noether_core.algebra.position import NEVER, encode_position
 from noether_core.algebra.sums import Statistics, each
 from noether_core.config.load import parse_callback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_weight, fields_of
 from noether_core.errors import NoetherError, listing
 from noether_core.reduce.finish import Computation
-from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials
+from noether_core.reduce.partial import Partials
 from noether_core.select import flat_outputs, weight_of
 from noether_jax import packing
 from noether_jax.binary32 import Precision, ops_for
+from noether_jax.fetched_state import PositionOf, read_state
 from noether_jax.flax_state import make_serializable
+from noether_jax.members import AxisName, as_row, members_of, own_row
+from noether_jax.meshes import together
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
 from noether_jax.tracker_state import (
     OutputTrackerState,
     check_alone,
     check_concrete,
-    check_identities,
     identities,
     leading_axes,
     stack_members,
 )
 from noether_jax.transfers import ours, to_device, to_host
 
-AxisName = str | tuple[str, ...]
-PositionOf = Callable[[int], tuple[int, int]]  # a step's number (from 0) to its update (from 1) and accumulation step
-
 
 def track_outputs(
     config: TrackAdditionalOutputsCallbackConfig | Mapping[str, Any],
     *,
     axis_name: AxisName | None = None,
+    mesh: Mesh | int | None = None,
     precision: Precision | None = None,
 ) -> OutputTracker:
     """Return the pure tracker of a config; its interval is not looked at.
 
     Args:
         config: a config, or its fields as a dict.
-        axis_name: mapped axes (of `shard_map` or `vmap`) whose members' values are pooled at each update. The state is
-            the same on all of them.
+        axis_name: mapped axes (of `shard_map` or `vmap`) whose members each have a row of the state, joined by `compute`:
+            every array has them as its leading axis, so that `PartitionSpec(axis_name)` is the spec of the whole state.
+        mesh: the mesh that has these axes; for `vmap`, how many members. None: the mesh of `jax.set_mesh`.
         precision: what to reduce in; None: binary64 where the default device has it, else binary32. The finished
             bits are the same.
 
@@ -74,7 +74,7 @@ def track_outputs(
     >>> tracker.compute(state)
     {'loss': array(1.5, dtype=float32)}
     """
-    return OutputTracker(config, axis_name, precision)
+    return OutputTracker(config, axis_name, precision, mesh=mesh)
 
 
 class OutputTracker:
@@ -89,6 +89,7 @@ class OutputTracker:
         axis_name: AxisName | None = None,
         precision: Precision | None = None,
         meaning: str = "",
+        mesh: Mesh | int | None = None,
     ) -> None:
         wanted = parse_callback(config)
         if not isinstance(wanted, TrackAdditionalOutputsCallbackConfig):
@@ -109,7 +110,7 @@ class OutputTracker:
         self.config = wanted
         self.fields = fields_of(wanted)
         self._computation = Computation(wanted)
-        self.axis_name = axis_name
+        self.members = members_of(axis_name, mesh)
         self._ops = ops_for(precision)
         self._meaning = meaning
         make_serializable(OutputTrackerState, "words", "last", "step")
@@ -117,7 +118,8 @@ class OutputTracker:
 
     def init(self, example: Mapping[str, Any]) -> OutputTrackerState:
         """Return the state of no values."""
-        state: OutputTrackerState = to_device(self.blank(slots_of(self.config, example)))
+        blank = self.blank(slots_of(self.config, example))
+        state: OutputTrackerState = to_device(blank) if self.members is None else self.members.spread(blank)
         return state
 
     def blank(self, slots: tuple[Slot, ...]) -> OutputTrackerState:
@@ -137,25 +139,47 @@ class OutputTracker:
 
         No gradient flows into a state.
         """
+        if self.members is None or not isinstance(state, OutputTrackerState):
+            return self._updated(state, outputs, step)
+        if not self.members.is_row(np.shape(state.step), "update"):
+            return self._updated(state, outputs, step)
+        return as_row(self._updated(own_row(state), outputs, step))
+
+    def _updated(
+        self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array | None
+    ) -> OutputTrackerState:
         self._check_alone(state, "update")
         flat = flat_outputs(outputs)
         present = present_of(self.config, state.slots, flat)
-        with ours():
-            numbered = state.step + jnp.int32(1)
-            if not present:
-                return OutputTrackerState(state.words, state.last, numbered, state.slots)
-            sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
-            position = (state.step if step is None else step).astype(jnp.int64)
-            values = {slot.key: jax.lax.stop_gradient(value_of(slot, flat[slot.key])) for slot in present}
-            rows = self._lift(present, values, weight_of(self.config.weight, flat), position)
-            if self.axis_name is not None:
-                rows = self._gathered(rows)
-            source = source_of([state.slots.index(slot) for slot in present], len(state.slots))
-            total = merge_rows(self._ops, sums, rows, source, self.fields)
-            is_here = np.array([slot in present for slot in state.slots])
-            times = np.where(is_here, len(rows.first_nonfinite), 0)
-            packed = packing.pack(self._ops, total, uses + times, jnp.where(is_here, position, newest), what)
-            last = {key: packing.bits(values[key]) if key in values else old for key, old in state.last.items()}
+        given = {slot.key: flat[slot.key] for slot in present}, weight_of(self.config.weight, flat), step
+        with ours(), together(state, given) as shared:
+            new = self._merged_in(shared.taken(state), present, *shared.taken(given))
+        return shared.given(new, state)
+
+    def _merged_in(
+        self,
+        state: OutputTrackerState,
+        present: Sequence[Slot],
+        given: Mapping[str, Any],
+        weight: Any,
+        step: jax.Array | None,
+    ) -> OutputTrackerState:
+        numbered = state.step + jnp.int32(1)
+        if not present:
+            return OutputTrackerState(state.words, state.last, numbered, state.slots)
+        sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
+        position = (state.step if step is None else step).astype(jnp.int64)
+        values = {slot.key: jax.lax.stop_gradient(value_of(slot, given[slot.key])) for slot in present}
+        if self.members is not None:
+            self.members.check_covers(values)
+        rows = self._lift(present, values, weight, position)
+        source = source_of([state.slots.index(slot) for slot in present], len(state.slots))
+        total = merge_rows(self._ops, sums, rows, source, self.fields)
+        is_here = np.array([slot in present for slot in state.slots])
+        packed = packing.pack(
+            self._ops, total, uses + is_here.astype(np.int64), jnp.where(is_here, position, newest), what
+        )
+        last = {key: packing.bits(values[key]) if key in values else old for key, old in state.last.items()}
         return OutputTrackerState(packed, last, numbered, state.slots)
 
     def _check_alone(self, state: OutputTrackerState, method: str) -> None:
@@ -175,7 +199,7 @@ class OutputTracker:
             own = [values[slot.key] for slot in slots]
             beside = one  # the weight itself is weighed by 1, so that all slots have one form
             if factor is not None and not is_weight:
-                beside = factor.reshape(-1)
+                beside = factor
                 for slot in slots:
                     check_weight(self.config, slot.key, slot.shape, factor.shape)
             if is_array:
@@ -183,25 +207,18 @@ class OutputTracker:
                 parts.append(each(lambda field: field[None], sums))
             else:
                 row = stacked(own)[None]
-                weights = None if beside is None else beside[None]
+                weights = None if beside is None else beside.reshape(1, 1)
                 parts.append(lift_scalars(self._ops, [row], weights, position.reshape(1), self.fields))
         return joined(parts)
 
-    def _gathered(self, rows: Statistics) -> Statistics:
-        """Return the rows of all members of the mapped axes, the same on each of them.
-
-        Each writes its own row of a buffer that is otherwise 0, and the integer sum of the buffers is all the rows: no
-        float is ever added by the collective, so its order changes nothing.
-        """
-        own = packing.pack(self._ops, self._ops.fold(rows))
-        names = (self.axis_name,) if isinstance(self.axis_name, str) else self.axis_name or ()
-        times = prod(int(jax.lax.axis_size(name)) for name in names)
-        buffer = jnp.zeros((times, *own.shape), own.dtype).at[jax.lax.axis_index(self.axis_name)].set(own)
-        words: jax.Array = jax.lax.psum(buffer, self.axis_name)  # type: ignore[no-untyped-call]
-        return packing.unpack(self._ops, self.fields, words.swapaxes(0, 1))[0]
-
     def merge(self, a: OutputTrackerState, b: OutputTrackerState) -> OutputTrackerState:
         """Return the state of both parts of an interval; of equally new values for `last` the second's is kept."""
+        leading = np.shape(a.step) if isinstance(a, OutputTrackerState) else ()
+        if self.members is not None and len(leading) == 1 and leading == np.shape(b.step):
+            return jax.vmap(self._merged)(a, b)
+        return self._merged(a, b)
+
+    def _merged(self, a: OutputTrackerState, b: OutputTrackerState) -> OutputTrackerState:
         for state in (a, b):
             self._check_alone(state, "merge")
         if a.slots != b.slots:
@@ -210,20 +227,23 @@ class OutputTracker:
                 f" {listing(slot.key for slot in b.slots)}; make both with one init"
             )
         keys = [slot.key for slot in a.slots]
-        with ours():
+        with ours(), together(a, b) as shared:
+            one, other = shared.taken((a, b))
             (first, (uses, newest, what)), (second, (more, newer, _)) = (
-                packing.unpack(self._ops, self.fields, state.words) for state in (a, b)
+                packing.unpack(self._ops, self.fields, state.words) for state in (one, other)
             )
             total = merge_rows(self._ops, first, each(lambda field: field[None], second), None, self.fields)
             packed = packing.pack(self._ops, total, uses + more, jnp.maximum(newest, newer), what)
             is_newer = newer >= newest
-            last = {key: jnp.where(is_newer[keys.index(key)], b.last[key], old) for key, old in a.last.items()}
-            return OutputTrackerState(packed, last, jnp.maximum(a.step, b.step), a.slots)
+            last = {key: jnp.where(is_newer[keys.index(key)], other.last[key], old) for key, old in one.last.items()}
+            new = OutputTrackerState(packed, last, jnp.maximum(one.step, other.step), a.slots)
+        return shared.given(new, a)
 
     def compute(self, state: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
         """Return each key's computed values. This waits for the device.
 
-        Of a state with leading axes, as `jax.vmap` gives, each value has these axes too: one result per member.
+        With `axis_name`, of all members together. Of a state with other leading axes, as `jax.vmap` gives, each value has these
+        axes too: one result per member.
 
         Raises:
             NoetherError: for a state that another config made, or inside of a function that JAX traces.
@@ -233,41 +253,24 @@ class OutputTracker:
         check_concrete(state, "compute")
         hosted = to_host(state)
         leading = leading_axes(hosted, self.blank(hosted.slots))
+        if self.members is None:
+            hosted = jax.tree.map(lambda array: array.reshape(*leading, 1, *array.shape[len(leading) :]), hosted)
+        else:
+            self.members.check_outside(leading, "compute")
+            leading = leading[:-1]
         results = [self._computed(jax.tree.map(lambda array, at=at: array[at], hosted)) for at in np.ndindex(*leading)]
         return stack_members(results, leading) if leading else results[0]
 
     def _computed(self, hosted: OutputTrackerState) -> dict[str, np.ndarray[Any, Any]]:
         partials = self.partials(hosted, lambda step: (step + 1, 0))
-        return self._computation.compute(partials, int(hosted.step)).arrays()
+        return self._computation.compute(partials, int(np.max(hosted.step))).arrays()
 
     def partials(self, state: OutputTrackerState, position_of: PositionOf) -> Partials:
-        """Return what each key that came has, in the order of logging; the state's arrays are on the host."""
-        self._check_alone(state, "partials")
-        statistics, (uses, newest, what) = packing.from_host(self._ops, self.fields, state.words)
-        check_identities(what, packing.from_host(self._ops, self.fields, self.blank(state.slots).words)[1][2])
-        first = np.where(statistics.first_nonfinite == np.iinfo(np.int64).max, NEVER, statistics.first_nonfinite)
-        for at in np.flatnonzero(first != NEVER).tolist():
-            first[at] = encode_position(*position_of(int(first[at])))
-        slots = state.slots
-        last = {
-            slot.key: Newest(
-                np.asarray(state.last[slot.key]).view(jnp.dtype(slot.dtype)).reshape(slot.shape),
-                *position_of(int(newest[at])),
-            )
-            for at, slot in enumerate(slots)
-            if slot.key in state.last and uses[at]
-        }
-        found = Partials(
-            tuple(slot.key for slot in slots),
-            each(lambda vector: vector[: len(slots)], statistics._replace(first_nonfinite=first)),
-            uses[: len(slots)] * np.array([prod(slot.shape) for slot in slots], np.int64),
-            np.array([slot.wide for slot in slots], bool),
-            np.array([slot.dtype in WHOLE_DTYPES for slot in slots], bool),
-            np.array([self.fields.weights and slot.key != self.config.weight for slot in slots], bool),
-            last,
-        )
-        order = sorted(np.flatnonzero(uses[: len(slots)]).tolist(), key=lambda at: slots[at].order)
-        return found.take(np.array(order, np.int64))
+        """Return what each key that came has, in the order of logging.
+
+        The state's arrays are on the host, and each has a leading axis of members (at least one), which are joined.
+        """
+        return read_state(self.config, self._ops, self.blank(state.slots), state, position_of)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:

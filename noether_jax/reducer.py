@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from noether_core.algebra.sums import Fields, Statistics
 from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
 from noether_core.reduce.layout import Layout, Step, Taken
 from noether_jax import packing
 from noether_jax.binary32 import ops_for
+from noether_jax.meshes import no_mesh, reduced, together
 from noether_jax.ops import JaxOps
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.transfers import ours, to_device, to_host
@@ -36,13 +37,15 @@ def _take(
 
     A later donation of the user's arrays leaves them whole. The step's position comes with `_placed`: nothing is transferred.
     """
-    rows = tuple(map(stacked, scalars))
-    factor = None if weight is None else weight.reshape(-1)
-    kept = tuple(jnp.copy(value) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
+    kept = tuple(jnp.copy(reduced(value)) if wanted else None for value, wanted in zip(arrays, keep, strict=True))
     words = None
-    if arrays:
-        words = packing.pack(ops, lift_step_arrays(ops, arrays, factor, jnp.int64(0), fields))
-    return rows, jnp.copy(factor) if factor is not None and rows else None, words, kept
+    with together(scalars, arrays, weight) as shared:
+        rows = tuple(map(stacked, shared.taken(scalars)))
+        weight = shared.taken(weight)
+        if arrays:
+            words = packing.pack(ops, lift_step_arrays(ops, shared.taken(arrays), weight, jnp.int64(0), fields))
+        factor = None if weight is None or not rows else jnp.copy(weight.reshape(-1))
+    return *shared.given((rows, factor, words)), kept
 
 
 def _placed(sums: Statistics, positions: Any) -> Statistics:
@@ -63,16 +66,18 @@ def _settle(
 ) -> jax.Array:
     """Return the words of a state, grown to a number of slots, with steps merged in: each has its rows, weight and words."""
     parts = []
-    rows, weights, lifted = zip(*steps, strict=True)
-    if rows[0]:
-        groups = [jnp.stack(group) for group in zip(*rows, strict=True)]
-        beside = None if weights[0] is None else jnp.stack(weights)
-        parts.append(lift_scalars(ops, groups, beside, positions, fields))
-    if lifted[0] is not None:
-        parts.append(_placed(packing.unpack(ops, fields, jnp.stack(lifted, 1))[0], positions[:, None]))
-    more = packing.initial(ops, fields, num_slots - state.shape[1])
-    sums, _ = packing.unpack(ops, fields, jnp.concatenate([state, more], 1))
-    return packing.pack(ops, merge_rows(ops, sums, joined(parts), source, fields))
+    with together(state, steps) as shared:
+        state, (rows, weights, lifted) = shared.taken((state, tuple(zip(*steps, strict=True))))
+        if rows[0]:
+            groups = [jnp.stack(group) for group in zip(*rows, strict=True)]
+            beside = None if weights[0] is None else jnp.stack(weights)
+            parts.append(lift_scalars(ops, groups, beside, positions, fields))
+        if lifted[0] is not None:
+            parts.append(_placed(packing.unpack(ops, fields, jnp.stack(lifted, 1))[0], positions[:, None]))
+        more = packing.initial(ops, fields, num_slots - state.shape[1])
+        sums, _ = packing.unpack(ops, fields, jnp.concatenate([state, more], 1))
+        total = packing.pack(ops, merge_rows(ops, sums, joined(parts), source, fields))
+    return shared.given(total)
 
 
 class JaxKernels:
@@ -100,7 +105,7 @@ class JaxKernels:
         layout, weight = step.layout, step.weight
         if weight is not None:
             weight = beside(weight, next(chain(step.arrays, *step.scalars)))
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), no_mesh():
             rows, weight, lifted, kept = _take(
                 step.scalars, step.arrays, weight, ops=self._ops, keep=layout.keep, fields=layout.fields
             )
@@ -117,7 +122,7 @@ class JaxKernels:
             count = _power_of_two(len(pending))
             positions = np.array([step.position for step in pending[:count]], np.int64)
             steps = tuple([(step.rows, step.weight, step.arrays) for step in pending[:count]])
-            with ours():
+            with ours(), no_mesh():
                 words = _settle(words, steps, positions, source, ops=ops, num_slots=num_slots, fields=fields)
             pending = pending[count:]
         return words
@@ -144,13 +149,10 @@ class JaxKernels:
 
 
 def place_of(value: jax.Array) -> Hashable:
-    """Return the devices of an array, in the order of its mesh if it has one: only what shares them is computed together.
-
-    What has explicit axes is computed together with what has the same.
-    """
+    """Return the devices of an array, in the order of its mesh if it has one: only what shares them is computed together."""
     sharding = value.sharding
     if isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh) and mesh.size > 1:
-        return (*mesh.devices.flat, mesh.abstract_mesh if AxisType.Explicit in mesh.axis_types else None)
+        return tuple(mesh.devices.flat)
     return frozenset(value.devices())
 
 

@@ -14,9 +14,8 @@ import numpy as np
 
 from noether_core.algebra.lift import is_small, lift, statistics_of, summarise
 from noether_core.algebra.sums import Fields, Statistics, each, empty
+from noether_jax.meshes import MOST_STACKED
 from noether_jax.ops import JaxOps
-
-_MOST_STACKED = 2**14  # elements of an array; to copy larger ones costs more than to read each by itself
 
 
 def joined(parts: Sequence[Statistics]) -> Statistics:
@@ -45,14 +44,17 @@ def lift_step_arrays(
     """Return the sums of one step's arrays, a slot for each.
 
     Those of one dtype and size are lifted together, so that what is compiled grows with the kinds of arrays, not with the
-    arrays. Large ones are each read by themselves, and only what was read of them is put together.
+    arrays. Large ones are each read by themselves, along their own axes, and only what was read of them is put together: so
+    of a sharded one each device reads its shard.
     """
+    weight = weight.reshape(1) if weight is not None and weight.size == 1 else weight
     kinds: dict[Hashable, list[int]] = {}
     for at, array in enumerate(arrays):
-        is_read_alone = ops.parts == 2 and array.size > _MOST_STACKED
-        kinds.setdefault((array.dtype, None if is_read_alone else array.size), []).append(at)
+        is_large = array.size > MOST_STACKED
+        like = array.size if not is_large else array.shape if ops.parts != 2 else None
+        kinds.setdefault((array.dtype, is_large, like), []).append(at)
     parts = [
-        _lift_kind(ops, [arrays[at].reshape(-1) for at in members], weight, position.reshape(1, 1), fields)
+        _lift_kind(ops, [arrays[at] for at in members], weight, position.reshape(1, 1), fields)
         for members in kinds.values()
     ]
     order = [at for members in kinds.values() for at in members]
@@ -63,16 +65,19 @@ def lift_step_arrays(
 def _lift_kind(
     ops: JaxOps, arrays: Sequence[jax.Array], weight: jax.Array | None, position: jax.Array, fields: Fields
 ) -> Statistics:
-    """Return the sums of vectors of one dtype, a slot for each; of one size, or all of them large."""
+    """Return the sums of arrays of one dtype, a slot for each; of one size, or all of them large."""
     elements = arrays[0].size
     if not elements:
         return empty(ops, fields, len(arrays), position)
+    is_large = elements > MOST_STACKED
+    if not is_large:
+        arrays, weight = [array.reshape(-1) for array in arrays], None if weight is None else weight.reshape(-1)
     if is_small(elements) or ops.parts != 2:  # without binary64 every array is merged
-        beside = None if weight is None else weight[:, None]
-        return ops.fold(lift(ops, jnp.stack(arrays, 1), position, fields, beside))
-    stacks = [jnp.stack(arrays)] if elements <= _MOST_STACKED else [array[None] for array in arrays]
+        beside = None if weight is None else weight[..., None]
+        return ops.fold(lift(ops, jnp.stack(arrays, -1), position, fields, beside))
+    stacks = [array[None] for array in arrays] if is_large else [jnp.stack(arrays)]
     read = [summarise(ops, stack, lambda: position, fields, weight) for stack in stacks]
-    row = each(lambda *numbers: jnp.concatenate(numbers).reshape(1, -1), *read)
+    row = each(lambda *numbers: jnp.concatenate([number.reshape(-1) for number in numbers])[None], *read)
     return ops.fold(statistics_of(ops, row, fields))
 
 

@@ -80,9 +80,9 @@ def check_alone(state: OutputTrackerState, blank: OutputTrackerState, method: st
 
 
 def check_identities(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> None:
-    """Raise `NoetherError` unless a state's slots are what they are taken for."""
-    if not np.array_equal(found, wanted):
-        raise other_state(f"{int((found != wanted).sum())} of its {len(wanted)} slots are of other outputs")
+    """Raise `NoetherError` unless the slots of each member's state, [members, slots], are what they are taken for."""
+    if differing := int((found != wanted).any(0).sum()):
+        raise other_state(f"{differing} of its {len(wanted)} slots are of other outputs")
 
 
 def other_state(what: str) -> NoetherError:
@@ -103,6 +103,11 @@ def check_concrete(tree: Any, method: str) -> None:
             )
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise HookOrderError(f"{method} got a state that was donated; give it what came of it")
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            raise NoetherError(
+                f"{method} got a state with parts on devices of other processes; give it what this process can read, such as"
+                " jax.experimental.multihost_utils.process_allgather(state, tiled=True)"
+            )
 
 
 def stack_members(

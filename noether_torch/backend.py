@@ -21,7 +21,9 @@ from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import EagerKernels, Pending, PendingReducer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.layout import Step, Taken
-from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform, type_of
+from noether_torch import dtensors
+from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
+from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -146,6 +148,15 @@ class _TorchOps:
         # a number is on the host; to look at a tensor would wait for its device
         return plain() if isinstance(total, float) and math.isfinite(total) else careful()
 
+    def bits(self, values: Tensor) -> Tensor:
+        return values.view(torch.int64)
+
+    def from_bits(self, bits: Tensor) -> Tensor:
+        return bits.view(torch.float64)
+
+    def places(self, count: int, like: Tensor) -> Tensor:
+        return torch.arange(count, device=like.device)
+
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
@@ -183,21 +194,21 @@ class _TorchBackend:
     to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
-        if PLAIN_TYPES.issuperset({*map(type, values)}) and transform() is None:
+        kinds = {*map(type, values)}
+        if PLAIN_TYPES.issuperset(kinds) and transform() is None:
             try:  # flat tuples of objects that exist already: a third of the time that a tuple for each value takes
                 ranks = tuple(map(Tensor.dim, values))
                 shapes = tuple(map(_shape_of, values)) if any(ranks) else ranks  # scalars' shapes take no time
                 return tuple(map(Tensor.get_device, values)), tuple(map(_dtype_of, values)), shapes
             except RuntimeError:  # one has no shape
                 pass
-        is_inside = transform() is not None
-        return is_inside, tuple(
-            [type_of(value) if isinstance(value, Tensor) else host.signature(value) for value in values]
-        )
+        return transform() is not None, dtensors.signature(values, kinds)
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         if not isinstance(value, Tensor):
             return None
+        if dtensors.is_global(value):
+            return self._inspect_global(key, value)
         if (strange := found_strange(value)) is not None:
             what, advice = strange
             raise UpdateOutputError(
@@ -217,13 +228,27 @@ class _TorchBackend:
         device = host.DEVICE if value.device.type == "cpu" and not shape else value.device
         return ValueType(_NAMES[value.dtype], shape, device, value.dtype is torch.float64)
 
+    def _inspect_global(self, key: str, value: Tensor) -> ValueType | None:
+        placing = dtensors.placing_of(key, value)
+        is_here = placing is None or placing.is_here
+        part = dtensors.local([value])[0] if is_here else torch.empty(0, dtype=value.dtype, device=value.device)
+        found = self.inspect(key, part)
+        if found is None or placing is None:
+            return found and found._replace(is_global=True)
+        shape = found.shape if is_here else placing.shape
+        spread = placing if placing.parted else None
+        return found._replace(shape=shape, spread=spread, is_counted=placing.is_counted, is_global=True)
+
+    def local(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return dtensors.local(values)
+
     def processes(self) -> tuple[int, int]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
     def exchange(self, time_limit: float) -> Exchange | None:
-        return None
+        return group_exchange(time_limit=time_limit) if self.processes()[1] > 1 else None
 
     def from_numpy(self, value: np.ndarray[Any, Any], like: Tensor | None = None) -> Tensor:
         if like is not None:

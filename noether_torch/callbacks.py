@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch._compile import _disable_dynamo
 
 from noether_core import callbacks, run
-from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
+from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses, Callbacks
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.errors import NoetherError
+from noether_core.reduce.exchange import Exchange
 from noether_core.schedule import Counter
+from noether_core.select import flatten
 from noether_torch.backend import BACKEND
+from noether_torch.dtensors import loggable
+from noether_torch.processes import group_exchange
 from noether_torch.state import TensorState
 from noether_torch.used_rates import UsedRates
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
 
@@ -65,7 +74,13 @@ class LearningRateCallback(TensorState, callbacks.LearningRateCallback):
 
 
 class Run(TensorState, run.Run):
-    """Track a PyTorch training run; see `noether_core.run.Run` for the arguments."""
+    """Track a PyTorch training run.
+
+    Args:
+        path, callbacks: see `noether_core.run.Run`.
+        process_group: the processes that train together, if they are not all of `torch.distributed`'s.
+        **arguments: see `noether_core.run.Run`.
+    """
 
     backend = BACKEND
     callback_classes: ClassVar[CallbackClasses] = {
@@ -74,6 +89,19 @@ class Run(TensorState, run.Run):
         OnlineLossCallbackConfig: OnlineLossCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
+
+    def __init__(
+        self, path: str | Path, callbacks: Callbacks, *, process_group: ProcessGroup | None = None, **arguments: Any
+    ) -> None:
+        self._process_group = process_group
+        super().__init__(path, callbacks, **arguments)
+
+    def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
+        if self._process_group is None:
+            return super()._exchange_of(processes, time_limit)
+        if processes is not None:
+            raise NoetherError(f"Run got process_group and processes={processes!r}; give one of them")
+        return group_exchange(self._process_group, time_limit=time_limit)
 
     def step(self, update_outputs: Any = None, **arguments: Any) -> None:
         """Count and track one accumulation step; see `noether_core.run.Run.step`. A compiled function breaks there."""
@@ -84,6 +112,9 @@ class Run(TensorState, run.Run):
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values of your own; see `noether_core.run.Run.log`. A compiled function breaks there."""
         if _is_compiling():
-            _call_outside_of_torch_compile(super().log, values)
+            _call_outside_of_torch_compile(self._log, values)
         else:
-            super().log(values)
+            self._log(values)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        super().log({key: loggable(key, value) for key, value in flatten(values).items()})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 PLAIN_TYPES = {Tensor, nn.Parameter}
 _PLAIN_WAYS = {Tensor.__torch_function__.__func__, nn.Parameter.__torch_function__}  # type: ignore[attr-defined]
 _TO_PLAIN = (
-    "take its values as a torch.Tensor (a DTensor has .full_tensor(), a masked one .get_data() and .get_mask(), others"
+    "take its values as a torch.Tensor (a masked one has .get_data() and .get_mask(), others"
     " .as_subclass(torch.Tensor)), or do not track it"
 )
 _TO_OUTSIDE = "return it from that function, with has_aux=True where it has one, and call run.step outside"

@@ -92,7 +92,7 @@ def compiled(keys: tuple[str, ...], weight: str | None, precision: Any, axis_nam
 
 
 def tracker_of(config: Config, precision: Any = None, axis_name: Any = None) -> tuple[JaxTracker, dict[str, Any]]:
-    tracker = JaxTracker(config, axis_name, precision)
+    tracker = JaxTracker(config, axis_name, precision, mesh=None if axis_name is None else mesh())
     return tracker, compiled(tuple(config.keys or ()), config.weight, precision, axis_name)
 
 
@@ -140,10 +140,10 @@ def shard_map(steps: list[Values], config: Config) -> Finished:
     tracker, functions = tracker_of(config, axis_name="data")
     update = functions.setdefault(
         "shard_map",
-        jax.jit(jax.shard_map(tracker.update, mesh=mesh(), in_specs=(P(), P("data")), out_specs=P()), donate_argnums=0),
+        jax.jit(jax.shard_map(tracker.update, mesh=mesh(), in_specs=P("data"), out_specs=P("data")), donate_argnums=0),
     )
     local = {key: jax.ShapeDtypeStruct((1,), value.dtype) for key, value in steps[0].items()}
-    state = jax.device_put(tracker.init(local), NamedSharding(mesh(), P()))
+    state = tracker.init(local)
     for outputs in steps:
         state = update(state, outputs)
     return computed(tracker, state)

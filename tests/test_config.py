@@ -37,6 +37,7 @@ def test_the_defaults_are_those_that_the_readme_lists() -> None:
         "patterns": None,
         "reduce": "mean",
         "weight": None,
+        "replicated": [],
         "verbose": False,
         "log_output": True,
         "save_output": False,

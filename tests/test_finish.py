@@ -18,7 +18,8 @@ from noether_core import TrackAdditionalOutputsCallbackConfig, read_run
 from noether_core.algebra.exact import nearest, root
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, each, empty
-from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.computed import Computed
+from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Newest, Partials
 from noether_jax.binary32 import BINARY32
 from parity_tests import reference

@@ -127,10 +127,10 @@ def test_a_mesh_changes_neither_numbers_nor_compilations(tmp_path: Path) -> None
             tracked = run.step(step(tracked, {"x": jax.device_put(batch, NamedSharding(mesh, P("data")))}))
         assert step._cache_size() == 1
     with Run(tmp_path / "shards", config) as run:
-        tracked = jax.device_put(run.init({"x": jnp.zeros(8)}, axis_name="data"), NamedSharding(mesh, P()))
+        tracked = run.init({"x": jnp.zeros(8)}, axis_name="data", mesh=mesh)
         mapped = jax.jit(
             jax.shard_map(
-                lambda tracked, x: run.track(tracked, {"x": x}), mesh=mesh, in_specs=(P(), P("data")), out_specs=P()
+                lambda tracked, x: run.track(tracked, {"x": x}), mesh=mesh, in_specs=P("data"), out_specs=P("data")
             )
         )
         for batch in batches:

@@ -113,9 +113,20 @@ def test_a_state_of_version_1_is_read_and_its_values_come_first() -> None:
     first = accumulator()
     for step in range(2):
         first.add(("a", "b"), (np.float32(step), np.asarray([step, 1], ml_dtypes.bfloat16)), 1, step)
-    old = pack(first.partials())
-    del old["last_step"]
-    old |= {"version": 1, "stack": {key: saved["values"][0] for key, saved in old["stack"].items()}}
+    bits = np.stack([np.asarray([step, 1], ml_dtypes.bfloat16) for step in range(2)]).view(np.uint16)
+    old = pack(first.partials()) | {
+        "version": 1,
+        "last_update": np.array([1, 1]),
+        "last": {
+            "a": {"dtype": "float32", "values": np.array(1, np.float32)},
+            "b": {"dtype": "bfloat16", "values": bits[1]},
+        },
+        "stack": {
+            "a": {"dtype": "float32", "values": np.array([0, 1], np.float32)},
+            "b": {"dtype": "bfloat16", "values": bits},
+        },
+    }
+    assert finished(unpack(old), 1) == finished(first.partials(), 1)
     second = accumulator_of(unpack(old))
     second.add(("a", "b"), (np.float32(5), np.asarray([5, 1], ml_dtypes.bfloat16)), 0, 0)
     first.add(("a", "b"), (np.float32(5), np.asarray([5, 1], ml_dtypes.bfloat16)), 1, 2)
@@ -133,14 +144,30 @@ def test_stacked_values_of_several_dtypes_stay_as_they_are_in_a_state() -> None:
     assert stack.positions.tolist() == [encode_position(1, step) for step in range(4)]
 
 
+@pytest.mark.parametrize("part", ["last", "stack"])
 @pytest.mark.parametrize(
-    "damage", [{"positions": [1]}, {"positions": None}, {"values": []}, {"values": 3}, {"positions": [[1, 2]]}]
+    "damage",
+    [
+        {"keys": [1]},
+        {"keys": [-1]},
+        {"keys": [0, 0]},
+        {"keys": None},
+        {"values": []},
+        {"values": 3},
+        {"values": [{"dtype": "float32", "places": [0, 0], "values": np.zeros(2)}]},
+        {"values": [{"dtype": "float32", "places": [0, 1], "values": np.zeros(3)}]},
+        {"values": [{"dtype": "floats", "places": [0, 1], "values": np.zeros(2)}]},
+        {"positions": [1], "updates": []},
+        {"positions": None, "steps": [None]},
+        {"lengths": [3], "updates": [1, 2]},
+        {"lengths": [0, 2], "keys": [0, 0, 0]},
+    ],
 )
-def test_a_damaged_stack_is_refused(damage: dict[str, Any]) -> None:
+def test_damaged_values_are_refused(part: str, damage: dict[str, Any]) -> None:
     two = accumulator()
     for step in range(2):
         two.add(("x",), (np.float32(step),), 1, step)
     state = pack(two.partials())
-    state["stack"]["x"] |= damage
+    state[part] |= damage
     with pytest.raises(NoetherError, match=r"incomplete or damaged"):
         unpack(state)

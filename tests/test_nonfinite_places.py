@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import noether_jax
@@ -69,13 +69,12 @@ def scan(run: Any, shape: tuple[int, ...]) -> Callable[[Interval], None]:
 
 def shard_map(run: Any, shape: tuple[int, ...]) -> Callable[[Interval], None]:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    tracked = run.init({"loss": np.zeros(shape[0] // 8, np.float32)}, axis_name="data", steps_per_call=STEPS)
-    tracked = jax.device_put(tracked, NamedSharding(mesh, P()))
+    run.init({"loss": np.zeros(shape[0] // 8, np.float32)}, axis_name="data", mesh=mesh, steps_per_call=STEPS)
 
     def steps(tracked: Any, values: Any) -> Any:
         return jax.lax.scan(lambda carry, each: (run.track(carry, {"loss": each}), None), tracked, values)[0]
 
-    mapped = jax.jit(jax.shard_map(steps, mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=P()))
+    mapped = jax.jit(jax.shard_map(steps, mesh=mesh, in_specs=(P("data"), P(None, "data")), out_specs=P("data")))
     return lambda values: run.step(mapped(run.tracked, np.stack(values)), steps=STEPS)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from optax_cases import (
     CONFIGS,
@@ -32,7 +32,7 @@ from optax_cases import (
 
 from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, UpdateOutputError
 from noether_jax import Run, track_outputs
-from noether_jax.optax import record_optimizer, record_outputs, with_records, without_records
+from noether_jax.optax import record_optimizer, record_outputs, record_specs, with_records, without_records
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,13 +149,14 @@ def test_the_shards_of_a_mesh_are_pooled(tmp_path: Path) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     batches = np.arange(64, dtype=np.float32).reshape(4, 16)
     with Run(tmp_path, config, accumulation_steps=2) as run:
-        optimizer = record_optimizer(optax.sgd(0.5), run, {"x": jnp.zeros(2)}, axis_name="data")
-        state = jax.device_put(optimizer.init(jnp.ones(4)), NamedSharding(mesh, P()))
+        optimizer = record_optimizer(optax.sgd(0.5), run, {"x": jnp.zeros(2)}, axis_name="data", mesh=mesh)
+        state = optimizer.init(jnp.ones(4))
+        specs = record_specs(state, "data")
 
         def update(state: Any, x: Any) -> Any:
             return optimizer.update(jnp.ones(4), state, jnp.ones(4), update_outputs={"x": x})[1]
 
-        step = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
+        step = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=(specs, P("data")), out_specs=specs))
         for batch in batches:
             state = run.step(step(state, batch))
         (entry,) = run.log_writer.log_entries

@@ -83,9 +83,9 @@ def test_large_arrays_are_read_alike_on_a_mesh() -> None:
     outputs = {key: rng.integers(0, 99, size).astype(np.float32) for key, size in sizes.items()}
     outputs["a"][7] = outputs["d"][100_000] = np.nan
     whole = track_outputs(config)
-    tracker = track_outputs(config, axis_name="data")
+    tracker = track_outputs(config, axis_name="data", mesh=mesh)
     local = {key: jax.ShapeDtypeStruct((size // 8,), jnp.float32) for key, size in sizes.items()}
-    update = jax.shard_map(tracker.update, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    update = jax.shard_map(tracker.update, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     found = tracker.compute(jax.jit(update)(tracker.init(local), outputs))
     assert found == whole.compute(jax.jit(whole.update)(whole.init(outputs), outputs))
 

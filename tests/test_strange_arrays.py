@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -386,44 +384,6 @@ def test_a_step_inside_of_a_traced_function_is_refused_at_the_call(transform: An
                     transform(logs)(given)
             run.step({"loss": jnp.float32(3)})
     assert logged(tmp_path, "loss/U2") == [(2, 3.0)]
-
-
-ELSEWHERE = """
-import sys, jax, numpy as np
-jax.config.update("jax_num_cpu_devices", 1)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-rank = int(sys.argv[1])
-jax.distributed.initialize(sys.argv[2], 2, rank)
-import noether_jax
-from noether_core import UpdateOutputError
-from jax.sharding import NamedSharding, PartitionSpec as P
-mesh = jax.make_mesh((2,), ("data",))
-value = jax.make_array_from_callback((2,), NamedSharding(mesh, P("data")), lambda at: np.ones(2, np.float32)[at])
-tracker = noether_jax.Run(f"{sys.argv[3]}/{rank}", [{"every_n_updates": 9, "keys": ["x"]}])
-try:
-    with tracker as run:
-        run.step({"x": value})
-except UpdateOutputError as error:
-    print(error)
-"""
-
-
-def test_an_array_that_other_processes_hold_is_refused_at_the_call(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", ELSEWHERE, str(rank), address, str(tmp_path)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        told, errors = process.communicate(timeout=120)
-        assert "'x' has parts on devices of other processes; expected" in told, errors
 
 
 # ---------------------------------------------------------------------- values of one's own

@@ -12,6 +12,8 @@ reductions need of a key is in `Statistics`, a handful of vectors with one slot 
   IEEE 754 arithmetic would have had them, or leaves them out, as the config says;
 - where the first of them was, as one number (`position.py`).
 
+Between processes or devices the sums are added as integers (`limbs.py`), so that what is rounded is the exact total.
+
 Laws, tested for every `ops`: merge(empty, a) = a; merge is commutative; what is computed of a merge does not depend on how
 the values were grouped.
 """

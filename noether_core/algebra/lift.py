@@ -128,13 +128,13 @@ def summarise(
 
     Args:
         ops: the array library; one with binary64.
-        values: shape [elements], any real dtype. Or [arrays, elements], if the single numbers of `ops` have the arrays as
+        values: shape [elements], any real dtype. Or [arrays, *elements], if the single numbers of `ops` have the arrays as
             their leading axis; all arrays are taken for finite, or none.
         position: makes the integer position, shape [1, 1], if it is needed.
         fields: what to carry.
-        weights: shape [elements] or [1], or None; see `lift`.
+        weights: of the shape of an array's values, or one that broadcasts to it, or None; see `lift`.
     """
-    elements = values.shape[-1]
+    elements = math.prod(values.shape[1:] or values.shape)
     if weights is not None and elements:
         return _summarise_carefully(ops, values, position(), fields, weights)
     total = ops.sum_binary64(values)

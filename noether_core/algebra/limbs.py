@@ -40,7 +40,7 @@ _MAGNITUDE = 2**63 - 1
 class LimbOps(Protocol):
     """List what limbs need of an array library: with int64 and binary64, so of JAX under `jax.enable_x64(True)`."""
 
-    xp: Any  # clip, concat, stack and where are used
+    xp: Any  # clip, concat and where are used
 
     def bits(self, values: Array) -> Array:
         """Return the bits of binary64 numbers as int64."""
@@ -67,8 +67,7 @@ def window(parts: Expansion) -> tuple[int, int]:
     number, position = number[number != 0], position[number != 0]
     if not number.size:
         return EMPTY
-    lowest = position + np.frexp((number & -number).astype(np.float64))[1] - 1
-    above = position + np.frexp(number.astype(np.float64))[1]
+    lowest, above = position + _length(number & -number) - 1, position + _length(number)
     return int(lowest.min()) // _BITS, (int(above.max()) - 1) // _BITS + 1
 
 
@@ -84,13 +83,17 @@ def encode(ops: LimbOps, parts: Expansion, low: int, limbs: int) -> Array:
     Returns:
         shape [limbs + 1, *shape of a part]; the last row counts the parts that are not finite.
     """
-    values = ops.xp.stack(parts)
-    number, position, is_odd = _taken_apart(ops, values)
-    sign = (ops.bits(values) >> 63) | 1
-    first = (ops.places(limbs, values) + low) * _BITS
-    shift = position - first.reshape(limbs, *(1 for _ in values.shape))
-    digits = ((number << ops.xp.clip(shift, 0, 63)) >> ops.xp.clip(-shift, 0, 63)) & _MASK
-    return ops.xp.concat([(digits * sign).sum(1), is_odd.sum(0)[None]])
+    first = (ops.places(limbs, parts[0]) + low) * _BITS
+    first = first.reshape(limbs, *(1 for _ in parts[0].shape))
+    total: Array = 0
+    odd: Array = 0
+    for part in parts:  # one at a time: what is made for all together would not stay in the cache
+        number, position, is_odd = _taken_apart(ops, part)
+        shift = position - first
+        digits = ((number << ops.xp.clip(shift, 0, 63)) >> ops.xp.clip(-shift, 0, 63)) & _MASK
+        total = total + digits * ((ops.bits(part) >> 63) | 1)
+        odd = odd + is_odd
+    return ops.xp.concat([total, odd[None]])
 
 
 def decode(limbs: Vector, low: int, parts: int) -> Expansion:
@@ -133,12 +136,12 @@ _PAD = 3  # digits of 0 below the first
 
 
 def _both_signs(digits: Vector) -> Vector:
-    """Return the digits of numbers and those of their negatives, in two's complement, above padding: [2, digits, keys]."""
-    found = np.zeros((2, _PAD + len(digits), digits.shape[1]), np.int64)
-    found[0, _PAD:] = digits
+    """Return the digits of numbers and those of their negatives, in two's complement, above padding: [digits, 2, keys]."""
+    found = np.zeros((_PAD + len(digits), 2, digits.shape[1]), np.int64)
+    found[_PAD:, 0] = digits
     place = np.arange(len(digits))[:, None]
     lowest = (digits != 0).argmax(0)
-    found[1, _PAD:] = (_MASK + (place == lowest) - digits) * (place >= lowest)
+    found[_PAD:, 1] = (_MASK + (place == lowest) - digits) * (place >= lowest)
     return found
 
 
@@ -147,32 +150,44 @@ def _rounded_off(digits: Vector, exponent: int, parts: int) -> list[Vector]:
 
     Of what is left only bits below some place count; where a part was rounded up, those of the negative.
     """
-    _, rows, keys = digits.shape
-    flat, key = digits.reshape(-1), np.arange(keys)
-    row = np.arange(rows)[:, None]
-    highest = np.maximum.accumulate(np.where(digits != 0, row, _PAD - 1), 1).reshape(-1)  # at or below each
-    lowest = (digits[0] != 0).argmax(0)  # the same for the negative
-    lowest_digit = flat[lowest * keys + key]
-    lowest_bit = (lowest - _PAD) * _BITS + np.frexp((lowest_digit & -lowest_digit).astype(np.float64))[1] - 1
-    is_negative = (digits[0, -1] != 0).astype(np.int64)
+    rows, _, keys = digits.shape
+    flat, key, step = digits.reshape(-1), np.arange(keys), 2 * keys
+    highest = _last_used(digits).reshape(-1)
+    lowest = (digits[:, 0] != 0).argmax(0)  # the same for the negative
+    lowest_bit = (lowest - _PAD) * _BITS + _length(flat[lowest * step + key] & -flat[lowest * step + key]) - 1
+    is_negative = (digits[-1, 0] != 0).astype(np.int64)
     sign = 1 - 2 * is_negative
     left = np.full(keys, (rows - _PAD - 1) * _BITS)  # how many bits are; the last digit is the sign
     found = []
     for _ in range(parts):
-        start = is_negative * (rows * keys) + key
-        top = left // _BITS + _PAD
-        cut = flat[start + top * keys] & ((1 << left % _BITS) - 1)
-        top = np.where(cut != 0, top, highest[start + (top - 1) * keys])
-        at = start + top * keys
-        high = np.where(cut != 0, cut, flat[at])
-        length = np.frexp(high.astype(np.float64))[1].astype(np.int64)
-        leading = (((high << _BITS) | flat[at - keys]) << (_BITS - length)) | (flat[at - 2 * keys] >> length)
+        start = is_negative * keys + key
+        at = ((left >> 5) + _PAD) * step + start
+        high = flat[at] & ((1 << (left & 31)) - 1)
+        top = np.where(high != 0, (left >> 5) + _PAD, highest[at - step])
+        at = top * step + start
+        high = np.where(high != 0, high, flat[at])
+        length = _length(high)
+        leading = (((high << _BITS) | flat[at - step]) << (_BITS - length)) | (flat[at - 2 * step] >> length)
         number = (leading >> 11) & (2**_DIGITS - 1)
         unit = (top - _PAD) * _BITS + length - _DIGITS
         is_up = (leading >> 10) & 1 & (number | (lowest_bit < unit - 1))
-        found.append(np.ldexp(((number + is_up) * sign).astype(np.float64), unit + exponent))
+        found.append(np.ldexp(((number + is_up) * sign).astype(np.float64), (unit + exponent).astype(np.int32)))
         sign, is_negative, left = sign * (1 - 2 * is_up), is_negative ^ is_up, np.maximum(unit, 0)
     return found
+
+
+def _last_used(digits: Vector) -> Vector:
+    """Return for each digit the row of the last one up to it that is not 0."""
+    rows: Vector = np.arange(len(digits))[:, None, None] * (digits != 0)
+    rows[_PAD - 1] = _PAD - 1  # of padding
+    for before, row in zip(rows[_PAD - 1 :], rows[_PAD:], strict=False):  # five times as fast as maximum.accumulate
+        np.maximum(before, row, out=row)
+    return rows
+
+
+def _length(values: Vector) -> Vector:
+    """Return how many bits whole numbers below 2^53 have."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
 def ordered(ops: LimbOps, values: Array) -> Array:
@@ -185,3 +200,30 @@ def ordered(ops: LimbOps, values: Array) -> Array:
 def unordered(ops: LimbOps, places: Array) -> Array:
     """Return the binary64 numbers of what `ordered` gave."""
     return ops.from_bits(ops.xp.where(places < 0, -places | ~_MAGNITUDE, places))
+
+
+_TOP = -(2**63)
+
+
+def ordered_whole(parts: Expansion) -> tuple[Vector, Vector]:
+    """Return extremes of ints, which take two parts, as two int64s: the greatest of each, of any processes, is the maximum's.
+
+    So is the least of each the minimum's. One int64 cannot hold both int64 and uint64, so the first has what is above 0.
+
+    Args:
+        parts: two parts of whole numbers of int64 or uint64, or an infinity where there is none, shape [keys] each.
+    """
+    scale = 2.0**14  # which lays 1 at the lowest bit of limb 34
+    low, high, _ = encode(NUMPY, (parts[0] * scale, parts[1] * scale), 34, 2)
+    bits = low + (high << _BITS)  # modulo 2^64
+    is_positive, end = parts[0] > 0, np.where(parts[0] > 0, _MAGNITUDE, _TOP)
+    is_none = np.isinf(parts[0])
+    above = np.where(is_none, end, np.where(is_positive, bits, 0) ^ _TOP)
+    return above, np.where(is_positive, 0, np.where(is_none, end, bits))
+
+
+def unordered_whole(above: Vector, below: Vector) -> Expansion:
+    """Return the two parts of what `ordered_whole` gave; what they are of no int, `unordered` of the first part says."""
+    greater, _ = NUMPY.widen((above ^ _TOP).view(np.uint64))
+    less, _ = NUMPY.widen(below)
+    return tuple(np.where(below == 0, *pair) for pair in zip(greater, less, strict=True))

@@ -1,15 +1,19 @@
-"""Log what a tracking callback computed, and say what was not finite."""
+"""Log and save what a tracking callback computed, and say what was not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from noether_core.algebra.position import decode_position
-from noether_core.emit.log_writer import BoundLogWriter, ScalarWriter
-from noether_core.errors import NonFiniteError
+from noether_core.emit.arrays import write_savable
+from noether_core.emit.log_writer import BoundLogWriter, LogWriter, ScalarWriter
+from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.partial import Partials
 
 
@@ -48,7 +52,7 @@ def nonfinite_error(title: str, partials: Partials, processes: Mapping[str, int]
     Args:
         title: the callback's.
         partials: what these keys have.
-        processes: the number of the process that each key's first such value was in.
+        processes: the number of the process that each key's first such value was in, where there are several.
     """
     report = []
     for key, nan, positive, negative, position, elements in zip(
@@ -57,9 +61,16 @@ def nonfinite_error(title: str, partials: Partials, processes: Mapping[str, int]
         update, step = decode_position(int(position))
         report.append(
             f"{key!r}: {nan} NaN, {positive} +inf, {negative} -inf of {elements} values, first at update {update},"
-            f" accumulation step {step}, process {processes[key]}"
+            f" accumulation step {step}, process {processes.get(key, 0)}"
         )
     return NonFiniteError(
         f"{title} tracked values that are not finite. {'; '.join(report)}. The interval's numbers are logged;"
         " nonfinite: propagate or nonfinite: skip goes on training"
     )
+
+
+def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
+    if isinstance(writer, LogWriter | BoundLogWriter):
+        writer.note_arrays(path)
+    return write_savable(path, arrays)

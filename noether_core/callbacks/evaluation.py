@@ -8,15 +8,17 @@ from typing import Any
 
 from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
+from noether_core.callbacks.emission import save_arrays
 from noether_core.callbacks.meeting import POOLED
 from noether_core.callbacks.online_loss import OnlineLossCallback
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
-from noether_core.emit.log_writer import LogWriter, save_arrays
+from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.agreement import DUE
-from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.computed import Computed
+from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Partials
 from noether_core.reduce.pool import Pooled
 from noether_core.schedule import Counter
@@ -138,7 +140,7 @@ class _Part:
 
     @property
     def pooling(self) -> Pooling | None:
-        return self._callback.pooling
+        return self._callback.partners.pooling
 
     def step(self, update_outputs: Any, losses: Any) -> None:
         derived = update_outputs if self._derive is None else self._derive(update_outputs, losses)

@@ -91,8 +91,8 @@ class Meeting:
                 " error says why"
             )
         self.found = dict.fromkeys(urgencies, failure) if failure is not None else {**pooled}
-        if failure is None and self._path is not None:
-            discard_unmerged(self._path, at.cur_iteration, self.exchange.index, self.exchange.count)
+        if failure is None and self._path is not None and urgencies:
+            discard_unmerged(self._path, self.exchange.index, self.exchange.count)
         for warning in found.warnings if self.exchange.index == 0 else ():
             warn(warning)
         return found

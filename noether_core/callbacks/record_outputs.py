@@ -15,7 +15,7 @@ from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, RunFormatError, UpdateOutputError
 from noether_core.reduce import host
-from noether_core.reduce.backend import Backend
+from noether_core.reduce.backend import Backend, ValueType
 from noether_core.schedule import Counter
 from noether_core.select import flatten
 
@@ -42,29 +42,36 @@ class OutputRecorder(CallbackBase):
         self._writable: set[tuple[str, np.dtype[Any]]] = set()
 
     def track_after_accumulation_step(self, *, update_counter: Counter, update_outputs: Any = None, **_: Any) -> None:
-        """Copy this step's outputs to the host.
+        """Copy this step's outputs to the host: of one that is spread over processes, what this process counts of it.
 
         Raises:
             UpdateOutputError: for an output that cannot be recorded; the message names its key and type.
         """
         outputs = flatten({} if update_outputs is None else update_outputs)
-        own = {}  # the framework's arrays; everything else is on the host, or refused
-        for key, value in outputs.items():
-            try:
-                if self._backend.inspect(key, value) is not None:
-                    own[key] = value
-                else:
-                    host.inspect(key, value, self._backend.name)
-            except UpdateOutputError as error:
-                raise _not_recorded(error) from error
+        types = {key: self._inspect(key, value) for key, value in outputs.items()}
+        counted = {key: value for key, value in outputs.items() if (of := types[key]) is None or of.is_counted}
+        own = {  # the framework's arrays; everything else is on the host
+            key: self._backend.local([value])[0] if found.is_global else value
+            for key, value in counted.items()
+            if (found := types[key]) is not None
+        }
         hosted = dict(zip(own, self._backend.to_numpy(list(own.values())), strict=True))
         step = {}
-        for position, (key, value) in enumerate(outputs.items()):
+        for position, (key, value) in enumerate(counted.items()):
             array = hosted[key] if key in hosted else host.as_numpy(value)
             self._require_writable(key, array.dtype)
             kind = "p" if type(value) in (bool, int, float) else "l" if type(value) in (list, tuple) else "a"
             step[f"{len(self._steps):08d}/{position:04d}{kind}/{key}"] = array
         self._steps.append(step)
+
+    def _inspect(self, key: str, value: Any) -> ValueType | None:
+        """Return the type of one of the framework's arrays; None for what is on the host."""
+        try:
+            if (found := self._backend.inspect(key, value)) is None:
+                host.inspect(key, value, self._backend.name)
+        except UpdateOutputError as error:
+            raise _not_recorded(error) from error
+        return found
 
     def _require_writable(self, key: str, dtype: np.dtype[Any]) -> None:
         """Raise for a key or dtype that the file cannot hold: at the end it would be too late."""

@@ -7,19 +7,19 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-from noether_core.callbacks.emission import log_scalars, nonfinite_error
+from noether_core.callbacks.emission import log_scalars, nonfinite_error, save_arrays
 from noether_core.callbacks.hooks import next_position
 from noether_core.callbacks.matches import Matched, Matches
 from noether_core.callbacks.meeting import POOLED
+from noether_core.callbacks.partners import Partners
 from noether_core.callbacks.periodic import PeriodicCallback
-from noether_core.callbacks.pooling import Pooling
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.log_writer import save_arrays
 from noether_core.errors import NoetherError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
-from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange
-from noether_core.reduce.finish import Computation, Computed
+from noether_core.reduce.computed import Computed
+from noether_core.reduce.exchange import Exchange
+from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
 from noether_core.reduce.pool import Pooled
 from noether_core.reduce.state import DAMAGE, damaged, listed, pack, unpack
@@ -44,6 +44,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         keys, patterns, reduce, verbose, log_output, save_output: as in the config.
         out: the directory of the saved arrays, or None.
         sources: give what was reduced, to be merged: of what the hooks were given, and elsewhere.
+        partners: the other processes.
 
     Raises:
         NoetherError: if the config asks for what this version cannot do.
@@ -83,35 +84,11 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._before = (self._position, self._matches.so_far, False)
         self._emitted_at = -1
         self._unmatched: list[str] = []
-        is_exchange(processes, str(self), self.backend.name)
-        self._processes = processes
-        self._pooling: Pooling | None = None
-        self._is_joined = self._is_driver = False
-        self._logs = True
+        self.partners = Partners(self, self.backend, processes, self.output_path)
 
     def __str__(self) -> str:
-        parts = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
-        return self._title or f"TrackAdditionalOutputsCallback({parts})"
-
-    # ------------------------------------------------------------------ the other processes
-
-    def join(self, pooling: Pooling | None) -> None:
-        """Pool together with the other callbacks of a run, which calls this and drives the pooling; None: with nobody."""
-        self._pooling, self._is_joined, self._logs = pooling, True, True
-
-    @property
-    def pooling(self) -> Pooling | None:
-        """Return what this callback's intervals are pooled by with those of other processes; None where there are none."""
-        if not self._is_joined:
-            exchange = self.backend.exchange(TIME_LIMIT) if self._processes is None else self._processes
-            self._pooling = None if exchange is None or exchange == 1 else Pooling(exchange, [self], self.output_path)
-            self._is_joined = self._is_driver = True
-            self._logs = self._is_main
-        return self._pooling
-
-    @property
-    def _is_main(self) -> bool:
-        return self.pooling is None or self.pooling.is_main
+        about = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
+        return self._title or f"TrackAdditionalOutputsCallback({about})"
 
     # ------------------------------------------------------------------ each accumulation step
 
@@ -119,8 +96,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Note where training starts, and meet the other processes, if there are any."""
         super().before_training(update_counter=update_counter)
         self._position = (-1, -1)
-        if self.pooling is not None and self._is_driver:
-            self.pooling.begin(self.config.model_dump_json().encode("utf-8"))
+        self.partners.begin(self.config.model_dump_json().encode("utf-8"))
 
     def track_after_accumulation_step(
         self,
@@ -160,7 +136,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def track_after_update_step(self, *, update_counter: Counter, **_: Any) -> None:
         """Look, after the first update, whether the patterns match."""
-        self._matches.end_update()
+        if self.partners.pooling is None:  # else another process may have what matches
+            self._matches.end_update()
 
     def track_no_outputs(self) -> None:
         """Do what `missing` says of the exact keys.
@@ -190,7 +167,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     @property
     def has_values(self) -> bool:
         """Tell whether the hooks were given values in the interval under way. Reading it waits for nothing."""
-        return bool(self._interval.keys)
+        return self._interval.has_values
 
     # ------------------------------------------------------------------ the interval's end
 
@@ -201,14 +178,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         If training ends in an update's middle, `last` writes nothing for a key that this update had a value of: it keeps the
         newest value only, and that one is of no iteration.
         """
-        if self.pooling is None:
-            if self.has_rest(update_counter):
-                self._emit(update_counter)
-        elif self._is_driver:
-            writer = getattr(self.log_writer, "writer", None)  # of a `LogWriter`
-            errors = self.pooling.finish(update_counter, has_rest=True, writer=writer)
-            if errors:
-                raise errors[0]
+        if self.partners.pooling is None and self.has_rest(update_counter):
+            self._emit(update_counter)
+        self.partners.finish(update_counter, getattr(self.log_writer, "writer", None))  # of a `LogWriter`
 
     def has_rest(self, update_counter: Counter) -> bool:
         """Tell whether there is an interval under way that is to be logged when training ends; drop what is not."""
@@ -221,13 +193,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         return True
 
     def _emit(self, update_counter: Counter) -> None:
-        pooled = None
+        pooling = self.partners.pooling
         try:
-            if self.pooling is None:
-                computed = self._computed(update_counter.update)
-            else:
-                pooled = self.pooling.take(self, update_counter)
-                computed = self._computed_of_all(pooled)
+            pooled = None if pooling is None else pooling.take(self, update_counter)
+            computed = self._computed(update_counter.update) if pooled is None else self._computed_of_all(pooled)
         finally:  # also of what cannot be fetched: it would mix with the next interval
             self._reset()
         self._emitted_at = update_counter.update
@@ -248,28 +217,25 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def _write(self, computed: Computed, update_counter: Counter, pooled: Pooled | None) -> None:
         """Log and save an interval's numbers, and raise what is wrong with them."""
-        error = None
-        if self._logs and (self.log_output or self.verbose):
-            writer = self.log_writer if self.log_output else None
+        error, writer = None, self.log_writer if self.log_output else None
+        if self.partners.logs and (self.log_output or self.verbose):
             error = log_scalars(writer, self.logger, computed.scalars(str(self.interval)), verbose=self.verbose)
-        if self.out is not None and self._is_main and (arrays := computed.arrays()):
+        if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
             error = error or save_arrays(self.log_writer, path, arrays)
         if error is not None or computed.errors:
             raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and (odd := computed.nonfinite) is not None:
-            of_each = [self.backend.processes()[0]] * len(odd.keys) if pooled is None else pooled.processes.tolist()
-            keys = odd.keys if pooled is None else pooled.partials.keys
-            raise nonfinite_error(str(self), odd, dict(zip(keys, of_each, strict=True)))
-        self._matches.warn_of(self._unmatched, "in a whole interval")
+            raise nonfinite_error(str(self), odd, {} if pooled is None else pooled.first_processes)
+        if pooled is None:
+            self._matches.warn_of(self._unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
         """Return what the interval under way gives at its end."""
         lone = self._interval.lone_values() if len(self.sources) == 1 else None
         if lone is None:
             return self._computation.compute(self.own_partials(), update)
-        tallies, values = lone
-        return self._computation.of_lone_values(tallies.keys, tallies.wide, values)
+        return self._computation.of_lone_values(lone[0].keys, lone[0].wide, lone[1])
 
     def _computed_of_all(self, pooled: Pooled) -> Computed:
         return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts, pooled.errors)

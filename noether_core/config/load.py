@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from noether_core.config.base import NOETHER_KINDS, NamedCallbackConfig
+from noether_core.config.base import NOETHER_KINDS, CallbackBaseConfig, NamedCallbackConfig
 from noether_core.config.loop import LOOP_CONFIGS
 from noether_core.config.readable import entitled
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
@@ -59,7 +59,10 @@ def load_callbacks(path: str | Path) -> list[CallbackConfig]:
         ConfigFileError: if the file is absent, is no YAML, or holds no such list.
         pydantic.ValidationError: if a callback's field is wrong.
     """
-    path = Path(path)
+    return [parse_callback(entry, f"callbacks[{i}] in {str(path)!r}") for i, entry in enumerate(_entries(Path(path)))]
+
+
+def _entries(path: Path) -> list[Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -74,7 +77,37 @@ def load_callbacks(path: str | Path) -> list[CallbackConfig]:
     if not isinstance(entries, list):
         top = listing(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
         raise ConfigFileError(f"config file {str(path)!r} has no `callbacks:` list (its top level: {top}); add one")
-    return [parse_callback(entry, f"callbacks[{i}] in {str(path)!r}") for i, entry in enumerate(entries)]
+    return entries
+
+
+def load_tracking(path: str | Path) -> list[TrackAdditionalOutputsCallbackConfig]:
+    """Return the configs of the callbacks that track, as a run's `config.yaml` has them, also those that others hold.
+
+    Callbacks of the user's own track nothing, as far as is known here. From the first on that cannot be read, there are none.
+
+    Raises:
+        ConfigFileError: if the file is absent, is no YAML, or holds no list of callbacks.
+    """
+    found = []
+    for entry in _entries(Path(path)):
+        try:
+            config = parse_callback(entry)
+        except ConfigFileError:  # the user's own
+            continue
+        except ValidationError:
+            break
+        held = getattr(config, "tracking", config)
+        if isinstance(held, TrackAdditionalOutputsCallbackConfig):
+            found.append(held)
+    return found
+
+
+def as_entry(config: CallbackBaseConfig) -> dict[str, Any]:
+    """Return what `parse_callback` makes a config of: what was set of it, and its class."""
+    entry = config.model_dump(exclude_unset=True)
+    if "kind" in entry or "name" in entry or type(config) is TrackAdditionalOutputsCallbackConfig:
+        return entry
+    return {"kind": config.name if isinstance(config, NamedCallbackConfig) else type(config).__name__, **entry}
 
 
 def check_together(configs: Sequence[CallbackConfig]) -> None:

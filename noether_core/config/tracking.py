@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from math import prod
 from typing import Any, Literal, Self
 
@@ -112,6 +113,22 @@ def check_last(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tu
         )
 
 
+_GATHER = (
+    "gather it in the training step, in every process (a DTensor has .full_tensor(), a jax.Array is gathered by"
+    " jax.experimental.multihost_utils.process_allgather)"
+)
+
+
+def check_spread(config: TrackAdditionalOutputsCallbackConfig, key: str, spread: Hashable) -> None:
+    """Raise `UpdateOutputError` if a key's values are to be kept whole, and are spread over processes."""
+    kept = [name for name in config.reductions(key) if name in ("last", "stack")]
+    if spread and kept:
+        raise UpdateOutputError(
+            f"update output {key!r} is {spread}, of which each process has a part, and `{kept[0]}` takes whole values;"
+            f" {_GATHER}, or reduce it with another reduction"
+        )
+
+
 def check_weight(
     config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...], weight: tuple[int, ...]
 ) -> None:
@@ -120,4 +137,20 @@ def check_weight(
         raise UpdateOutputError(
             f"update output {key!r} has shape {shape}, and its weight {config.weight!r} has shape {weight}; expected a"
             " weight with one element or of the value's shape: broadcast it in the training step"
+        )
+
+
+def check_weight_spread(
+    config: TrackAdditionalOutputsCallbackConfig,
+    key: str,
+    spread: Hashable,
+    weight: tuple[int, ...],
+    weight_spread: Hashable,
+) -> None:
+    """Raise `UpdateOutputError` if a weight is not spread over processes as what it weighs is, and no process has it whole."""
+    if weight_spread != spread and (weight_spread or prod(weight) != 1):
+        raise UpdateOutputError(
+            f"update output {key!r} is {spread or 'whole in each process'}, and its weight {config.weight!r} is"
+            f" {weight_spread or f'whole, of shape {weight}'}; expected a weight of one element that each process has whole,"
+            " or one that is spread over the processes as the value is"
         )

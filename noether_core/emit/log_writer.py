@@ -9,9 +9,6 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from noether_core.emit.arrays import write_savable
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
@@ -298,10 +295,3 @@ class BoundLogWriter:
         self.add_values = partial(writer.add_values, source=source)
         self.note_arrays = writer.note_arrays
         self.current_values = writer.current_values
-
-
-def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
-    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
-    if isinstance(writer, LogWriter | BoundLogWriter):
-        writer.note_arrays(path)
-    return write_savable(path, arrays)

@@ -14,6 +14,8 @@ import numpy as np
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import iter_lines, start_numbers
+from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
+from noether_core.emit.merged_log import read_merged, with_merged
 from noether_core.emit.starts import Start, read_start, standing
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
@@ -111,10 +113,11 @@ def read_run(path: str | Path) -> RunReader:
         file = metrics / f"{number}.jsonl"
         try:
             times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
-            for name in dict.fromkeys(saved):
+            merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
+            for name in dict.fromkeys([*saved, *more]):
                 savers.setdefault(name, []).append((len(builder.starts), str(number)))
             entries = iter_lines(file, problems) if file.exists() else ()  # a start may only save arrays
-            builder.add_start(entries, _start_of(path, number, problems), times)
+            builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
         except OSError as error:
             problems.append(f"{file}: {error}")
     stands = standing(builder.starts)

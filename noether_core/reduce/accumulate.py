@@ -18,7 +18,7 @@ from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.layout import Step, Taken
-from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials
+from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials, spread
 from noether_core.reduce.plan import MOST_PLANS, DeviceGroup, GroupPlan, Plan, Planner, Tallies
 
 
@@ -108,15 +108,11 @@ class OutputAccumulator:
         plan = self._planner.plan(keys, values, weight)
         if plan.shapes:
             _check_shapes(plan, interval.shapes)
-        if plan.converted or plan.moved:
-            values = list(values)
-            for at in plan.converted:
-                values[at] = host.as_numpy(values[at])
-            for at in plan.moved:
-                values[at] = self._backend.from_numpy(host.as_numpy(values[at]), weight)
         position = encode_position(update, accumulation_step)
         states, taken = dict(interval.states), []
         try:
+            if not plan.takes_as_given:
+                values, weight = self._planner.taken(plan, values, weight)
             for part in plan.groups:
                 states[part.group], copies = _absorb(part, states.get(part.group), values, position, weight)
                 taken.append(copies)
@@ -133,9 +129,9 @@ class OutputAccumulator:
     # ------------------------------------------------------------------ results
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """Return the keys seen in this interval, in the order they came."""
-        return _keys(self._interval)
+    def has_values(self) -> bool:
+        """Tell whether this interval had values, counted in this process or in others."""
+        return bool(self._interval.steps or self._interval.carried.keys)
 
     def partials(self) -> Partials:
         """Return what each key has so far, in the order they came. This waits for the device."""
@@ -145,7 +141,7 @@ class OutputAccumulator:
         newest, stacks = _newest(interval), _stacks(interval)
         copies = [*newest.values(), *chain(*stacks.values())]
         parts, hosted = self._fetched(interval, copies)
-        partials = reduce(merge_partials, parts)
+        partials = reduce(merge_partials, parts, no_partials(self._fields))
 
         def value(copy: _Copy) -> np.ndarray[Any, Any]:
             array = hosted[id(copy.array)]
@@ -159,7 +155,8 @@ class OutputAccumulator:
                     for key, stack in stacks.items()
                 },
             )
-        return merge_partials(interval.carried, partials).in_order(_keys(interval))
+        # a key whose values other processes count is there, with no element, so that all have the same keys
+        return spread(merge_partials(interval.carried, partials), _keys(interval))
 
     def _fetched(
         self, interval: _Interval, copies: Sequence[_Copy]

@@ -23,12 +23,20 @@ class ValueType(NamedTuple):
         device: what it must share with others to be reduced with them, such as its device; `host.DEVICE` for a single number
             whose `item()` waits for nothing.
         wide: whether a mean of it is rounded to float64 (float64 and Python numbers) and not to float32.
+        spread: how a value is spread over processes of which each holds a part; equal for values that are spread alike, and
+            it prints as words. None for a value that this process holds whole. `shape` is that of what this process holds.
+        is_counted: whether this process counts its part. Of what several processes hold one counts it; in the others the step
+            has no value of that key, which is there nevertheless.
+        is_global: whether `Backend.local` must be asked for what this process holds.
     """
 
     dtype: str
     shape: tuple[int, ...]
     device: Hashable
     wide: bool
+    spread: Hashable = None
+    is_counted: bool = True
+    is_global: bool = False
 
 
 class Backend(Protocol):
@@ -38,13 +46,26 @@ class Backend(Protocol):
     reducer: PendingReducer
 
     def signature(self, values: Sequence[Any]) -> Hashable:
-        """Return what decides the plan for these values, as cheaply as possible; it is asked for at every step."""
+        """Return what decides the plan for these values, as cheaply as possible; it is asked for at every step.
+
+        Values of one signature have the same `inspect`, so it has in it how they are spread over processes.
+        """
 
     def inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of one of the framework's arrays; None for what is not one of them.
 
+        It is asked for once per signature, and talks to no other process. What one process refuses, all refuse.
+
         Raises:
             UpdateOutputError: for an array that cannot be tracked.
+        """
+
+    def local(self, values: Sequence[Any]) -> list[Any]:
+        """Return what this process holds of values whose type says `is_global`, as arrays that `inspect` calls plain.
+
+        It is asked for at every step that has such values, and only then, and exchanges nothing. An array has the dtype and
+        elements that the type has; each element of a value that is spread is counted by one process alone. Of a value that is
+        not counted here it is asked for only if that is a weight.
         """
 
     def processes(self) -> tuple[int, int]:

@@ -161,6 +161,10 @@ class HostBackend:
         is_wide = value.dtype.name == "float64" or (is_python and value.dtype in _LIST_DTYPES)
         return ValueType(value.dtype.name, value.shape, DEVICE, is_wide)
 
+    def local(self, values: Sequence[Any]) -> list[Any]:
+        """Return the values themselves: none is spread over processes."""
+        return list(values)
+
     def processes(self) -> tuple[int, int]:
         """Return that there is one process."""
         return 0, 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -129,6 +129,14 @@ def merge_partials(a: Partials, b: Partials) -> Partials:
         newest,
         stacks,
     )
+
+
+def merge_all(parts: Sequence[Partials]) -> Partials:
+    """Return what the keys have of parts of an interval, at least one, in order; by halves, so that stacks stay cheap."""
+    while len(parts) > 1:
+        pairs = [merge_partials(*pair) for pair in zip(parts[::2], parts[1::2], strict=False)]
+        parts = [*pairs, parts[-1]] if len(parts) % 2 else pairs
+    return parts[0]
 
 
 def spread(partials: Partials, keys: tuple[str, ...]) -> Partials:

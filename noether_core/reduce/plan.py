@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from math import prod
 from operator import itemgetter
@@ -16,7 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from noether_core.algebra.lift import is_small
-from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight, fields_of
+from noether_core.config.tracking import (
+    TrackAdditionalOutputsCallbackConfig,
+    check_last,
+    check_spread,
+    check_weight,
+    check_weight_spread,
+    fields_of,
+)
 from noether_core.reduce import host
 from noether_core.reduce.backend import Backend, ValueType
 from noether_core.reduce.eager import PendingReducer
@@ -99,11 +107,13 @@ class Plan:
     """Say what happens to the values of a step.
 
     Attributes:
-        keys: the keys, in the order to log them.
+        keys: the keys, in the order to log them; also those of which another process counts the value.
         groups: what each device group gets.
         shapes: of the keys that are stacked.
         converted: the positions of values that are taken as arrays, such as lists.
         moved: the positions of host values that go to the device, where their weight is.
+        local: the positions of values that are spread over processes, of which this process's parts are taken.
+        local_weight: whether that is done with the weight too.
         is_scalar: whether all are single floats of one dtype on one device, and asked for what a lone number is itself.
         keeps: whether copies of anything are kept.
     """
@@ -113,8 +123,15 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]]
     converted: tuple[int, ...]
     moved: tuple[int, ...]
+    local: tuple[int, ...]
+    local_weight: bool
     is_scalar: bool
     keeps: bool
+
+    @cached_property
+    def takes_as_given(self) -> bool:
+        """Return whether the values are reduced as they were given."""
+        return not (self.converted or self.moved or self.local or self.local_weight)
 
 
 class _Typed(NamedTuple):
@@ -153,6 +170,21 @@ class Planner:
         self._latest = signature, plan
         return plan
 
+    def taken(self, plan: Plan, values: Sequence[Any], weight: Any) -> tuple[list[Any], Any]:
+        """Return the values and the weight as what a plan says they are reduced as."""
+        found = list(values)
+        for at in plan.converted:
+            found[at] = host.as_numpy(found[at])
+        if plan.local or plan.local_weight:
+            given = [found[at] for at in plan.local]
+            parts = self._backend.local([*given, weight] if plan.local_weight else given)
+            weight = parts[-1] if plan.local_weight else weight
+            for at, part in zip(plan.local, parts, strict=False):
+                found[at] = part
+        for at in plan.moved:
+            found[at] = self._backend.from_numpy(host.as_numpy(found[at]), weight)
+        return found, weight
+
     def inspect(self, key: str, value: Any) -> _Typed:
         """Return what decides how a value is reduced, or raise `UpdateOutputError` if it cannot be."""
         found = self._backend.inspect(key, value)
@@ -162,33 +194,34 @@ class Planner:
 
     def _make_plan(self, keys: tuple[str, ...], values: Sequence[Any], weight: Any) -> Plan:
         types = [self.inspect(key, value) for key, value in zip(keys, values, strict=True)]
+        by = None
         if weight is not None and self._config.weight is not None:
             by = self.inspect(self._config.weight, weight)
-            types = [self._beside(by, *pair) for pair in zip(keys, values, types, strict=True)]
+            types = [self._beside(by, *pair) for pair in zip(keys, types, strict=True)]
         for key, typed in zip(keys, types, strict=True):
+            check_spread(self._config, key, typed.found.spread)
             check_last(self._config, key, typed.found.shape)
+        counted = [at for at, typed in enumerate(types) if typed.found.is_counted]
         by_device: dict[Hashable, list[int]] = {}
-        for at, key in enumerate(keys):
-            by_device.setdefault((types[at].found.device, self._is_weighted(key)), []).append(at)
+        for at in counted:
+            by_device.setdefault((types[at].found.device, self._is_weighted(keys[at])), []).append(at)
         groups = tuple(self._make_group_plan(device, keys, types, members) for device, members in by_device.items())
         return Plan(
             keys,
             groups,
-            {
-                key: typed.found.shape
-                for key, typed in zip(keys, types, strict=True)
-                if "stack" in self._config.reductions(key)
-            },
-            tuple(at for at, value in enumerate(values) if host.is_converted(value)),
-            tuple(at for at, typed in enumerate(types) if typed.moves),
+            {keys[at]: types[at].found.shape for at in counted if "stack" in self._config.reductions(keys[at])},
+            tuple(at for at in counted if host.is_converted(values[at])),
+            tuple(at for at in counted if types[at].moves),
+            tuple(at for at in counted if types[at].found.is_global),
+            by is not None and by.found.is_global and any(group.layout.fields.weights for group in groups),
             self._is_scalar(groups),
             any(group.kept for group in groups),
         )
 
     def _is_scalar(self, groups: Sequence[GroupPlan]) -> bool:
-        layout = groups[0].layout
         return (
-            len(groups) == len(layout.dtypes) == 1
+            len(groups) == 1
+            and len((layout := groups[0].layout).dtypes) == 1
             and "float" in layout.dtypes[0]
             and not layout.keep
             and not self._fields.weights
@@ -198,14 +231,16 @@ class Planner:
     def _is_weighted(self, key: str) -> bool:
         return self._fields.weights and key != self._config.weight
 
-    def _beside(self, weight: _Typed, key: str, value: Any, typed: _Typed) -> _Typed:
+    def _beside(self, weight: _Typed, key: str, typed: _Typed) -> _Typed:
         """Return the type of a value that is reduced where its weight is."""
         if not self._is_weighted(key):
             return typed
-        check_weight(self._config, key, typed.found.shape, weight.found.shape)
+        found, by = typed.found, weight.found
+        check_weight_spread(self._config, key, found.spread, by.shape, by.spread)
+        check_weight(self._config, key, found.shape, by.shape)
         if typed.reducer is weight.reducer or typed.reducer is not host.HOST.reducer:
             return typed
-        return _Typed(typed.found._replace(device=weight.found.device), self._backend.reducer, moves=True)
+        return _Typed(found._replace(device=by.device), self._backend.reducer, moves=True)
 
     def _keeps(self, key: str) -> bool:
         return bool({"last", "stack"} & set(self._config.reductions(key)))

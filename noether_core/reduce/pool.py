@@ -4,8 +4,8 @@ A pooling is a fixed number of collectives, whatever the keys, callbacks and pro
 
 1. an arrival, and the greatest of a header: what is due, whether the keys agree, which limbs the sums use;
 2. the sum of limbs and counts;
-3. the greatest of extremes and positions;
-4. only where values were not finite, or extremes are ints beyond 2^53: whose they were.
+3. where there are any: the greatest of extremes, and of positions of values that were not finite;
+4. where values were not finite, or extremes are ints beyond 2^53: whose they were.
 
 Where the keys do not agree, the lists of keys are exchanged once; everyone adopts the union, and remembers it.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,8 @@ from noether_core.reduce.partial import Partials, Vector, spread
 from noether_core.reduce.wire import (
     NEUTRAL,
     WINDOW_WORDS,
-    Greatest,
-    Ties,
-    Windows,
+    Rows,
+    Terms,
     greatest_words,
     has_second_parts,
     read_windows,
@@ -60,6 +59,11 @@ class Pooled(NamedTuple):
     first: int
     errors: Sequence[NoetherError] = ()
 
+    @property
+    def first_processes(self) -> dict[str, int]:
+        """Return `processes` by key."""
+        return dict(zip(self.partials.keys, self.processes.tolist(), strict=True))
+
 
 class Round(NamedTuple):
     """Hold what a pooling gave.
@@ -84,7 +88,7 @@ class _Own(NamedTuple):
 
     partials: Partials
     seen: Vector
-    copies: Vector
+    copies: Vector | None
 
 
 class Pool:
@@ -119,65 +123,67 @@ class Pool:
         """
         self._exchange.arrive(what)
         known = [agreement.known(offer) for agreement, offer in zip(self._agreements, offers, strict=True)]
-        parts = [part for offer in offers for part in (offer.partials, offer.lasts)]
-        flags = [
-            self._exchange.index + 1 if has_failed else 0,
-            int(not is_final),
-            int(any(map(has_second_parts, parts))),
-            *iteration,
-        ]
-        words = [
-            word
-            for agreement, offer, keys in zip(self._agreements, offers, known, strict=True)
-            for word in agreement.header_words(offer, keys, self._exchange.index)
-        ]
-        header = self._exchange.all_reduce_max(
-            np.concatenate([np.array(flags, np.int64), window_words(parts), np.array(words, np.int64)])
-        )
-        failed, is_training, has_seconds, *furthest = header[: len(flags)].tolist()
-        of_each = header[len(flags) + WINDOW_WORDS :].reshape(-1, WORDS)
+        state = [self._exchange.index + 1 if has_failed else 0, int(not is_final), *iteration]
+        (failed, is_training, *furthest), of_each, terms = self._met(offers, known, state)
         warnings = agree(self._exchange, self._agreements, known, of_each)
         due = [] if failed else np.flatnonzero(of_each[:, 0] >= (DUE if is_training else REST)).tolist()
-        windows = read_windows(header[len(flags) : len(flags) + WINDOW_WORDS])
         pooled = {}
-        firsts = -of_each[:, 5]
-        for number, (found, told) in self._pooled(due, offers, firsts, windows, bool(has_seconds)).items():
+        for number, (found, told) in self._pooled(due, offers, -of_each[:, 5], terms).items():
             pooled[number] = _present(found, offers[number].partials.keys, of_each[number])
             self._agreements[number].forget(pooled[number].partials.keys, pooled[number].lasts.keys)
             warnings += told
         return Round((furthest[0], furthest[1], furthest[2]), pooled, not is_training, failed - 1, warnings)
 
+    def _met(
+        self, offers: Sequence[Offer], known: Sequence[tuple[tuple[str, ...], tuple[str, ...]]], state: Sequence[int]
+    ) -> tuple[list[int], Vector, Terms]:
+        """Exchange the header; return the greatest state, what it has of each callback, [callbacks, WORDS], and the terms."""
+        parts = [part for offer in offers for part in (offer.partials, offer.lasts)]
+        flags = [any(part.nonfinite.any() for part in parts), any(map(has_second_parts, parts))]
+        words = [
+            word
+            for agreement, offer, keys in zip(self._agreements, offers, known, strict=True)
+            for word in agreement.header_words(offer, keys, self._exchange.index)
+        ]
+        sent = [np.array([*state, *flags], np.int64), window_words(parts), np.array(words, np.int64)]
+        header = self._exchange.all_reduce_max(np.concatenate(sent))
+        own, windows, of_each = np.split(header, [len(sent[0]), len(sent[0]) + WINDOW_WORDS])
+        *greatest, has_nonfinite, has_seconds = own.tolist()
+        return (
+            greatest,
+            of_each.reshape(-1, WORDS),
+            Terms(read_windows(windows), bool(has_nonfinite), bool(has_seconds)),
+        )
+
     def _pooled(
-        self, due: Sequence[int], offers: Sequence[Offer], firsts: Vector, windows: Windows, has_seconds: bool
+        self, due: Sequence[int], offers: Sequence[Offer], firsts: Vector, terms: Terms
     ) -> dict[int, tuple[Pooled, list[str]]]:
         """Return what the processes have of the callbacks that are due, under all keys that are known, and warnings."""
         if not due:
             return {}
         own = [part for number in due for part in self._own(self._agreements[number], offers[number], firsts[number])]
-        sums = _reduced(self._exchange.all_reduce_sum, [sum_words(part.partials, part.seen, windows) for part in own])
-        mine = [greatest_words(part.partials, part.copies) for part in own]
-        most = [Greatest(*rows) for rows in _reduced(self._exchange.all_reduce_max, mine)]
-        is_tied = has_seconds or any(rows[-3:].any() for rows in sums)  # counts of values that were not finite
-        ties = self._ties(own, mine, most) if is_tied else [None] * len(own)
+        sums = _reduced(
+            self._exchange.all_reduce_sum,
+            [{"": sum_words(part.partials, part.seen, terms)} for part in own],
+        )
+        mine = [greatest_words(part.partials, part.copies, terms) for part in own]
+        most = _reduced(self._exchange.all_reduce_max, mine)
+        tied = [
+            tie_words(part.partials, rows, greatest, terms, self._exchange.index)
+            for part, rows, greatest in zip(own, mine, most, strict=True)
+        ]
+        ties = _reduced(self._exchange.all_reduce_max, tied)
         read = [
-            read_words(part.partials, windows, words, greatest, tie)
+            read_words(part.partials, terms, words[""], greatest, tie)
             for part, words, greatest, tie in zip(own, sums, most, ties, strict=True)
         ]
         found = {}
         for at, number in enumerate(due):
             (partials, contributors), (lasts, _) = read[2 * at : 2 * at + 2]
-            tie = ties[2 * at]
-            processes = np.full(len(partials.keys), -1) if tie is None else -tie.process
+            processes = -ties[2 * at].get("process", np.ones(len(partials.keys), np.int64))
             pooled = Pooled(partials, lasts, processes, contributors, int(firsts[number]))
             found[number] = pooled, _told_of_copies(pooled, most[2 * at])
         return found
-
-    def _ties(self, own: Sequence[_Own], mine: Sequence[Greatest], most: Sequence[Greatest]) -> Sequence[Ties | None]:
-        words = [
-            tie_words(part.partials, each, greatest, self._exchange.index)
-            for part, each, greatest in zip(own, mine, most, strict=True)
-        ]
-        return [Ties(*rows) for rows in _reduced(self._exchange.all_reduce_max, words)]
 
     def _own(self, agreement: Agreement, offer: Offer, first: int) -> tuple[_Own, _Own]:
         """Return what this process gives of a callback, under all keys: the first one alone what every process has alike."""
@@ -185,10 +191,10 @@ class Pool:
         present = set(partials.keys)
         whole = spread(partials, keys)
         seen = np.array([key in present for key in keys], np.int64)
-        copies = np.full(len(keys), NEUTRAL, np.int64)
+        copies = np.full(len(keys), NEUTRAL, np.int64) if agreement.config.replicated else None
         alike = agreement.replicated()
-        own = alike[seen[alike] > 0]
-        if own.size:
+        own = alike[whole.elements[alike] > 0]  # not of a value that another process counts
+        if copies is not None and own.size:
             copies[own] = _hashes(whole.take(own))
         lasts = offer.lasts
         if len(alike) and self._exchange.index != first:
@@ -196,8 +202,7 @@ class Pool:
             whole = _without(whole, alike)
             lasts = _without(lasts, np.flatnonzero([agreement.config.is_replicated(key) for key in lasts.keys]))
         lasts = spread(lasts, agreement.lasts)
-        none = np.full(len(lasts.keys), NEUTRAL, np.int64)
-        return _Own(whole, seen, copies), _Own(lasts, lasts.elements, none)
+        return _Own(whole, seen, copies), _Own(lasts, lasts.elements, None)
 
 
 def _without(partials: Partials, places: Vector) -> Partials:
@@ -205,12 +210,14 @@ def _without(partials: Partials, places: Vector) -> Partials:
     return spread(partials.take(np.setdiff1d(np.arange(len(partials.keys)), places)), partials.keys)
 
 
-def _reduced(all_reduce: Callable[[Vector], Vector], blocks: Sequence[Any]) -> list[Vector]:
-    """Return blocks of rows after one collective of all of them."""
-    rows = [np.asarray(block) for block in blocks]
-    flat = all_reduce(np.concatenate([block.reshape(-1) for block in rows]))
-    ends = np.cumsum([block.size for block in rows])[:-1]
-    return [part.reshape(block.shape) for part, block in zip(np.split(flat, ends), rows, strict=True)]
+def _reduced(all_reduce: Callable[[Vector], Vector], blocks: Sequence[Rows]) -> list[Rows]:
+    """Return named rows after one collective of all of them; none if there are no rows."""
+    rows = [row for block in blocks for row in block.values()]
+    if not rows:
+        return list(blocks)
+    flat = all_reduce(np.concatenate([row.reshape(-1) for row in rows]))
+    parts = iter(np.split(flat, np.cumsum([row.size for row in rows])[:-1]))
+    return [{name: next(parts).reshape(row.shape) for name, row in block.items()} for block in blocks]
 
 
 def _hashes(partials: Partials) -> list[int]:
@@ -221,11 +228,13 @@ def _hashes(partials: Partials) -> list[int]:
     return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "big") >> 2 for row in rows]
 
 
-def _told_of_copies(pooled: Pooled, most: Greatest) -> list[str]:
+def _told_of_copies(pooled: Pooled, most: Rows) -> list[str]:
     """Return what to warn of, of keys that every process was to have alike."""
+    if "copy" not in most:
+        return []
     keys, contributors = pooled.partials.keys, pooled.contributors
-    had = most.copy != NEUTRAL
-    differ = [keys[at] for at in np.flatnonzero(had & (most.copy != -most.other)).tolist()]
+    had = most["copy"] != NEUTRAL
+    differ = [keys[at] for at in np.flatnonzero(had & (most["copy"] != -most["other"])).tolist()]
     absent = [keys[at] for at in np.flatnonzero(had & (contributors == 0)).tolist()]
     told = []
     if differ:

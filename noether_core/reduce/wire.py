@@ -6,7 +6,7 @@ Sums travel as integer limbs (`noether_core.algebra.limbs`): adding them rounds 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,23 @@ NEUTRAL = -(2**63 - 1)  # less than all that is written, and so is its negative 
 _SUMS = ("total", "squares", "weighted", "weights")
 
 Windows = Mapping[str, tuple[int, int]]  # of each sum: the number of its lowest limb, and how many there are
+Rows = Mapping[str, Vector]  # int64, an element per key
+_HALF = 32  # two counts of processes share a word
+_LOW_HALF = 2**_HALF - 1
+
+
+class Terms(NamedTuple):
+    """Say what is sent of each key, as the header told all processes.
+
+    Attributes:
+        windows: the limbs that the sums use.
+        has_nonfinite: whether some value was not finite.
+        has_seconds: whether some extreme takes two parts.
+    """
+
+    windows: Windows
+    has_nonfinite: bool
+    has_seconds: bool
 
 
 def window_words(parts: Iterable[Partials]) -> Vector:
@@ -40,110 +57,86 @@ def read_windows(words: Vector) -> Windows:
     }
 
 
-def sum_words(partials: Partials, seen: Vector, windows: Windows) -> Vector:
-    """Return what is to be added: [rows, keys]; `seen` is 1 for a key that this process has."""
-    statistics = partials.statistics
-    limbs = [encode(NUMPY, parts, *windows[name]) for name in _SUMS if (parts := getattr(statistics, name))]
-    counts = [partials.elements, seen, statistics.nan, statistics.positive, statistics.negative]
-    return np.concatenate([*limbs, np.stack(counts)])
-
-
-class Greatest(NamedTuple):
-    """Hold what processes have the greatest of, in int64 rows with an element per key.
-
-    Attributes:
-        maximum, minimum: the first parts of the extremes, as ordered integers, the least negated.
-        first: the negated position of the first value that was not finite.
-        wide, fraction, weighted: flags, as in `Partials`; `fraction` is not `whole`.
-        copy, other: a hash of what a process has of a replicated key, and its negative.
-    """
-
-    maximum: Vector
-    minimum: Vector
-    first: Vector
-    wide: Vector
-    fraction: Vector
-    weighted: Vector
-    copy: Vector
-    other: Vector
-
-
-def greatest_words(partials: Partials, copies: Vector) -> Greatest:
-    """Return what the greatest is to be taken of; `copies` are the hashes of replicated keys, and `NEUTRAL` for others."""
-    statistics = partials.statistics
-    none = np.zeros(len(partials.keys), np.int64)
-    return Greatest(
-        ordered(NUMPY, statistics.maximum[0]) if statistics.maximum else none,
-        -ordered(NUMPY, statistics.minimum[0]) if statistics.minimum else none,
-        -statistics.first_nonfinite,
-        partials.wide.astype(np.int64),
-        (~partials.whole).astype(np.int64),
-        partials.weighted.astype(np.int64),
-        copies,
-        np.where(copies == NEUTRAL, NEUTRAL, -copies),
-    )
-
-
-class Ties(NamedTuple):
-    """Hold what decides between processes that are equal in `Greatest`: rows as there.
-
-    Attributes:
-        process: the negated number of one that had the first value that was not finite.
-        maximum, minimum: the second parts of the extremes.
-    """
-
-    process: Vector
-    maximum: Vector
-    minimum: Vector
-
-
 def has_second_parts(partials: Partials) -> bool:
     """Tell whether an extreme takes more than one binary64, as 64-bit ints do."""
     statistics = partials.statistics
     return bool(statistics.maximum) and bool(statistics.maximum[1].any() or statistics.minimum[1].any())
 
 
-def tie_words(partials: Partials, own: Greatest, greatest: Greatest, index: int) -> Ties:
-    """Return what this process has, of the keys that it is among the greatest of."""
+def sum_words(partials: Partials, seen: Vector, terms: Terms) -> Vector:
+    """Return what is to be added: [rows, keys]; `seen` is 1 for a key that this process has."""
     statistics = partials.statistics
-    none = np.full(len(partials.keys), NEUTRAL, np.int64)
-
-    def second(parts: tuple[Vector, ...], first: Vector, pooled: Vector, sign: int) -> Vector:
-        return np.where(first == pooled, sign * ordered(NUMPY, parts[1]), NEUTRAL) if parts else none
-
-    return Ties(
-        np.where((own.first == greatest.first) & (partials.nonfinite > 0), -index, NEUTRAL),
-        second(statistics.maximum, own.maximum, greatest.maximum, 1),
-        second(statistics.minimum, own.minimum, greatest.minimum, -1),
-    )
+    limbs = [encode(NUMPY, parts, *terms.windows[name]) for name in _SUMS if (parts := getattr(statistics, name))]
+    wide, fraction, weighted = (flags.astype(np.int64) for flags in (partials.wide, ~partials.whole, partials.weighted))
+    counts = [partials.elements, seen + (wide << _HALF), fraction + (weighted << _HALF)]
+    if terms.has_nonfinite:
+        counts += [statistics.nan, statistics.positive, statistics.negative]
+    return np.concatenate([*limbs, np.stack(counts)])
 
 
-def read_words(
-    own: Partials, windows: Windows, sums: Vector, greatest: Greatest, ties: Ties | None
-) -> tuple[Partials, Vector]:
+def greatest_words(partials: Partials, copies: Vector | None, terms: Terms) -> Rows:
+    """Return what the greatest is to be taken of.
+
+    Args:
+        partials: what this process has.
+        copies: a hash of each replicated key, and `NEUTRAL` for others; None if no key is replicated.
+        terms: what is sent.
+
+    Returns:
+        `maximum` and `minimum`, the first parts of the extremes as ordered integers, the least negated; `first`, the negated
+        position of the first value that was not finite; `copy` and `other`, the hash and its negative: those that are needed.
+    """
+    statistics = partials.statistics
+    rows = {}
+    if statistics.maximum:
+        rows["maximum"] = ordered(NUMPY, statistics.maximum[0])
+        rows["minimum"] = -ordered(NUMPY, statistics.minimum[0])
+    if terms.has_nonfinite:
+        rows["first"] = -statistics.first_nonfinite
+    if copies is not None:
+        rows["copy"], rows["other"] = copies, np.where(copies == NEUTRAL, NEUTRAL, -copies)
+    return rows
+
+
+def tie_words(partials: Partials, own: Rows, greatest: Rows, terms: Terms, index: int) -> Rows:
+    """Return what decides between the processes that are among the greatest.
+
+    Returns:
+        `process`, the negated number of one that had the first value that was not finite; `maximum` and `minimum`, the second
+        parts of the extremes: those that are needed.
+    """
+    statistics = partials.statistics
+    rows = {}
+    if terms.has_nonfinite:
+        is_first = (own["first"] == greatest["first"]) & (partials.nonfinite > 0)
+        rows["process"] = np.where(is_first, -index, NEUTRAL)
+    if terms.has_seconds and statistics.maximum:
+        for name, parts, sign in (("maximum", statistics.maximum, 1), ("minimum", statistics.minimum, -1)):
+            rows[name] = np.where(own[name] == greatest[name], sign * ordered(NUMPY, parts[1]), NEUTRAL)
+    return rows
+
+
+def read_words(own: Partials, terms: Terms, sums: Vector, greatest: Rows, ties: Rows) -> tuple[Partials, Vector]:
     """Return what all processes have together of this process's keys, and how many of them have each."""
-    found, at = {}, 0
+    found: dict[str, Any] = {}
+    at = 0
     for name in _SUMS:
         if parts := getattr(own.statistics, name):
-            rows = windows[name][1] + 1
-            found[name] = decode(sums[at : at + rows], windows[name][0], len(parts))
-            at += rows
-    elements, seen, nan, positive, negative = sums[at:]
+            low, limbs = terms.windows[name]
+            found[name] = decode(sums[at : at + limbs + 1], low, len(parts))
+            at += limbs + 1
+    elements, seen_wide, fraction_weighted, *odd = sums[at:]
     if own.fields.extremes:
-        second = (np.zeros(len(seen)),) * 2 if ties is None else (_second(ties.maximum, 1), _second(ties.minimum, -1))
-        found["maximum"] = unordered(NUMPY, greatest.maximum), second[0]
-        found["minimum"] = unordered(NUMPY, -greatest.minimum), second[1]
-    statistics = own.statistics._replace(
-        **found,
-        nan=nan,
-        positive=positive,
-        negative=negative,
-        first_nonfinite=np.where(nan + positive + negative > 0, -greatest.first, NEVER),
-    )
-    return (
-        Partials(own.keys, statistics, elements, greatest.wide > 0, greatest.fraction == 0, greatest.weighted > 0),
-        seen,
-    )
+        none = np.full(len(elements), NEUTRAL)
+        found["maximum"] = unordered(NUMPY, greatest["maximum"]), _second(ties.get("maximum", none), 1)
+        found["minimum"] = unordered(NUMPY, -greatest["minimum"]), _second(ties.get("minimum", none), -1)
+    if odd:
+        first = np.where(sum(odd) > 0, -greatest["first"], NEVER)
+        found |= {"nan": odd[0], "positive": odd[1], "negative": odd[2], "first_nonfinite": first}
+    fraction, weighted = fraction_weighted & _LOW_HALF, fraction_weighted >> _HALF
+    wide = seen_wide >> _HALF
+    statistics = own.statistics._replace(**found)
+    return Partials(own.keys, statistics, elements, wide > 0, fraction == 0, weighted > 0), seen_wide & _LOW_HALF
 
 
 def _second(words: Vector, sign: int) -> Vector:

@@ -18,7 +18,7 @@ What both transformations take:
     tracking: a run, whose callbacks track; the state goes to `run.step`. Or a config, for a state of your own: give
         `optax.tree.get(opt_state, "recorded")` to the functions of `track_outputs(config)`; each call is an update.
     example: update outputs, or their `jax.ShapeDtypeStruct`s, with every key that ever comes.
-    steps_per_call, axis_name: as for `Run.init`.
+    steps_per_call, axis_name, mesh: as for `Run.init`; `record_specs` gives the specs for `shard_map`.
 
 They raise `NoetherError` for a config that asks for what cannot be done inside of a compiled function, and `init` and `update`
 `UpdateOutputError` or `MissingKeyError` for outputs that cannot be tracked.
@@ -34,11 +34,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh, PartitionSpec
 
 from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing
 from noether_core.select import flat_outputs
+from noether_jax.members import AxisName
 from noether_jax.optax.recorder import Recorder, RecordState, Tracking
-from noether_jax.output_tracker import AxisName
 
 try:
     import optax  # type: ignore[import-untyped] # it ships without types
@@ -49,15 +50,19 @@ except ImportError as error:
 
 
 def record_outputs(
-    tracking: Tracking, example: Mapping[str, Any], *, steps_per_call: int = 1, axis_name: AxisName | None = None
+    tracking: Tracking,
+    example: Mapping[str, Any],
+    *,
+    steps_per_call: int = 1,
+    axis_name: AxisName | None = None,
+    mesh: Mesh | int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return a transformation that tracks the `update_outputs` given to `update`, and leaves the updates alone.
 
     Before `optax.MultiSteps`, as in `optax.chain(record_outputs(run, example), multi_steps.gradient_transformation())`, it
     sees every micro-batch: give the run `accumulation_steps=k`, so that each has its update and accumulation step. Inside of
     `MultiSteps` it sees the last micro-batch of each update and none of the others: call `run.step` once an update then, and
-    leave the run's `accumulation_steps` at 1. A `k` that varies, and updates that `should_skip_update_fn` refuses, move the
-    counts of the first apart; take the second there.
+    leave the run's `accumulation_steps` at 1, as also where `k` varies or `should_skip_update_fn` refuses updates.
 
     Raises:
         NoetherError: from `update`, if it got no `update_outputs`: flax's `TrainState.apply_gradients`, for one, passes none
@@ -73,7 +78,7 @@ def record_outputs(
     >>> track_outputs(config).compute(optax.tree.get(state, "recorded"))
     {'loss': array(1.5, dtype=float32)}
     """
-    recorder = Recorder(tracking, steps_per_call, axis_name)
+    recorder = Recorder(tracking, steps_per_call, axis_name, mesh)
 
     def update(updates: Any, state: RecordState, _: Any = None, *, update_outputs: Any = None, **extra: Any) -> Any:
         if update_outputs is None:
@@ -95,6 +100,7 @@ def record_optimizer(
     learning_rate: Schedule | float | None = None,
     steps_per_call: int = 1,
     axis_name: AxisName | None = None,
+    mesh: Mesh | int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap a whole optimizer, and track what it sees and does beside the `update_outputs` given to `update`, if any.
 
@@ -118,8 +124,9 @@ def record_optimizer(
             `learning_rate/group`.
         steps_per_call: see the module.
         axis_name: likewise.
+        mesh: likewise.
     """
-    recorder = Recorder(tracking, steps_per_call, axis_name)
+    recorder = Recorder(tracking, steps_per_call, axis_name, mesh)
     inner = optax.with_extra_args_support(optimizer)
     recorded = _RecordedOptimizer(inner, recorder, flat_outputs(example or {}), groups, learning_rate)
     return optax.GradientTransformationExtraArgs(recorded.init, recorded.update)
@@ -172,6 +179,25 @@ def _refuse_own(subject: str, given: Mapping[str, Any], own: Mapping[str, Any]) 
         raise UpdateOutputError(
             f"{subject} {listing(both)}, which record_optimizer tracks itself; give these outputs other names"
         )
+
+
+def record_specs(opt_state: Any, axis_name: AxisName) -> Any:
+    """Return the specs of an optimizer's state for `shard_map`: a record has a row for each member of mapped axes.
+
+    Each other array has the spec by which it lies on its mesh, or that of a copy on every device.
+
+        specs = record_specs(opt_state, "data")
+        jax.shard_map(step, mesh=mesh, in_specs=(specs, PartitionSpec("data")), out_specs=specs)
+    """
+    whole = PartitionSpec()  # type: ignore[no-untyped-call]
+
+    def of(node: Any) -> Any:
+        if not _is_record(node):
+            return getattr(getattr(node, "sharding", None), "spec", whole)
+        rows = jax.tree.map(lambda _: PartitionSpec(axis_name), node.recorded)  # type: ignore[no-untyped-call]
+        return RecordState(rows, jax.tree.map(lambda _: whole, node.schema))
+
+    return jax.tree.map(of, opt_state, is_leaf=_is_record)
 
 
 def without_records(opt_state: Any) -> Any:

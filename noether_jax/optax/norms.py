@@ -11,6 +11,7 @@ import numpy as np
 import optax  # type: ignore[import-untyped] # it ships without types
 
 from noether_core.errors import NoetherError
+from noether_jax.meshes import reduced, together
 
 Groups = Any  # a pytree of labels, a prefix of the parameters' tree; or a function from such a tree to one; or None
 Schedule = Callable[[jax.Array], Any]
@@ -29,7 +30,7 @@ def norms(name: str, tree: Any, groups: Groups) -> dict[str, jax.Array]:
     for label, leaf in _labelled(tree, groups):
         array = jnp.asarray(leaf)
         if jnp.issubdtype(array.dtype, jnp.inexact):
-            size = jnp.abs(array)
+            size = jnp.abs(reduced(array))
             wide = size if size.dtype == jnp.float64 else size.astype(jnp.float32)
             squares.setdefault(label, []).append(jnp.sum(jnp.square(wide)))
     total = [square for group in squares.values() for square in group]
@@ -72,7 +73,10 @@ def _root(squares: list[jax.Array]) -> jax.Array:
     if not squares:
         return jnp.zeros((), jnp.float32)
     widest = np.result_type(*(square.dtype for square in squares))
-    return jnp.sqrt(jnp.stack([square.astype(widest) for square in squares]).sum()).astype(jnp.float32)
+    with together(squares) as shared:
+        stack = jnp.stack([square.astype(widest) for square in shared.taken(squares)])
+        root = jnp.sqrt(stack.sum()).astype(jnp.float32)
+    return shared.given(root)
 
 
 def learning_rates(before: Any, after: Any, schedule: Schedule | float | None) -> dict[str, jax.Array]:

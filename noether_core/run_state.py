@@ -1,0 +1,84 @@
+"""Save the state of a run in a file, of several processes all in one, and hand it to a run of as many processes or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noether_core.emit.state_file import decode_state, encode_state, read_state, write_state
+from noether_core.errors import NoetherError, RunFormatError
+from noether_core.reduce.elastic import merged_states
+from noether_core.reduce.exchange import Exchange
+
+
+def save_run_state(path: str | Path, state: Mapping[str, Any], exchange: Exchange | None) -> None:
+    """Write what this process's `state_dict()` returned; the main process writes those of all.
+
+    Args:
+        path: the file.
+        state: this process's.
+        exchange: talks to the other processes, which call this too; None where there are none.
+
+    Raises:
+        ProcessesMissingError: if some do not come; NoetherError, OSError: if the state cannot be written.
+    """
+    if exchange is None:
+        write_state(path, state)
+        return
+    data = encode_state(state)
+    exchange.arrive(f"save the state {str(path)!r}")
+    gathered = exchange.gather_to_main(data)
+    failure: Exception | None = None
+    if gathered is not None:
+        try:
+            write_state(path, {"processes": [np.frombuffer(each, np.uint8) for each in gathered]})
+        except (NoetherError, OSError) as error:
+            failure = error
+    told = exchange.all_gather(b"" if failure is None else repr(failure).encode("utf-8", "replace"))[0]
+    if failure is not None:
+        raise failure
+    if told:
+        raise NoetherError(f"process 0 could not write the state {str(path)!r}: {told.decode('utf-8')}")
+
+
+def load_run_state(path: str | Path, exchange: Exchange | None) -> dict[str, Any]:
+    """Return what this process is to load of a file that `save_run_state` wrote; only the main process reads it.
+
+    Args:
+        path: the file.
+        exchange: talks to the other processes, which call this too; None where there are none.
+
+    Raises:
+        RunFormatError: for a file that is missing, damaged, or no state; NoetherError: for states that do not belong together.
+        ProcessesMissingError: if some processes do not come.
+    """
+    if exchange is None:
+        return merged_states(_read_states(Path(path)), 0)
+    exchange.arrive(f"load the state {str(path)!r}")
+    own, told, failure = None, b"", None
+    if exchange.index == 0:
+        try:
+            states = _read_states(Path(path))
+            own, told = merged_states(states, 0), encode_state(merged_states(states, 1))
+        except NoetherError as error:
+            failure = error
+    of_others = exchange.all_gather(told)[0]
+    if failure is not None:
+        raise failure
+    if not of_others:
+        raise RunFormatError(f"process 0 could not read the state {str(path)!r}; its own error says why")
+    return decode_state(of_others, "what process 0 sent") if own is None else own
+
+
+def _read_states(path: Path) -> list[dict[str, Any]]:
+    """Return the states of the processes that a file has, in order."""
+    state = read_state(path)
+    if "processes" not in state:
+        return [state]
+    saved = state["processes"]
+    if not isinstance(saved, list) or not saved or not all(isinstance(each, np.ndarray) for each in saved):
+        raise RunFormatError(f"{path} holds no processes' states; give what save_state wrote")
+    return [decode_state(each.tobytes(), f"{path}, process {index}") for index, each in enumerate(saved)]

@@ -1,0 +1,131 @@
+"""Compute with arrays of any meshes together, whatever their shardings: the one place that knows of axis types.
+
+Under explicit axes, the default of `jax.make_mesh`, an array's sharding is part of its type, and JAX refuses to reshape, to
+stack or to merge what differs in it; and what differs in its mesh it refuses in any case. So our functions compute with
+automatic axes: what comes in gets the type that it would have there, and what goes out the type that it had. A large array is
+not moved for it, and is reduced where its shards are. Small ones, which are stacked, are brought together first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    NamedSharding,
+    PartitionSpec,
+    get_abstract_mesh,
+    reshard,
+    use_abstract_mesh,
+)
+
+Tree = TypeVar("Tree")
+MOST_STACKED = 2**14  # elements of an array; to copy larger ones costs more than to read each by itself
+
+
+class Together(NamedTuple):
+    """Give arrays the types with which they can be computed with together, and results those of what came.
+
+    Attributes:
+        mesh: has automatic and manual axes alone; None: nothing is to be done.
+        gathers: whether small arrays are made whole on every device.
+    """
+
+    mesh: AbstractMesh | None
+    gathers: bool = True
+
+    def taken(self, tree: Tree) -> Tree:
+        """Return a pytree that can be computed with, within `together`."""
+        if (mesh := self.mesh) is None:
+            return tree
+        return jax.tree.map(lambda value: _taken(mesh, value, self._most_whole), tree)  # type: ignore[no-any-return]
+
+    def given(self, tree: Tree, like: Any = None) -> Tree:
+        """Return what was computed, with the types of another pytree; to be called after `together`."""
+        if (mesh := self.mesh) is None:
+            return tree
+        likes = tree if like is None else like
+        most = self._most_whole
+        return jax.tree.map(lambda value, old: _given(mesh, value, old, most), tree, likes)  # type: ignore[no-any-return]
+
+    @property
+    def _most_whole(self) -> int:
+        return MOST_STACKED if self.gathers else 0
+
+
+@contextmanager
+def together(*trees: Any, gathers: bool = True) -> Iterator[Together]:
+    """Let arrays of pytrees like these be computed with together, inside of compiled functions and outside.
+
+    Args:
+        *trees: the pytrees.
+        gathers: whether small arrays are made whole on every device, for what puts them side by side.
+    """
+    here = get_abstract_mesh()
+    found = [here, *(mesh_of(leaf) for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array))]
+    meshes = dict.fromkeys(mesh for mesh in found if mesh != _NONE)
+    if len(meshes) <= 1 and not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+        yield Together(None)
+        return
+    mesh = _retyped(next(iter(meshes)), AxisType.Explicit, AxisType.Auto)
+    with use_abstract_mesh(mesh):
+        yield Together(mesh, gathers)
+
+
+_NONE = AbstractMesh((), ())
+
+
+def _taken(mesh: AbstractMesh, value: Any, most_whole: int) -> Any:
+    if not isinstance(value, jax.Array) or mesh_of(value) in (_NONE, mesh):
+        return value
+    value = reduced(value)
+    return _typed(_whole(value) if value.size <= most_whole else value, mesh)
+
+
+def _given(mesh: AbstractMesh, value: Any, like: Any, most_whole: int) -> Any:
+    if not isinstance(value, jax.Array) or mesh_of(value) != mesh:
+        return value
+    wanted, spec = get_abstract_mesh(), ()
+    if isinstance(like, jax.Array) and mesh_of(like) != _NONE:
+        wanted, spec = mesh_of(like), tuple(jax.typeof(like).sharding.spec)
+    whole = _whole(value) if value.size <= most_whole else value
+    return _typed(whole, mesh if wanted == _NONE else wanted, spec)
+
+
+def mesh_of(value: jax.Array) -> AbstractMesh:
+    """Return the mesh that is part of an array's type; an empty one for what lies on one device."""
+    mesh: AbstractMesh = jax.typeof(value).sharding.mesh
+    return mesh
+
+
+def reduced(value: jax.Array) -> jax.Array:
+    """Return an array with the sums made that its sharding leaves open, `PartitionSpec(unreduced=...)`."""
+    spec = jax.typeof(value).sharding.spec
+    return _typed(value, mesh_of(value), tuple(spec)) if spec.unreduced else value
+
+
+def no_mesh() -> AbstractContextManager[Any]:
+    """Let arrays of any devices go into a compiled call of our own, whatever `jax.set_mesh` the user has called."""
+    return nullcontext() if get_abstract_mesh() == _NONE else jax.set_mesh(None)
+
+
+def _whole(value: jax.Array) -> jax.Array:
+    """Return an array that is whole on every device, but for manual axes."""
+    return _typed(value, _retyped(mesh_of(value), AxisType.Auto, AxisType.Explicit))
+
+
+def _typed(value: jax.Array, mesh: AbstractMesh, spec: tuple[Any, ...] = ()) -> jax.Array:
+    """Return an array as one of a mesh; along its explicit axes sharded as is said, along the automatic ones as it was."""
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))  # type: ignore[no-untyped-call]
+    typed: jax.Array = reshard(value, sharding)  # type: ignore[no-untyped-call]
+    return typed
+
+
+def _retyped(mesh: AbstractMesh, old: AxisType, new: AxisType) -> AbstractMesh:
+    of_old = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is old]
+    retyped: AbstractMesh = mesh.update_axis_types(dict.fromkeys(of_old, new))
+    return retyped
