@@ -81,6 +81,7 @@ def together(*trees: Any, gathers: bool = True) -> Iterator[Together]:
 
 
 _NONE = AbstractMesh((), ())
+_NOTHING = nullcontext()
 
 
 def _taken(mesh: AbstractMesh, value: Any, most_whole: int) -> Any:
@@ -115,7 +116,7 @@ def reduced(value: jax.Array) -> jax.Array:
 
 def no_mesh() -> AbstractContextManager[Any]:
     """Let arrays of any devices go into a compiled call of our own, whatever `jax.set_mesh` the user has called."""
-    return nullcontext() if get_abstract_mesh() == _NONE else jax.set_mesh(None)
+    return _NOTHING if get_abstract_mesh().empty else jax.set_mesh(None)
 
 
 def _whole(value: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import get_abstract_mesh
 
 from noether_core.algebra.sums import Fields, Statistics
 from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
@@ -45,6 +46,11 @@ def _take(
             words = packing.pack(ops, lift_step_arrays(ops, shared.taken(arrays), weight, jnp.int64(0), fields))
         factor = None if weight is None or not rows else jnp.copy(weight.reshape(-1))
     return *shared.given((rows, factor, words)), kept
+
+
+def _take_without_mesh(*values: Any, **options: Any) -> Any:
+    with no_mesh():
+        return _take(*values, **options)
 
 
 def _placed(sums: Statistics, positions: Any) -> Statistics:
@@ -104,8 +110,9 @@ class JaxKernels:
         layout, weight = step.layout, step.weight
         if weight is not None:
             weight = beside(weight, next(chain(step.arrays, *step.scalars)))
-        with jax.enable_x64(True), no_mesh():
-            rows, weight, lifted, kept = _take(
+        with jax.enable_x64(True):
+            take = _take if get_abstract_mesh().empty else _take_without_mesh  # at every step: cheaper than no_mesh
+            rows, weight, lifted, kept = take(
                 step.scalars, step.arrays, weight, ops=self._ops, keep=layout.keep, fields=layout.fields
             )
         return Pending(rows, weight, lifted, step.position), Taken(rows, kept)

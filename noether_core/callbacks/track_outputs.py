@@ -136,7 +136,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def track_after_update_step(self, *, update_counter: Counter, **_: Any) -> None:
         """Look, after the first update, whether the patterns match."""
-        if self.partners.pooling is None:  # else another process may have what matches
+        if not self._matches.is_checked and self.partners.pooling is None:  # else another process may have what matches
             self._matches.end_update()
 
     def track_no_outputs(self) -> None:
