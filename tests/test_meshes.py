@@ -189,7 +189,7 @@ def test_compiled_functions_take_any_mixture_of_meshes(way: Any, seed: int, tmp_
     assert logged(tmp_path / "meshes") == wanted_of(tmp_path / "one", config, steps)
 
 
-@pytest.mark.parametrize("axes", [{"a", "b"}, {"a"}, {"b"}], ids=str)
+@pytest.mark.parametrize("axes", [{"a", "b"}, {"a"}, {"b"}], ids=["both", "a", "b"])
 @pytest.mark.parametrize("name", ["explicit", "auto", "mixed"])
 def test_shards_are_pooled_with_some_axes_manual(name: str, axes: set[str], tmp_path: Path) -> None:
     mesh, names = meshes()[name], tuple(sorted(axes))
