@@ -154,8 +154,8 @@ class OpenRun:
 
     def _call(self, *due: str) -> None:
         """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
-        errors = [] if self.pooling is None else self.pooling.before(due, self.counter)
-        errors += hooks.periodic(self.callbacks, due, self.counter)
+        pooled = () if self.pooling is None else self.pooling.before(due, self.counter)
+        errors = [*pooled, *hooks.periodic(self.callbacks, due, self.counter)]
         self.log_writer.flush()
         if errors:
             raise errors[0]

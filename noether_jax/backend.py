@@ -20,8 +20,9 @@ from noether_core.reduce.backend import ValueType
 from noether_core.reduce.eager import PendingReducer
 from noether_core.reduce.exchange import Exchange
 from noether_jax import shards
+from noether_jax.meshes import beside, place_of
 from noether_jax.processes import process_exchange
-from noether_jax.reducer import JaxKernels, beside, place_of
+from noether_jax.reducer import JaxKernels
 from noether_jax.transfers import to_device, to_host
 
 _aval_of, _sharding_of = attrgetter("aval"), attrgetter("sharding")

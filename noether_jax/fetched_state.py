@@ -11,7 +11,7 @@ import numpy as np
 
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.position import NEVER, encode_position
-from noether_core.algebra.sums import each, fold_tree
+from noether_core.algebra.sums import Fields, Statistics, each, fold_tree
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials, Vector
 from noether_jax import packing
@@ -34,7 +34,7 @@ def read_state(
     Args:
         config: says what is wanted of each key.
         ops: those that the state was made with.
-        blank: an empty state of the same slots.
+        blank: an empty state of its slots.
         state: its arrays are on the host, and each has a leading axis of members (at least one), which are joined.
         position_of: returns the update (from 1) and the accumulation step (from 0) of a step.
 
@@ -42,17 +42,14 @@ def read_state(
         NoetherError: for a state that another config made.
     """
     fields = fields_of(config)
-    leading_axes(state, blank)
-    rows, (uses, newest, what) = packing.from_host(ops, fields, np.moveaxis(state.words, 0, 1))
-    check_identities(what, packing.from_host(ops, fields, blank.words)[1][2])
+    rows, (uses, newest) = _unpacked(ops, fields, blank, state)
     with np.errstate(over="ignore", invalid="ignore"):
-        statistics = fold_tree(NUMPY, rows)
-    uses, newest = uses.sum(0), newest.max(0)
-    first = _positions(statistics.first_nonfinite, position_of)
-    slots = state.slots
+        folded = fold_tree(NUMPY, rows)
+    statistics = folded._replace(first_nonfinite=_positions(folded.first_nonfinite, position_of))
+    slots, uses, newest = state.slots, uses.sum(0), newest.max(0)
     found = Partials(
         tuple(slot.key for slot in slots),
-        each(lambda vector: vector[: len(slots)], statistics._replace(first_nonfinite=first)),
+        each(lambda vector: vector[: len(slots)], statistics),
         uses[: len(slots)] * np.array([prod(slot.shape) for slot in slots], np.int64),
         np.array([slot.wide for slot in slots], bool),
         np.array([slot.dtype in WHOLE_DTYPES for slot in slots], bool),
@@ -63,8 +60,18 @@ def read_state(
             if slot.key in state.last and uses[at]
         },
     )
-    order = sorted(np.flatnonzero(uses[: len(slots)]).tolist(), key=lambda at: slots[at].order)
-    return found.take(np.array(order, np.int64))
+    came = np.flatnonzero(uses[: len(slots)]).tolist()
+    return found.take(np.array(sorted(came, key=lambda at: slots[at].order), np.int64))
+
+
+def _unpacked(
+    ops: JaxOps, fields: Fields, blank: OutputTrackerState, state: OutputTrackerState
+) -> tuple[Statistics, tuple[Vector, Vector]]:
+    """Return what the members have, and how often each key came and when last, a row for each member."""
+    leading_axes(state, blank)
+    rows, (uses, newest, what) = packing.from_host(ops, fields, np.moveaxis(state.words, 0, 1))
+    check_identities(what, packing.from_host(ops, fields, blank.words)[1][2])
+    return rows, (uses, newest)
 
 
 def _value(state: OutputTrackerState, slot: Slot) -> np.ndarray[Any, Any]:

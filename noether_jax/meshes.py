@@ -8,20 +8,24 @@ not moved for it, and is reduced where its shards are. Small ones, which are sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import (
     AbstractMesh,
     AxisType,
+    Mesh,
     NamedSharding,
     PartitionSpec,
     get_abstract_mesh,
     reshard,
     use_abstract_mesh,
 )
+
+from noether_jax.transfers import ours, to_device
 
 Tree = TypeVar("Tree")
 MOST_STACKED = 2**14  # elements of an array; to copy larger ones costs more than to read each by itself
@@ -77,6 +81,7 @@ def together(*trees: Any, gathers: bool = True) -> Iterator[Together]:
 
 
 _NONE = AbstractMesh((), ())
+_NOTHING = nullcontext()
 
 
 def _taken(mesh: AbstractMesh, value: Any, most_whole: int) -> Any:
@@ -89,9 +94,10 @@ def _taken(mesh: AbstractMesh, value: Any, most_whole: int) -> Any:
 def _given(mesh: AbstractMesh, value: Any, like: Any, most_whole: int) -> Any:
     if not isinstance(value, jax.Array) or mesh_of(value) != mesh:
         return value
-    wanted, spec = get_abstract_mesh(), ()
+    wanted: AbstractMesh = get_abstract_mesh()
+    spec: tuple[Any, ...] = ()
     if isinstance(like, jax.Array) and mesh_of(like) != _NONE:
-        wanted, spec = mesh_of(like), tuple(jax.typeof(like).sharding.spec)
+        wanted, spec = mesh_of(like), jax.typeof(like).sharding.spec.partitions
     whole = _whole(value) if value.size <= most_whole else value
     return _typed(whole, mesh if wanted == _NONE else wanted, spec)
 
@@ -105,12 +111,12 @@ def mesh_of(value: jax.Array) -> AbstractMesh:
 def reduced(value: jax.Array) -> jax.Array:
     """Return an array with the sums made that its sharding leaves open, `PartitionSpec(unreduced=...)`."""
     spec = jax.typeof(value).sharding.spec
-    return _typed(value, mesh_of(value), tuple(spec)) if spec.unreduced else value
+    return _typed(value, mesh_of(value), spec.partitions) if spec.unreduced else value
 
 
 def no_mesh() -> AbstractContextManager[Any]:
     """Let arrays of any devices go into a compiled call of our own, whatever `jax.set_mesh` the user has called."""
-    return nullcontext() if get_abstract_mesh() == _NONE else jax.set_mesh(None)
+    return _NOTHING if get_abstract_mesh().empty else jax.set_mesh(None)
 
 
 def _whole(value: jax.Array) -> jax.Array:
@@ -129,3 +135,39 @@ def _retyped(mesh: AbstractMesh, old: AxisType, new: AxisType) -> AbstractMesh:
     of_old = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is old]
     retyped: AbstractMesh = mesh.update_axis_types(dict.fromkeys(of_old, new))
     return retyped
+
+
+def place_of(value: jax.Array) -> Hashable:
+    """Return the devices of an array, in the order of its mesh if it has one: only what shares them is computed together."""
+    sharding = value.sharding
+    if isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh) and mesh.size > 1:
+        return tuple(mesh.devices.flat)
+    return frozenset(value.devices())
+
+
+def beside(value: Any, other: jax.Array) -> jax.Array:
+    """Return a value, of JAX or of NumPy, where another is."""
+    if not isinstance(value, jax.Array):
+        value = to_device(np.asarray(value))
+    if place_of(value) == place_of(other):
+        return value  # type: ignore[no-any-return]
+    sharding = other.sharding
+    if isinstance(sharding, NamedSharding) and (value.shape != other.shape or sharding.spec.unreduced):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    with ours(), no_mesh():
+        moved: jax.Array = jax.device_put(jax.jit(reduced)(value), sharding)
+        return moved
+
+
+def brought_together(tree: Tree) -> Tree | None:
+    """Return a pytree with what is bound to a device on those of the first array of a mesh; None if none has one or is traced.
+
+    Outside of compiled functions JAX computes with arrays of several meshes in a compiled call alone.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    like = next((array for array in arrays if mesh_of(array) != _NONE), None)
+    if like is None or any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return None
+    return jax.tree.map(  # type: ignore[no-any-return]
+        lambda leaf: beside(leaf, like) if isinstance(leaf, jax.Array) and leaf.committed else leaf, tree
+    )

@@ -32,7 +32,7 @@ from noether_jax.binary32 import Precision, ops_for
 from noether_jax.fetched_state import PositionOf, read_state
 from noether_jax.flax_state import make_serializable
 from noether_jax.members import AxisName, as_row, members_of, own_row
-from noether_jax.meshes import together
+from noether_jax.meshes import brought_together, together
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
 from noether_jax.tracker_state import (
@@ -115,6 +115,7 @@ class OutputTracker:
         self._meaning = meaning
         make_serializable(OutputTrackerState, "words", "last", "step")
         self._blanks: dict[tuple[Slot, ...], OutputTrackerState] = {}
+        self._compiled = jax.jit(self._together, static_argnums=0)
 
     def init(self, example: Mapping[str, Any]) -> OutputTrackerState:
         """Return the state of no values."""
@@ -151,25 +152,28 @@ class OutputTracker:
         self._check_alone(state, "update")
         flat = flat_outputs(outputs)
         present = present_of(self.config, state.slots, flat)
-        given = {slot.key: flat[slot.key] for slot in present}, weight_of(self.config.weight, flat), step
-        with ours(), together(state, given) as shared:
-            new = self._merged_in(shared.taken(state), present, *shared.taken(given))
-        return shared.given(new, state)
+        weight = weight_of(self.config.weight, flat) if present else None
+        with ours():
+            values = {slot.key: value_of(slot, flat[slot.key]) for slot in present}
+            factor = None if weight is None else checked(self.config.weight or "", weight)
+            given = state, values, factor, step
+            if (arrays := brought_together(given)) is not None:
+                return self._compiled(present, *arrays)  # type: ignore[no-any-return]
+            return self._together(present, *given)
+
+    def _together(self, present: tuple[Slot, ...], *given: Any) -> OutputTrackerState:
+        with together(given) as shared:
+            new = self._merged_in(present, *jax.lax.stop_gradient(shared.taken(given)))
+        return shared.given(new, given[0])
 
     def _merged_in(
-        self,
-        state: OutputTrackerState,
-        present: Sequence[Slot],
-        given: Mapping[str, Any],
-        weight: Any,
-        step: jax.Array | None,
+        self, present: tuple[Slot, ...], state: OutputTrackerState, values: dict[str, jax.Array], weight: Any, step: Any
     ) -> OutputTrackerState:
         numbered = state.step + jnp.int32(1)
         if not present:
             return OutputTrackerState(state.words, state.last, numbered, state.slots)
         sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
         position = (state.step if step is None else step).astype(jnp.int64)
-        values = {slot.key: jax.lax.stop_gradient(value_of(slot, given[slot.key])) for slot in present}
         if self.members is not None:
             self.members.check_covers(values)
         rows = self._lift(present, values, weight, position)
@@ -188,20 +192,19 @@ class OutputTracker:
         check_alone(state, self.blank(state.slots), method)
 
     def _lift(
-        self, present: Sequence[Slot], values: Mapping[str, jax.Array], weight: Any, position: jax.Array
+        self, present: Sequence[Slot], values: Mapping[str, jax.Array], weight: jax.Array | None, position: jax.Array
     ) -> Statistics:
         """Return the sums of one step's values, as one row, in the order of their slots."""
-        factor = None if weight is None else jax.lax.stop_gradient(checked(self.config.weight or "", weight))
         one = jnp.ones((1,), jnp.float32) if self.fields.weights else None
         parts = []
         for (is_weight, is_array, _), members in groupby(present, key=lambda slot: kind_of(self.config, slot)):
             slots = list(members)
             own = [values[slot.key] for slot in slots]
             beside = one  # the weight itself is weighed by 1, so that all slots have one form
-            if factor is not None and not is_weight:
-                beside = factor
+            if weight is not None and not is_weight:
+                beside = weight
                 for slot in slots:
-                    check_weight(self.config, slot.key, slot.shape, factor.shape)
+                    check_weight(self.config, slot.key, slot.shape, weight.shape)
             if is_array:
                 sums = lift_step_arrays(self._ops, own, beside, position, self.fields)
                 parts.append(each(lambda field: field[None], sums))
@@ -226,8 +229,14 @@ class OutputTracker:
                 f"merge got states of different outputs: {listing(slot.key for slot in a.slots)} and"
                 f" {listing(slot.key for slot in b.slots)}; make both with one init"
             )
+        with ours():
+            if (arrays := brought_together((a, b))) is not None:
+                return jax.jit(self._joined)(*arrays)  # type: ignore[no-any-return]
+            return self._joined(a, b)
+
+    def _joined(self, a: OutputTrackerState, b: OutputTrackerState) -> OutputTrackerState:
         keys = [slot.key for slot in a.slots]
-        with ours(), together(a, b) as shared:
+        with together(a, b) as shared:
             one, other = shared.taken((a, b))
             (first, (uses, newest, what)), (second, (more, newer, _)) = (
                 packing.unpack(self._ops, self.fields, state.words) for state in (one, other)

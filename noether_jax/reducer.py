@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any
@@ -10,17 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import get_abstract_mesh
 
 from noether_core.algebra.sums import Fields, Statistics
 from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
 from noether_core.reduce.layout import Layout, Step, Taken
 from noether_jax import packing
 from noether_jax.binary32 import ops_for
-from noether_jax.meshes import no_mesh, reduced, together
+from noether_jax.meshes import beside, no_mesh, reduced, together
 from noether_jax.ops import JaxOps
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
-from noether_jax.transfers import ours, to_device, to_host
+from noether_jax.transfers import ours, to_host
 
 
 @partial(jax.jit, static_argnames=("ops", "keep", "fields"))
@@ -46,6 +46,11 @@ def _take(
             words = packing.pack(ops, lift_step_arrays(ops, shared.taken(arrays), weight, jnp.int64(0), fields))
         factor = None if weight is None or not rows else jnp.copy(weight.reshape(-1))
     return *shared.given((rows, factor, words)), kept
+
+
+def _take_without_mesh(*values: Any, **options: Any) -> Any:
+    with no_mesh():
+        return _take(*values, **options)
 
 
 def _placed(sums: Statistics, positions: Any) -> Statistics:
@@ -105,8 +110,9 @@ class JaxKernels:
         layout, weight = step.layout, step.weight
         if weight is not None:
             weight = beside(weight, next(chain(step.arrays, *step.scalars)))
-        with jax.enable_x64(True), no_mesh():
-            rows, weight, lifted, kept = _take(
+        with jax.enable_x64(True):
+            take = _take if get_abstract_mesh().empty else _take_without_mesh  # at every step: cheaper than no_mesh
+            rows, weight, lifted, kept = take(
                 step.scalars, step.arrays, weight, ops=self._ops, keep=layout.keep, fields=layout.fields
             )
         return Pending(rows, weight, lifted, step.position), Taken(rows, kept)
@@ -146,28 +152,6 @@ class JaxKernels:
             )
             found.append((None if words is None else sums_of(words)[0], batch))
         return found, [np.array(array) for array in arrays]
-
-
-def place_of(value: jax.Array) -> Hashable:
-    """Return the devices of an array, in the order of its mesh if it has one: only what shares them is computed together."""
-    sharding = value.sharding
-    if isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh) and mesh.size > 1:
-        return tuple(mesh.devices.flat)
-    return frozenset(value.devices())
-
-
-def beside(value: Any, other: jax.Array) -> jax.Array:
-    """Return a value, of JAX or of NumPy, where another is."""
-    if not isinstance(value, jax.Array):
-        value = to_device(np.asarray(value))
-    if place_of(value) == place_of(other):
-        return value  # type: ignore[no-any-return]
-    sharding = other.sharding
-    if value.shape != other.shape and isinstance(sharding, NamedSharding):
-        sharding = NamedSharding(sharding.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-    with ours():
-        moved: jax.Array = jax.device_put(value, sharding)
-        return moved
 
 
 def _power_of_two(number: int) -> int:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,42 +197,6 @@ group_exchange(time_limit=5)
         assert "initialize it with a TCPStore" in answer["text"]
 
 
-ELASTIC = """
-import os, sys
-import numpy as np
-import torch.distributed as dist
-from noether_torch.processes import group_exchange
-dist.init_process_group("gloo")
-exchange = group_exchange(time_limit=20)
-for n in range(5):
-    exchange.arrive(f"n {n}")
-    total = exchange.all_reduce_sum(np.array([exchange.index + 1]))
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and n == 3 and exchange.index == 1:
-        os._exit(3)
-print("total", int(total[0]), flush=True)
-exchange.close()
-dist.destroy_process_group()
-"""
-
-
-def test_torchrun_starts_them_again_after_a_crash(tmp_path: Path) -> None:
-    script = tmp_path / "training.py"
-    script.write_text(ELASTIC)
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--max-restarts=1",
-        "--standalone",
-        str(script),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["total", "3"] * 2
-
-
 # ---------------------------------------------------------------------- missing processes
 
 
@@ -318,7 +279,11 @@ exchange._connected = stopped
     workers.send(range(3), "exchange.arrive('save update 7')")
     assert_missing(workers.answers(others), [away], "save update 7")
     workers.go_on(away)
-    assert_missing(workers.answers([away]), [away], "save update 7")
+    (late,) = workers.answers([away])
+    assert late["error"] == "ProcessesMissingError"
+    assert late["missing"] in ([away], []), (
+        late
+    )  # the others' calls to a store that was stopped with it end at this moment too
     meet(workers)
 
 

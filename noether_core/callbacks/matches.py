@@ -27,13 +27,16 @@ class Matches:
     Args:
         config: says which keys and patterns, and what an absent key does.
         warn_once: takes a subject and a message; of each subject it says one.
+
+    Attributes:
+        is_checked: whether the first update that had outputs has ended.
     """
 
     def __init__(self, config: TrackAdditionalOutputsCallbackConfig, warn_once: Callable[[str, str], None]) -> None:
         self._missing = config.missing
         self._patterns = config.patterns or []
         self._warn_once = warn_once
-        self._is_checked = False
+        self.is_checked = False
         self.so_far = Matched()
 
     def add(self, selection: Selection) -> None:
@@ -54,8 +57,8 @@ class Matches:
 
     def end_update(self) -> None:
         """Warn of patterns that matched nothing in the first update that had outputs; not where absence is to be skipped."""
-        if not self._is_checked and self.so_far.steps:
-            self._is_checked = True
+        if not self.is_checked and self.so_far.steps:
+            self.is_checked = True
             if self._missing != "skip":
                 self.warn_of(self.unmatched(), "in the first update")
 

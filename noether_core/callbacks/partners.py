@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from noether_core.callbacks.pooling import Member, Pooling
+from noether_core.emit.log_writer import LogWriter
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange
+from noether_core.schedule import Counter
 
 
 class Partners:
@@ -45,6 +47,18 @@ class Partners:
                 self._pooling, self.drives = Pooling(exchange, [self._member], self._path), True
             self._is_known = True
         return self._pooling
+
+    def begin(self, config: bytes) -> None:
+        """Begin the pooling, if the callback drives it; see `Pooling.begin`."""
+        if self.pooling is not None and self.drives:
+            self.pooling.begin(config)
+
+    def finish(self, update_counter: Counter, writer: LogWriter | None) -> None:
+        """Finish the pooling, if the callback drives it; see `Pooling.finish`. Raises the first error."""
+        if self.pooling is None or not self.drives:
+            return
+        if errors := self.pooling.finish(update_counter, has_rest=True, writer=writer):
+            raise errors[0]
 
     @property
     def is_main(self) -> bool:

@@ -96,9 +96,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Note where training starts, and meet the other processes, if there are any."""
         super().before_training(update_counter=update_counter)
         self._position = (-1, -1)
-        pooling = self.partners.pooling
-        if pooling is not None and self.partners.drives:
-            pooling.begin(self.config.model_dump_json().encode("utf-8"))
+        self.partners.begin(self.config.model_dump_json().encode("utf-8"))
 
     def track_after_accumulation_step(
         self,
@@ -138,7 +136,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def track_after_update_step(self, *, update_counter: Counter, **_: Any) -> None:
         """Look, after the first update, whether the patterns match."""
-        self._matches.end_update()
+        if not self._matches.is_checked and self.partners.pooling is None:  # else another process may have what matches
+            self._matches.end_update()
 
     def track_no_outputs(self) -> None:
         """Do what `missing` says of the exact keys.
@@ -179,13 +178,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         If training ends in an update's middle, `last` writes nothing for a key that this update had a value of: it keeps the
         newest value only, and that one is of no iteration.
         """
-        pooling = self.partners.pooling
-        if pooling is None and self.has_rest(update_counter):
+        if self.partners.pooling is None and self.has_rest(update_counter):
             self._emit(update_counter)
-        if pooling is not None and self.partners.drives:
-            writer = getattr(self.log_writer, "writer", None)  # of a `LogWriter`
-            if errors := pooling.finish(update_counter, has_rest=True, writer=writer):
-                raise errors[0]
+        self.partners.finish(update_counter, getattr(self.log_writer, "writer", None))  # of a `LogWriter`
 
     def has_rest(self, update_counter: Counter) -> bool:
         """Tell whether there is an interval under way that is to be logged when training ends; drop what is not."""
@@ -232,7 +227,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and (odd := computed.nonfinite) is not None:
             raise nonfinite_error(str(self), odd, {} if pooled is None else pooled.first_processes)
-        self._matches.warn_of(self._unmatched, "in a whole interval")
+        if pooled is None:
+            self._matches.warn_of(self._unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
         """Return what the interval under way gives at its end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from noether_core.algebra.lift import lift
@@ -19,16 +21,21 @@ def lasts_of(partials: Partials, update: int) -> Partials:
     }
     if not found:
         return no_partials(_PLAIN)
-    place = {key: at for at, key in enumerate(partials.keys)}
+    by_dtype: dict[np.dtype[Any], list[str]] = {}
+    for key, value in found.items():
+        by_dtype.setdefault(value.dtype, []).append(key)
     position = np.zeros((1, 1), np.int64)
-    lifted = [lift(NUMPY, value.reshape(1, 1), position, _PLAIN) for value in found.values()]
-    statistics = each(lambda *values: np.concatenate([value.reshape(1) for value in values]), *lifted)
-    none = np.zeros(len(found), bool)
+    lifted = [
+        lift(NUMPY, np.array([found[key].item() for key in keys], dtype)[None], position, _PLAIN)
+        for dtype, keys in by_dtype.items()
+    ]
+    keys = tuple(key for of_dtype in by_dtype.values() for key in of_dtype)
+    place = {key: at for at, key in enumerate(partials.keys)}
     return Partials(
-        tuple(found),
-        statistics,
-        np.ones(len(found), np.int64),
-        partials.wide[[place[key] for key in found]],
-        np.array([value.dtype.name in WHOLE_DTYPES for value in found.values()]),
-        none,
+        keys,
+        each(lambda *values: np.concatenate([value[0] for value in values]), *lifted),
+        np.ones(len(keys), np.int64),
+        partials.wide[[place[key] for key in keys]],
+        np.repeat([dtype.name in WHOLE_DTYPES for dtype in by_dtype], [*map(len, by_dtype.values())]),
+        np.zeros(len(keys), bool),
     )

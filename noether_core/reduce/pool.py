@@ -195,9 +195,9 @@ class Pool:
         seen = np.array([key in present for key in keys], np.int64)
         copies = np.full(len(keys), NEUTRAL, np.int64) if agreement.config.replicated else None
         alike = agreement.replicated()
-        for at in alike[whole.elements[alike] > 0].tolist():  # not of a value that another process counts
-            assert copies is not None
-            copies[at] = _hash_of(whole.take(np.array([at])))
+        own = alike[whole.elements[alike] > 0]  # not of a value that another process counts
+        if copies is not None and own.size:
+            copies[own] = _hashes(whole.take(own))
         lasts = offer.lasts
         if len(alike) and self._exchange.index != first:
             seen[alike] = 0
@@ -222,13 +222,12 @@ def _reduced(all_reduce: Callable[[Vector], Vector], blocks: Sequence[Rows]) -> 
     return [{name: next(parts).reshape(row.shape) for name, row in block.items()} for block in blocks]
 
 
-def _hash_of(one: Partials) -> int:
-    """Return 62 bits of a hash of what a single key has."""
-    parts = [part for value in one.statistics for part in (value if isinstance(value, tuple) else (value,))]
-    found = hashlib.blake2b(digest_size=8)
-    for array in (*parts[:-1], one.elements):  # not the position
-        found.update((array + 0).tobytes())
-    return int.from_bytes(found.digest(), "big") >> 2
+def _hashes(partials: Partials) -> list[int]:
+    """Return 62 bits of a hash of what each key has."""
+    parts = [part for value in partials.statistics for part in (value if isinstance(value, tuple) else (value,))]
+    vectors = [vector + 0 for vector in (*parts[:-1], partials.elements)]  # not the position; no -0.0
+    rows = np.stack([vector.view(np.int64) for vector in vectors], axis=1)
+    return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "big") >> 2 for row in rows]
 
 
 def _told_of_copies(pooled: Pooled, most: Rows) -> list[str]:
