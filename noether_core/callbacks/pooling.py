@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Protocol
 
 from noether_core.callbacks.meeting import Meeting, Source
 from noether_core.emit.log_writer import LogWriter
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, ProcessesMissingError
 from noether_core.reduce.agreement import DUE, REST
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.pool import Iteration, Pool, Pooled
@@ -106,11 +107,19 @@ class Pooling:
             if writer is not None:
                 writer.flush()
             if found is None or found.are_all_final:
-                self.exchange.close()
                 if found is None and not errors and self._meeting.missed is not None:
                     errors.append(self._meeting.missed)
+                self._close(is_complete=found is not None)
                 return errors
             rest = [number for number in rest if number not in found.pooled and found.failed < 0]
+
+    def _close(self, *, is_complete: bool) -> None:
+        """Forget what is saved when the main process has logged it, which is when it comes once more."""
+        if is_complete:
+            with contextlib.suppress(ProcessesMissingError):
+                self.exchange.arrive("end the training")
+                self._meeting.discard()
+        self.exchange.close()
 
     def abandon(self, update_counter: Counter) -> None:
         """End this process's training without the others, after an error; what it has is saved for `noether-parity merge`."""
