@@ -13,7 +13,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, f
 from noether_core.emit.state_file import decode_state, encode_state
 from noether_core.emit.unmerged import discard_unmerged, save_unmerged
 from noether_core.errors import NoetherError, ProcessesMissingError, UpdateOutputError, listing, warn
-from noether_core.reduce.agreement import DUE, NOTHING, Offer
+from noether_core.reduce.agreement import DUE, NOTHING, REST, Offer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.lasts import lasts_of
 from noether_core.reduce.partial import Newest, Partials, merge_partials, no_partials
@@ -81,7 +81,8 @@ class Meeting:
         iteration = int(at.epoch), int(at.update), int(at.sample)
         try:
             found = self._pool.pool(offers, iteration, what, is_final=is_final, has_failed=failure is not None)
-            pooled = self._with_arrays(found.pooled, offers, update)
+            is_behind = int(at.update) < found.iteration[1]
+            pooled = self._with_arrays(found.pooled, offers, update, is_behind=is_behind)
         except ProcessesMissingError as error:
             self._advise(error)
             self.missed = error
@@ -153,12 +154,18 @@ class Meeting:
 
     # ------------------------------------------------------------------ arrays
 
-    def _with_arrays(self, pooled: Mapping[int, Pooled], offers: Sequence[Offer], update: int) -> dict[int, Pooled]:
+    def _with_arrays(
+        self, pooled: Mapping[int, Pooled], offers: Sequence[Offer], update: int, *, is_behind: bool
+    ) -> dict[int, Pooled]:
         """Return what was pooled, on the main process with the arrays to save: gathered to it alone."""
         saved = [number for number in pooled if _saves_arrays(self._sources[number].config)]
         if not saved:
             return dict(pooled)
-        state = {str(number): pack(self._arrays_of(number, offers, update, pooled[number].first)) for number in saved}
+        updates = [POOLED if is_behind and offer.urgency == REST else update for offer in offers]
+        state = {
+            str(number): pack(self._arrays_of(number, offers, updates[number], pooled[number].first))
+            for number in saved
+        }
         gathered = self.exchange.gather_to_main(encode_state(state))
         if gathered is None:
             return dict(pooled)

@@ -37,6 +37,10 @@ class Offer(NamedTuple):
     urgency: int
     lasts: Partials
 
+    def without_lasts(self) -> Offer:
+        """Return it without newest values, where those are of an earlier update than the one that the interval ends with."""
+        return self._replace(lasts=self.lasts.in_order(()))
+
 
 class Agreement:
     """Remember the keys of one callback that the processes agreed on.

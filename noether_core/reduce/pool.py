@@ -126,6 +126,8 @@ class Pool:
         state = [self._exchange.index + 1 if has_failed else 0, int(not is_final), *iteration]
         (failed, is_training, *furthest), of_each, terms = self._met(offers, known, state)
         warnings = agree(self._exchange, self._agreements, known, of_each)
+        if iteration[1] < furthest[1]:
+            offers = [offer.without_lasts() if offer.urgency == REST else offer for offer in offers]
         due = [] if failed else np.flatnonzero(of_each[:, 0] >= (DUE if is_training else REST)).tolist()
         pooled = {}
         for number, (found, told) in self._pooled(due, offers, -of_each[:, 5], terms).items():

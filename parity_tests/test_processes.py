@@ -1,0 +1,66 @@
+"""What real processes log and save together is what one process would that has all values, to the bit, in both frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import noether_torch
+from parity_tests.drawn_trainings import draw, expected, read_result
+from parity_tests.processes import Group
+
+FRONT_ENDS = ["torch", "jax"]
+DRAWS = {"plain": 10, "keys": 5}  # of a piece; each is a run in both front-ends
+PIECES = {
+    2: range(20),
+    3: range(15),
+    4: range(1, 11),
+    8: range(1, 6),
+}  # 1,500 runs in all; without --full each first one
+
+
+@pytest.fixture(scope="module")
+def group_of() -> Iterator[Callable[[str, int], Group]]:
+    """Return what gives the processes of a front-end, which are started once."""
+    with ExitStack() as stack:
+        groups: dict[tuple[str, int], Group] = {}
+
+        def group(front_end: str, count: int) -> Group:
+            for key in [key for key in groups if key[1] != count]:
+                groups.pop(key).close()
+            if (front_end, count) not in groups:
+                groups[front_end, count] = stack.enter_context(Group(front_end, count))
+            return groups[front_end, count]
+
+        yield group
+
+
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize(
+    ("count", "kind", "seed"), [(count, kind, seed) for count in PIECES for kind in DRAWS for seed in PIECES[count]]
+)
+def test_processes_log_what_one_would(
+    count: int, kind: str, seed: int, group_of: Callable[[str, int], Group], tmp_path: Path
+) -> None:
+    seeds = range(seed * DRAWS[kind], (seed + 1) * DRAWS[kind])
+    groups = {front_end: group_of(front_end, count) for front_end in FRONT_ENDS}
+    for number in seeds:
+        for front_end, group in groups.items():
+            group.tell_all(seed=number, kind=kind, path=str(tmp_path / f"{front_end}{number}"))
+    told = 0
+    for number in seeds:
+        training = draw(number, kind, count)
+        wanted = expected(training, noether_torch.Run, tmp_path / f"one{number}")
+        for front_end, group in groups.items():
+            answers = group.answers()
+            assert not any("error" in answer for answer in answers), (front_end, number, answers)
+            assert read_result(tmp_path / f"{front_end}{number}") == wanted, (front_end, number)
+            assert not list((tmp_path / f"{front_end}{number}").glob("unmerged/**/*.safetensors"))
+            differing = [text for text in answers[0]["told"] if "have different keys" in text]
+            assert len(differing) <= len(training.configs), differing
+            assert not any("have different keys" in text for answer in answers[1:] for text in answer["told"])
+            told += bool(differing)
+    print(f"\n{count} processes, {kind}: {len(seeds)} runs in each front-end are one process's, {told} warned of keys")
