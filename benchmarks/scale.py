@@ -150,7 +150,9 @@ def _exactly(values: np.ndarray, counts: np.ndarray, key: int) -> list[float]:
 
 def tables(simulated: Sequence[tuple[int, Simulated]]) -> str:
     """Return the tables in Markdown."""
-    rows = [["reductions", "processes", "bytes a process sends", "of these a key", "messages in a row", "expected time"]]
+    rows = [
+        ["reductions", "processes", "bytes a process sends", "of these a key", "messages in a row", "expected time"]
+    ]
     for name, reductions in CONFIGS.items():
         parts = sent(reductions)
         for processes in PROCESSES:
@@ -162,7 +164,9 @@ def tables(simulated: Sequence[tuple[int, Simulated]]) -> str:
     for processes, found in simulated:
         each = f"{1e6 * found.seconds / processes:.0f} µs"
         checked.append([f"{processes:,}", f"{found.numbers:,}", f"{found.wrong:,}", each])
-    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in [t[0], ["---"] * len(t[0]), *t[1:]]) for t in (rows, checked))
+    return "\n\n".join(
+        "\n".join(f"| {' | '.join(row)} |" for row in [t[0], ["---"] * len(t[0]), *t[1:]]) for t in (rows, checked)
+    )
 
 
 def _main(arguments: list[str]) -> None:
