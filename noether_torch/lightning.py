@@ -55,7 +55,7 @@ class TrackOutputs(Callback):
     `MetricEarlyStopCallback` sets the trainer's `should_stop`. `LearningRateCallback` without `key` and `source` logs the rates
     that the optimizers' steps used. The interval under way is part of Lightning's checkpoints, as tensors, numbers and strings.
     Nothing of the module's is replaced, and this callback can be pickled and copied at any time; a copy has no run. Of several
-    processes each tracks its own batches, and the numbers are of all; what a validation logged by `self.log` is the first one's.
+    processes each tracks its own batches, and the numbers are of all; what a validation logs by `self.log` is the first's.
 
     Args:
         callbacks: a YAML file with a `callbacks:` list, or configs.

@@ -16,6 +16,11 @@ class TrainerRun(Run):
 
     _is_driven: ClassVar[bool] = True
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether training is under way."""
+        return self._state == "training"
+
     def of_main(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trainer's numbers as the main process has them; all processes make this call, and so decide alike by them.
 

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from noether_core import read_run
 
 TESTS = Path(__file__).parent
 
@@ -37,3 +40,12 @@ def run_together(script: str, folder: Path, counts: Sequence[int], timeout: floa
         for process in processes:
             process.kill()
     assert codes == [0] * len(processes), "\n".join(path.read_text()[-3000:] for path in folder.glob("*.txt"))
+
+
+def logged(path: Path, without: Sequence[str] = ()) -> dict[str, tuple[list[int], list[int], list[int], list[Any]]]:
+    """Return all that a run logged, where and what, but for some keys."""
+    return {
+        key: (points.epoch.tolist(), points.update.tolist(), points.sample.tolist(), points.value.tolist())
+        for key, points in read_run(path).series.items()
+        if key not in without
+    }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bridge_processes import run_together
+from bridge_processes import logged, run_together
 from typer.testing import CliRunner
 
 from noether_core import read_run
@@ -26,14 +26,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def told(trained: Path, count: int, rank: int) -> dict[str, Any]:
     return dict(json.loads((trained / f"{count}_{rank}.json").read_text(encoding="utf-8")))
-
-
-def logged(path: Path) -> dict[str, tuple[list[int], list[int], list[int], list[Any]]]:
-    series = read_run(path).series
-    return {
-        key: (points.epoch.tolist(), points.update.tolist(), points.sample.tolist(), points.value.tolist())
-        for key, points in series.items()
-    }
 
 
 @pytest.mark.parametrize("run", ["whole", "stops", "cut"])
