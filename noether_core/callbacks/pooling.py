@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from noether_core.callbacks.meeting import Meeting, Source
 from noether_core.emit.log_writer import LogWriter
@@ -74,6 +75,20 @@ class Pooling:
                 f" {', '.join(map(str, others))} is not that of process 0 (callbacks, updates_per_epoch, effective_batch_size,"
                 " accumulation_steps or end); give all of them the same"
             )
+
+    def of_main(self, values: Mapping[str, Any], at: Counter) -> dict[str, Any]:
+        """Return the main process's numbers, in every process, which so decide alike by them; all make this call.
+
+        Args:
+            values: this process's numbers, strings, and lists of these.
+            at: where it is.
+
+        Raises:
+            ProcessesMissingError: if some processes do not come.
+        """
+        self.exchange.arrive(f"share what is logged at {at.cur_iteration}")
+        told = json.dumps(values).encode("utf-8") if self.is_main else b""
+        return dict(json.loads(self.exchange.all_gather(told)[0]))
 
     def before(self, hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
         """Pool what is due when these hooks are called, for the callbacks to `take`; return what was raised.
