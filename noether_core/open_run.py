@@ -72,7 +72,7 @@ class OpenRun:
         self.log_writer = LogWriter(
             self.path if self.is_main else None,
             update_counter=self.counter,
-            trackers=make_trackers(trackers, self.path) if self.is_main else (),
+            trackers=make_trackers(trackers if self.is_main else _in_every_process(trackers), self.path),
             keeps_all=False,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
@@ -261,3 +261,9 @@ class OpenRun:
             self._finish(failed=True)
         except Exception as second:  # the loop's own error is the one to see
             error.add_note(f"while ending the run, this was raised too: {second!r}")
+
+
+def _in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:
+    return [
+        each for each in trackers if not isinstance(each, str | Mapping) and getattr(each, "in_every_process", False)
+    ]

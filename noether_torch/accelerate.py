@@ -17,6 +17,7 @@ from noether_core.callbacks.build import Callbacks, read_callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
+from noether_torch.checkpoints import for_checkpoint, load_state_of_all, state_of_all
 from noether_torch.loaders import is_exhausted, refuse_unknown_samples, samples_of_batch
 from noether_torch.trainer import TrainerLog
 from noether_torch.used_rates import UsedRates, with_source
@@ -34,8 +35,10 @@ class Run(torch_callbacks.Run):
     (elsewhere: `step(..., samples=n)`). A `LearningRateCallback` with neither `key` nor `source` logs what each step of the one
     optimizer that the accelerator prepared used.
 
-    `accelerator.save_state` holds the interval under way, as tensors; `accelerator.load_state` may come before the `with`
-    block, in it or after it, and logs nothing. What is logged goes to `accelerator.log` too, with the update as its step.
+    Of several processes each calls `step` with its own outputs, and the numbers are of all; `samples` are those of all too.
+    `accelerator.save_state` holds the interval under way, each process's, as tensors; `accelerator.load_state` may come before
+    the `with` block, in it or after it, and logs nothing. What is logged goes to `accelerator.log` too, with the update as its
+    step.
 
     Args:
         path, callbacks, trackers: as for `noether_torch.Run`; the accelerator's own trackers come beside these.
@@ -74,7 +77,7 @@ class Run(torch_callbacks.Run):
         self._follows_samples = arguments.get("effective_batch_size") is None
         self._is_in_epoch = False  # whether an update came since the last epoch's end
         self._is_told = False  # whether `step` was told the samples
-        accelerator.register_for_checkpointing(self)
+        accelerator.register_for_checkpointing(_Checkpointed(self))
 
     def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
         """Refuse nothing: the dataloader may tell."""
@@ -155,3 +158,20 @@ class Run(torch_callbacks.Run):
             self._loaded = state
         else:
             super().load_state_dict(state)
+
+
+class _Checkpointed:
+    """Let the accelerator save and load the states of all processes' runs: it asks all, and the main one's answer is saved."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def state_dict(self) -> dict[str, Any]:
+        run = self._run
+        if run._state != "training":
+            return run.state_dict()
+        state = state_of_all(run)
+        return for_checkpoint(state) if run.is_main else state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        load_state_of_all(self._run, state)

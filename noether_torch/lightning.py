@@ -5,6 +5,7 @@ trainer = Trainer(callbacks=[TrackOutputs([{"every_n_updates": 10, "patterns": [
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from noether_core.callbacks.build import Callbacks, build_callback, counts_sampl
 from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
+from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_core.schedule import TrainingIteration, UpdateCounter
+from noether_torch.checkpoints import for_checkpoint, load_state_of_all, own_state, state_of_all
 from noether_torch.trainer import TrainerLog
 from noether_torch.trainer_run import TrainerRun
 from noether_torch.used_rates import with_source
@@ -27,7 +30,15 @@ except ImportError as error:
     ) from error
 
 from noether_torch.lightning_batches import BatchSize, SampleCount, checked_batch_size, losses_of, named_outputs
-from noether_torch.lightning_trainer import Epochs, StepRates, WholeLoss, earlier, estimated_end, knows_last_batch
+from noether_torch.lightning_trainer import (
+    Epochs,
+    StepRates,
+    WholeLoss,
+    earlier,
+    estimated_end,
+    knows_last_batch,
+    replicas,
+)
 
 STATES = "noether_torch.TrackOutputs"  # where a checkpoint has them
 
@@ -43,7 +54,8 @@ class TrackOutputs(Callback):
 
     `MetricEarlyStopCallback` sets the trainer's `should_stop`. `LearningRateCallback` without `key` and `source` logs the rates
     that the optimizers' steps used. The interval under way is part of Lightning's checkpoints, as tensors, numbers and strings.
-    Nothing of the module's is replaced, and this callback can be pickled and copied at any time; a copy has no run.
+    Nothing of the module's is replaced, and this callback can be pickled and copied at any time; a copy has no run. Of several
+    processes each tracks its own batches, and the numbers are of all; what a validation logs by `self.log` is the first's.
 
     Args:
         callbacks: a YAML file with a `callbacks:` list, or configs.
@@ -51,6 +63,7 @@ class TrackOutputs(Callback):
         batch_size: the samples of a batch in this process, or a function of the batch that returns them; None: the first
             dimension that all its arrays have in common, added up over the loaders where there are several.
         trainer_loggers: whether the trainer's loggers get what is logged too, with the update as the step.
+        time_limit: seconds that a process waits for the others, if there are several; see `Run`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if a config or an argument cannot work.
@@ -66,6 +79,7 @@ class TrackOutputs(Callback):
         *,
         batch_size: BatchSize | None = None,
         trainer_loggers: bool = True,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
         self.run: TrainerRun | None = None
         self._callbacks = read_callbacks(callbacks)
@@ -78,6 +92,8 @@ class TrackOutputs(Callback):
         self._path = path
         self._batch_size = checked_batch_size(batch_size)
         self._trainer_loggers = trainer_loggers
+        require_time_limit(time_limit, "TrackOutputs")
+        self._time_limit = time_limit
         self._is_tracking = False
         self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
         self._global_step = 0
@@ -101,16 +117,19 @@ class TrackOutputs(Callback):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _current_state(self) -> dict[str, Any]:
+    def _current_state(self, state_of: Callable[[TrainerRun], dict[str, Any]] = own_state) -> dict[str, Any]:
         if not self._is_tracking:
             return self._state
         assert self.run is not None
         assert self._epochs is not None
-        return {"run": self.run.state_dict(), "epochs": self._epochs.state()}
+        return {"run": state_of(self.run), "epochs": self._epochs.state()}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the interval under way into a checkpoint, by this callback's number among those of its kind."""
-        checkpoint.setdefault(STATES, {})[str(self._place(trainer))] = self._current_state()
+        state = self._current_state(state_of_all)
+        if state and trainer.is_global_zero:
+            state = {**state, "run": for_checkpoint(state["run"])}
+        checkpoint.setdefault(STATES, {})[str(self._place(trainer))] = state
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from what `on_save_checkpoint` put there: when training starts, or now if it is under way."""
@@ -125,7 +144,7 @@ class TrackOutputs(Callback):
     def _go_on(self) -> None:
         assert self.run is not None
         assert self._epochs is not None
-        self.run.load_state_dict(self._state["run"])
+        load_state_of_all(self.run, self._state["run"])
         self._epochs.load(self._state["epochs"])
 
     # ------------------------------------------------------------------ training
@@ -138,13 +157,14 @@ class TrackOutputs(Callback):
         """
         goes_on = trainer.fit_loop.total_batch_idx >= 0  # from a checkpoint, or after an earlier fit
         self._rates = StepRates(trainer.optimizers)
-        self._samples = SampleCount(self._batch_size, trainer.world_size, self._counts_samples)
+        self._samples = SampleCount(self._batch_size, replicas(trainer), self._counts_samples)
         run = self.run = TrainerRun(
             self._directory(trainer),
             with_source(self._callbacks, self._rates),
             accumulation_steps=trainer.accumulate_grad_batches,
             start=earlier(trainer, self._samples) if goes_on and not self._state else None,
             trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],
+            time_limit=self._time_limit,
         )
         end = estimated_end(trainer)
         run.counter.end_iteration = None if end is None else TrainingIteration(update=end)  # which is for display only
@@ -222,11 +242,14 @@ class TrackOutputs(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run; a checkpoint saved from here on still holds the interval under way."""
+        self._end(trainer, state_of_all)
+
+    def _end(self, trainer: Trainer, state_of: Callable[[TrainerRun], dict[str, Any]], *, failed: bool = False) -> None:
         WholeLoss.forget(trainer)
         if self._is_tracking:
-            self._state, self._is_tracking = self._current_state(), False
+            self._state, self._is_tracking = self._current_state(state_of), False
         if self.run is not None:
-            self.run.finish()
+            self.run._finish(failed=failed)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the run, so that what it tracked is not lost; an evaluation under way is."""
@@ -234,7 +257,7 @@ class TrackOutputs(Callback):
         try:
             if evaluating is not None:
                 evaluating.__exit__(type(exception), exception, exception.__traceback__)
-            self.on_train_end(trainer, pl_module)
+            self._end(trainer, own_state, failed=True)
         except Exception as second:  # the training's own error is the one to see
             exception.add_note(f"while ending the run, this was raised too: {second!r}")
 
@@ -271,6 +294,6 @@ class TrackOutputs(Callback):
             assert self.run._evaluation is not None
             before, self._metrics = self._metrics, {}
             new = {name: value for name, value in trainer.callback_metrics.items() if before.get(name) is not value}
-            self.run._evaluation.give_way(new)
+            self.run._evaluation.give_way(self.run.of_main(new))
             evaluating.__exit__(None, None, None)
             self._stop_if_asked(trainer)

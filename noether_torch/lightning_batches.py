@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, default_collate
 
 from noether_core.errors import ScheduleError
 from noether_core.schedule import require_positive
@@ -27,10 +28,13 @@ class SampleCount:
     """Count the samples of each batch.
 
     A batch's samples are the first dimension that all its arrays have in common; those of several loaders' batches add up.
+    Of several processes each has such a batch, and all must count alike, though none knows the others' batches: one counts
+    as many samples for each process as it has itself where the loaders are bound to give all the same, which those with
+    PyTorch's `DistributedSampler` and collate function are, and elsewhere as many as the loaders' batch sizes say.
 
     Args:
         batch_size: how many a batch has, or a function of the batch that says so; None: as above.
-        processes: how many processes have such a batch each.
+        processes: how many processes have a batch of their own each.
         counts: what counts samples, so that a batch of which they cannot be known is an error; None: nothing.
     """
 
@@ -49,10 +53,13 @@ class SampleCount:
         Raises:
             ScheduleError: where it cannot be known and something counts them, or `batch_size` gives no such number.
         """
-        if callable(self._batch_size):
-            size: int | str = _as_size(self._batch_size(batch))
+        size: int | str
+        if isinstance(self._batch_size, int):
+            size = self._batch_size
+        elif self._processes > 1 and (callable(self._batch_size) or not _are_alike(loaders)):
+            size = _size_of_loaders(batch, loaders, is_told=callable(self._batch_size) and self._counts is not None)
         else:
-            size = _size(batch, loaders) if self._batch_size is None else self._batch_size
+            size = _size(batch, loaders) if self._batch_size is None else _as_size(self._batch_size(batch))
         if isinstance(size, int):
             return size * self._processes
         if self._counts is not None:
@@ -78,6 +85,30 @@ class SampleCount:
                 " trainer with this callback saved"
             )
         return 0
+
+
+def _are_alike(loaders: Any) -> bool:
+    """Tell whether loaders give all processes batches of the same sizes."""
+    if isinstance(loaders, Mapping | list | tuple):
+        return all(map(_are_alike, loaders.values() if isinstance(loaders, Mapping) else loaders))
+    return (
+        isinstance(loaders, DataLoader)
+        and loaders.collate_fn is default_collate
+        and isinstance(loaders.sampler, DistributedSampler)
+        and type(loaders.batch_sampler) is BatchSampler
+    )
+
+
+def _size_of_loaders(batch: Any, loaders: Any, *, is_told: bool) -> int | str:
+    """Return how many samples the loaders' batch sizes say, or in words why that does not do."""
+    if is_told:
+        return "batch_size is a function of a process's own batch, and the processes' counts might part"
+    parts = _of_loaders(batch, loaders)
+    sizes = [getattr(each, "batch_size", None) for part, each in parts or [(batch, loaders)] if part is not None]
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) == len(sizes):
+        return sum(known)
+    return "the processes' loaders have no common batch_size, and their counts might part"
 
 
 def _as_size(size: Any) -> int:

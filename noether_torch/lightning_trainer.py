@@ -146,6 +146,12 @@ def estimated_end(trainer: Trainer) -> int | None:
     return int(updates) if 0 <= updates < math.inf else None
 
 
+def replicas(trainer: Trainer) -> int:
+    """Return how many processes, or groups of them that hold a model together, have a batch of their own each."""
+    told = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    return int(told.get("num_replicas") or trainer.world_size)
+
+
 def knows_last_batch(trainer: Trainer) -> bool:
     """Tell whether the trainer knows of the batch under way, or the newest, that its epoch has no more."""
     return trainer.is_last_batch or trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches

@@ -21,7 +21,9 @@ from noether_core.errors import MissingDependencyError, ScheduleError
 
 try:
     from accelerate.data_loader import (  # type: ignore[import-untyped] # it ships without types
+        BatchSamplerShard,
         DataLoaderDispatcher,
+        IterableDatasetShard,
         SeedableRandomSampler,
         SkipBatchSampler,
     )
@@ -72,6 +74,8 @@ def is_exhausted(loader: Any) -> bool:
 def samples_of_batch(loader: Any, is_last: bool) -> int | str:
     """Return how many samples a batch of the loader held, or in words why that is not known.
 
+    Of several processes it is those of all their batches, as the loader deals them out: all have the same number.
+
     Args:
         loader: the loader.
         is_last: whether it is the loader's last batch.
@@ -84,11 +88,15 @@ def samples_of_batch(loader: Any, is_last: bool) -> int | str:
     module = getattr(collate, "__module__", None) or ""
     if not module.startswith(_COLLATES):
         return f"{_name(collate)} may put any number of samples into one"
+    if isinstance(loader, DataLoaderDispatcher) and loader.state.num_processes > 1:
+        return _of_dispatcher(loader, is_last)
     if isinstance(loader.dataset, IterableDataset):
         return _of_iterable(loader, is_last)
     sampler = loader.batch_sampler
     while type(sampler) is SkipBatchSampler:
         sampler = sampler.batch_sampler
+    if type(sampler) is BatchSamplerShard:
+        return _of_shards(sampler, is_last)
     if type(sampler) is not BatchSampler:
         return f"{_name(sampler)} may give any number of samples"
     full = sampler.batch_size
@@ -106,9 +114,35 @@ def refuse_unknown_samples(callbacks: Sequence[CallbackBase], why: str, advice: 
             raise ScheduleError(f"{callback} counts samples, but how many a batch held is not known: {why}. {advice}")
 
 
+def _of_shards(shards: Any, is_last: bool) -> int | str:
+    """Return how many samples the batches of all processes held that one loader's batches are dealt out to."""
+    batches = shards.batch_sampler
+    if type(batches) is not BatchSampler:
+        return f"{_name(batches)} may give any number of samples"
+    if not shards.even_batches and not shards.drop_last:
+        return "with even_batches=False the processes' last batches may be of different sizes"
+    return int(batches.batch_size) * (
+        1 if shards.split_batches else int(shards.num_processes)
+    )  # the last one is filled up
+
+
+def _of_dispatcher(loader: Any, is_last: bool) -> int | str:
+    """Return how many samples the batches held that the first process read and dealt out."""
+    has_workers = loader.num_workers > 0 and isinstance(loader.dataset, IterableDataset)
+    if not isinstance(loader.batch_size, int) or has_workers:
+        return f"{_name(loader)} may deal out any number of samples"
+    processes = int(loader.state.num_processes)
+    if is_last and is_exhausted(loader):
+        return -(-int(loader.remainder) // processes) * processes  # the last one is filled up
+    return loader.batch_size * (1 if loader.split_batches else processes)
+
+
 def _of_iterable(loader: Any, is_last: bool) -> int | str:
     if loader.num_workers or not isinstance(loader.batch_size, int):
         return f"{_name(loader.dataset)} is iterable, and each of several workers may end in the middle of a batch"
+    if isinstance(loader.dataset, IterableDatasetShard):  # which fills its last batch up
+        shards = loader.dataset
+        return int(shards.batch_size) * (1 if shards.split_batches else int(shards.num_processes))
     if not is_last or not is_exhausted(loader):
         return loader.batch_size
     if not isinstance(loader, DataLoaderDispatcher):

@@ -14,8 +14,9 @@ class TrainerLog(Tracker):
 
     inline = True  # on the training thread, at the update's own step: a trainer's log is not made for another thread
 
-    def __init__(self, log: Callable[[dict[str, Any], int], object]) -> None:
+    def __init__(self, log: Callable[[dict[str, Any], int], object], *, in_every_process: bool = False) -> None:
         self._log = log
+        self.in_every_process = in_every_process  # for a trainer that keeps its log in each
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Give an entry's numbers."""

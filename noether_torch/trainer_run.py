@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, ClassVar
 
+from noether_core.emit.loggable import plain_value
+from noether_core.errors import NoetherError
 from noether_torch.callbacks import Run
 
 
@@ -11,3 +15,21 @@ class TrainerRun(Run):
     """Be a `Run` whose trainer says when an epoch ends and how many samples there were, and goes on as it likes."""
 
     _is_driven: ClassVar[bool] = True
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether training is under way."""
+        return self._state == "training"
+
+    def of_main(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trainer's numbers as the main process has them; all processes make this call, and so decide alike by them.
+
+        What no log can hold stays each process's own.
+        """
+        if self.pooling is None:
+            return dict(values)
+        plain = {}
+        for key, value in values.items():
+            with suppress(NoetherError):
+                plain[key] = plain_value(key, value)
+        return {**values, **self.pooling.of_main(plain, self.counter)}

@@ -21,7 +21,9 @@ from noether_core.callbacks.build import Callbacks, build_callback
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
+from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_core.schedule import TrainingIteration, UpdateCounter
+from noether_torch.checkpoints import load_state_of_all
 from noether_torch.state import as_arrays, as_json
 from noether_torch.trainer import TrainerLog
 
@@ -35,6 +37,7 @@ except ImportError as error:
     ) from error
 
 from noether_torch.transformers_run import TransformersRun, configs_of, tell_callbacks
+from noether_torch.transformers_states import GatheredStates, forget_saved, saved_entry
 from noether_torch.used_rates import UsedRates, with_source
 
 if TYPE_CHECKING:
@@ -62,8 +65,9 @@ def record(
         update_outputs: a dict from names to scalars or arrays, nested dicts allowed; their values are taken now. Several calls
             in one micro-batch add up to one dict.
         losses: a scalar, or a dict of some, for `OnlineLossCallback`.
-        samples: how many samples the micro-batch has. It is needed where something counts samples and the data loader does
-            not tell: with a collate function or a batch sampler of your own, or an iterable data set with workers.
+        samples: how many samples the micro-batch has, over all processes; each gives the same number. It is needed where
+            something counts samples and the data loader does not tell: with a collate function or a batch sampler of your
+            own, or an iterable data set with workers.
 
     Raises:
         NoetherError: if the trainer has no `TrackOutputs` among its callbacks.
@@ -89,12 +93,13 @@ class TrackOutputs(TrainerCallback, ExportableState):
     metrics that it returns, are logged as `eval/...`; of `predict`, as `test/...`; of another `metric_key_prefix`, under that.
     After training they belong to its last update. What is logged goes into the trainer's `log_history` and, once something is
     recorded, to its other callbacks, and so to all it reports to, without a call of `Trainer.log`. The interval under way is
-    part of `trainer_state.json`. A copy of this object has its configs, and nothing of a training under way.
+    part of `trainer_state.json`, of several processes that of each. A copy of this object has its configs, and no training.
 
     Args:
         callbacks: a YAML file with a `callbacks:` list, or configs. A `LearningRateCallback` with neither `key` nor `source`
             reads the trainer's optimizer.
         path: the run directory; None: `noether` in the trainer's output directory, for a second one `noether_2`.
+        time_limit: seconds that a process waits for the others, if there are several; see `Run`.
 
     Attributes:
         run: the `Run` under way or ended; None before training.
@@ -103,10 +108,12 @@ class TrackOutputs(TrainerCallback, ExportableState):
         NoetherError, pydantic.ValidationError: if a config cannot work.
     """
 
-    def __init__(self, callbacks: Callbacks, path: str | Path | None = None) -> None:
+    def __init__(self, callbacks: Callbacks, path: str | Path | None = None, *, time_limit: float = TIME_LIMIT) -> None:
+        require_time_limit(time_limit, "TrackOutputs")
         self.run: TransformersRun | None = None
         self._configs = configs_of(callbacks)
-        self._path = path
+        self._path, self._time_limit = path, time_limit
+        self._states = GatheredStates()
         self._number = 0  # of this one among those of its trainer
         self._rates = UsedRates()
         self._trainer: Trainer | None = None
@@ -120,7 +127,8 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: the configs, and nothing of the training under way."""
-        return {**vars(self), "run": None, "_rates": UsedRates(), "_trainer": None, "_state": None}
+        new = {"_rates": UsedRates(), "_states": GatheredStates()}
+        return {**vars(self), **new, "run": None, "_trainer": None, "_state": None}
 
     def state(self) -> dict[str, Any]:
         """Return what `trainer_state.json` holds: how to build this callback, and the interval under way."""
@@ -129,11 +137,12 @@ class TrackOutputs(TrainerCallback, ExportableState):
             "args": {
                 "callbacks": [config.model_dump(mode="json", exclude_unset=True) for config in self._configs],
                 "path": None if self._path is None else str(self._path),
+                "time_limit": self._time_limit,
             },
             "attributes": {},
             "number": self._number,
             "is_in_epoch": run is not None and run.is_in_epoch,
-            "run": None if run is None else as_json(run.state_dict()),
+            "run": None if run is None else as_json(self._states.of(run, self._state)),
         }
 
     # ------------------------------------------------------------------ training
@@ -146,11 +155,11 @@ class TrackOutputs(TrainerCallback, ExportableState):
         """
         self._leave_behind()
         path = self._claim_path(args, state)
-        saved = self._saved(state) if state.global_step else None
+        saved = saved_entry(state, type(self).__name__, self._number) if state.global_step else None
         self.run = self._new_run(path, args, state, saved is None, named.get("train_dataloader"))
         self.run.start()
         if saved is not None:
-            self.run.load_state_dict(as_arrays(saved["run"]))
+            load_state_of_all(self.run, as_arrays(saved["run"]))
             self.run.is_in_epoch = bool(saved.get("is_in_epoch"))
         self._state = state
         self._rates.watch(named.get("optimizer"))
@@ -178,13 +187,6 @@ class TrackOutputs(TrainerCallback, ExportableState):
         begun[id(self)] = path
         return path
 
-    def _saved(self, state: TrainerState) -> dict[str, Any] | None:
-        """Return what `state` returned when the checkpoint was saved; of several in one trainer, this one's newest."""
-        kept: Any = state.stateful_callbacks.setdefault(type(self).__name__, {})  # type: ignore[union-attr]
-        entries = kept if isinstance(kept, list) else [kept]
-        found = [each for each in entries if each.get("number", 0) == self._number and each.get("run") is not None]
-        return found[-1] if found else None
-
     def _new_run(
         self, path: Path, args: TrainingArguments, state: TrainerState, is_whole: bool, loader: Any
     ) -> TransformersRun:
@@ -200,7 +202,8 @@ class TrackOutputs(TrainerCallback, ExportableState):
             if done and is_whole
             else None,
             end={"update": state.max_steps},
-            trackers=[TrainerLog(self._to_trainer)],
+            trackers=[TrainerLog(self._to_trainer, in_every_process=True)],
+            time_limit=self._time_limit,
         )
 
     def _running(self) -> TransformersRun:
@@ -231,21 +234,17 @@ class TrackOutputs(TrainerCallback, ExportableState):
         loader, epoch = named.get("train_dataloader"), float(state.epoch or 0)
         is_whole = loader is not None and has_length(loader) and epoch > 0 and epoch.is_integer()
         self._running().end_micro_batch(ends_update=True, is_trainers_epoch=is_whole, is_last_fetched=True)
-        self._forget_saved(state)
-        return self._steer(control)
+        forget_saved(state, type(self).__name__, self._number)
+        return self._steer(control, state)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """End the epoch, if the data loader did not say so before."""
         self._running().end_pass(is_cut_short=control.should_training_stop and not control.should_epoch_stop)
-        return self._steer(control)
+        return self._steer(control, state)
 
-    def _forget_saved(self, state: TrainerState) -> None:
-        """Take out of the trainer's state what an earlier checkpoint saved of several: the next one appends to it."""
-        kept: Any = state.stateful_callbacks[type(self).__name__]  # type: ignore[index,call-overload]
-        if isinstance(kept, list):
-            kept[:] = [each for each in kept if each.get("number", 0) != self._number]
-
-    def _steer(self, control: TrainerControl) -> TrainerControl:
+    def _steer(self, control: TrainerControl, state: Any = None, *, is_saved: bool = False) -> TrainerControl:
+        if state is not None and (control.should_save or is_saved):
+            self._states.gather(self.run, state)
         if self.run is not None and self.run.should_stop:
             control.should_training_stop = True
         return control
@@ -266,7 +265,9 @@ class TrackOutputs(TrainerCallback, ExportableState):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """Log an evaluation."""
         self._end_evaluation(named.get("metrics"), "eval")
-        return self._steer(control)
+        return self._steer(
+            control, state, is_saved=args.save_strategy == "best"
+        )  # which the trainer decides after this
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **named: Any

@@ -155,7 +155,9 @@ class TransformersRun(TrainerRun):
             NonFiniteError: for values that a config with `nonfinite: raise` refuses, after all is logged.
         """
         evaluated, self._evaluated = self._evaluated, None
-        prefix, metrics = _strip_prefix(metrics, prefix)
+        if evaluated is None and self.exchange is not None:  # the others meet for what they recorded
+            evaluated = Evaluation(self.callbacks, prefix)
+        prefix, metrics = _strip_prefix(self.of_main(metrics), prefix)
         before = self.log_writer.current_values()
         with self.evaluate(prefix):
             try:

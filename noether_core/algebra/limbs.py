@@ -200,30 +200,3 @@ def ordered(ops: LimbOps, values: Array) -> Array:
 def unordered(ops: LimbOps, places: Array) -> Array:
     """Return the binary64 numbers of what `ordered` gave."""
     return ops.from_bits(ops.xp.where(places < 0, -places | ~_MAGNITUDE, places))
-
-
-_TOP = -(2**63)
-
-
-def ordered_whole(parts: Expansion) -> tuple[Vector, Vector]:
-    """Return extremes of ints, which take two parts, as two int64s: the greatest of each, of any processes, is the maximum's.
-
-    So is the least of each the minimum's. One int64 cannot hold both int64 and uint64, so the first has what is above 0.
-
-    Args:
-        parts: two parts of whole numbers of int64 or uint64, or an infinity where there is none, shape [keys] each.
-    """
-    scale = 2.0**14  # which lays 1 at the lowest bit of limb 34
-    low, high, _ = encode(NUMPY, (parts[0] * scale, parts[1] * scale), 34, 2)
-    bits = low + (high << _BITS)  # modulo 2^64
-    is_positive, end = parts[0] > 0, np.where(parts[0] > 0, _MAGNITUDE, _TOP)
-    is_none = np.isinf(parts[0])
-    above = np.where(is_none, end, np.where(is_positive, bits, 0) ^ _TOP)
-    return above, np.where(is_positive, 0, np.where(is_none, end, bits))
-
-
-def unordered_whole(above: Vector, below: Vector) -> Expansion:
-    """Return the two parts of what `ordered_whole` gave; what they are of no int, `unordered` of the first part says."""
-    greater, _ = NUMPY.widen((above ^ _TOP).view(np.uint64))
-    less, _ = NUMPY.widen(below)
-    return tuple(np.where(below == 0, *pair) for pair in zip(greater, less, strict=True))

@@ -56,6 +56,7 @@ class Meeting:
         self.exchange = exchange
         self.found: dict[int, Pooled | Exception] = {}
         self.missed: ProcessesMissingError | None = None
+        self._is_logged = False  # what was saved last, or will be before the next meeting
         self._sources = sources
         self._path = path
         self._pool = Pool(exchange, [source.config for source in sources]) if pool is None else pool
@@ -73,6 +74,7 @@ class Meeting:
         """
         update = int(at.update) if update is None else update
         offers, failure = self._offers(urgencies, update)
+        self.discard()
         self._save(urgencies, offers, at)
         keys = [key for offer in offers for key in offer.partials.keys]
         what = f"pool the interval that ends at {at.cur_iteration}, of {listing(dict.fromkeys(keys))}"
@@ -92,8 +94,7 @@ class Meeting:
                 " error says why"
             )
         self.found = dict.fromkeys(urgencies, failure) if failure is not None else {**pooled}
-        if failure is None and self._path is not None and urgencies:
-            discard_unmerged(self._path, self.exchange.index, self.exchange.count)
+        self._is_logged = failure is None and bool(urgencies)
         for warning in found.warnings if self.exchange.index == 0 else ():
             warn(warning)
         return found
@@ -125,6 +126,12 @@ class Meeting:
                     failure = failure or error
             offers.append(offer)
         return offers, failure
+
+    def discard(self) -> None:
+        """Forget what was saved and pooled, once the main process has logged it: it came to the next meeting, say."""
+        if self._is_logged and self._path is not None:
+            discard_unmerged(self._path, self.exchange.index, self.exchange.count)
+        self._is_logged = False
 
     def save(self, urgencies: Mapping[int, int], at: Counter) -> None:
         """Save what this process has, for `noether-parity merge`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from noether_core.callbacks.meeting import Meeting, Source
 from noether_core.emit.log_writer import LogWriter
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, ProcessesMissingError
 from noether_core.reduce.agreement import DUE, REST
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.pool import Iteration, Pool, Pooled
@@ -74,6 +76,20 @@ class Pooling:
                 " accumulation_steps or end); give all of them the same"
             )
 
+    def of_main(self, values: Mapping[str, Any], at: Counter) -> dict[str, Any]:
+        """Return the main process's numbers, in every process, which so decide alike by them; all make this call.
+
+        Args:
+            values: this process's numbers, strings, and lists of these.
+            at: where it is.
+
+        Raises:
+            ProcessesMissingError: if some processes do not come.
+        """
+        self.exchange.arrive(f"share what is logged at {at.cur_iteration}")
+        told = json.dumps(values).encode("utf-8") if self.is_main else b""
+        return dict(json.loads(self.exchange.all_gather(told)[0]))
+
     def before(self, hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
         """Pool what is due when these hooks are called, for the callbacks to `take`; return what was raised.
 
@@ -106,11 +122,19 @@ class Pooling:
             if writer is not None:
                 writer.flush()
             if found is None or found.are_all_final:
-                self.exchange.close()
                 if found is None and not errors and self._meeting.missed is not None:
                     errors.append(self._meeting.missed)
+                self._close(is_complete=found is not None)
                 return errors
             rest = [number for number in rest if number not in found.pooled and found.failed < 0]
+
+    def _close(self, *, is_complete: bool) -> None:
+        """Forget what is saved when the main process has logged it, which is when it comes once more."""
+        if is_complete:
+            with contextlib.suppress(ProcessesMissingError):
+                self.exchange.arrive("end the training")
+                self._meeting.discard()
+        self.exchange.close()
 
     def abandon(self, update_counter: Counter) -> None:
         """End this process's training without the others, after an error; what it has is saved for `noether-parity merge`."""

@@ -26,7 +26,7 @@ class Tracker(Protocol):
     """Take log entries: dicts with `epoch`, `update` and `sample`, then the values.
 
     Both methods are called on one thread, which is not the one that made the tracker; an attribute `inline = True` has them
-    called by the training itself.
+    called by the training itself, and `in_every_process = True` in each process, not in the main one alone.
     """
 
     def log(self, entry: Mapping[str, Any]) -> None:
