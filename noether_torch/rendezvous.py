@@ -60,7 +60,7 @@ class Rendezvous:
         arrival = self._waiter.call(partial(self._arrive, self._round, renew))
         wait([arrival], self.time_limit)
         if not arrival.done():
-            self._other.call(partial(self._give_up, self._round))
+            self._other.call(partial(self._give_up, self._round, time.monotonic()))
         verdict, missing = self._result(arrival, 3 * self._grace)
         if verdict == b"missing":
             raise ProcessesMissingError(self._told(missing), missing)
@@ -79,10 +79,12 @@ class Rendezvous:
             said = store.get(verdict)
         return said, _numbers(store.get(self._key(number, "missing"))) if said == b"missing" else ()
 
-    def _give_up(self, number: int, store: Store) -> None:
+    def _give_up(self, number: int, asked: float, store: Store) -> None:
         """Say that the round has failed, before anything that could wait for a stopped host; then, who is to be blamed."""
         if _decided(store, self._key(number, "verdict"), "missing") == b"missing":
-            _decided(store, self._key(number, "missing"), json.dumps(self._behind(store, "at", number)))
+            was_stopped = self._host is not None and time.monotonic() > asked + 1.5 * self._grace
+            missing = [self._host] if was_stopped else self._behind(store, "at", number)
+            _decided(store, self._key(number, "missing"), json.dumps(missing))
 
     def _forget(self, rounds: range, is_renewed: bool, store: Store) -> None:
         """Delete what all have read: they have come to a later round."""
