@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -247,27 +248,35 @@ def _add_last(
                 if key in (outputs or {}):
                     newest.setdefault(key, {})[process] = outputs[key]  # type: ignore[index]
     skip = config["nonfinite"] == "skip"
+    is_alone = len(training.steps[update - 1][-1]) == 1  # then it is the value itself
     unit, every = next((name, n) for name, n in config.items() if name.startswith("every_n_"))
     interval = f"{unit.removeprefix('every_n_')[0].upper()}{every}"
     iteration = f"E{update // UPDATES_PER_EPOCH}_U{update}_S{update * EFFECTIVE_BATCH_SIZE}"
     for key, of_each in newest.items():
         values = [of_each[process] for process in sorted(of_each)]
         if config["id"] == "save":
-            array = np.stack([np.asarray(value) for value in values])
+            array = np.asarray(values[0]) if is_alone else np.stack([np.asarray(value) for value in values])
             if not (skip and array.size == 1 and not np.isfinite(array.astype(np.float64)).all()):
                 files.setdefault(f"save/{interval}/{iteration}", {})[f"{key}/last"] = bits(array)
         elif key == "fixed/number":
-            number = mean_of(values, skip=skip)
+            number = alone(values[0], skip=skip) if is_alone else mean_of(values, skip=skip)
             if number is not None:
                 by_update[update] = sorted([*by_update[update], f"{key}/last/{interval}: {number!r}"])
 
 
+def alone(value: Any, *, skip: bool) -> bool | int | float | None:
+    number: bool | int | float = np.asarray(value).item()
+    return None if skip and not np.isfinite(number) else number
+
+
 def mean_of(values: list[Any], *, skip: bool) -> int | float | None:
-    """Return the mean of numbers, rounded once; an int if they are ints and it is one."""
+    """Return the mean of numbers, rounded once, with its sign; an int if they are ints and it is one."""
     if all(np.asarray(value).dtype.kind in "biu" for value in values):
         total = sum(int(value) for value in values)
         if total % len(values) == 0:
             return total // len(values)
     tracker = Tracker("update", 1, (), (), "mean", True, False, "skip" if skip else "propagate")
     mean = reduced(tracker, [(1, value, None) for value in values], 1)
+    if mean == 0.0 and sum(Fraction(float(value)) for value in values if np.isfinite(value)) < 0:
+        return -0.0
     return None if mean is None else float(mean)
