@@ -136,7 +136,7 @@ def test_what_a_killed_process_had_is_merged(front_end: str, away: int, wanted: 
             assert_missed(group.each(f"part.go({MISSED}, {MISSED})", others), away)
             ends = group.each("part.run.finish()", others)
             assert all("ProcessesMissingError" in answer["error"] for answer in ends), ends
-    CliRunner().invoke(app, ["merge", str(path)])  # which may know of an interval that only some had discarded
+    merge(path)
     entries, files = read_result(path)
     assert entries == [entry for entry in wanted[0] if f"update: {MISSED}" in entry or "update: 2" in entry]
     assert files == {name: arrays for name, arrays in wanted[1].items() if f"_U{MISSED}_" in name}

@@ -89,6 +89,16 @@ class MergedLog:
                 raise error
         return bool(new or written)
 
+    def has(self, iteration: TrainingIteration, scalars: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> bool:
+        """Tell whether all these values and files are there, logged or merged, whatever they are."""
+        update = iteration.update or 0
+        number = self._start_of(update)
+        entries, names = self._merged(number)
+        logged = set(entries.get(update, {})).union(
+            *(each for each in self._entries(number) if each["update"] == update)
+        )
+        return logged >= set(scalars) and all(name in names or (self.path / name).is_file() for name in arrays)
+
     def _merged(self, number: int) -> tuple[dict[int, dict[str, Any]], list[str]]:
         file = self._metrics / f"{number}{SUFFIX}"
         problems: list[str] = []

@@ -22,7 +22,7 @@ from noether_core.reduce.partial import Partials, no_partials
 from noether_core.reduce.pool import Pooled
 from noether_core.reduce.state import unpack
 from noether_core.reduce.threads import ThreadExchange, run_threads
-from noether_core.schedule import UpdateCounter
+from noether_core.schedule import TrainingIteration, UpdateCounter
 
 Configs = Sequence[TrackAdditionalOutputsCallbackConfig]
 _TIME_LIMIT = 3600.0  # seconds, of threads that wait for none but each other
@@ -89,32 +89,41 @@ def _merge(log: MergedLog, configs: Configs, files: Sequence[Unmerged], report: 
     of_each = {index: [saved for saved in files if saved.index == index] for index in range(count)}
     present = [joined(saved) for saved in of_each.values() if saved]
     missing = ", ".join(f"{index}-of-{count}.safetensors" for index, saved in of_each.items() if not saved)
-    if missing and not partial:
+    scalars, arrays = _entry(configs, present, iteration, report)
+    is_there = log.has(iteration, scalars, arrays)  # a process that died left what was pooled, and the others did not
+    if missing and not partial and not is_there:
         report.problems.append(
             f"{log.path / 'unmerged' / str(iteration)} lacks what other processes had: {missing}. Copy their files there,"
             " or give --partial to make do with those that are there"
         )
         return
-    computed = {number: _compute(configs[number], each) for number, each in _pooled(present, configs).items()}
-    scalars: dict[str, Any] = {}
-    arrays: dict[str, Mapping[str, np.ndarray[Any, Any]]] = {}
-    for number, each in computed.items():
-        config = configs[number]
-        if config.log_output:
-            scalars = {**each.scalars(str(config.interval)), **scalars}
-        if config.save_output and (of_file := each.arrays()):
-            name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
-            arrays[name.as_posix()] = of_file
-        report.problems += [f"{iteration}: {error}" for error in each.errors]
-    is_new = log.add(iteration, scalars, arrays, is_whole=not missing)
+    if not missing or not is_there:
+        log.add(iteration, scalars, arrays, is_whole=not missing)
     for saved in files:
         if not saved.is_merged:
             set_merged(log.path, saved)
-    without = f", without {missing}" if missing else ""
+    without = f", without {missing}" if missing and not is_there else ""
     report.merged.append(
-        f"{iteration}: {'merged' if is_new else 'in the log already:'} {len(scalars)} values and {len(arrays)} array files"
+        f"{iteration}: {'in the log already:' if is_there else 'merged'} {len(scalars)} values and {len(arrays)} array files"
         f" of {count} processes{without}"
     )
+
+
+def _entry(
+    configs: Configs, present: Sequence[Unmerged], iteration: TrainingIteration, report: MergeReport
+) -> tuple[dict[str, Any], dict[str, Mapping[str, np.ndarray[Any, Any]]]]:
+    """Return what these processes give: numbers by log key, and arrays by the path of their file."""
+    scalars: dict[str, Any] = {}
+    arrays: dict[str, Mapping[str, np.ndarray[Any, Any]]] = {}
+    for number, pooled in _pooled(present, configs).items():
+        config, computed = configs[number], _compute(configs[number], pooled)
+        if config.log_output:
+            scalars = {**computed.scalars(str(config.interval)), **scalars}
+        if config.save_output and (of_file := computed.arrays()):
+            name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
+            arrays[name.as_posix()] = of_file
+        report.problems += [f"{iteration}: {error}" for error in computed.errors]
+    return scalars, arrays
 
 
 def _pooled(present: Sequence[Unmerged], configs: Configs) -> dict[int, Pooled]:
