@@ -36,17 +36,15 @@ def main() -> None:
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
     model = Network({"body": nn.Linear(64, 32), "classify": nn.Linear(32, 10), "rebuild": nn.Linear(32, 64)})
-    images, labels = (torch.from_numpy(array) for array in data.load()[0])
-    loader = DataLoader(TensorDataset(images, labels.long()), batch_size=32, shuffle=True)
+    loader = DataLoader(TensorDataset(*map(torch.from_numpy, data.load()[0])), batch_size=32, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-
     with Run(OUT, CALLBACKS, accelerator=accelerator) as run:  # +
         for _ in range(4):
             for images, labels in loader:
                 with accelerator.accumulate(model):
                     logits, rebuilt = model(images)
-                    class_loss = functional.cross_entropy(logits, labels)
+                    class_loss = functional.cross_entropy(logits, labels.long())
                     image_loss = functional.mse_loss(rebuilt, images)
                     accuracy = (logits.argmax(-1) == labels).float().mean()
                     loss = class_loss + 0.1 * image_loss
