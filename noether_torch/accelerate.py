@@ -37,8 +37,8 @@ class Run(torch_callbacks.Run):
 
     Of several processes each calls `step` with its own outputs, and the numbers are of all; `samples` are those of all too.
     `accelerator.save_state` holds the interval under way, each process's, as tensors; `accelerator.load_state` may come before
-    the `with` block, in it or after it, and logs nothing. What is logged goes to `accelerator.log` too, with the update as
-    its step.
+    the `with` block, in it or after it, and logs nothing. What is logged goes to `accelerator.log` too, with the update as its
+    step.
 
     Args:
         path, callbacks, trackers: as for `noether_torch.Run`; the accelerator's own trackers come beside these.

@@ -122,7 +122,8 @@ class Rendezvous:
 
     def lost(self, error: Exception) -> ProcessesMissingError:
         """Return what to raise after a collective failed in this round: it names the processes that did not notice."""
-        missing = self._result(self._other.call(partial(self._roll_call, self._round)), 2 * self._grace)
+        roll_call = partial(self._roll_call, self._round, time.monotonic())
+        missing = self._result(self._other.call(roll_call), 2 * self._grace)
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         if self.index in missing:
             who = f"process {self.index} of {self.count} was away while the processes met to {self._what}"
@@ -136,13 +137,19 @@ class Rendezvous:
             missing,
         )
 
-    def _roll_call(self, number: int, store: Store) -> tuple[int, ...]:
-        """Return who has not come here within a moment; all get what the first one finds."""
+    def _roll_call(self, number: int, asked: float, store: Store) -> tuple[int, ...]:
+        """Return who has not come here within a moment; all get what the first one says.
+
+        Where the store's host was stopped, this is made when it goes on: then this process has told that it was missing.
+        """
+        found, end = self._key(number, "lost"), asked + 1.5 * self._grace
+        store.check([found])  # nothing else is sent before the host answers
+        if time.monotonic() > end and self._host is not None:
+            _decided(store, found, json.dumps([self._host]))
         store.set(self._key("lost", self.index), str(number))
-        end = time.monotonic() + self._grace
-        while (away := self._behind(store, "lost", number)) and time.monotonic() < end:
+        while (away := self._behind(store, "lost", number)) and time.monotonic() < end and not store.check([found]):
             time.sleep(0.02)
-        return _numbers(_decided(store, self._key(number, "lost"), json.dumps(away)))
+        return _numbers(_decided(store, found, json.dumps(away)))
 
     # ------------------------------------------------------------------ the start
 

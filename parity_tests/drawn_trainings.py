@@ -155,7 +155,7 @@ def draw_scale(rng: np.random.Generator) -> str:
 def run_steps(run_class: Any, training: Training, path: Path, process: int | None, **arguments: Any) -> None:
     """Make a run: the part of one process, or, for None, all values in the order of update, step and process."""
     count = len(training.updates)
-    configs = training.configs if process is not None else [_without_last(config) for config in training.configs]
+    configs = training.configs if process is not None else [without_last(config) for config in training.configs]
     with run_class(
         path,
         configs,
@@ -167,10 +167,10 @@ def run_steps(run_class: Any, training: Training, path: Path, process: int | Non
         for update in range(len(training.steps) if process is None else training.updates[process]):
             for step in training.steps[update]:
                 for outputs in step if process is None else [step[process]]:
-                    run.step(None if outputs is None else _converted(run_class, outputs, training))
+                    run.step(None if outputs is None else converted(run_class, outputs, training))
 
 
-def _converted(run_class: Any, outputs: dict[str, Any], training: Training) -> dict[str, Any]:
+def converted(run_class: Any, outputs: dict[str, Any], training: Training) -> dict[str, Any]:
     """Return outputs with arrays of the framework; of JAX, which has 64 bits only when told to, for narrower ones."""
     is_jax = run_class.backend.name == "JAX"
     found = dict(outputs)
@@ -183,7 +183,8 @@ def _converted(run_class: Any, outputs: dict[str, Any], training: Training) -> d
     return found
 
 
-def _without_last(config: dict[str, Any]) -> dict[str, Any]:
+def without_last(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config that asks for the same without `last`."""
     return config | {"reduce": {"": [name for name in config["reduce"][""] if name != "last"]}}
 
 
@@ -212,7 +213,12 @@ def expected(training: Training, run_class: Any, path: Path) -> Result:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run_steps(run_class, training, path, None, processes=1)
-    entries, files = read_result(path)
+    return add_lasts(training, read_result(path))
+
+
+def add_lasts(training: Training, without: Result) -> Result:
+    """Return what a run gave without `last`, and the newest values of each process."""
+    entries, files = without
     by_update = {int(next(each for each in entry if each.startswith("update: "))[8:]): entry for entry in entries}
     for config in training.configs:
         if "last" not in config["reduce"][""]:

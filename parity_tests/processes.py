@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,9 @@ class Group:
         root = Path(__file__).parents[1]
         environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
         environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment["RES_OPTIONS"] = (
+            "timeout:1 attempts:1"  # torch's store asks for its clients' names, and waits for that
+        )
         command = [sys.executable, "-m", "parity_tests.processes", front_end, str(count), str(free_port())]
         self._files = contextlib.ExitStack()
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="noether-processes-")))
@@ -102,13 +107,29 @@ class Group:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def tell_all(self, **words: Any) -> None:
-        for index in range(self.count):
+    def tell_all(self, indices: Iterable[int] | None = None, **words: Any) -> None:
+        """Tell each of some processes; None: all."""
+        for index in range(self.count) if indices is None else indices:
             self.tell(index, **words)
 
-    def answers(self) -> list[dict[str, Any]]:
-        """Return the next answer of each."""
-        return [self.answer(index) for index in range(self.count)]
+    def answers(self, indices: Iterable[int] | None = None) -> list[dict[str, Any]]:
+        """Return the next answer of each of some processes."""
+        return [self.answer(index) for index in (range(self.count) if indices is None else indices)]
+
+    def each(self, source: str, indices: Iterable[int] | None = None) -> list[dict[str, Any]]:
+        """Return what each of some processes answers to a source that it is to execute: `value`, or what was raised."""
+        indices = [*range(self.count)] if indices is None else [*indices]
+        self.tell_all(indices, source=source)
+        return self.answers(indices)
+
+    def values(self, source: str, indices: Iterable[int] | None = None) -> list[Any]:
+        """Return `value` of each, none of which may raise."""
+        answers = self.each(source, indices)
+        assert not any("error" in answer for answer in answers), answers
+        return [answer["value"] for answer in answers]
+
+    def send_signal(self, index: int, number: signal.Signals) -> None:
+        self.processes[index].send_signal(number)
 
 
 def _read(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
@@ -159,12 +180,19 @@ def serve(front_end: str, count: int, port: int, index: int) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer
     run_class = start(front_end, count, port, index)
+    names: dict[str, Any] = {"Run": run_class, "index": index, "count": count}
     for line in sys.stdin:
         words, began = json.loads(line), time.monotonic()
         try:
-            said: dict[str, Any] = {"told": train(run_class, count, index, **words)}
+            if "source" in words:
+                names["value"] = None
+                exec(words["source"], names)
+                said: dict[str, Any] = {"value": names["value"]}
+            else:
+                said = {"told": train(run_class, count, index, **words)}
         except BaseException as error:
-            said = {"error": "".join(traceback.format_exception(error)), "missing": getattr(error, "missing", None)}
+            missing = getattr(error, "missing", None)
+            said = {"error": "".join(traceback.format_exception(error)), "text": str(error), "missing": missing}
         print(json.dumps(said | {"seconds": time.monotonic() - began}), file=answers, flush=True)
     os._exit(0)  # the frameworks' own ends wait for each other
 

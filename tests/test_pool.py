@@ -215,12 +215,17 @@ def check_exactly(config: TrackAdditionalOutputsCallbackConfig, partials: Partia
         if entry.reduction == "var" and math.isinf(value or 0.0):  # squares beyond binary64
             continue
         exact = expected[key][["count", "sum", "min", "max", "mean", "var"].index(entry.reduction)]
+        if exact is not None and (config.weight or entry.reduction == "var") and 0 < abs(exact) < PRODUCTS_END:
+            continue
         if exact is None or value is None or (isinstance(value, float) and math.isnan(value)):
             assert exact is None, (key, entry.reduction, exact, value)
         elif isinstance(value, int):
             assert value == exact, (key, entry.reduction)
         else:
             assert is_nearest(value, exact, bool(partials.wide[entry.at])), (key, entry.reduction, value, float(exact))
+
+
+PRODUCTS_END = Fraction(2) ** -960  # of products below it some bits are lost, in one process as in many
 
 
 def is_nearest(value: float, exact: Fraction, is_wide: bool) -> bool:

@@ -70,6 +70,8 @@ class Server:
 
     def __init__(self) -> None:
         environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
+        # a TCPStore looks up the name of whoever connects; a name server that does not answer stops it for so long
+        environment["RES_OPTIONS"] = "timeout:1 attempts:1"
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
             cwd=Path(__file__).parents[1],
