@@ -22,24 +22,30 @@ CALLBACKS = [
 ]
 
 
+class Network(nn.ModuleDict):
+    """Classify a digit and reconstruct its image."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits and the reconstruction."""
+        hidden = functional.relu(self["body"](images))
+        return self["classify"](hidden), self["rebuild"](hidden)
+
+
 def main() -> None:
     """Train a network that classifies digits and reconstructs them; 44 batches an epoch, three to an update."""
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
-    model = nn.ModuleDict({"body": nn.Linear(64, 32), "classify": nn.Linear(32, 10), "rebuild": nn.Linear(32, 64)})
-    images, labels = (torch.from_numpy(array) for array in data.load()[0])
-    loader = DataLoader(TensorDataset(images, labels.long()), batch_size=32, shuffle=True)
+    model = Network({"body": nn.Linear(64, 32), "classify": nn.Linear(32, 10), "rebuild": nn.Linear(32, 64)})
+    loader = DataLoader(TensorDataset(*map(torch.from_numpy, data.load()[0])), batch_size=32, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-
     with Run(OUT, CALLBACKS, accelerator=accelerator) as run:  # +
         for _ in range(4):
             for images, labels in loader:
                 with accelerator.accumulate(model):
-                    hidden = functional.relu(model["body"](images))
-                    logits = model["classify"](hidden)
-                    class_loss = functional.cross_entropy(logits, labels)
-                    image_loss = functional.mse_loss(model["rebuild"](hidden), images)
+                    logits, rebuilt = model(images)
+                    class_loss = functional.cross_entropy(logits, labels.long())
+                    image_loss = functional.mse_loss(rebuilt, images)
                     accuracy = (logits.argmax(-1) == labels).float().mean()
                     loss = class_loss + 0.1 * image_loss
                     accelerator.backward(loss)

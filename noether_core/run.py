@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
+from noether_core.callbacks.build import tracking_callbacks
 from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.open_run import OpenRun
 from noether_core.run_state import load_run_state, save_run_state
@@ -259,7 +260,12 @@ class Run(OpenRun):
             ProcessesMissingError: if some processes do not come.
         """
         self._refuse_unless_open("load_state")
-        self.load_state_dict(load_run_state(path, self.exchange))
+        self.load_state_dict(load_run_state(path, self.exchange, self.is_replicated))
+
+    def is_replicated(self, name: str, key: str) -> bool:
+        """Tell whether the callback of that name in a state takes a key as one that every process has alike."""
+        tracking = tracking_callbacks([callback for named, callback in self._named().items() if named == name])
+        return any(each.config.is_replicated(key) for each in tracking)
 
     def _named(self) -> dict[str, CallbackBase]:
         return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from noether_core.emit.state_file import decode_state, encode_state, read_state, write_state
 from noether_core.errors import NoetherError, RunFormatError
-from noether_core.reduce.elastic import merged_states
+from noether_core.reduce.elastic import IsReplicated, merged_states
 from noether_core.reduce.exchange import Exchange
 
 
@@ -44,25 +44,27 @@ def save_run_state(path: str | Path, state: Mapping[str, Any], exchange: Exchang
         raise NoetherError(f"process 0 could not write the state {str(path)!r}: {told.decode('utf-8')}")
 
 
-def load_run_state(path: str | Path, exchange: Exchange | None) -> dict[str, Any]:
+def load_run_state(path: str | Path, exchange: Exchange | None, is_replicated: IsReplicated) -> dict[str, Any]:
     """Return what this process is to load of a file that `save_run_state` wrote; only the main process reads it.
 
     Args:
         path: the file.
         exchange: talks to the other processes, which call this too; None where there are none.
+        is_replicated: see `merged_states`.
 
     Raises:
         RunFormatError: for a file that is missing, damaged, or no state; NoetherError: for states that do not belong together.
         ProcessesMissingError: if some processes do not come.
     """
     if exchange is None:
-        return merged_states(_read_states(Path(path)), 0)
+        return merged_states(_read_states(Path(path)), 0, is_replicated)
     exchange.arrive(f"load the state {str(path)!r}")
     own, told, failure = None, b"", None
     if exchange.index == 0:
         try:
             states = _read_states(Path(path))
-            own, told = merged_states(states, 0), encode_state(merged_states(states, 1))
+            own = merged_states(states, 0, is_replicated)
+            told = encode_state(merged_states(states, 1))
         except NoetherError as error:
             failure = error
     of_others = exchange.all_gather(told)[0]

@@ -69,7 +69,9 @@ def load_state_of_all(run: Run, state: Mapping[str, Any]) -> None:
     states = [state] if _ALL not in state else _decoded(state[_ALL])
     index, count = (0, 1) if run.exchange is None else (run.exchange.index, run.exchange.count)
     alike = len(states) == count
-    run.load_state_dict(states[index] if alike else merged_states([as_arrays(each) for each in states], index))
+    if not alike:
+        states = [merged_states([as_arrays(each) for each in states], index, run.is_replicated)]
+    run.load_state_dict(states[index if alike else 0])
 
 
 def _decoded(saved: Any) -> list[dict[str, Any]]:

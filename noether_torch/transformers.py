@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 logger = logging.getLogger(__name__)
-
 _BEGUN = "_noether_paths"  # on the trainer's state of one training: the run directory of each that has begun, by its id
 
 
@@ -114,7 +113,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         self._configs = configs_of(callbacks)
         self._path, self._time_limit = path, time_limit
         self._states = GatheredStates()
-        self._number = 0  # of this one among those of its trainer
+        self._number = 0  # among those of its trainer
         self._rates = UsedRates()
         self._trainer: Trainer | None = None
         self._state: TrainerState | None = None

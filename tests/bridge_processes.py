@@ -24,6 +24,7 @@ def free_port() -> str:
 def run_together(script: str, folder: Path, counts: Sequence[int], timeout: float = 200) -> None:
     """Run it in so many processes for each of `counts`, with their number, how many, a port and the folder as arguments."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS.parent), *sys.path])}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
     processes = []
     try:
         for count in counts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from noether_core.errors import NoetherError, listing
@@ -10,9 +11,17 @@ from noether_core.reduce.partial import merge_all, no_partials
 from noether_core.reduce.state import is_packed, listed, pack, unpack
 
 State = Mapping[str, Any]
+IsReplicated = Callable[[str, str], bool]  # of a callback's name in the state, and a key
 
 
-def merged_states(states: Sequence[State], index: int) -> dict[str, Any]:
+def none_is_replicated(name: str, key: str) -> bool:
+    """Return False."""
+    return False
+
+
+def merged_states(
+    states: Sequence[State], index: int, is_replicated: IsReplicated = none_is_replicated
+) -> dict[str, Any]:
     """Return what a process is to load of the states that a run's processes saved at one step.
 
     The first process gets the intervals under way of all, merged in the order of the processes that had them; each other one
@@ -21,6 +30,7 @@ def merged_states(states: Sequence[State], index: int) -> dict[str, Any]:
     Args:
         states: what `Run.state_dict()` returned in each process, in their order; at least one.
         index: the process that will load it, from 0.
+        is_replicated: whether every process has a key alike: the first one's counts.
 
     Raises:
         NoetherError: for states that are not of one run at one step, or are damaged.
@@ -30,7 +40,9 @@ def merged_states(states: Sequence[State], index: int) -> dict[str, Any]:
     return {
         **first,
         "callbacks": {
-            name: _merged([state["callbacks"][name] for state in states], index) if is_packed(state) else state
+            name: _merged([state["callbacks"][name] for state in states], index, partial(is_replicated, name))
+            if is_packed(state)
+            else state
             for name, state in first["callbacks"].items()
         },
     }
@@ -59,8 +71,11 @@ def _check_alike(states: Sequence[State]) -> None:
                 )
 
 
-def _merged(states: Sequence[State], index: int) -> dict[str, Any]:
-    parts = [unpack(state) for state in states]
+def _merged(states: Sequence[State], index: int, is_replicated: Callable[[str], bool]) -> dict[str, Any]:
+    parts, copied = [unpack(state) for state in states], set[str]()
+    for at, part in enumerate(parts):
+        parts[at] = part.in_order(tuple(key for key in part.keys if key not in copied))
+        copied |= {key for key in part.keys if is_replicated(key)}
     fields = {part.fields for part in parts if part.keys} or {parts[0].fields}
     if len(fields) > 1:
         raise NoetherError(
