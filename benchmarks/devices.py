@@ -30,7 +30,8 @@ from benchmarks.measure import ratio, side_by_side
 from noether_jax import Run
 from noether_jax.optax import record_outputs, record_specs
 
-WAYS = ("shard_map", "scan", "optax chain", "GSPMD", "GSPMD, a sharded array")
+WAYS = ("shard_map", "scan", "optax chain", "GSPMD", "GSPMD, a sharded array", "GSPMD, a large sharded array")
+TRACKED = dict(zip(WAYS[3:], ("loss", "losses", "hidden"), strict=True))
 DEVICES = (1, 2, 4, 8)
 WIDTHS, BATCH, SCANNED = (256, 256, 10), 64, 4
 CALLS = 10  # of a turn; a loop does not wait for each
@@ -42,38 +43,39 @@ Steps = dict[
 Outputs = dict[str, Any]
 
 
-def _learn(params: Any, x: jax.Array, axis_name: str | None, is_array: bool = False) -> tuple[Any, Outputs]:
+def _learn(params: Any, x: jax.Array, axis_name: str | None, tracked: str = "loss") -> tuple[Any, Outputs]:
     """Return the gradients, the mean over a mapped axis if there is one, and the update outputs."""
 
-    def mean_loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        hidden = x
+    def mean_loss(params: Any) -> tuple[jax.Array, Outputs]:
+        hidden = [x]
         for weights in params:
-            hidden = jnp.tanh(hidden @ weights)
-        losses = jnp.mean(hidden**2, -1)
-        return jnp.mean(losses), losses
+            hidden.append(jnp.tanh(hidden[-1] @ weights))
+        losses = jnp.mean(hidden[-1] ** 2, -1)
+        return (loss := jnp.mean(losses)), {"loss": loss, "losses": losses, "hidden": hidden[1]}
 
-    (loss, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    (_, outputs), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
     if axis_name is not None:
         grads = jax.lax.pmean(grads, axis_name)
-    return grads, {"loss": losses if is_array else loss, "norm": optax.tree.norm(grads)}
+    return grads, {"loss": outputs[tracked], "norm": optax.tree.norm(grads)}
 
 
-def _gspmd(run: Run, mesh: Mesh, optimizer: Any, start: Any, is_array: bool) -> Steps:
+def _gspmd(run: Run, mesh: Mesh, optimizer: Any, start: Any, tracked: str) -> Steps:
     """Return steps whose batch is shared out by XLA; the untracked one carries its last outputs, so that it computes them."""
 
     def of(seen: Any, track: Callable[[Any, Outputs], Any]) -> tuple[Callable[..., Any], Any]:
         def step(state: Any, x: jax.Array) -> Any:
             params, opt_state, seen = state
-            grads, outputs = _learn(params, x, None, is_array)
+            grads, outputs = _learn(params, x, None, tracked)
             updates, opt_state = optimizer.update(grads, opt_state)
             return optax.apply_updates(params, updates), opt_state, track(seen, outputs)
 
         return step, (*start, seen)
 
-    losses = jax.device_put(jnp.zeros(BATCH * mesh.size), NamedSharding(mesh, P("data")))
-    example = {"loss": losses if is_array else jnp.float32(0), "norm": jnp.float32(0)}
-    tracked = jax.device_put(run.init(example), NamedSharding(mesh, P()))
-    return {"untracked": of(example, lambda _, outputs: outputs), "tracked": of(tracked, run.track)}
+    shape = {"loss": (), "losses": (BATCH * mesh.size,), "hidden": (BATCH * mesh.size, WIDTHS[1])}[tracked]
+    value = jax.device_put(jnp.zeros(shape), NamedSharding(mesh, P("data") if shape else P()))
+    example = {"loss": value, "norm": jnp.float32(0)}
+    state = jax.device_put(run.init(example), NamedSharding(mesh, P()))
+    return {"untracked": of(example, lambda _, outputs: outputs), "tracked": of(state, run.track)}
 
 
 def _mapped(run: Run, mesh: Mesh, optimizer: Any, start: Any, scanned: int | None) -> Steps:
@@ -139,7 +141,7 @@ def measure(way: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         run = Run(directory, [CONFIG])
         if way.startswith("GSPMD"):
-            steps = _gspmd(run, mesh, optimizer, start, way != "GSPMD")
+            steps = _gspmd(run, mesh, optimizer, start, TRACKED[way])
         elif way == "optax chain":
             steps = _chained(run, mesh, optimizer, start)
         else:

@@ -2,13 +2,13 @@
 
 Under explicit axes, the default of `jax.make_mesh`, an array's sharding is part of its type, and JAX refuses to reshape, to
 stack or to merge what differs in it; and what differs in its mesh it refuses in any case. So our functions compute with
-automatic axes: what comes in gets the type that it would have there, and what goes out the type that it had. A large array is
-not moved for it, and is reduced where its shards are. Small ones, which are stacked, are brought together first.
+automatic axes: what comes in gets the type that it would have there, and what goes out the type that it had. Nothing is moved
+for it: an array is reduced where its shards are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,7 +36,7 @@ class Together(NamedTuple):
 
     Attributes:
         mesh: has automatic and manual axes alone; None: nothing is to be done.
-        gathers: whether small arrays are made whole on every device.
+        gathers: whether small results are made whole on every device.
     """
 
     mesh: AbstractMesh | None
@@ -46,7 +46,7 @@ class Together(NamedTuple):
         """Return a pytree that can be computed with, within `together`."""
         if (mesh := self.mesh) is None:
             return tree
-        return jax.tree.map(lambda value: _taken(mesh, value, self._most_whole), tree)  # type: ignore[no-any-return]
+        return jax.tree.map(lambda value: _taken(mesh, value), tree)  # type: ignore[no-any-return]
 
     def given(self, tree: Tree, like: Any = None) -> Tree:
         """Return what was computed, with the types of another pytree; to be called after `together`."""
@@ -67,7 +67,7 @@ def together(*trees: Any, gathers: bool = True) -> Iterator[Together]:
 
     Args:
         *trees: the pytrees.
-        gathers: whether small arrays are made whole on every device, for what puts them side by side.
+        gathers: whether small results are made whole on every device.
     """
     here = get_abstract_mesh()
     found = [here, *(mesh_of(leaf) for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array))]
@@ -84,11 +84,10 @@ _NONE = AbstractMesh((), ())
 _NOTHING = nullcontext()
 
 
-def _taken(mesh: AbstractMesh, value: Any, most_whole: int) -> Any:
+def _taken(mesh: AbstractMesh, value: Any) -> Any:
     if not isinstance(value, jax.Array) or mesh_of(value) in (_NONE, mesh):
         return value
-    value = reduced(value)
-    return _typed(_whole(value) if value.size <= most_whole else value, mesh)
+    return _typed(reduced(value), mesh)
 
 
 def _given(mesh: AbstractMesh, value: Any, like: Any, most_whole: int) -> Any:
@@ -122,6 +121,23 @@ def no_mesh() -> AbstractContextManager[Any]:
 def _whole(value: jax.Array) -> jax.Array:
     """Return an array that is whole on every device, but for manual axes."""
     return _typed(value, _retyped(mesh_of(value), AxisType.Auto, AxisType.Explicit))
+
+
+def spread_axes(value: jax.Array) -> dict[str, int]:
+    """Return the sizes of the axes along which XLA decides how an array is sharded; none where it does not decide."""
+    mesh = mesh_of(value)
+    if AxisType.Explicit in mesh.axis_types:
+        return {}
+    sizes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+    return {name: size for name, size, kind in sizes if kind is AxisType.Auto}
+
+
+def spread(value: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """Return an array whose rows are shared out along axes of XLA's; without axes, one that each device has whole."""
+    if not spread_axes(value):
+        return value
+    sharding = NamedSharding(mesh_of(value), PartitionSpec(tuple(axes)))  # type: ignore[no-untyped-call]
+    return jax.lax.with_sharding_constraint(value, sharding)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _typed(value: jax.Array, mesh: AbstractMesh, spec: tuple[Any, ...] = ()) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,8 +74,8 @@ class JaxOps(Ops):
     def constant(self, value: float | int, like: jax.Array) -> jax.Array:
         return self.full(like.shape, value, like)
 
-    def choose(self, total: jax.Array, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
-        return jax.lax.cond(jnp.isfinite(total).all(), plain, careful)
+    def choose(self, totals: Sequence[jax.Array], plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
+        return jax.lax.cond(jnp.isfinite(jnp.stack(totals)).all(), plain, careful)
 
     def as_binary64(self, sums: Statistics) -> Statistics:
         """Return sums that are on the host as expansions of binary64."""

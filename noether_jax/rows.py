@@ -5,17 +5,22 @@ All of it is for use inside of compiled functions, where x64 is on.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.algebra.lift import is_small, lift, statistics_of, summarise
+from noether_core.algebra.lift import is_small, lift, statistics_of, summarise_all
 from noether_core.algebra.sums import Fields, Statistics, each, empty
-from noether_jax.meshes import MOST_STACKED
+from noether_jax import packing
+from noether_jax.meshes import MOST_STACKED, spread, spread_axes
 from noether_jax.ops import JaxOps
+
+_LEAST_SHARED = 64  # elements of an array; to lift fewer on every device is cheaper than to exchange what was lifted
 
 
 def joined(parts: Sequence[Statistics]) -> Statistics:
@@ -69,16 +74,60 @@ def _lift_kind(
     elements = arrays[0].size
     if not elements:
         return empty(ops, fields, len(arrays), position)
-    is_large = elements > MOST_STACKED
-    if not is_large:
-        arrays, weight = [array.reshape(-1) for array in arrays], None if weight is None else weight.reshape(-1)
-    if is_small(elements) or ops.parts != 2:  # without binary64 every array is merged
-        beside = None if weight is None else weight[..., None]
-        return ops.fold(lift(ops, jnp.stack(arrays, -1), position, fields, beside))
-    stacks = [array[None] for array in arrays] if is_large else [jnp.stack(arrays)]
-    read = [summarise(ops, stack, lambda: position, fields, weight) for stack in stacks]
+    lift_all = partial(_lift_merged if is_small(elements) or ops.parts != 2 else _lift_read, ops, position, fields)
+    if elements <= MOST_STACKED:
+        stack = jnp.stack([array.reshape(-1) for array in arrays])
+        return _shared_out(ops, fields, lift_all, stack, None if weight is None else weight.reshape(-1))
+    if ops.parts != 2:
+        return lift_all(jnp.stack(arrays), weight)
+    return lift_all([array[None] for array in arrays], weight)
+
+
+def _lift_merged(
+    ops: JaxOps, position: jax.Array, fields: Fields, arrays: jax.Array, weight: jax.Array | None
+) -> Statistics:
+    """Return the sums of arrays, [slots, *elements], of which each element is merged: without binary64, all of them."""
+    beside = None if weight is None else weight[..., None]
+    return ops.fold(lift(ops, jnp.moveaxis(arrays, 0, -1), position, fields, beside))
+
+
+def _lift_read(
+    ops: JaxOps,
+    position: jax.Array,
+    fields: Fields,
+    stacks: jax.Array | Sequence[jax.Array],
+    weight: jax.Array | None,
+) -> Statistics:
+    """Return the sums of arrays, [slots, *elements] in one stack or in several, that the library sums."""
+    read = summarise_all(ops, [stacks] if isinstance(stacks, jax.Array) else stacks, lambda: position, fields, weight)
     row = each(lambda *numbers: jnp.concatenate([number.reshape(-1) for number in numbers])[None], *read)
     return ops.fold(statistics_of(ops, row, fields))
+
+
+def _shared_out(
+    ops: JaxOps,
+    fields: Fields,
+    lift_all: Callable[[jax.Array, jax.Array | None], Statistics],
+    arrays: jax.Array,
+    weight: jax.Array | None,
+) -> Statistics:
+    """Return the sums of arrays, [slots, elements]; XLA's devices, if any, lift a part each, and exchange the sums at once."""
+    axes, (slots, elements) = spread_axes(arrays), arrays.shape
+    parts = math.prod(axes.values())
+    if parts == 1 or elements % parts or elements < _LEAST_SHARED:
+        return lift_all(spread(arrays, ()), weight)
+
+    def dealt(array: jax.Array) -> jax.Array:
+        shares = array.reshape(*array.shape[:-1], parts, elements // parts)
+        return spread(jnp.moveaxis(shares, -2, 0), tuple(axes))
+
+    if weight is None or weight.size == 1:
+        own = jax.vmap(lambda share: lift_all(share, weight))(dealt(arrays))
+    else:
+        own = jax.vmap(lift_all)(dealt(arrays), dealt(weight))
+    words = spread(packing.pack(ops, each(lambda field: field.reshape(-1), own)), ())
+    sums, _ = packing.unpack(ops, fields, words)
+    return ops.fold(each(lambda field: field.reshape(parts, slots), sums))
 
 
 def merge_rows(ops: JaxOps, sums: Statistics, rows: Statistics, source: Any, fields: Fields) -> Statistics:

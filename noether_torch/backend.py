@@ -144,9 +144,10 @@ class _TorchOps:
     def constant(self, value: float | int, like: Any) -> Any:
         return self.full((1,), value, like) if isinstance(like, Tensor) else value
 
-    def choose(self, total: Any, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
+    def choose(self, totals: Sequence[Any], plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
         # a number is on the host; to look at a tensor would wait for its device
-        return plain() if isinstance(total, float) and math.isfinite(total) else careful()
+        is_finite = all(isinstance(total, float) and math.isfinite(total) for total in totals)
+        return plain() if is_finite else careful()
 
     def bits(self, values: Tensor) -> Tensor:
         return values.view(torch.int64)

@@ -239,6 +239,35 @@ def test_large_arrays_are_reduced_where_their_shards_are(name: str, weight: str 
     assert tracker.compute(found) == tracker.compute(jax.jit(tracker.update)(state, given))
 
 
+@pytest.mark.parametrize("weight", [None, "w"])
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+@pytest.mark.parametrize("elements", [8, 160, 1600, 20000])
+def test_a_steps_exchanges_do_not_grow_with_arrays_or_devices(
+    elements: int, kind: AxisType, weight: str | None
+) -> None:
+    reduce = ["mean", "std", "min", "max", "count"]
+    tracker = track_outputs({"every_n_updates": 1, "patterns": ["x", "s"], "reduce": reduce, "weight": weight})
+    exchange = r" (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+    counts = {}
+    for keys in (1, 20):
+        rng, given = np.random.default_rng(0), {"s": np.float32(3), "w": np.float32(0.5)}
+        given |= {f"x{key}": rng.normal(size=(8, elements // 8)).astype(np.float32) for key in range(keys)}
+        state = tracker.init(given)
+        whole = tracker.compute(jax.jit(tracker.update)(state, given))
+        for devices in (2, 8):
+            mesh = jax.make_mesh((devices,), ("d",), devices=jax.devices()[:devices], axis_types=(kind,))
+            shardings = {key: NamedSharding(mesh, P("d") if np.ndim(value) else P()) for key, value in given.items()}
+            placed = jax.device_put(given, shardings), jax.device_put(state, NamedSharding(mesh, P()))
+            compiled = jax.jit(tracker.update).lower(placed[1], placed[0]).compile()
+            counts[devices, keys] = len(re.findall(exchange, compiled.as_text()))
+            found = tracker.compute(compiled(placed[1], placed[0]))
+            assert found == whole
+    if elements <= 2**14:
+        assert set(counts.values()) == {1}
+    assert [counts[8, keys] for keys in (1, 20)] == [counts[2, keys] for keys in (1, 20)]
+    assert counts[8, 20] < 30  # of large ones XLA joins most exchanges of all keys
+
+
 def test_the_sums_that_a_sharding_leaves_open_are_made(tmp_path: Path) -> None:
     mesh = meshes()["explicit"]
     config = {"every_n_updates": 1, "keys": ["x", "top"], "reduce": ["mean", "std", "last"], **SAVED}

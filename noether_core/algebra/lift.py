@@ -13,7 +13,7 @@ variance the same holds while sum|x - s| < 2^53.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from noether_core.algebra.expansion import Array, Expansion, add, extended, multiply, normalise
@@ -124,39 +124,55 @@ class ArraySummary(NamedTuple):
 def summarise(
     ops: Ops, values: Array, position: Callable[[], Array], fields: Fields, weights: Array | None = None
 ) -> ArraySummary:
-    """Return what is read of a large array; the module says what that is worth.
+    """Return what is read of a large array, see `summarise_all`."""
+    return summarise_all(ops, [values], position, fields, weights)[0]
+
+
+def summarise_all(
+    ops: Ops, arrays: Sequence[Array], position: Callable[[], Array], fields: Fields, weights: Array | None = None
+) -> list[ArraySummary]:
+    """Return what is read of large arrays of one shape and dtype; the module says what that is worth.
+
+    All of them are taken for finite, or none: so what the library exchanges for one branch, it exchanges for all at once.
 
     Args:
         ops: the array library; one with binary64.
-        values: shape [elements], any real dtype. Or [arrays, *elements], if the single numbers of `ops` have the arrays as
-            their leading axis; all arrays are taken for finite, or none.
+        arrays: each of shape [elements], any real dtype. Or [arrays, *elements], if the single numbers of `ops` have the arrays
+            as their leading axis.
         position: makes the integer position, shape [1, 1], if it is needed.
         fields: what to carry.
         weights: of the shape of an array's values, or one that broadcasts to it, or None; see `lift`.
     """
+
+    def carefully() -> list[ArraySummary]:
+        return [_summarise_carefully(ops, values, position(), fields, weights) for values in arrays]
+
+    if weights is not None and math.prod(arrays[0].shape[1:] or arrays[0].shape):
+        return carefully()
+    totals = [ops.sum_binary64(values) for values in arrays]
+
+    def plainly() -> list[ArraySummary]:
+        return [_summarise_finite(ops, values, total, fields) for values, total in zip(arrays, totals, strict=True)]
+
+    if len(totals[0]) == 2:  # of ints or bools
+        return plainly()
+    return ops.choose([total[0] for total in totals], plainly, carefully)
+
+
+def _summarise_finite(ops: Ops, values: Array, total: Expansion, fields: Fields) -> ArraySummary:
+    """Return what is read of a large array of finite values, without weights."""
     elements = math.prod(values.shape[1:] or values.shape)
-    if weights is not None and elements:
-        return _summarise_carefully(ops, values, position(), fields, weights)
-    total = ops.sum_binary64(values)
-
-    def plain() -> ArraySummary:
-        none, zero = ops.constant(0, total[0]), ops.constant(0.0, total[0])
-        origin, first, second, mass = ((zero,) if fields.squares or fields.weights else () for _ in range(4))
-        if fields.squares:
-            origin = (ops.split(total[0] / ops.constant(float(max(elements, 1)), total[0]))[0],)
-            first, second = _moments(ops, ops.widen(values)[0], origin[0])
-            mass = (ops.constant(float(elements), total[0]),)
-        least, greatest = (
-            (ops.constant(end, total[0]), zero) if fields.extremes else () for end in (math.inf, -math.inf)
-        )
-        if fields.extremes and elements:
-            least, greatest = (extended(ops.widen(end)[0], 2, zero) for end in ops.extremes(values))
-        never = ops.constant(ops.never, total[0])
-        return ArraySummary(total, origin, first, second, mass, least, greatest, none, none, none, never)
-
-    if len(total) == 2:  # of ints or bools
-        return plain()
-    return ops.choose(total[0], plain, lambda: _summarise_carefully(ops, values, position(), fields, weights=None))
+    none, zero = ops.constant(0, total[0]), ops.constant(0.0, total[0])
+    origin, first, second, mass = ((zero,) if fields.squares or fields.weights else () for _ in range(4))
+    if fields.squares:
+        origin = (ops.split(total[0] / ops.constant(float(max(elements, 1)), total[0]))[0],)
+        first, second = _moments(ops, ops.widen(values)[0], origin[0])
+        mass = (ops.constant(float(elements), total[0]),)
+    least, greatest = ((ops.constant(end, total[0]), zero) if fields.extremes else () for end in (math.inf, -math.inf))
+    if fields.extremes and elements:
+        least, greatest = (extended(ops.widen(end)[0], 2, zero) for end in ops.extremes(values))
+    never = ops.constant(ops.never, total[0])
+    return ArraySummary(total, origin, first, second, mass, least, greatest, none, none, none, never)
 
 
 def _moments(ops: Ops, wide: Expansion, origin: Array, weights: Array | None = None) -> tuple[Expansion, Expansion]:

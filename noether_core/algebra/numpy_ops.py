@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,8 @@ class NumpyOps:
     def places(self, count: int, like: Any) -> np.ndarray:
         return np.arange(count)
 
-    def choose(self, total: np.ndarray, plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
-        return plain() if math.isfinite(total[0]) else careful()
+    def choose(self, totals: Sequence[np.ndarray], plain: Callable[[], Any], careful: Callable[[], Any]) -> Any:
+        return plain() if all(math.isfinite(total[0]) for total in totals) else careful()
 
 
 NUMPY = NumpyOps()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from noether_core.algebra.expansion import Array, Expansion, SplitOps, add, is_less
@@ -58,8 +58,8 @@ class Ops(SplitOps, Protocol):
     def constant(self, value: float | int, like: Array) -> Array:
         """Return a constant as such a number; see `full`."""
 
-    def choose(self, total: Array, plain: Callable[[], _Chosen], careful: Callable[[], _Chosen]) -> _Chosen:
-        """Return `plain()` if the total, a single number, is finite, else `careful()`; do not wait for a device."""
+    def choose(self, totals: Sequence[Array], plain: Callable[[], _Chosen], careful: Callable[[], _Chosen]) -> _Chosen:
+        """Return `plain()` if all totals, each a single number, are finite, else `careful()`; do not wait for a device."""
 
 
 class Fields(NamedTuple):
