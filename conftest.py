@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -28,15 +30,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow: give --full"))
-    left_out = [item for item in items if _is_beyond_sweep(item)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    left_out = set(_beyond_sweeps(items))
+    config.hook.pytest_deselected(items=[*left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
-def _is_beyond_sweep(item: pytest.Item) -> bool:
-    marker = item.get_closest_marker("sweep")
-    callspec = getattr(item, "callspec", None)
-    return marker is not None and callspec is not None and bool(callspec.params["seed"] >= marker.args[0])
+def _beyond_sweeps(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield what tests marked `sweep` leave to `--full`: the later seeds, or, without seeds, any cases, always the same."""
+    sweeps: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if (marker := item.get_closest_marker("sweep")) is None:
+            continue
+        seed = item.callspec.params.get("seed")  # type: ignore[attr-defined]
+        if seed is None:
+            sweeps.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        elif seed >= marker.args[0]:
+            yield item
+    for name, cases in sweeps.items():
+        kept = cases[0].get_closest_marker("sweep").args[0]  # type: ignore[union-attr]
+        yield from random.Random(name).sample(cases, max(0, len(cases) - kept))
 
 
 @pytest.fixture

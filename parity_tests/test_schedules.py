@@ -101,7 +101,7 @@ def check(schedule: Schedule, ways: Mapping[str, Callable[[Schedule, Path], Resu
 
 @pytest.mark.parametrize("part", range(PARTS))
 @settings(
-    max_examples=max(1, int(os.environ.get("PARITY_SCHEDULES", "1000")) // PARTS),
+    max_examples=max(1, int(os.environ.get("PARITY_SCHEDULES", "600")) // PARTS),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -73,6 +73,7 @@ def test_all_end_well(tmp_path, what, count, more):
             group.wait_for(index, "done", 180)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("count", "at"), [(2, 1), (3, 2), (2, 0), (3, 0)])
 def test_a_stopped_process_is_named_and_goes_on(tmp_path, count, at):
     rounds = 2

@@ -114,7 +114,7 @@ def wanted_of(path: Path, config: dict[str, Any], steps: list[dict[str, np.ndarr
     return logged(path)
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("seed", range(120))
 def test_hooks_take_any_mixture_of_meshes(seed: int, tmp_path: Path) -> None:
     draw, config, steps = a_case(seed)
@@ -254,6 +254,7 @@ def test_large_arrays_are_reduced_where_their_shards_are(name: str, weight: str 
     assert tracker.compute(found) == tracker.compute(jax.jit(tracker.update)(state, given))
 
 
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("weight", [None, "w"])
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
 @pytest.mark.parametrize("elements", [8, 160, 1600, 20000])
@@ -264,7 +265,7 @@ def test_a_steps_exchanges_do_not_grow_with_arrays_or_devices(
     tracker = track_outputs({"every_n_updates": 1, "patterns": ["x", "s"], "reduce": reduce, "weight": weight})
     exchange = r" (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
     counts = {}
-    for keys in (1, 20):
+    for keys in (1, 6):
         rng, given = np.random.default_rng(0), {"s": np.float32(3), "w": np.float32(0.5)}
         given |= {f"x{key}": rng.normal(size=(8, elements // 8)).astype(np.float32) for key in range(keys)}
         state = tracker.init(given)
@@ -279,8 +280,8 @@ def test_a_steps_exchanges_do_not_grow_with_arrays_or_devices(
             assert found == whole
     if elements <= 2**14:
         assert set(counts.values()) == {1}
-    assert [counts[8, keys] for keys in (1, 20)] == [counts[2, keys] for keys in (1, 20)]
-    assert counts[8, 20] < 30  # of large ones XLA joins most exchanges of all keys
+    assert [counts[8, keys] for keys in (1, 6)] == [counts[2, keys] for keys in (1, 6)]
+    assert counts[8, 6] < 20  # of large ones XLA joins most exchanges of all keys
 
 
 def test_the_sums_that_a_sharding_leaves_open_are_made(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def merge(path: Path) -> str:
     return merged.output
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("away", [0, 2])
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_stopped_process_is_named_and_what_it_missed_is_merged(
@@ -110,6 +111,7 @@ def test_stopped_at_any_moment_nothing_is_lost(group: Group, seed: int, wanted: 
     assert read_result(path) == wanted, answers
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("front_end", ["torch", "jax"])
 @pytest.mark.parametrize("away", [0, 2])
 def test_what_a_killed_process_had_is_merged(front_end: str, away: int, wanted: Result, tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_last_and_stack_in_the_file(tmp_path: Path) -> None:
             "log_output": False,
         }
     ]
-    found, _ = train(tmp_path, 3, configs, loop)
+    found, _ = train(tmp_path, 3, configs, loop, time_limit=2)  # the others wait at the end for the one that raised
     (error, *_others) = [outcome.error for outcome in found]
     assert "'mixed'" in str(error)
     assert "shape" in str(error)

@@ -223,6 +223,7 @@ def test_a_process_that_missed_several_rounds_catches_up(workers: Workers, away:
     meet(workers)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "collective", [SUMS, "exchange.all_gather(bytes(30))", "exchange.gather_to_main(bytes(20 << 20))"]
 )
@@ -239,6 +240,7 @@ def test_a_process_stopped_between_collectives_is_named_by_all(workers: Workers,
     meet(workers)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("killed", [0, 2])
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_killed_process_is_named_by_the_others(workers: Workers, killed: int, when: str) -> None:

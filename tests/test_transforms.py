@@ -100,6 +100,7 @@ DERIVATIVES: dict[str, Callable[[Loss, jax.Array, Any], Any]] = {
 }
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("how", DERIVATIVES)
 def test_no_gradient_flows_into_what_is_tracked(how: str) -> None:
     rng = np.random.default_rng(sum(map(ord, how)))
@@ -286,6 +287,7 @@ def test_without_compilation_the_numbers_are_the_same(way: str, tmp_path: Path) 
     assert entries(tmp_path / "compiled") == entries(tmp_path / "not")
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("guard", ["disallow", "disallow_explicit"])
 @pytest.mark.parametrize(
     "way", [way for way in WAYS if way != "scan"]
