@@ -89,7 +89,8 @@ def test_a_stopped_process_is_named_and_goes_on(tmp_path, count, at):
         ]
         assert verdicts == [[f"missing {number} ({at},)" for number in range(rounds)]] * count, group.told()
         assert all("went on" in group.said(index) for index in range(count)), group.told()
-        ends = [[line for line in group.said(index) if line.startswith(("went", "again"))] for index in range(count)]
+        said = [group.said(index) for index in range(count)]
+        ends = [[line[: line.find(")")] for line in lines if line.startswith(("went", "again"))] for lines in said]
         assert all(end == ends[0] for end in ends), group.told()
 
 
