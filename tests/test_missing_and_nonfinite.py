@@ -111,6 +111,22 @@ def test_a_value_that_is_not_finite_shows_in_the_mean_and_is_counted(
 
 
 @each_front_end
+def test_callbacks_of_one_interval_count_together_what_is_not_finite(front_end: Any, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"every_n_updates": 2, "keys": ["loss"], "weight": "w"}
+    weighted = {**config, "reduce": "sum", "id": "3"}
+    configs = [every(2), every(2, reduce=["max", "std"], id="2"), weighted]
+    weights = [0.0, 1.0, 1.0, 1.0]
+    steps = [{**each, "w": weight} for each, weight in zip(losses(front_end, NAN, NAN, 1, NAN), weights, strict=True)]
+    first, second = train(front_end, tmp_path, configs, steps).log_writer.log_entries
+    assert (first["loss/nonfinite/U2"], first["loss/nonfinite/nonfinite/U2"]) == (
+        2,
+        1,
+    )  # what has weight 0 counts for nothing
+    assert second["loss/nonfinite/U2"] == 1
+    assert "loss/nonfinite/nonfinite/U2" not in second
+
+
+@each_front_end
 def test_values_that_are_not_finite_are_left_out_and_counted(front_end: Any, tmp_path: Path) -> None:
     steps = losses(front_end, [1, NAN, 3], INF, 5, NAN, NAN, -INF)
     run = train(front_end, tmp_path, [every(2, nonfinite="skip", reduce=["mean", "last"])], steps[1:])

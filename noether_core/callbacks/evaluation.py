@@ -100,7 +100,7 @@ class Evaluation:
         scalars: dict[str, Any] = {}
         errors: list[Exception] = []
         for part, each in zip(self._parts, computed, strict=True):
-            scalars = {**part.scalars(self.prefix, each), **scalars}
+            scalars = {**part.scalars(self.prefix, each, scalars), **scalars}
             errors += part.save(self.prefix, each, writer, counter)
         bound = writer.bind("run.evaluate")
         bound.add_scalars(scalars)
@@ -163,11 +163,12 @@ class _Part:
         self._processes = dict(zip(pooled.partials.keys, pooled.processes.tolist(), strict=True))
         return computation.compute(pooled.partials, POOLED, pooled.lasts, pooled.errors)
 
-    def scalars(self, prefix: str, computed: Computed) -> dict[str, Any]:
+    def scalars(self, prefix: str, computed: Computed, others: Mapping[str, Any]) -> dict[str, Any]:
         if not self.config.log_output:
             return {}
         end = f"/{self.config.interval}"
-        named = computed.scalars(end[1:])
+        logged = {f"{key.removeprefix(f'{prefix}/')}{end}": value for key, value in others.items()}
+        named = computed.scalars(end[1:], logged)
         return {f"{prefix}/{name.removesuffix(end)}": value for name, value in named.items()}
 
     def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> list[NoetherError]:

@@ -14,6 +14,7 @@ from noether_core.callbacks.meeting import POOLED
 from noether_core.callbacks.partners import Partners
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
+from noether_core.emit.log_writer import BoundLogWriter
 from noether_core.errors import NoetherError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
@@ -219,7 +220,11 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Log and save an interval's numbers, and raise what is wrong with them."""
         error, writer = None, self.log_writer if self.log_output else None
         if self.partners.logs and (self.log_output or self.verbose):
-            error = log_scalars(writer, self.logger, computed.scalars(str(self.interval)), verbose=self.verbose)
+            logged = None
+            if computed.nonfinite is not None and isinstance(writer, BoundLogWriter):
+                logged = writer.current_values()
+            scalars = computed.scalars(str(self.interval), logged)
+            error = log_scalars(writer, self.logger, scalars, verbose=self.verbose)
         if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
             error = error or save_arrays(self.log_writer, path, arrays)

@@ -118,7 +118,7 @@ def _entry(
     for number, pooled in _pooled(present, configs).items():
         config, computed = configs[number], _compute(configs[number], pooled)
         if config.log_output:
-            scalars = {**computed.scalars(str(config.interval)), **scalars}
+            scalars = {**computed.scalars(str(config.interval), scalars), **scalars}
         if config.save_output and (of_file := computed.arrays()):
             name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
             arrays[name.as_posix()] = of_file

@@ -105,8 +105,13 @@ class Computed:
     errors: Sequence[NoetherError] = ()
     lasts: Mapping[str, Value] | None = None
 
-    def scalars(self, interval: str) -> dict[str, Scalar]:
-        """Return the single numbers by log key; after those of a key also how many of its values were not finite."""
+    def scalars(self, interval: str, logged: Mapping[str, Any] | None = None) -> dict[str, Scalar]:
+        """Return the single numbers by log key; after those of a key also how many of its values were not finite.
+
+        Args:
+            interval: what such a count's log key ends with.
+            logged: what others have logged with this. Another callback's equal count of the same key is not repeated.
+        """
         if self.schema.is_plain and self.nonfinite is None and None not in self.values:
             return dict(zip(self.schema.names, self.values, strict=True))  # type: ignore[arg-type]
         found: dict[str, dict[str, Scalar]] = {key: {} for key in self.keys}
@@ -118,13 +123,14 @@ class Computed:
             if value is not None and not isinstance(value, np.ndarray):
                 found[self.keys[entry.at]][entry.log_key] = value
         if self.nonfinite is not None:
-            taken = set(self.schema.names)
+            taken, others = set(self.schema.names), logged or {}
             for key, count in zip(self.nonfinite.keys, self.nonfinite.nonfinite.tolist(), strict=True):
-                name = f"{key}/nonfinite"
-                while f"{name}/{interval}" in taken:  # another key's
-                    name += "/nonfinite"
-                found[key][f"{name}/{interval}"] = count
-                taken.add(f"{name}/{interval}")
+                name = f"{key}/nonfinite/{interval}"
+                while name in taken or (name in others and repr(others[name]) != repr(count)):  # another key's
+                    name = f"{name.removesuffix(f'/{interval}')}/nonfinite/{interval}"
+                if name not in others:
+                    found[key][name] = count
+                taken.add(name)
         return {name: value for of_key in found.values() for name, value in of_key.items()}
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
