@@ -220,10 +220,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Log and save an interval's numbers, and raise what is wrong with them."""
         error, writer = None, self.log_writer if self.log_output else None
         if self.partners.logs and (self.log_output or self.verbose):
-            logged = None
-            if computed.nonfinite is not None and isinstance(writer, BoundLogWriter):
-                logged = writer.current_values()
-            scalars = computed.scalars(str(self.interval), logged)
+            is_bound = computed.nonfinite is not None and isinstance(writer, BoundLogWriter)
+            scalars = computed.scalars(str(self.interval), writer.current_values() if is_bound else None)  # type: ignore[union-attr]
             error = log_scalars(writer, self.logger, scalars, verbose=self.verbose)
         if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
