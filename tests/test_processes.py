@@ -19,7 +19,7 @@ import noether_jax
 import noether_torch
 from noether_core import LogWriter, UpdateCounter, read_run
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
-from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, ProcessesMissingError
+from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, ProcessesMissingError, UpdateOutputError
 from noether_core.reduce.threads import ThreadExchange, run_threads
 from noether_torch import TrackAdditionalOutputsCallback, TrackAdditionalOutputsCallbackConfig
 
@@ -185,6 +185,49 @@ def test_one_warning_names_keys_and_processes(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- an end that is not alike
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_pattern_that_matches_nothing_in_any_process_is_told_of_once(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 4))
+    names = ["loss/a", "loss/b", "rate", "norm", "no"]
+    own = [[str(name) for name in rng.choice(names, rng.integers(1, 4), replace=False)] for _ in range(count)]
+    patterns = ["loss", "rate", "norm", "typo", "loss/a/"]
+    outputs = [[dict.fromkeys(keys, 1.0)] * 4 for keys in own]
+    configs = [{"every_n_updates": 2, "patterns": patterns}]
+    found, told = train(tmp_path, count, configs, steps_of(outputs))
+    assert [outcome.error for outcome in found] == [None] * count
+    of_patterns = [pattern for text in told for pattern in patterns if f"pattern {pattern!r} matched" in text]
+    assert sorted(of_patterns) == sorted(
+        pattern for pattern in patterns if not any(pattern in key for keys in own for key in keys)
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_arrays_of_other_shapes_in_the_processes_cost_their_key_alone(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    count, reductions = int(rng.integers(2, 4)), {"a": "stack", "b": "last", "c": ["mean"], "d": ["last", "stack"]}
+    shapes = [{key: tuple(rng.integers(1, 3, rng.integers(1, 3)).tolist()) for key in reductions} for _ in range(count)]
+    configs = [{"every_n_updates": 1, "keys": [*reductions], "reduce": reductions}]
+    configs[0] |= {"save_output": True, "log_output": False}
+    raised: list[str] = []
+
+    def loop(run: Any, index: int) -> None:
+        try:
+            run.step({key: np.ones(shape) for key, shape in shapes[index].items()})
+        except UpdateOutputError as error:
+            raised.append(str(error))
+
+    found, _ = train(tmp_path, count, configs, loop)
+    assert [outcome.error for outcome in found] == [None] * count
+    differ = [key for key in "abd" if len({own[key] for own in shapes}) > 1]
+    saved = load_file(tmp_path / "update_outputs/U1/E0_U1_S1.safetensors")
+    assert {name[0] for name in saved} == {*reductions} - {*differ}
+    assert len(raised) == bool(differ)
+    for text in raised:
+        assert f"{differ[0]!r} has the shapes" in text
+        assert f"`{reductions[differ[0]] if differ[0] != 'd' else 'last'}` saves all" in text
 
 
 def test_what_an_exception_leaves_is_kept_and_the_others_are_told(tmp_path: Path) -> None:
@@ -563,7 +606,7 @@ def test_one_process_of_many_alone_and_wrong_arguments(tmp_path: Path) -> None:
     for processes in (2, 0, True, -1, "all", 1.5, object()):
         with pytest.raises(NoetherError, match=r"Run got processes=.*expected 1"):
             noether_torch.Run(tmp_path, config, processes=processes)
-    for limit in (0, -1, float("nan"), float("inf"), "30", None, True):
+    for limit in (0, -1, float("nan"), float("inf"), 1e10, 10**400, "30", None, True):
         with pytest.raises(NoetherError, match="time_limit"):
             noether_jax.Run(tmp_path, config, time_limit=limit)
 
@@ -582,3 +625,14 @@ def test_other_configs_are_refused_at_the_start(tmp_path: Path) -> None:
 
     found, _ = train(tmp_path, 3, configs, lambda run, _: run.step({"x": 1.0}))
     assert all("config of process 1 is not that of process 0" in str(outcome.error) for outcome in found)
+
+
+def test_a_recording_in_some_processes_only_is_refused_at_the_start(tmp_path: Path) -> None:
+    def body(exchange: ThreadExchange) -> str:
+        record = tmp_path / "recording" if exchange.index else None
+        config = [{"every_n_updates": 1, "keys": ["x"]}]
+        with pytest.raises(NoetherError, match="whether it has a `record`") as raised:
+            noether_torch.Run(tmp_path / "run", config, processes=exchange, record=record).start()
+        return str(raised.value)
+
+    assert "process 1 is not that of process 0" in run_threads(2, body)[0]

@@ -227,8 +227,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and (odd := computed.nonfinite) is not None:
             raise nonfinite_error(str(self), odd, {} if pooled is None else pooled.first_processes)
-        if pooled is None:
-            self._matches.warn_of(self._unmatched, "in a whole interval")
+        if self.partners.is_main:
+            found = () if pooled is None else pooled.partials.keys
+            unmatched = [pattern for pattern in self._unmatched if not any(pattern in key for key in found)]
+            self._matches.warn_of(unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
         """Return what the interval under way gives at its end."""
