@@ -21,7 +21,12 @@ from noether_core import LogWriter, UpdateCounter, read_run
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
 from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, ProcessesMissingError, UpdateOutputError
 from noether_core.reduce.threads import ThreadExchange, run_threads
-from noether_torch import TrackAdditionalOutputsCallback, TrackAdditionalOutputsCallbackConfig
+from noether_torch import (
+    MetricEarlyStopCallback,
+    MetricEarlyStopCallbackConfig,
+    TrackAdditionalOutputsCallback,
+    TrackAdditionalOutputsCallbackConfig,
+)
 
 FRONT_ENDS = [noether_torch, noether_jax]
 HOSTILE = ["loss", "🙂", "\ud800 alone", "nul\0", "x" * 3000, "a/b", " ", "ключ", "loss ", "'\"\\", "\n"]
@@ -578,27 +583,40 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert not [path for at in (1, 2) for path in (tmp_path / str(at)).rglob("*") if path.is_file()]
 
 
-def test_a_callback_alone(tmp_path: Path) -> None:
-    def body(exchange: ThreadExchange) -> list[Any]:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_callbacks_without_a_run(in_memory: bool, tmp_path: Path) -> None:
+    """The first process alone writes; the others decide as it does where their log writer holds what they log."""
+
+    def body(exchange: ThreadExchange) -> tuple[list[Any], int]:
         counter = UpdateCounter()
-        writer = LogWriter(update_counter=counter)
+        path = tmp_path if exchange.index == 0 or not in_memory else None
+        writer = LogWriter(path, update_counter=counter)
         config = TrackAdditionalOutputsCallbackConfig(every_n_updates=2, keys=["x"], reduce=["sum", "last"])
         callback = TrackAdditionalOutputsCallback(config, log_writer=writer, processes=exchange)
+        stop_config = MetricEarlyStopCallbackConfig(
+            every_n_updates=2, source_metric_key="x/sum/U2", patience=1, higher_is_better=False
+        )
+        stop = MetricEarlyStopCallback(stop_config, log_writer=writer)
+        stopped = 0
         callback.before_training(update_counter=counter)
         for update in range(5 if exchange.index else 3):
-            callback.track_after_accumulation_step(
-                update_counter=counter, update_outputs={"x": torch.tensor(float(update))}
-            )
+            outputs = {"x": torch.tensor(float(update))}
+            callback.track_after_accumulation_step(update_counter=counter, update_outputs=outputs)
             counter.next_update()
-            callback.track_after_update_step(update_counter=counter)
-            callback.after_update(update_counter=counter)
+            for each in (callback, stop):
+                each.track_after_update_step(update_counter=counter)
+                each.after_update(update_counter=counter)
+            stopped = stopped or (update + 1 if stop.should_stop else 0)
         callback.after_training(update_counter=counter)
-        writer.flush()
-        return writer.log_entries
+        stop.after_training(update_counter=counter)
+        writer.close()
+        return writer.log_entries, stopped
 
-    first, second = run_threads(2, body)
+    (first, _), (second, stopped) = run_threads(2, body)
     assert [entry["x/sum/U2"] for entry in first] == [2.0, 7.0, 4.0]
-    assert second == []
+    assert second == (first if in_memory else [])
+    assert stopped == (4 if in_memory else 0)
+    assert [entry["x/sum/U2"] for entry in read_run(tmp_path).entries] == [2.0, 7.0, 4.0]
 
 
 def test_one_process_of_many_alone_and_wrong_arguments(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def _write(self, computed: Computed, update_counter: Counter, pooled: Pooled | None) -> None:
         """Log and save an interval's numbers, and raise what is wrong with them."""
         error, writer = None, self.log_writer if self.log_output else None
-        if self.partners.logs and (self.log_output or self.verbose):
+        if self.partners.logs_to(self.log_writer) and (self.log_output or self.verbose):
             error = log_scalars(writer, self.logger, computed.scalars(str(self.interval)), verbose=self.verbose)
         if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
