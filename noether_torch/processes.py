@@ -50,7 +50,7 @@ def group_exchange(
         )
     from noether_torch.rendezvous import Rendezvous
 
-    index = torch.distributed.get_rank(process_group)
+    index = _index_in(process_group)
     if index < 0:
         raise NoetherError(
             f"process {torch.distributed.get_rank()} is not in the process group {process_group!r}; make the `Run` only in its"
@@ -60,6 +60,16 @@ def group_exchange(
     group = process_group if process_group is not None else torch.distributed.group.WORLD
     assert group is not None
     return GroupExchange(Rendezvous(_store(group), index, count, time_limit, _host(group)))
+
+
+def _index_in(process_group: torch.distributed.ProcessGroup | None) -> int:
+    try:
+        return torch.distributed.get_rank(process_group)
+    except ValueError as error:
+        raise NoetherError(
+            f"{process_group!r:.120} is no process group of torch.distributed, or one that was destroyed; give what"
+            " torch.distributed.new_group or a mesh's get_group returned, or leave out `process_group` for all processes"
+        ) from error
 
 
 def _store(group: torch.distributed.ProcessGroup) -> Store:

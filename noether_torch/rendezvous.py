@@ -162,7 +162,7 @@ class Rendezvous:
         for call in calls:
             if call.done() and isinstance(error := call.exception(), RuntimeError):
                 raise NoetherError(
-                    f"the processes cannot agree through torch.distributed's {type(self._store).__name__} ({error});"
+                    f"the processes cannot agree through the store that torch.distributed was initialized with ({error});"
                     " initialize it with a TCPStore, a FileStore or an address (env://, tcp://, file://), or track in one"
                     " process alone with `processes=1`"
                 ) from error

@@ -172,6 +172,19 @@ def test_whole_values_are_kept_in_one_process_and_never_of_parts(rank: int, redu
         assert (found if found is None else found.tolist()) == kept
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_what_is_spread_is_not_what_every_process_has_alike(rank: int) -> None:
+    with group(rank, 3):
+        mesh = dist.init_device_mesh("cpu", (3,))
+        callback = tracking(keys=["grad"], patterns=["norm"], replicated=["gr", "norm"])
+        for key in ("grad", "norm"):
+            parts = {"grad": placed(1.0, mesh=(3,)), key: DTensor.from_local(torch.ones(2), mesh, [Shard(0)])}
+            with pytest.raises(UpdateOutputError, match=rf"'{key}' is .* `replicated` \('gr', 'norm'\).*take it out"):
+                feed([callback], 0, parts)
+        feed([callback], 0, {"grad": placed(1.0, mesh=(3,)), "norm": 2.0})
+        assert counted(callback) == ({"norm": [2.0]} if rank else {"grad": [1.0], "norm": [2.0]})
+
+
 def test_a_key_that_another_process_counts_is_there() -> None:
     with group(1, 2):
         callback = tracking(keys=["loss"], patterns=["x", "no"])

@@ -19,9 +19,14 @@ import noether_jax
 import noether_torch
 from noether_core import LogWriter, UpdateCounter, read_run
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
-from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, ProcessesMissingError
+from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, ProcessesMissingError, UpdateOutputError
 from noether_core.reduce.threads import ThreadExchange, run_threads
-from noether_torch import TrackAdditionalOutputsCallback, TrackAdditionalOutputsCallbackConfig
+from noether_torch import (
+    MetricEarlyStopCallback,
+    MetricEarlyStopCallbackConfig,
+    TrackAdditionalOutputsCallback,
+    TrackAdditionalOutputsCallbackConfig,
+)
 
 FRONT_ENDS = [noether_torch, noether_jax]
 HOSTILE = ["loss", "🙂", "\ud800 alone", "nul\0", "x" * 3000, "a/b", " ", "ключ", "loss ", "'\"\\", "\n"]
@@ -185,6 +190,49 @@ def test_one_warning_names_keys_and_processes(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- an end that is not alike
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_pattern_that_matches_nothing_in_any_process_is_told_of_once(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 4))
+    names = ["loss/a", "loss/b", "rate", "norm", "no"]
+    own = [[str(name) for name in rng.choice(names, rng.integers(1, 4), replace=False)] for _ in range(count)]
+    patterns = ["loss", "rate", "norm", "typo", "loss/a/"]
+    outputs = [[dict.fromkeys(keys, 1.0)] * 4 for keys in own]
+    configs = [{"every_n_updates": 2, "patterns": patterns}]
+    found, told = train(tmp_path, count, configs, steps_of(outputs))
+    assert [outcome.error for outcome in found] == [None] * count
+    of_patterns = [pattern for text in told for pattern in patterns if f"pattern {pattern!r} matched" in text]
+    assert sorted(of_patterns) == sorted(
+        pattern for pattern in patterns if not any(pattern in key for keys in own for key in keys)
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_arrays_of_other_shapes_in_the_processes_cost_their_key_alone(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    count, reductions = int(rng.integers(2, 4)), {"a": "stack", "b": "last", "c": ["mean"], "d": ["last", "stack"]}
+    shapes = [{key: tuple(rng.integers(1, 3, rng.integers(1, 3)).tolist()) for key in reductions} for _ in range(count)]
+    configs = [{"every_n_updates": 1, "keys": [*reductions], "reduce": reductions}]
+    configs[0] |= {"save_output": True, "log_output": False}
+    raised: list[str] = []
+
+    def loop(run: Any, index: int) -> None:
+        try:
+            run.step({key: np.ones(shape) for key, shape in shapes[index].items()})
+        except UpdateOutputError as error:
+            raised.append(str(error))
+
+    found, _ = train(tmp_path, count, configs, loop)
+    assert [outcome.error for outcome in found] == [None] * count
+    differ = [key for key in "abd" if len({own[key] for own in shapes}) > 1]
+    saved = load_file(tmp_path / "update_outputs/U1/E0_U1_S1.safetensors")
+    assert {name[0] for name in saved} == {*reductions} - {*differ}
+    assert len(raised) == bool(differ)
+    for text in raised:
+        assert f"{differ[0]!r} has the shapes" in text
+        assert f"`{reductions[differ[0]] if differ[0] != 'd' else 'last'}` saves all" in text
 
 
 def test_what_an_exception_leaves_is_kept_and_the_others_are_told(tmp_path: Path) -> None:
@@ -535,27 +583,40 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert not [path for at in (1, 2) for path in (tmp_path / str(at)).rglob("*") if path.is_file()]
 
 
-def test_a_callback_alone(tmp_path: Path) -> None:
-    def body(exchange: ThreadExchange) -> list[Any]:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_callbacks_without_a_run(in_memory: bool, tmp_path: Path) -> None:
+    """The first process alone writes; the others decide as it does where their log writer holds what they log."""
+
+    def body(exchange: ThreadExchange) -> tuple[list[Any], int]:
         counter = UpdateCounter()
-        writer = LogWriter(update_counter=counter)
+        path = tmp_path if exchange.index == 0 or not in_memory else None
+        writer = LogWriter(path, update_counter=counter)
         config = TrackAdditionalOutputsCallbackConfig(every_n_updates=2, keys=["x"], reduce=["sum", "last"])
         callback = TrackAdditionalOutputsCallback(config, log_writer=writer, processes=exchange)
+        stop_config = MetricEarlyStopCallbackConfig(
+            every_n_updates=2, source_metric_key="x/sum/U2", patience=1, higher_is_better=False
+        )
+        stop = MetricEarlyStopCallback(stop_config, log_writer=writer)
+        stopped = 0
         callback.before_training(update_counter=counter)
         for update in range(5 if exchange.index else 3):
-            callback.track_after_accumulation_step(
-                update_counter=counter, update_outputs={"x": torch.tensor(float(update))}
-            )
+            outputs = {"x": torch.tensor(float(update))}
+            callback.track_after_accumulation_step(update_counter=counter, update_outputs=outputs)
             counter.next_update()
-            callback.track_after_update_step(update_counter=counter)
-            callback.after_update(update_counter=counter)
+            for each in (callback, stop):
+                each.track_after_update_step(update_counter=counter)
+                each.after_update(update_counter=counter)
+            stopped = stopped or (update + 1 if stop.should_stop else 0)
         callback.after_training(update_counter=counter)
-        writer.flush()
-        return writer.log_entries
+        stop.after_training(update_counter=counter)
+        writer.close()
+        return writer.log_entries, stopped
 
-    first, second = run_threads(2, body)
+    (first, _), (second, stopped) = run_threads(2, body)
     assert [entry["x/sum/U2"] for entry in first] == [2.0, 7.0, 4.0]
-    assert second == []
+    assert second == (first if in_memory else [])
+    assert stopped == (4 if in_memory else 0)
+    assert [entry["x/sum/U2"] for entry in read_run(tmp_path).entries] == [2.0, 7.0, 4.0]
 
 
 def test_one_process_of_many_alone_and_wrong_arguments(tmp_path: Path) -> None:
@@ -563,7 +624,7 @@ def test_one_process_of_many_alone_and_wrong_arguments(tmp_path: Path) -> None:
     for processes in (2, 0, True, -1, "all", 1.5, object()):
         with pytest.raises(NoetherError, match=r"Run got processes=.*expected 1"):
             noether_torch.Run(tmp_path, config, processes=processes)
-    for limit in (0, -1, float("nan"), float("inf"), "30", None, True):
+    for limit in (0, -1, float("nan"), float("inf"), 1e10, 10**400, "30", None, True):
         with pytest.raises(NoetherError, match="time_limit"):
             noether_jax.Run(tmp_path, config, time_limit=limit)
 
@@ -582,3 +643,14 @@ def test_other_configs_are_refused_at_the_start(tmp_path: Path) -> None:
 
     found, _ = train(tmp_path, 3, configs, lambda run, _: run.step({"x": 1.0}))
     assert all("config of process 1 is not that of process 0" in str(outcome.error) for outcome in found)
+
+
+def test_a_recording_in_some_processes_only_is_refused_at_the_start(tmp_path: Path) -> None:
+    def body(exchange: ThreadExchange) -> str:
+        record = tmp_path / "recording" if exchange.index else None
+        config = [{"every_n_updates": 1, "keys": ["x"]}]
+        with pytest.raises(NoetherError, match="whether it has a `record`") as raised:
+            noether_torch.Run(tmp_path / "run", config, processes=exchange, record=record).start()
+        return str(raised.value)
+
+    assert "process 1 is not that of process 0" in run_threads(2, body)[0]

@@ -194,7 +194,17 @@ group_exchange(time_limit=5)
 """
     for answer in workers.each(fake):
         assert answer["error"] == "NoetherError"
+        assert "store that torch.distributed was initialized with" in answer["text"]
         assert "initialize it with a TCPStore" in answer["text"]
+
+
+@pytest.mark.parametrize("group", ["destroyed", "'gloo'", "0", "mesh"])
+def test_what_is_no_process_group_is_refused(workers: Workers, group: str) -> None:
+    workers.values("destroyed = dist.new_group(); dist.destroy_process_group(destroyed)")
+    workers.values("mesh = dist.init_device_mesh('cpu', (count,))")
+    for answer in workers.each(f"group_exchange({group}, time_limit=5)"):
+        assert answer["error"] == "NoetherError", answer
+        assert "or leave out `process_group`" in answer["text"]
 
 
 # ---------------------------------------------------------------------- missing processes

@@ -16,7 +16,7 @@ from noether_core.errors import NoetherError, ProcessesMissingError, UpdateOutpu
 from noether_core.reduce.agreement import DUE, NOTHING, REST, Offer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.lasts import lasts_of
-from noether_core.reduce.partial import Newest, Partials, merge_partials, no_partials
+from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials
 from noether_core.reduce.pool import Pool, Pooled, Round
 from noether_core.reduce.stacking import stacked
 from noether_core.reduce.state import pack, unpack
@@ -76,8 +76,8 @@ class Meeting:
         offers, failure = self._offers(urgencies, update)
         self.discard()
         self._save(urgencies, offers, at)
-        keys = [key for offer in offers for key in offer.partials.keys]
-        what = f"pool the interval that ends at {at.cur_iteration}, of {listing(dict.fromkeys(keys))}"
+        keys = listing(dict.fromkeys(key for offer in offers for key in offer.partials.keys))
+        what = f"pool the interval that ends at {at.cur_iteration}, of {keys}" if urgencies else "end the training"
         iteration = int(at.epoch), int(at.update), int(at.sample)
         try:
             found = self._pool.pool(offers, iteration, what, is_final=is_final, has_failed=failure is not None)
@@ -201,23 +201,28 @@ def _with_gathered(pooled: Pooled, parts: Sequence[Partials], config: TrackAddit
     """Return what was pooled with the processes' newest values along a leading axis, and their stacked ones in order."""
     merged = reduce(merge_partials, parts)
     last: dict[str, Newest] = {}
+    stack: dict[str, Stack] = {}
     errors: list[NoetherError] = []
-    for key in merged.last:
-        values = [part.last[key].value for part in parts if key in part.last]
+    for key in merged.keys:
+        newest = [part.last[key].value for part in parts if key in part.last]
         try:
-            value = values[0] if config.is_replicated(key) else _along_processes(key, values)
-            last[key] = Newest(value, POOLED, 0)
+            if "last" in config.reductions(key) and newest:
+                _require_one_shape(key, "last", newest)
+                value = newest[0] if config.is_replicated(key) else stacked(key, newest)
+                last[key] = Newest(value, POOLED, 0)
+            if key in merged.stack:
+                _require_one_shape(key, "stack", merged.stack[key].values)
+                stack[key] = merged.stack[key]
         except NoetherError as error:
             errors.append(error)
-    partials = pooled.partials._replace(last=last, stack=merged.stack)
+    partials = pooled.partials._replace(last=last, stack=stack)
     return pooled._replace(partials=partials, errors=errors)
 
 
-def _along_processes(key: str, values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def _require_one_shape(key: str, reduction: str, values: Sequence[np.ndarray[Any, Any]]) -> None:
     shapes = list(dict.fromkeys(value.shape for value in values))
     if len(shapes) > 1:
         raise UpdateOutputError(
-            f"update output {key!r} has the shapes {listing(map(str, shapes))} in the processes; `last` is saved with a"
-            " leading axis of processes, so it takes one shape: pad it, or reduce it with another reduction"
+            f"update output {key!r} has the shapes {listing(map(str, shapes))} in the processes; `{reduction}` saves all"
+            " of them along a leading axis, so it takes one shape: pad it, or reduce it with another reduction"
         )
-    return stacked(key, values)

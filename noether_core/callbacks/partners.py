@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from noether_core.callbacks.pooling import Member, Pooling
-from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.log_writer import LogWriter, ScalarWriter
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange
 from noether_core.schedule import Counter
@@ -65,7 +65,6 @@ class Partners:
         """Tell whether this process writes files."""
         return self.pooling is None or self.pooling.is_main
 
-    @property
-    def logs(self) -> bool:
-        """Tell whether this process logs: where a run collects what each process logs, all do."""
-        return self.pooling is None or self.pooling.is_main or not self.drives
+    def logs_to(self, writer: ScalarWriter) -> bool:
+        """Tell whether this process logs: where a run, or memory, collects what each process logs, all do."""
+        return self.is_main or not self.drives or getattr(writer, "is_in_memory", False)

@@ -73,7 +73,7 @@ class Pooling:
             raise NoetherError(
                 f"the {self.exchange.count} processes track different things: the config of process"
                 f" {', '.join(map(str, others))} is not that of process 0 (callbacks, updates_per_epoch, effective_batch_size,"
-                " accumulation_steps or end); give all of them the same"
+                " accumulation_steps, end, or whether it has a `record`); give all of them the same"
             )
 
     def of_main(self, values: Mapping[str, Any], at: Counter) -> dict[str, Any]:

@@ -219,7 +219,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def _write(self, computed: Computed, update_counter: Counter, pooled: Pooled | None) -> None:
         """Log and save an interval's numbers, and raise what is wrong with them."""
         error, writer = None, self.log_writer if self.log_output else None
-        if self.partners.logs and (self.log_output or self.verbose):
+        if self.partners.logs_to(self.log_writer) and (self.log_output or self.verbose):
             is_bound = computed.nonfinite is not None and isinstance(writer, BoundLogWriter)
             scalars = computed.scalars(str(self.interval), writer.current_values() if is_bound else None)  # type: ignore[union-attr]
             error = log_scalars(writer, self.logger, scalars, verbose=self.verbose)
@@ -230,8 +230,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             raise error or computed.errors[0]
         if self.config.nonfinite == "raise" and (odd := computed.nonfinite) is not None:
             raise nonfinite_error(str(self), odd, {} if pooled is None else pooled.first_processes)
-        if pooled is None:
-            self._matches.warn_of(self._unmatched, "in a whole interval")
+        if self.partners.is_main:
+            found = () if pooled is None else pooled.partials.keys
+            unmatched = [pattern for pattern in self._unmatched if not any(pattern in key for key in found)]
+            self._matches.warn_of(unmatched, "in a whole interval")
 
     def _computed(self, update: int) -> Computed:
         """Return what the interval under way gives at its end."""

@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool, StrictStr, field_validator, model_valida
 
 from noether_core.algebra.sums import Fields
 from noether_core.config.base import NamedCallbackConfig, Strings
-from noether_core.errors import UpdateOutputError, warn
+from noether_core.errors import UpdateOutputError, listing, warn
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
 Reductions = Reduction | list[Reduction]
@@ -120,7 +120,13 @@ _GATHER = (
 
 
 def check_spread(config: TrackAdditionalOutputsCallbackConfig, key: str, spread: Hashable) -> None:
-    """Raise `UpdateOutputError` if a key's values are to be kept whole, and are spread over processes."""
+    """Raise `UpdateOutputError` if a key's values are to be kept whole, or are said to be replicated, and are spread."""
+    if spread and config.is_replicated(key):
+        raise UpdateOutputError(
+            f"update output {key!r} is {spread}, of which each process has a part, and the config's `replicated`"
+            f" ({listing(config.replicated)}) says that every process has the same: it counts once by itself, so take it out of"
+            " `replicated`"
+        )
     kept = [name for name in config.reductions(key) if name in ("last", "stack")]
     if spread and kept:
         raise UpdateOutputError(

@@ -295,3 +295,4 @@ class BoundLogWriter:
         self.add_values = partial(writer.add_values, source=source)
         self.note_arrays = writer.note_arrays
         self.current_values = writer.current_values
+        self.is_in_memory = writer._path is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol, TypeGuard
 
 from noether_core.errors import NoetherError
@@ -10,6 +9,7 @@ from noether_core.reduce.partial import Vector
 
 _METHODS = ("index", "count", "arrive", "all_reduce_sum", "all_reduce_max", "all_gather", "gather_to_main", "close")
 TIME_LIMIT = 30.0  # seconds that a process waits for the others, by default
+_LONGEST = 1e9  # seconds, for which every wait can be told to wait
 
 
 class Exchange(Protocol):
@@ -75,5 +75,5 @@ def is_exchange(given: Any, owner: str, name: str = "the framework") -> TypeGuar
 
 def require_time_limit(time_limit: Any, owner: str) -> None:
     """Raise `NoetherError` for what is no time to wait."""
-    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit < math.inf:
-        raise NoetherError(f"{owner} got time_limit={time_limit!r:.80}; expected seconds, more than 0")
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit <= _LONGEST:
+        raise NoetherError(f"{owner} got time_limit={time_limit!r:.80}; expected seconds, more than 0 and at most 1e9")
