@@ -22,7 +22,7 @@ from noether_core.reduce.partial import Partials, no_partials
 from noether_core.run import Run
 from noether_jax.flax_state import make_serializable
 from noether_jax.members import Members
-from noether_jax.meshes import no_mesh
+from noether_jax.meshes import laid_like, no_mesh
 from noether_jax.output_tracker import OutputTracker
 from noether_jax.slots import Slot, slots_of
 from noether_jax.tracker_state import OutputTrackerState, other_state
@@ -247,7 +247,8 @@ class Fused:
         done = np.array([source.done for source in self._sources], np.int32)
         with jax.transfer_guard("allow"), no_mesh():
             ends = self._lay() if self.members is None else self.members.spread(self._lay())
-            self.tracked = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
+            new = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
+            self.tracked = jax.tree.map(laid_like, new, self.tracked)
         self._fetched = None
         self._next_end = self._end()
 
