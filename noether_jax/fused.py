@@ -18,7 +18,7 @@ import numpy as np
 
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.reduce.partial import Partials, no_partials
+from noether_core.reduce.partial import Partials, no_partials, spread
 from noether_core.run import Run
 from noether_jax.flax_state import make_serializable
 from noether_jax.members import Members
@@ -93,11 +93,15 @@ class _WindowSource:
     def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
         fetched = self.fused.fetched()
-        if self.done >= len(self.ends) or not fetched.is_counted.any():
-            return no_partials(self.tracker.fields)
+        none = no_partials(self.tracker.fields)
+        if self.done >= len(self.ends) or not fetched.is_counted.size:
+            return none
+        is_elsewhere = not fetched.is_counted.any()
         window = fetched.tree.windows[self.number]
-        row = jax.tree.map(lambda rows: rows[fetched.is_counted, self.done], window.rows)
-        return self.tracker.partials(row, self.fused.decode_position)
+        row = jax.tree.map(lambda rows: rows[fetched.is_counted | is_elsewhere, self.done], window.rows)
+        found = self.tracker.partials(row, self.fused.decode_position)
+        # a key whose values another process counts is there, with no element, so that all have the same keys
+        return spread(none, found.keys) if is_elsewhere else found
 
     def reset(self) -> None:
         """Go on to the next interval's row."""
