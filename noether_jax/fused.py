@@ -18,11 +18,11 @@ import numpy as np
 
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.reduce.partial import Partials, no_partials
+from noether_core.reduce.partial import Partials, no_partials, spread
 from noether_core.run import Run
 from noether_jax.flax_state import make_serializable
 from noether_jax.members import Members
-from noether_jax.meshes import no_mesh
+from noether_jax.meshes import laid_like, no_mesh
 from noether_jax.output_tracker import OutputTracker
 from noether_jax.slots import Slot, slots_of
 from noether_jax.tracker_state import OutputTrackerState, other_state
@@ -93,11 +93,15 @@ class _WindowSource:
     def partials(self) -> Partials:
         """Return what each key has of the interval under way."""
         fetched = self.fused.fetched()
-        if self.done >= len(self.ends) or not fetched.is_counted.any():
-            return no_partials(self.tracker.fields)
+        none = no_partials(self.tracker.fields)
+        if self.done >= len(self.ends) or not fetched.is_counted.size:
+            return none
+        is_elsewhere = not fetched.is_counted.any()
         window = fetched.tree.windows[self.number]
-        row = jax.tree.map(lambda rows: rows[fetched.is_counted, self.done], window.rows)
-        return self.tracker.partials(row, self.fused.decode_position)
+        row = jax.tree.map(lambda rows: rows[fetched.is_counted | is_elsewhere, self.done], window.rows)
+        found = self.tracker.partials(row, self.fused.decode_position)
+        # a key whose values another process counts is there, with no element, so that all have the same keys
+        return spread(none, found.keys) if is_elsewhere else found
 
     def reset(self) -> None:
         """Go on to the next interval's row."""
@@ -247,7 +251,8 @@ class Fused:
         done = np.array([source.done for source in self._sources], np.int32)
         with jax.transfer_guard("allow"), no_mesh():
             ends = self._lay() if self.members is None else self.members.spread(self._lay())
-            self.tracked = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
+            new = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
+            self.tracked = jax.tree.map(laid_like, new, self.tracked)
         self._fetched = None
         self._next_end = self._end()
 

@@ -55,7 +55,7 @@ class Members:
             NoetherError: if that is not known, or inside of the mapped function, where there is one.
         """
         shown = self.names if len(self.names) > 1 else repr(self.names[0])
-        if self._is_bound():
+        if self._mapped() is not None:
             raise NoetherError(
                 f"init was called inside of the function that is mapped over {shown}; call it outside, and"
                 f" {self._passing}"
@@ -65,14 +65,17 @@ class Members:
                 f"axis_name={shown} came without mesh, and each member of the axis has a row of the state; give mesh=mesh too"
                 f" (for jax.vmap, how many members), and {self._passing}"
             )
-        return self.mesh if isinstance(self.mesh, int) else prod(self.mesh.shape[name] for name in self.names)
+        return self._of(self.mesh)
 
-    def _is_bound(self) -> bool:
+    def _of(self, mesh: Mesh | int) -> int:
+        return mesh if isinstance(mesh, int) else prod(mesh.shape[name] for name in self.names)
+
+    def _mapped(self) -> int | None:
+        """Return how many members the function has that JAX traces; None outside of one that is mapped over the axes."""
         try:
-            jax.lax.axis_size(self.names)
+            return int(jax.lax.axis_size(self.names))
         except NameError:
-            return False
-        return True
+            return None
 
     def spread(self, tree: Tree) -> Tree:
         """Return a pytree of NumPy arrays as JAX's, each the same in every member's row."""
@@ -99,12 +102,17 @@ class Members:
         """Tell whether a member's state has its leading axis of one, as in `shard_map`, and not none, as in `vmap`.
 
         Raises:
-            NoetherError: where the axes are not mapped over, or for the rows of several members.
+            NoetherError: where the axes are not mapped over, for another number of members, or for the rows of several.
         """
-        if not self._is_bound():
+        if (count := self._mapped()) is None:
             raise NoetherError(
                 f"{method} was called outside of a function that is mapped over {self.names}, by jax.shard_map or jax.vmap, and"
                 " the state has a row for each member of these axes; call it inside, or leave axis_name out"
+            )
+        if self.mesh is not None and count != (wanted := self._of(self.mesh)):
+            raise NoetherError(
+                f"{method} was called inside of a function that is mapped over {count} members of {self.names}, and the state"
+                f" was made for {wanted}; make it with the mesh of shard_map (jax.vmap: mesh={count}), and {self._passing}"
             )
         if leading not in ((), (1,)):
             raise NoetherError(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jax.sharding import (
     AbstractMesh,
     AxisType,
@@ -133,11 +134,22 @@ def spread_axes(value: jax.Array) -> dict[str, int]:
 
 
 def spread(value: jax.Array, axes: Sequence[str]) -> jax.Array:
-    """Return an array whose rows are shared out along axes of XLA's; without axes, one that each device has whole."""
+    """Return an array whose rows are shared out along axes of XLA's; without axes, one that each device has whole.
+
+    Under `jax.vmap` the members may be shared out along these axes already: then nothing is, but by XLA.
+    """
     if not spread_axes(value):
         return value
     sharding = NamedSharding(mesh_of(value), PartitionSpec(tuple(axes)))  # type: ignore[no-untyped-call]
-    return jax.lax.with_sharding_constraint(value, sharding)  # type: ignore[no-any-return,no-untyped-call]
+
+    def constrained(value: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(value, sharding)  # type: ignore[no-any-return,no-untyped-call]
+
+    if not axes:
+        return constrained(value)
+    by_member = custom_vmap(constrained)
+    by_member.def_vmap(lambda _, is_batched, values: (values, is_batched[0]))
+    return by_member(value)  # type: ignore[no-any-return]
 
 
 def _typed(value: jax.Array, mesh: AbstractMesh, spec: tuple[Any, ...] = ()) -> jax.Array:
@@ -173,6 +185,15 @@ def beside(value: Any, other: jax.Array) -> jax.Array:
     with ours(), no_mesh():
         moved: jax.Array = jax.device_put(jax.jit(reduced)(value), sharding)
         return moved
+
+
+def laid_like(value: jax.Array, other: Any) -> jax.Array:
+    """Return an array that XLA laid over devices as another lies over these: `jax.pmap` takes no other one."""
+    sharding = getattr(other, "sharding", value.sharding)
+    if sharding.device_set != value.sharding.device_set or sharding.is_equivalent_to(value.sharding, value.ndim):
+        return value
+    moved: jax.Array = jax.device_put(value, sharding)
+    return moved
 
 
 def brought_together(tree: Tree) -> Tree | None:

@@ -50,8 +50,7 @@ def track_of(run: Run) -> Any:
 
 def counted(run: Run) -> list[float]:
     partials = run.callbacks[0].sources[1].partials()  # type: ignore[attr-defined]
-    if not partials.keys:
-        return [0.0, 0]
+    assert partials.keys == ("x",)  # in every process, whichever counts it, so that none is said to lack it
     return [float(sum(part[0] for part in partials.statistics.total)), int(partials.elements[0])]
 
 

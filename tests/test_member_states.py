@@ -282,7 +282,35 @@ def test_a_checkpoint_of_what_is_carried_comes_back(way: str, tmp_path: Path) ->
     assert entries(tmp_path / "parts") == on_one(tmp_path / "one", [config], [{"x": batch} for batch in batches])
 
 
+@pytest.mark.parametrize("donated", [(), (0,)])
+def test_pmap_goes_on_over_an_intervals_end(donated: tuple[int, ...], tmp_path: Path) -> None:
+    config = {"every_n_updates": 2, "keys": ["x"], "reduce": ["mean", "std"]}
+    values = np.random.default_rng(0).normal(size=(6, 8, 33)).astype(np.float32)
+    with Run(tmp_path / "one", [config]) as run:
+        for value in values:
+            run.step({"x": value})
+    wanted = run.log_writer.log_entries
+    with Run(tmp_path / "pmap", [config]) as run:
+        tracked = run.init({"x": values[0, 0]}, axis_name="data", mesh=8)
+        step = jax.pmap(lambda tracked, x: run.track(tracked, {"x": x}), axis_name="data", donate_argnums=donated)
+        for value in values:
+            tracked = run.step(step(tracked, value))
+    assert run.log_writer.log_entries == wanted
+
+
 # ---------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("way", ["vmap", "pmap"])
+@pytest.mark.parametrize("members", [1, 4, 16])
+def test_another_number_of_members_is_named(members: int, way: str) -> None:
+    tracker = track_outputs(CONFIG, axis_name="data", mesh=members)
+    own = jax.tree.map(lambda array: array[0], tracker.init({"x": jnp.zeros(3)}))
+    mapped = getattr(jax, way)(lambda x: tracker.update(own, {"x": x}), axis_name="data")
+    with pytest.raises(
+        NoetherError, match=rf"over 8 members of \('data',\), and the state was made for {members}; .*mesh=8"
+    ):
+        mapped(jnp.ones((8, 3)))
 
 
 def test_misuse_is_named(tmp_path: Path) -> None:

@@ -327,6 +327,28 @@ def test_members_of_vmap_and_gradients_on_a_mesh() -> None:
         assert tracker.compute(new)["x/mean"] == 2 * value.mean()
 
 
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("elements", [96, 1600])
+@pytest.mark.parametrize("name", ["explicit", "auto"])
+def test_members_of_vmap_that_lie_on_their_own_devices_exchange_nothing(name: str, elements: int) -> None:
+    mesh = meshes()[name]
+    tracker = track_outputs({"every_n_updates": 1, "keys": ["x"], "reduce": ["mean", "std"]})
+    value = np.random.default_rng(0).normal(size=(8, elements)).astype(np.float32)
+    states = jax.tree.map(lambda array: jnp.stack([array] * 8), tracker.init({"x": value[0]}))
+    wanted = tracker.compute(jax.jit(jax.vmap(tracker.update))(states, {"x": value}))
+    placed = jax.device_put((states, {"x": value}), NamedSharding(mesh, P(("a", "b"))))
+    compiled = jax.jit(jax.vmap(tracker.update)).lower(*placed).compile()
+    assert not re.findall(r" (?:all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", compiled.as_text())
+    np.testing.assert_equal(tracker.compute(compiled(*placed)), wanted)
+    by_rows = (
+        jax.device_put(states, NamedSharding(mesh, P("a"))),
+        {"x": jax.device_put(value, NamedSharding(mesh, P("a", "b")))},
+    )
+    for update in (tracker.update, jax.jit(tracker.update)):
+        found = jax.jit(jax.vmap(update, spmd_axis_name="a"))(*by_rows)
+        np.testing.assert_equal(tracker.compute(found), wanted)
+
+
 def test_states_of_two_meshes_are_merged() -> None:
     tracker = track_outputs({"every_n_updates": 1, "keys": ["x"], "reduce": ["sum", "last"], **SAVED})
     parts = []
