@@ -154,3 +154,27 @@ def test_files_of_two_starts_are_not_mixed(tmp_path: Path) -> None:
     assert report.merged == []
     assert any("lacks what other processes had: 1-of-2" in problem for problem in report.problems)
     assert any("lacks what other processes had: 0-of-2" in problem for problem in report.problems)
+
+
+def test_a_merge_while_the_run_goes_on_takes_nothing_from_it(tmp_path: Path) -> None:
+    configs = [{"every_n_updates": 2, "keys": ["x"], "reduce": ["mean"], "save_output": True}]
+    train(tmp_path / "whole", configs, [6, 6], noether_torch)
+
+    def body(exchange: ThreadExchange) -> None:
+        give_up(exchange, 2, 1)
+        with noether_torch.Run(tmp_path / "run", configs, processes=exchange) as run:
+            write = run.callbacks[0]._write  # type: ignore[attr-defined]
+
+            def after_a_merge(*arguments: Any) -> None:
+                if exchange.index == 0:
+                    merge_run(tmp_path / "run")
+                write(*arguments)
+
+            run.callbacks[0]._write = after_a_merge  # type: ignore[attr-defined]
+            for update in range(6):
+                with contextlib.suppress(ProcessesMissingError):
+                    run.step(outputs_of(update, exchange.index))
+
+    run_threads(2, body)
+    merge_run(tmp_path / "run")
+    assert shown(tmp_path / "run")[:3] == shown(tmp_path / "whole")[:3]

@@ -8,6 +8,7 @@ when it has, or put into a directory of their meeting, `unmerged/<iteration>.<st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ class UnmergedFiles:
         It does not wait for the disk: the file outlives this process, but not the machine.
         """
         if self._is_pooled:
-            self._newest.replace(self._before)
+            with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+                self._newest.replace(self._before)
             self._is_pooled, self._has_before = False, True
         else:
             for file in (self._newest, *(() if self._has_before else (self._before,))):  # of another start, maybe
