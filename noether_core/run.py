@@ -252,7 +252,8 @@ class Run(OpenRun):
     def load_state(self, path: str | Path) -> None:
         """Go on from what `save_state` wrote, in as many processes or not; see `load_state_dict`.
 
-        The main process goes on with the interval under way of all that saved, the others with an empty one.
+        As many processes go on each with its own; of another number the main process goes on with the intervals under way of
+        all that saved, the others with empty ones.
 
         Raises:
             RunFormatError: for a file that is missing, damaged, or no state.

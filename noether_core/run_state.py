@@ -59,20 +59,29 @@ def load_run_state(path: str | Path, exchange: Exchange | None, is_replicated: I
     if exchange is None:
         return merged_states(_read_states(Path(path)), 0, is_replicated)
     exchange.arrive(f"load the state {str(path)!r}")
-    own, told, failure = None, b"", None
+    states: list[dict[str, Any]] = []
+    failure: Exception | None = None
     if exchange.index == 0:
         try:
-            states = _read_states(Path(path))
-            own = merged_states(states, 0, is_replicated)
-            told = encode_state(merged_states(states, 1))
+            states = _states_for(exchange.count, _read_states(Path(path)), is_replicated)
         except NoetherError as error:
             failure = error
-    of_others = exchange.all_gather(told)[0]
+    told = exchange.all_gather(b"" if failure is not None else str(len(states)).encode("ascii"))[0]
     if failure is not None:
         raise failure
-    if not of_others:
+    if not told:
         raise RunFormatError(f"process 0 could not read the state {str(path)!r}; its own error says why")
-    return decode_state(of_others, "what process 0 sent") if own is None else own
+    data = b""
+    for process in range(1, int(told)):  # one after the other, so that none holds all
+        sent = exchange.all_gather(encode_state(states[process]) if exchange.index == 0 else b"")[0]
+        data = sent if process in (1, exchange.index) else data
+    return states[0] if exchange.index == 0 else decode_state(data, "what process 0 sent")
+
+
+def _states_for(count: int, saved: list[dict[str, Any]], is_replicated: IsReplicated) -> list[dict[str, Any]]:
+    """Return what so many processes are to load: each its own, or the first one all, and what is for each of the others."""
+    merged = merged_states(saved, 0, is_replicated)  # which finds what is wrong with any of them
+    return saved if len(saved) == count else [merged, merged_states(saved, 1)]
 
 
 def _read_states(path: Path) -> list[dict[str, Any]]:

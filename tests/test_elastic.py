@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_merge import shown as shown_run
+from test_merge_ends import drawn_configs, outputs_of
 from test_merged_positions import accumulator, accumulator_of, add, drawn_steps, finished
 from test_state_file import shown
 
@@ -143,6 +145,43 @@ def test_a_run_goes_on_in_another_number_of_processes(
     stacks = [[file.load()["n"].tolist() for file in read.arrays] for read in (parts, whole)]
     assert [sorted(set(stack)) for stack in stacks[0]] == stacks[1]
     assert all(stack == sorted(stack) for stack in stacks[0])  # in the order of the steps
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.sweep(10)
+@pytest.mark.parametrize("seed", range(40))
+def test_as_many_processes_go_on_each_with_its_own(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    front_end, configs = (
+        [noether_torch, noether_jax][seed % 2],
+        [each | {"missing": "skip"} for each in drawn_configs(rng)],
+    )
+    count, per_update = (int(each) for each in rng.integers(2, 4, 2))
+    steps = per_update * int(rng.integers(3, 9))
+    cut = int(rng.integers(1, steps))
+
+    def part(path: Path, start: int, end: int) -> None:
+        def body(exchange: ThreadExchange) -> None:
+            run = front_end.Run(path, configs, accumulation_steps=per_update, processes=exchange)
+            run.start()
+            if start:
+                run.load_state(tmp_path / "state")
+            for number in range(start, end):
+                outputs = outputs_of(number, exchange.index)
+                kept = np.random.default_rng([seed, number]).random(len(outputs)) < 0.7
+                run.step({key: value for (key, value), keep in zip(outputs.items(), kept, strict=True) if keep})
+            if end < steps:
+                run.save_state(tmp_path / "state")
+                run.log_writer.close()
+            else:
+                run.finish()
+
+        run_threads(count, body)
+
+    part(tmp_path / "whole", 0, steps)
+    part(tmp_path / "parts", 0, cut)
+    part(tmp_path / "parts", cut, steps)
+    assert shown_run(tmp_path / "parts")[:3] == shown_run(tmp_path / "whole")[:3]
 
 
 def test_a_file_of_one_process_is_its_state_dict(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import noether_torch
 from noether_core import read_run
 from noether_core.cli import app
 from noether_core.config import OnlineLossCallbackConfig
-from noether_core.emit.unmerged import discard_unmerged, find_unmerged, read_unmerged, save_unmerged, set_merged
+from noether_core.emit.unmerged import Unmerged, UnmergedFiles, find_unmerged, read_unmerged, set_merged
 from noether_core.errors import NoetherError, ProcessesMissingError, RunFormatError
 from noether_core.parity import merge_run
+from noether_core.reduce.agreement import DUE
 from noether_core.reduce.state import pack
 from noether_core.reduce.threads import ThreadExchange, run_threads
 from noether_core.schedule import TrainingIteration
@@ -179,7 +181,7 @@ def test_what_a_superseded_start_left_is_not_mixed_with_what_is_logged(tmp_path:
         number, key = {"loss": (3, "loss/online/total"), "arrays": (1, "x")}[name]
         other = dict(saved.callbacks[number])
         other["sums"] = {field: sums * 2 for field, sums in other["sums"].items()}
-        save_unmerged(tmp_path / "run", saved.iteration, 0, 3, {number: other})
+        UnmergedFiles(tmp_path / "run", 0, 3).save(replace(saved, callbacks={**saved.callbacks, number: other}))
         report = merge_run(tmp_path / "run")
         assert report.merged == []
         assert "of another start of the run; take their files away" in " ".join(report.problems[0].split())
@@ -189,8 +191,6 @@ def test_what_a_superseded_start_left_is_not_mixed_with_what_is_logged(tmp_path:
 
 # ---------------------------------------------------------------------- the files
 
-ITERATION = TrainingIteration(0, 4, 8)
-
 
 def part() -> dict[str, Any]:
     one = accumulator()
@@ -198,44 +198,54 @@ def part() -> dict[str, Any]:
     return pack(one.partials())
 
 
+def of(index: int, count: int, number: int, *callbacks: int, update: int = 4) -> Unmerged:
+    parts, due = {callback: part() for callback in callbacks}, dict.fromkeys(callbacks, DUE)
+    return Unmerged(TrainingIteration(0, update, 2 * update), index, count, parts, due, "s", number)
+
+
 def test_what_is_saved_and_not_discarded_is_kept(tmp_path: Path) -> None:
     def found() -> dict[str, list[int]]:
         files = [read_unmerged(file) for file in find_unmerged(tmp_path)]
         return {file.path.relative_to(tmp_path / "unmerged").as_posix(): sorted(file.callbacks) for file in files}
 
-    save_unmerged(tmp_path, ITERATION, 1, 2, {0: part(), 2: part()})
-    save_unmerged(tmp_path, ITERATION, 1, 2, {1: part()})
-    assert found() == {"E0_U4_S8/1-of-2.safetensors": [0, 2], "1-of-2.safetensors": [1]}
-    discard_unmerged(tmp_path, 1, 2)
-    discard_unmerged(tmp_path, 1, 2)
-    assert found() == {"E0_U4_S8/1-of-2.safetensors": [0, 2]}
-    save_unmerged(tmp_path, ITERATION, 1, 2, {5: part()})
-    save_unmerged(tmp_path, TrainingIteration(0, 6, 12), 1, 2, {0: part()})
-    save_unmerged(tmp_path, TrainingIteration(0, 6, 12), 0, 2, {3: part()})
-    assert found() == {
-        "E0_U4_S8/1-of-2.safetensors": [0, 2, 5],
-        "0-of-2.safetensors": [3],
-        "1-of-2.safetensors": [0],
-    }
+    files = UnmergedFiles(tmp_path, 1, 2)
+    files.save(of(1, 2, 0, 0, 2))
+    files.save(of(1, 2, 1, 1))
+    assert found() == {"E0_U4_S8.s.0/1-of-2.safetensors": [0, 2], "1-of-2.safetensors": [1]}
+    files.set_pooled()
+    files.save(of(1, 2, 2, 5))
+    before = {"1-of-2.before.safetensors": [1]}
+    assert found() == {"E0_U4_S8.s.0/1-of-2.safetensors": [0, 2], **before, "1-of-2.safetensors": [5]}
+    files.save(of(1, 2, 3, 0, update=6))
+    UnmergedFiles(tmp_path, 0, 2).save(of(0, 2, 3, 3, update=6))
+    kept = {"E0_U4_S8.s.0/1-of-2.safetensors": [0, 2], "E0_U4_S8.s.2/1-of-2.safetensors": [5]}
+    newest = {"0-of-2.safetensors": [3], "1-of-2.safetensors": [0]}
+    assert found() == {**kept, **before, **newest}
+    files.discard_before()
+    assert found() == {**kept, **newest}
+    files.discard()
+    assert found() == {**kept, **newest}
+    UnmergedFiles(tmp_path, 1, 2).save(of(1, 2, 0, 7))  # of another start
+    kept |= {"E0_U6_S12.s.3/1-of-2.safetensors": [0]}
+    assert found() == {**kept, "0-of-2.safetensors": [3], "1-of-2.safetensors": [7]}
     for file in find_unmerged(tmp_path):
         set_merged(tmp_path, read_unmerged(file))
-    assert found() == {
-        "E0_U4_S8/merged/1-of-2.safetensors": [0, 2, 5],
-        "E0_U6_S12/merged/0-of-2.safetensors": [3],
-        "E0_U6_S12/merged/1-of-2.safetensors": [0],
-    }
+    assert sorted(found()) == [
+        "E0_U4_S8.s.0/merged/1-of-2.safetensors",
+        "E0_U4_S8.s.2/merged/1-of-2.safetensors",
+        "E0_U6_S12.s.3/merged/0-of-2.safetensors",
+        "E0_U6_S12.s.3/merged/1-of-2.safetensors",
+    ]
 
 
 def test_processes_that_save_and_discard_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
-    saved = part()
-
     def body(exchange: ThreadExchange) -> None:
+        files = UnmergedFiles(tmp_path, exchange.index, exchange.count)
         for number in range(60):
-            save_unmerged(
-                tmp_path, TrainingIteration(0, 4 + number // 3, 8), exchange.index, exchange.count, {0: saved}
-            )
+            files.save(of(exchange.index, exchange.count, number, 0, update=4 + number // 3))
             if number % 3:
-                discard_unmerged(tmp_path, exchange.index, exchange.count)
+                files.set_pooled()
+                files.discard()
 
     run_threads(4, body)
     assert len(find_unmerged(tmp_path)) == 4 * 20
@@ -244,7 +254,7 @@ def test_processes_that_save_and_discard_at_once_do_not_disturb_each_other(tmp_p
 def test_damaged_and_misplaced_files_are_named(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path, CONFIGS, processes=1):
         pass
-    save_unmerged(tmp_path, ITERATION, 0, 1, {0: part()})
+    UnmergedFiles(tmp_path, 0, 1).save(of(0, 1, 0, 0))
     file = tmp_path / "unmerged" / "0-of-1.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1])
@@ -253,10 +263,10 @@ def test_damaged_and_misplaced_files_are_named(tmp_path: Path) -> None:
     file.rename(file.with_name("1-of-2.safetensors"))
     assert "it is of process 0 of 1" in merge_run(tmp_path).problems[0]
     file.with_name("1-of-2.safetensors").unlink()
-    save_unmerged(tmp_path, ITERATION, 0, 1, {7: part()})
+    UnmergedFiles(tmp_path, 0, 1).save(of(0, 1, 0, 7))
     assert "has values of tracking callback 7, which config.yaml has not" in merge_run(tmp_path).problems[0]
     file.unlink()
-    save_unmerged(tmp_path, ITERATION, 0, 1, {2: part()})
+    UnmergedFiles(tmp_path, 0, 1).save(of(0, 1, 0, 2))
     assert "or with another `reduce`" in merge_run(tmp_path).problems[0]
     with pytest.raises(NoetherError, match="does not exist"):
         merge_run(tmp_path / "absent")

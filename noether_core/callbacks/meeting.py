@@ -11,7 +11,7 @@ import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.state_file import decode_state, encode_state
-from noether_core.emit.unmerged import discard_unmerged, save_unmerged
+from noether_core.emit.unmerged import Unmerged, UnmergedFiles
 from noether_core.errors import NoetherError, ProcessesMissingError, UpdateOutputError, listing, warn
 from noether_core.reduce.agreement import DUE, NOTHING, REST, Offer
 from noether_core.reduce.exchange import Exchange
@@ -48,6 +48,8 @@ class Meeting:
     Attributes:
         found: by a source's number, what it is to take: what all processes have, or an error.
         missed: what was raised where some processes did not come last time.
+        start: names the start of the run, alike in all processes.
+        number: how many times the processes were to meet.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Meeting:
         self.exchange = exchange
         self.found: dict[int, Pooled | Exception] = {}
         self.missed: ProcessesMissingError | None = None
-        self._is_logged = False  # what was saved last, or will be before the next meeting
+        self.start, self.number = "", 0
         self._sources = sources
         self._path = path
+        self._files = None if path is None else UnmergedFiles(path, exchange.index, exchange.count)
         self._pool = Pool(exchange, [source.config for source in sources]) if pool is None else pool
 
     def meet(
@@ -74,8 +77,7 @@ class Meeting:
         """
         update = int(at.update) if update is None else update
         offers, failure = self._offers(urgencies, update)
-        self.discard()
-        self._save(urgencies, offers, at)
+        self._save(urgencies, offers, at, is_final=is_final, is_whole=failure is None)
         keys = listing(dict.fromkeys(key for offer in offers for key in offer.partials.keys))
         what = f"pool the interval that ends at {at.cur_iteration}, of {keys}" if urgencies else "end the training"
         iteration = int(at.epoch), int(at.update), int(at.sample)
@@ -88,13 +90,18 @@ class Meeting:
             self.missed = error
             self.found = dict.fromkeys(urgencies, error)
             return None
+        finally:
+            self.number += 1
         if failure is None and found.failed >= 0:
             failure = NoetherError(
                 f"process {found.failed} could not say what it has of the interval that ends at {at.cur_iteration}; its own"
                 " error says why"
             )
         self.found = dict.fromkeys(urgencies, failure) if failure is not None else {**pooled}
-        self._is_logged = failure is None and bool(urgencies)
+        if self._files is not None:
+            self._files.discard_before()  # the main process has come, so it has logged that
+            if failure is None and (urgencies or is_final):
+                self._files.set_pooled()
         for warning in found.warnings if self.exchange.index == 0 else ():
             warn(warning)
         return found
@@ -129,21 +136,26 @@ class Meeting:
 
     def discard(self) -> None:
         """Forget what was saved and pooled, once the main process has logged it: it came to the next meeting, say."""
-        if self._is_logged and self._path is not None:
-            discard_unmerged(self._path, self.exchange.index, self.exchange.count)
-        self._is_logged = False
+        if self._files is not None:
+            self._files.discard()
 
     def save(self, urgencies: Mapping[int, int], at: Counter) -> None:
-        """Save what this process has, for `noether-parity merge`."""
-        self._save(urgencies, self._offers(urgencies, int(at.update))[0], at)
+        """Save what this process has for meetings to which it will not come, for `noether-parity merge`."""
+        offers, failure = self._offers(urgencies, int(at.update))
+        self._save(urgencies, offers, at, is_final=True, is_whole=failure is None)
 
-    def _save(self, urgencies: Mapping[int, int], offers: Sequence[Offer], at: Counter) -> None:
-        if self._path is not None and urgencies:
-            parts = {number: pack(offers[number].partials) for number in urgencies}
-            try:
-                save_unmerged(self._path, at.cur_iteration, self.exchange.index, self.exchange.count, parts)
-            except OSError as error:  # the others wait
-                warn(f"what this process has of the interval that ends at {at.cur_iteration} is not saved: {error}")
+    def _save(
+        self, urgencies: Mapping[int, int], offers: Sequence[Offer], at: Counter, *, is_final: bool, is_whole: bool
+    ) -> None:
+        if self._files is None or not (urgencies or is_final):
+            return
+        parts = {number: pack(offers[number].partials) for number in urgencies}
+        who = self.exchange.index, self.exchange.count
+        saved = Unmerged(at.cur_iteration, *who, parts, urgencies, self.start, self.number, is_final, is_whole)
+        try:
+            self._files.save(saved)
+        except OSError as error:  # the others wait
+            warn(f"what this process has of the interval that ends at {at.cur_iteration} is not saved: {error}")
 
     def _advise(self, error: ProcessesMissingError) -> None:
         if self._path is not None:

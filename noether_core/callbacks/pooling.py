@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,14 +68,16 @@ class Pooling:
             NoetherError: if they do not; ProcessesMissingError: if some do not come.
         """
         self.exchange.arrive("begin the training")
-        digests = self.exchange.all_gather(hashlib.blake2b(config, digest_size=16).digest())
-        others = [at for at, digest in enumerate(digests) if digest != digests[0]]
+        own = hashlib.blake2b(config, digest_size=16).digest() + secrets.token_bytes(8)
+        of_each = self.exchange.all_gather(own)
+        others = [at for at, each in enumerate(of_each) if each[:16] != of_each[0][:16]]
         if others:
             raise NoetherError(
                 f"the {self.exchange.count} processes track different things: the config of process"
                 f" {', '.join(map(str, others))} is not that of process 0 (callbacks, updates_per_epoch, effective_batch_size,"
                 " accumulation_steps, end, or whether it has a `record`); give all of them the same"
             )
+        self._meeting.start = of_each[0][16:].hex()
 
     def of_main(self, values: Mapping[str, Any], at: Counter) -> dict[str, Any]:
         """Return the main process's numbers, in every process, which so decide alike by them; all make this call.

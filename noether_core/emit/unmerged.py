@@ -1,14 +1,16 @@
 """Keep what each process of a training has of an interval on disk until all of them have pooled it.
 
-In `unmerged/` of a run directory, `<index>-of-<count>.safetensors` is what a process saved last. It is gone when all have
-pooled it, or put into a directory of its interval, `unmerged/<iteration>/`, when the process saves what it has of the next.
-(A directory for each interval would cost more than all else: where discarding is slow, removing one takes 2 ms.)
+In `unmerged/` of a run directory, `<index>-of-<count>.safetensors` is what a process saved last, and `.before` in its name
+marks what it saved the time before, which all have pooled but which the main process may not have logged yet. They are gone
+when it has, or put into a directory of their meeting, `unmerged/<iteration>.<start>.<number>/`, when the process saves again.
+(A directory for each meeting would cost more than all else: where discarding is slow, removing one takes 2 ms.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,80 +19,133 @@ from noether_core.errors import RunFormatError
 from noether_core.schedule import UNITS, TrainingIteration
 
 _PATTERN = "*-of-*.safetensors"
-_MERGED = "merged"  # the directory, in an interval's, of the files whose values are in the log
+_MERGED = "merged"  # the directory, in a meeting's, of the files whose values are in the log
 
 
 @dataclass(frozen=True)
 class Unmerged:
-    """Hold what a process had of an interval.
+    """Hold what a process had when the processes were to meet.
 
     Attributes:
-        iteration: where it ended.
+        iteration: where it was.
         index: the process's number.
         count: how many processes there were.
         callbacks: what `reduce.state.pack` returned, by the place of a callback among those that track.
-        path: the file.
+        urgencies: how urgent each of these is (`noether_core.reduce.agreement`).
+        start: names the start of the run.
+        number: how many times its processes were to meet before.
+        is_final: whether the process had ended its training: at later meetings it has what remains of this.
+        is_whole: whether it could say all that it had.
+        path: the file, where it is one.
     """
 
     iteration: TrainingIteration
     index: int
     count: int
     callbacks: Mapping[int, Mapping[str, Any]]
-    path: Path
+    urgencies: Mapping[int, int]
+    start: str = ""
+    number: int = 0
+    is_final: bool = False
+    is_whole: bool = True
+    path: Path = Path()
+
+    @property
+    def name(self) -> str:
+        """Return the name of its file."""
+        return f"{self.index}-of-{self.count}.safetensors"
 
     @property
     def is_merged(self) -> bool:
         """Tell whether its values are in the log."""
         return self.path.parent.name == _MERGED
 
-
-def save_unmerged(
-    path: Path, iteration: TrainingIteration, index: int, count: int, parts: Mapping[int, Mapping[str, Any]]
-) -> None:
-    """Save what a process has of an interval; what it saved before, and did not discard, is kept beside it.
-
-    It does not wait for the disk: the file outlives this process, but not the machine.
-
-    Args:
-        path: the run directory.
-        iteration: where the interval ends.
-        index: this process's number.
-        count: how many processes there are.
-        parts: what `reduce.state.pack` returned, by the place of a callback among those that track.
-    """
-    file = _newest(path, index, count)
-    if file.exists():
-        earlier = read_unmerged(file)
-        _move(earlier, path / "unmerged" / str(earlier.iteration))
-    _write(Unmerged(iteration, index, count, parts, file))
+    @property
+    def place(self) -> str:
+        """Return the name of its meeting's directory."""
+        return f"{self.iteration}.{self.start}.{self.number}"
 
 
-def discard_unmerged(path: Path, index: int, count: int) -> None:
-    """Forget what a process saved last, which is pooled.
+class UnmergedFiles:
+    """Save what one process has, and discard it.
 
     Args:
         path: the run directory.
         index: this process's number.
         count: how many processes there are.
     """
-    _newest(path, index, count).unlink(missing_ok=True)
+
+    def __init__(self, path: Path, index: int, count: int) -> None:
+        self._path = path
+        self._newest = path / "unmerged" / f"{index}-of-{count}.safetensors"
+        self._before = self._newest.with_suffix(".before.safetensors")
+        self._is_pooled = self._has_before = False
+
+    def save(self, unmerged: Unmerged) -> None:
+        """Save what this process has; what it saved before, and did not discard, is kept beside it.
+
+        It does not wait for the disk: the file outlives this process, but not the machine.
+        """
+        if self._is_pooled:
+            with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+                self._newest.replace(self._before)
+            self._is_pooled, self._has_before = False, True
+        else:
+            for file in (self._newest, *(() if self._has_before else (self._before,))):  # of another start, maybe
+                if file.exists():
+                    _put_away(self._path, file)
+        state = {
+            "iteration": {unit: getattr(unmerged.iteration, unit) for unit in UNITS},
+            **{name: getattr(unmerged, name) for name in ("index", "count", "start", "number", "is_final", "is_whole")},
+            "callbacks": {str(number): part for number, part in unmerged.callbacks.items()},
+            "urgencies": {str(number): urgency for number, urgency in unmerged.urgencies.items()},
+        }
+        write_state(self._newest, state, is_durable=False)
+
+    def set_pooled(self) -> None:
+        """Note that all processes have pooled what was saved last; the main process may not have logged it."""
+        self._is_pooled = True
+
+    def discard_before(self) -> None:
+        """Forget what was pooled before the newest, now that the main process has logged it."""
+        if self._has_before:
+            self._before.unlink(missing_ok=True)
+            self._has_before = False
+
+    def discard(self) -> None:
+        """Forget all that was pooled."""
+        self.discard_before()
+        if self._is_pooled:
+            self._newest.unlink(missing_ok=True)
+            self._is_pooled = False
 
 
 def read_unmerged(file: Path) -> Unmerged:
-    """Read what `save_unmerged` wrote; raises `RunFormatError` if it is damaged or something else."""
+    """Read what `UnmergedFiles.save` wrote; raises `RunFormatError` if it is damaged or something else."""
     state = read_state(file)
     try:
-        iteration = TrainingIteration(**{unit: int(state["iteration"][unit]) for unit in UNITS})
-        index, count = int(state["index"]), int(state["count"])
-        callbacks = {int(number): dict(part) for number, part in state["callbacks"].items()}
-        if file.name != _name(index, count) or not 0 <= index < count:
-            raise ValueError(f"it is of process {index} of {count}")
+        unmerged = Unmerged(
+            TrainingIteration(**{unit: int(state["iteration"][unit]) for unit in UNITS}),
+            int(state["index"]),
+            int(state["count"]),
+            {int(number): dict(part) for number, part in state["callbacks"].items()},
+            {int(number): int(urgency) for number, urgency in state["urgencies"].items()},
+            str(state["start"]),
+            int(state["number"]),
+            bool(state["is_final"]),
+            bool(state["is_whole"]),
+            file,
+        )
+        if file.name.replace(".before", "") != unmerged.name or not 0 <= unmerged.index < unmerged.count:
+            raise ValueError(f"it is of process {unmerged.index} of {unmerged.count}")
+        if unmerged.urgencies.keys() != unmerged.callbacks.keys():
+            raise ValueError("its callbacks do not agree")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFormatError(
             f"{file} is not what this process had of an interval ({error!r:.200}); give it its name again, or take it out of"
             " there"
         ) from error
-    return Unmerged(iteration, index, count, callbacks, file)
+    return unmerged
 
 
 def find_unmerged(path: Path) -> list[Path]:
@@ -101,42 +156,18 @@ def find_unmerged(path: Path) -> list[Path]:
 
 def set_merged(path: Path, unmerged: Unmerged) -> None:
     """Put a file of a run directory aside, whose values are in the log."""
-    _move(unmerged, path / "unmerged" / str(unmerged.iteration) / _MERGED)
+    _move(unmerged, path / "unmerged" / unmerged.place / _MERGED)
 
 
-def joined(saved: Iterable[Unmerged]) -> Unmerged:
-    """Return together what one process saved of what ended at one iteration, the newer later."""
-    first, *others = saved
-    callbacks = dict(first.callbacks)
-    for other in others:
-        callbacks |= other.callbacks
-    return replace(first, callbacks=callbacks)
+def _put_away(path: Path, file: Path) -> None:
+    try:
+        unmerged = read_unmerged(file)
+    except RunFormatError:  # it is no obstacle to what is saved now
+        file.replace(file.with_name(f"{file.name}.damaged"))
+    else:
+        _move(unmerged, path / "unmerged" / unmerged.place)
 
 
 def _move(unmerged: Unmerged, directory: Path) -> None:
-    """Move a file to another directory, into what that has of this process already."""
-    there = directory / unmerged.path.name
-    if there.exists():
-        _write(joined([read_unmerged(there), unmerged]))
-        unmerged.path.unlink()
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        unmerged.path.replace(there)
-
-
-def _write(unmerged: Unmerged) -> None:
-    state = {
-        "iteration": {unit: getattr(unmerged.iteration, unit) for unit in UNITS},
-        "index": unmerged.index,
-        "count": unmerged.count,
-        "callbacks": {str(number): part for number, part in unmerged.callbacks.items()},
-    }
-    write_state(unmerged.path, state, is_durable=False)
-
-
-def _newest(path: Path, index: int, count: int) -> Path:
-    return path / "unmerged" / _name(index, count)
-
-
-def _name(index: int, count: int) -> str:
-    return f"{index}-of-{count}.safetensors"
+    directory.mkdir(parents=True, exist_ok=True)
+    unmerged.path.replace(directory / unmerged.name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,16 @@ from noether_core.callbacks.meeting import POOLED, Meeting
 from noether_core.config.load import load_tracking
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.merged_log import MergedLog
-from noether_core.emit.unmerged import Unmerged, find_unmerged, joined, read_unmerged, set_merged
+from noether_core.emit.unmerged import Unmerged, find_unmerged, read_unmerged, set_merged
 from noether_core.errors import NoetherError, RunFormatError
-from noether_core.reduce.agreement import DUE
+from noether_core.reduce.agreement import DUE, REST
 from noether_core.reduce.computed import Computed
 from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Partials, no_partials
-from noether_core.reduce.pool import Pooled
+from noether_core.reduce.pool import Pooled, Round
 from noether_core.reduce.state import unpack
 from noether_core.reduce.threads import ThreadExchange, run_threads
-from noether_core.schedule import TrainingIteration, UpdateCounter
+from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
 
 Configs = Sequence[TrackAdditionalOutputsCallbackConfig]
 _TIME_LIMIT = 3600.0  # seconds, of threads that wait for none but each other
@@ -62,45 +62,79 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
     """
     path = Path(path)
     configs, log, report = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport()
-    for saved in _groups(path, report):
+    for meeting in _meetings(path, report):
         try:
-            _merge(log, configs, saved, report, partial=partial)
+            _merge(log, configs, meeting, report, partial=partial)
         except (NoetherError, OSError) as error:
             report.problems.append(str(error))
     return report
 
 
-def _groups(path: Path, report: MergeReport) -> list[list[Unmerged]]:
-    """Return what the processes saved of each interval, of which not all is merged, by update."""
-    groups: dict[tuple[str, int], list[Unmerged]] = {}
+class _Meeting(NamedTuple):
+    """Hold what the processes had when they were to meet, and who is not there: now, or before where that matters."""
+
+    files: list[Unmerged]
+    absent: set[int]
+
+
+def _meetings(path: Path, report: MergeReport) -> list[_Meeting]:
+    """Return the meetings of which not all is merged, by update."""
+    starts: dict[tuple[str, int], dict[int, dict[int, Unmerged]]] = {}
     for file in find_unmerged(path):
         try:
             saved = read_unmerged(file)
         except RunFormatError as error:
             report.problems.append(str(error))
         else:
-            groups.setdefault((str(saved.iteration), saved.count), []).append(saved)
-    found = [group for group in groups.values() if not all(saved.is_merged for saved in group)]
-    return sorted(found, key=lambda group: (group[0].iteration.update or 0, group[0].count))
+            meetings = starts.setdefault((saved.start, saved.count), {})
+            meetings.setdefault(saved.number, {})[saved.index] = saved
+    found = [each for (_, count), meetings in starts.items() for each in _with_ended(meetings, count)]
+    found = [each for each in found if not all(saved.is_merged for saved in each.files)]
+    return sorted(found, key=lambda each: max(saved.iteration.update or 0 for saved in each.files))
 
 
-def _merge(log: MergedLog, configs: Configs, files: Sequence[Unmerged], report: MergeReport, *, partial: bool) -> None:
-    iteration, count = files[0].iteration, files[0].count
-    of_each = {index: [saved for saved in files if saved.index == index] for index in range(count)}
-    present = [joined(saved) for saved in of_each.values() if saved]
-    missing = ", ".join(f"{index}-of-{count}.safetensors" for index, saved in of_each.items() if not saved)
-    scalars, arrays = _entry(configs, present, iteration, report)
+def _with_ended(meetings: Mapping[int, Mapping[int, Unmerged]], count: int) -> list[_Meeting]:
+    """Return a start's meetings that have something to log, with what remains of processes that had ended before them."""
+    ended: dict[int, Unmerged] = {}
+    unsure: set[int] = (
+        set()
+    )  # who may have had, in earlier meetings, what those that had ended gave the rest of theirs to
+    found = []
+    for number in range(min(meetings), max(meetings) + 1):
+        files = [each for _, each in sorted({**ended, **meetings.get(number, {})}.items())]
+        absent = {*range(count)} - {each.index for each in files if each.is_whole}
+        is_end = all(each.is_final for each in files) and (not absent or number == max(meetings))
+        due = {at for each in files for at, urgency in each.urgencies.items() if urgency >= (REST if is_end else DUE)}
+        if due:
+            found.append(_Meeting(files, absent | unsure))
+        ended = {each.index: _without(each, due) for each in files if each.is_final}
+        if absent and any(each.urgencies for each in ended.values()):
+            unsure |= absent
+    return found
+
+
+def _without(saved: Unmerged, numbers: set[int]) -> Unmerged:
+    """Return what remains of what a process had when these of its callbacks are logged."""
+    left = {number: urgency for number, urgency in saved.urgencies.items() if number not in numbers}
+    return replace(saved, urgencies=left, callbacks={number: saved.callbacks[number] for number in left})
+
+
+def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeReport, *, partial: bool) -> None:
+    files, absent = meeting
+    count = files[0].count
+    missing = ", ".join(f"{index}-of-{count}.safetensors" for index in sorted(absent))
+    iteration, scalars, arrays = _entry(configs, files, report)
     is_there = log.has(iteration, scalars, arrays)  # a process that died left what was pooled, and the others did not
     if missing and not partial and not is_there:
         report.problems.append(
-            f"{log.path / 'unmerged' / str(iteration)} lacks what other processes had: {missing}. Copy their files there,"
-            " or give --partial to make do with those that are there"
+            f"{iteration} lacks what other processes had: {missing}. Copy their files from where they ran to"
+            f" {log.path / 'unmerged' / files[-1].place}, or give --partial to make do with those that are there"
         )
         return
     if not missing or not is_there:
         log.add(iteration, scalars, arrays, is_whole=not missing)
     for saved in files:
-        if not saved.is_merged:
+        if not saved.is_merged and saved.path.exists():  # one that has ended is in later meetings too
             set_merged(log.path, saved)
     without = f", without {missing}" if missing and not is_there else ""
     report.merged.append(
@@ -110,12 +144,16 @@ def _merge(log: MergedLog, configs: Configs, files: Sequence[Unmerged], report: 
 
 
 def _entry(
-    configs: Configs, present: Sequence[Unmerged], iteration: TrainingIteration, report: MergeReport
-) -> tuple[dict[str, Any], dict[str, Mapping[str, np.ndarray[Any, Any]]]]:
-    """Return what these processes give: numbers by log key, and arrays by the path of their file."""
+    configs: Configs, files: Sequence[Unmerged], report: MergeReport
+) -> tuple[TrainingIteration, dict[str, Any], dict[str, Mapping[str, np.ndarray[Any, Any]]]]:
+    """Return what these processes give, and where: numbers by log key, and arrays by the path of their file."""
+    found = _pooled(files, configs)
+    iteration, main = TrainingIteration(**dict(zip(UNITS, found.iteration, strict=True))), files[0]
+    if main.index == 0 and not main.is_final:  # it logs where it is
+        iteration = main.iteration
     scalars: dict[str, Any] = {}
     arrays: dict[str, Mapping[str, np.ndarray[Any, Any]]] = {}
-    for number, pooled in _pooled(present, configs).items():
+    for number, pooled in sorted(found.pooled.items()):
         config, computed = configs[number], _compute(configs[number], pooled)
         if config.log_output:
             scalars = {**computed.scalars(str(config.interval), scalars), **scalars}
@@ -123,29 +161,26 @@ def _entry(
             name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
             arrays[name.as_posix()] = of_file
         report.problems += [f"{iteration}: {error}" for error in computed.errors]
-    return scalars, arrays
+    return iteration, scalars, arrays
 
 
-def _pooled(present: Sequence[Unmerged], configs: Configs) -> dict[int, Pooled]:
+def _pooled(files: Sequence[Unmerged], configs: Configs) -> Round:
     """Return what all these processes have together, by pooling it among threads as they would have done."""
-    parts = [_partials(saved, configs) for saved in present]
-    iteration = present[0].iteration
+    parts = [_partials(saved, configs) for saved in files]
 
-    def body(exchange: ThreadExchange) -> Mapping[int, Pooled | Exception]:
-        own = parts[exchange.index]
+    def body(exchange: ThreadExchange) -> Round:
+        saved, own = files[exchange.index], parts[exchange.index]
         sources = [
             _Saved(config, own.get(number, no_partials(fields_of(config)))) for number, config in enumerate(configs)
         ]
         meeting = Meeting(exchange, sources, None)
-        meeting.meet(dict.fromkeys(own, DUE), UpdateCounter(iteration))
-        return meeting.found
+        found = meeting.meet(saved.urgencies, UpdateCounter(saved.iteration), is_final=saved.is_final)
+        assert found is not None
+        return found._replace(
+            pooled={number: meeting.take(sources[number], UpdateCounter()) for number in found.pooled}
+        )
 
-    pooled: dict[int, Pooled] = {}
-    for number, found in sorted(run_threads(len(present), body, time_limit=_TIME_LIMIT)[0].items()):
-        if isinstance(found, Exception):
-            raise found
-        pooled[number] = found
-    return pooled
+    return run_threads(len(files), body, time_limit=_TIME_LIMIT)[0]
 
 
 def _partials(saved: Unmerged, configs: Configs) -> dict[int, Partials]:
