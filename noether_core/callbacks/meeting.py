@@ -78,8 +78,7 @@ class Meeting:
         update = int(at.update) if update is None else update
         offers, failure = self._offers(urgencies, update)
         self._save(urgencies, offers, at, is_final=is_final, is_whole=failure is None)
-        keys = listing(dict.fromkeys(key for offer in offers for key in offer.partials.keys))
-        what = f"pool the interval that ends at {at.cur_iteration}, of {keys}" if urgencies else "end the training"
+        what = _purpose(offers, at) if urgencies else "end the training"
         iteration = int(at.epoch), int(at.update), int(at.sample)
         try:
             found = self._pool.pool(offers, iteration, what, is_final=is_final, has_failed=failure is not None)
@@ -203,6 +202,11 @@ class Meeting:
             last={key: newest for key, newest in last.items() if key in kept},
             stack={key: stack for key, stack in partials.stack.items() if key in kept},
         ).in_order(tuple(own))
+
+
+def _purpose(offers: Sequence[Offer], at: Counter) -> str:
+    keys = listing(dict.fromkeys(key for offer in offers for key in offer.partials.keys))
+    return f"pool the interval that ends at {at.cur_iteration}, of {keys}"
 
 
 def _saves_arrays(config: TrackAdditionalOutputsCallbackConfig) -> bool:

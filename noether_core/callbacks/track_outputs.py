@@ -7,14 +7,13 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-from noether_core.callbacks.emission import log_scalars, nonfinite_error, save_arrays
+from noether_core.callbacks.emission import log_computed, nonfinite_error, save_arrays
 from noether_core.callbacks.hooks import next_position
 from noether_core.callbacks.matches import Matched, Matches
 from noether_core.callbacks.meeting import POOLED
 from noether_core.callbacks.partners import Partners
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
-from noether_core.emit.log_writer import BoundLogWriter
 from noether_core.errors import NoetherError
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
@@ -220,9 +219,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Log and save an interval's numbers, and raise what is wrong with them."""
         error, writer = None, self.log_writer if self.log_output else None
         if self.partners.logs_to(self.log_writer) and (self.log_output or self.verbose):
-            is_bound = computed.nonfinite is not None and isinstance(writer, BoundLogWriter)
-            scalars = computed.scalars(str(self.interval), writer.current_values() if is_bound else None)  # type: ignore[union-attr]
-            error = log_scalars(writer, self.logger, scalars, verbose=self.verbose)
+            error = log_computed(writer, self.logger, computed, str(self.interval), verbose=self.verbose)
         if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
             error = error or save_arrays(self.log_writer, path, arrays)
