@@ -96,9 +96,8 @@ def _meetings(path: Path, report: MergeReport) -> list[_Meeting]:
 def _with_ended(meetings: Mapping[int, Mapping[int, Unmerged]], count: int) -> list[_Meeting]:
     """Return a start's meetings that have something to log, with what remains of processes that had ended before them."""
     ended: dict[int, Unmerged] = {}
-    unsure: set[int] = (
-        set()
-    )  # who may have had, in earlier meetings, what those that had ended gave the rest of theirs to
+    # who may have had, in earlier meetings, what those that had ended gave the rest of theirs to
+    unsure: set[int] = set()
     found = []
     for number in range(min(meetings), max(meetings) + 1):
         files = [each for _, each in sorted({**ended, **meetings.get(number, {})}.items())]
