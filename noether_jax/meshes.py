@@ -124,7 +124,7 @@ def _whole(value: jax.Array) -> jax.Array:
     return _typed(value, _retyped(mesh_of(value), AxisType.Auto, AxisType.Explicit))
 
 
-def spread_axes(value: jax.Array) -> dict[str, int]:
+def auto_axes(value: jax.Array) -> dict[str, int]:
     """Return the sizes of the axes along which XLA decides how an array is sharded; none where it does not decide."""
     mesh = mesh_of(value)
     if AxisType.Explicit in mesh.axis_types:
@@ -133,12 +133,12 @@ def spread_axes(value: jax.Array) -> dict[str, int]:
     return {name: size for name, size, kind in sizes if kind is AxisType.Auto}
 
 
-def spread(value: jax.Array, axes: Sequence[str]) -> jax.Array:
+def laid_along(value: jax.Array, axes: Sequence[str]) -> jax.Array:
     """Return an array whose rows are shared out along axes of XLA's; without axes, one that each device has whole.
 
     Under `jax.vmap` the members may be shared out along these axes already: then nothing is, but by XLA.
     """
-    if not spread_axes(value):
+    if not auto_axes(value):
         return value
     sharding = NamedSharding(mesh_of(value), PartitionSpec(tuple(axes)))  # type: ignore[no-untyped-call]
 

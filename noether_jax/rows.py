@@ -17,7 +17,7 @@ import numpy as np
 from noether_core.algebra.lift import is_small, lift, statistics_of, summarise_all
 from noether_core.algebra.sums import Fields, Statistics, each, empty
 from noether_jax import packing
-from noether_jax.meshes import MOST_STACKED, spread, spread_axes
+from noether_jax.meshes import MOST_STACKED, auto_axes, laid_along
 from noether_jax.ops import JaxOps
 
 _LEAST_SHARED = 64  # elements of an array; to lift fewer on every device is cheaper than to exchange what was lifted
@@ -112,20 +112,20 @@ def _shared_out(
     weight: jax.Array | None,
 ) -> Statistics:
     """Return the sums of arrays, [slots, elements]; XLA's devices, if any, lift a part each, and exchange the sums at once."""
-    axes, (slots, elements) = spread_axes(arrays), arrays.shape
+    axes, (slots, elements) = auto_axes(arrays), arrays.shape
     parts = math.prod(axes.values())
     if parts == 1 or elements % parts or elements < _LEAST_SHARED:
-        return lift_all(spread(arrays, ()), weight)
+        return lift_all(laid_along(arrays, ()), weight)
 
     def dealt(array: jax.Array) -> jax.Array:
         shares = array.reshape(*array.shape[:-1], parts, elements // parts)
-        return spread(jnp.moveaxis(shares, -2, 0), tuple(axes))
+        return laid_along(jnp.moveaxis(shares, -2, 0), tuple(axes))
 
     if weight is None or weight.size == 1:
         own = jax.vmap(lambda share: lift_all(share, weight))(dealt(arrays))
     else:
         own = jax.vmap(lift_all)(dealt(arrays), dealt(weight))
-    words = spread(packing.pack(ops, each(lambda field: field.reshape(-1), own)), ())
+    words = laid_along(packing.pack(ops, each(lambda field: field.reshape(-1), own)), ())
     sums, _ = packing.unpack(ops, fields, words)
     return ops.fold(each(lambda field: field.reshape(parts, slots), sums))
 
