@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from noether_core import read_run
+from parity_tests.devices import to_framework
 from parity_tests.reference import Outputs, Tracker, reduced
 
 Files = dict[str, dict[str, tuple[str, tuple[int, ...], bytes]]]
@@ -178,7 +179,7 @@ def converted(run_class: Any, outputs: dict[str, Any], training: Training) -> di
     for key in sorted(training.native & outputs.keys()):
         value = outputs[key]
         if isinstance(value, np.ndarray) and not (is_jax and value.dtype.itemsize == 8):
-            found[key] = run_class.backend.from_numpy(value)
+            found[key] = to_framework(run_class, value)
             if is_jax and not training.is_costly:
                 break
     return found

@@ -25,6 +25,7 @@ from flax import nnx
 import noether_jax
 import noether_torch
 from noether_core import read_run
+from parity_tests.devices import to_framework
 from parity_tests.drawing import KINDS, draw_value, nest
 from parity_tests.reference import Outputs, Result, Schedule, Tracker
 
@@ -212,7 +213,7 @@ class Loop:
             if rng.random() < 0.8:
                 value = draw_value(rng, *KINDS[key][self._variant], "unit")
                 is_own = isinstance(value, np.ndarray) and value.dtype != np.float64 and rng.random() < 0.6
-                outputs[key] = self._model.front_end.Run.backend.from_numpy(value) if is_own else value
+                outputs[key] = to_framework(self._model.front_end.Run, value) if is_own else value
         if rng.random() < 0.3 and "" not in {pattern for tracker in self._trackers for pattern in tracker.patterns}:
             outputs["nobodys"] = {1: [None, object()]} if rng.random() < 0.5 else object()  # nothing names it
         return nest(outputs)
@@ -240,7 +241,7 @@ class Loop:
         common = [{key: host(each)[key] for key in ("loss", "weight_norm")} for each in many]
         self._steps += common
         stacked = {key: np.stack([each[key] for each in common]) for key in ("loss", "weight_norm")}
-        self._run.step({key: self._run.backend.from_numpy(value) for key, value in stacked.items()}, steps=count)
+        self._run.step({key: to_framework(type(self._run), value) for key, value in stacked.items()}, steps=count)
 
     def _save(self) -> None:
         self._saved.append((len(self._steps), self._run.state_dict(), self._model.save()))

@@ -17,6 +17,7 @@ import noether_jax
 import noether_torch
 from noether_core import LogWriter, TrackAdditionalOutputsCallbackConfig, UpdateCounter
 from noether_jax.output_tracker import OutputTracker as JaxTracker
+from parity_tests.devices import to_torch
 
 STEPS, WIDTH = 4, 8
 Config = TrackAdditionalOutputsCallbackConfig
@@ -61,10 +62,6 @@ def hooks(
         if after is not None:
             after(given)
     return dict(callback.tracked_values)
-
-
-def to_torch(value: Any) -> torch.Tensor:
-    return noether_torch.Run.backend.from_numpy(np.asarray(value))
 
 
 def overwrite(outputs: dict[str, torch.Tensor]) -> None:

@@ -15,6 +15,7 @@ import noether_jax
 import noether_torch
 from noether_core import read_run
 from noether_core.run import Run
+from parity_tests.devices import to_framework
 from parity_tests.reference import Outputs, Result, Schedule
 
 _STEPS_PER_CALL = 5  # of the scanned way: not a divisor of most intervals
@@ -56,7 +57,7 @@ def _to_framework(run_class: type[Run], outputs: Outputs) -> Any:
     if isinstance(outputs, Mapping):
         return {key: _to_framework(run_class, value) for key, value in outputs.items()}
     if isinstance(outputs, np.ndarray) and outputs.dtype not in (np.float64, np.int64):
-        return run_class.backend.from_numpy(outputs)
+        return to_framework(run_class, outputs)
     return outputs  # Python numbers, None, and 64-bit NumPy values, which JAX would narrow
 
 

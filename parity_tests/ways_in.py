@@ -29,6 +29,7 @@ import noether_torch.accelerate
 import noether_torch.lightning
 import noether_torch.transformers
 from examples.digits import data, train_torch
+from parity_tests.devices import to_torch
 
 EPOCHS = 2
 CALLBACKS = train_torch.CALLBACKS
@@ -44,7 +45,7 @@ Recorded = list[Outputs]
 
 def tensors(recorded: Recorded) -> Iterator[dict[str, Tensor]]:
     for outputs in recorded:
-        yield {key: torch.from_numpy(value.copy()) for key, value in outputs.items()}
+        yield {key: to_torch(value) for key, value in outputs.items()}
 
 
 def torch_loop(recorded: Recorded, path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 
 import jax
@@ -67,11 +68,15 @@ def collectives(exchange):
 
 
 def stopped(exchange, at, rounds):
-    """Let one process stop at an arrival, for as long as the others fail at `rounds` of them."""
+    """Let one process be stopped, and go on, before it arrives where the others fail at `rounds` arrivals."""
+    if exchange.index == at:
+        went_on = threading.Event()
+        signal.signal(signal.SIGCONT, lambda *_: went_on.set())
+    say("ready")
+    if exchange.index == at:
+        while not went_on.wait(0.05):  # the signal may come to another thread, which does not wake this one
+            pass
     for number in range(rounds):
-        if number == 0 and exchange.index == at:
-            say("stop", os.getpid())
-            os.kill(os.getpid(), signal.SIGSTOP)
         start = time.monotonic()
         try:
             exchange.arrive(f"round {number}")

@@ -51,6 +51,12 @@ class Group:
             assert time.monotonic() < end, self.told()
             time.sleep(0.05)
 
+    def stop(self, at):
+        """Stop a process once all have started: the others wait for the first one's service at that."""
+        for index in range(len(self.workers)):
+            self.wait_for(index, "ready", 180)
+        self.workers[at].send_signal(signal.SIGSTOP)
+
     def told(self):
         return "\n".join(f"--- {log.name}\n{log.read_text()[-4000:]}" for log in self.logs)
 
@@ -79,6 +85,7 @@ def test_a_stopped_process_is_named_and_goes_on(tmp_path, count, at):
     rounds = 2
     with Group(tmp_path, "stopped", count, at, rounds) as group:
         others = [index for index in range(count) if index != at]
+        group.stop(at)
         for index in others:
             group.wait_for(index, f"missing {rounds - 1}")
         group.workers[at].send_signal(signal.SIGCONT)
@@ -96,7 +103,7 @@ def test_a_stopped_process_is_named_and_goes_on(tmp_path, count, at):
 
 def test_a_killed_process_is_named(tmp_path):
     with Group(tmp_path, "stopped", 3, 1, 1) as group:
-        group.wait_for(1, "stop")
+        group.stop(1)
         group.workers[1].kill()
         for index in (0, 2):
             group.wait_for(index, "missing 0 (1,)")
