@@ -29,9 +29,12 @@ class Binary32Ops(JaxOps):
         dtype = values.dtype
         if dtype == jnp.float64:
             parts = []
-            for _ in range(3):
-                parts.append(values.astype(jnp.float32))
-                values = values - parts[-1].astype(jnp.float64)
+            for _ in range(
+                3
+            ):  # cut off, not rounded: XLA takes rounding to binary32 and back for nothing at all on a GPU
+                leading = _leading(values)
+                parts.append(leading.astype(jnp.float32))
+                values = values - leading
             return tuple(parts), False
         if jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize >= 4:
             digits = [(values >> dtype.type(16 * at)) & dtype.type(0xFFFF) for at in range(dtype.itemsize // 2 - 1)]
@@ -48,6 +51,12 @@ class Binary32Ops(JaxOps):
         return Statistics(
             *(_joined(field, lengths[len(field)]) if isinstance(field, tuple) and field else field for field in sums)
         )
+
+
+def _leading(values: jax.Array) -> jax.Array:
+    """Return binary64 without the digits that binary32 has no place for."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint64)
+    return jax.lax.bitcast_convert_type(bits >> 29 << 29, jnp.float64)
 
 
 def _joined(parts: tuple[np.ndarray[Any, Any], ...], length: int) -> Expansion:

@@ -163,7 +163,11 @@ class OutputTracker:
 
     def _together(self, present: tuple[Slot, ...], *given: Any) -> OutputTrackerState:
         with together(given) as shared:
-            new = self._merged_in(present, *jax.lax.stop_gradient(shared.taken(given)))
+            state, values, weight, step = jax.lax.stop_gradient(shared.taken(given))
+            # as they were rounded: without this, XLA takes the widening of a narrow float that the step has just computed
+            # for its undoing, and reduces what was there before it was rounded
+            values, weight = jax.lax.optimization_barrier((values, weight))  # type: ignore[no-untyped-call]
+            new = self._merged_in(present, state, values, weight, step)
         return shared.given(new, given[0])
 
     def _merged_in(

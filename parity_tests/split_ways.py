@@ -130,7 +130,7 @@ def vmap(steps: list[Values], config: Config) -> Finished:
 
 @cache
 def mesh() -> jax.sharding.Mesh:
-    return jax.make_mesh((WIDTH,), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((WIDTH,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu"))
 
 
 def shard_map(steps: list[Values], config: Config) -> Finished:
