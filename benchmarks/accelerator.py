@@ -112,7 +112,16 @@ def jax_steps(num_keys: int, has_array: bool, run: noether_jax.Run) -> dict[str,
     learn, start = _jax_training(num_keys, has_array)
 
     @jax.jit
-    def bare(params: Any, opt_state: Any) -> tuple[Any, Any, Outputs]:
+    def bare(params: Any, opt_state: Any) -> tuple[Any, Any, jax.Array]:
+        params, opt_state, outputs = learn(params, opt_state)
+        return (
+            params,
+            opt_state,
+            jnp.stack([jnp.mean(value) for value in outputs.values()]),
+        )  # so that they are computed
+
+    @jax.jit
+    def returned(params: Any, opt_state: Any) -> tuple[Any, Any, Outputs]:
         params, opt_state, outputs = learn(params, opt_state)
         return params, opt_state, {key: jnp.mean(value) for key, value in outputs.items()}
 
@@ -123,10 +132,10 @@ def jax_steps(num_keys: int, has_array: bool, run: noether_jax.Run) -> dict[str,
 
     tracked = run.init(jax.eval_shape(learn, *start)[2])
 
-    def turn(use: Callable[[Outputs], object]) -> None:
+    def turn(step: Callable[..., Any], use: Callable[[Any], object]) -> None:
         state = start
         for _ in range(STEPS):
-            *state, outputs = bare(*state)
+            *state, outputs = step(*state)
             use(outputs)
         jax.block_until_ready(state)
 
@@ -141,15 +150,15 @@ def jax_steps(num_keys: int, has_array: bool, run: noether_jax.Run) -> dict[str,
     lists: list[Outputs] = []
 
     def stack() -> None:
-        turn(lists.append)
+        turn(returned, lists.append)
         jax.device_get(lists)
         lists.clear()
 
     return {
-        "untracked": partial(turn, lambda _: None),
+        "untracked": partial(turn, bare, lambda _: None),
         "ours": track,
         "lists": stack,
-        ".item()": partial(turn, lambda outputs: [value.item() for value in outputs.values()]),
+        ".item()": partial(turn, returned, lambda outputs: [value.item() for value in outputs.values()]),
     }
 
 
