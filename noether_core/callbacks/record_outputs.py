@@ -11,6 +11,7 @@ import numpy as np
 
 from noether_core.callbacks.base import CallbackBase
 from noether_core.config.base import CallbackBaseConfig
+from noether_core.emit.array_header import FORMAT_HEADER
 from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, RunFormatError, UpdateOutputError
@@ -108,7 +109,7 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
         FileNotFoundError: if there is no such file.
         RunFormatError: if the file is no recording.
     """
-    arrays = read_arrays(Path(path))
+    arrays = read_arrays(Path(path), most_header=FORMAT_HEADER)
     if _COUNT not in arrays:
         raise RunFormatError(f"{str(path)!r} is no recording of update outputs; {_GIVE}")
     count = arrays.pop(_COUNT)

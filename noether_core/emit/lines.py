@@ -1,0 +1,184 @@
+"""Read lines of JSON with their CRCs, as `noether_core.emit.jsonl` writes them, from a file that anything may have happened to.
+
+Nothing here takes more memory than the longest line that is read, or more time than the file's length asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from noether_core.errors import RunFormatError
+from noether_core.regular_files import open_regular
+from noether_core.schedule import UNITS
+
+_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_WIDE = 2.0**63  # from here on orjson may have made a float of an int
+MOST_LINE = 2**25  # bytes of a line that is read
+MOST_DEPTH = 100  # lists and dicts around a value
+MOST_DIGITS = 4300  # of an int, as Python reads them
+_CHUNK = 2**20
+_MOST_TRIES = 4
+_TORN = "the line is torn or damaged: its CRC-32 does not match"
+_TAIL = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
+_OBJECT = re.compile(rb'(?<![:,\[])\{"')
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MOST_DIGITS + 1))
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """Return the entry of a line, without its CRC.
+
+    Raises:
+        RunFormatError: if the line is torn or changed, or holds what no writer of ours writes.
+    """
+    found = _decoded(line[:-1]) if line.endswith(b"\n") else _TORN
+    if isinstance(found, str):
+        raise RunFormatError(found)
+    return found
+
+
+def _decoded(line: bytes) -> dict[str, Any] | str:
+    """Return the entry of a line without its end, or what is wrong with it."""
+    body, found, tail = line.rpartition(b',"crc32":"')
+    if not found or tail != b'%08x"}' % zlib.crc32(body):
+        return _TORN
+    try:
+        return _entry(body + b"}")
+    except RecursionError:
+        return f"the line has values nested more than {MOST_DEPTH} deep"
+    except ValueError as error:
+        return f"the line is no entry: {error!s:.80}"
+
+
+def _entry(document: bytes) -> dict[str, Any]:
+    try:
+        return {
+            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, _WIDE)
+            for name, value in orjson.loads(document).items()
+        }
+    except (orjson.JSONDecodeError, OverflowError):
+        if _LONG_NUMBER.search(document):
+            raise ValueError(f"it has a number of more than {MOST_DIGITS} digits") from None
+        return {name: _named(value) for name, value in json.loads(document).items()}
+
+
+def _named(value: Any, most: float | None = None, depth: int = 0) -> Any:
+    """Return a value with the names of floats made floats; raise for a float from `most` on."""
+    if isinstance(value, str):
+        return _NAMES.get(value, value)
+    if isinstance(value, dict | list):
+        if depth >= MOST_DEPTH:
+            raise RecursionError
+        if isinstance(value, dict):
+            return {name: _named(item, most, depth + 1) for name, item in value.items()}
+        return [_named(item, most, depth + 1) for item in value]
+    if most is not None and type(value) is float and abs(value) >= most:
+        raise OverflowError("this may have been an int beyond 64 bits")
+    return value
+
+
+Check = Callable[[dict[str, Any]], str | None]
+
+
+def iter_lines(
+    path: Path, problems: list[str], root: Path | None = None, check: Check | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the entry of every intact line of a file; a line and two mebibytes are in memory at most.
+
+    A line that is torn or damaged costs no other, also where its end is gone.
+
+    Args:
+        path: the file; it may be written meanwhile.
+        problems: gets a sentence, with the offset, for each torn or damaged line, which is left out.
+        root: the run directory, below which no link is followed; None: the file may be anywhere.
+        check: says what is wrong with an entry, which is then left out likewise; None if nothing is.
+
+    Raises:
+        OSError: if the file cannot be read.
+        RunFormatError: if it is no regular file.
+    """
+    with open_regular(path, root) as file:
+        for offset, line, wrong in _lines(file):
+            found = wrong or _decoded(line)
+            begin = 0
+            if found is _TORN and not wrong and (begins := _begins(line)):
+                problems.extend(f"{path}, byte {offset + at}: {_TORN}" for at in (0, *begins[:-1]))
+                begin = begins[-1]
+                found = _decoded(line[begin:])
+            if not isinstance(found, str):
+                found = (check and check(found)) or found
+            if isinstance(found, str):
+                problems.append(f"{path}, byte {offset + begin}: {found}")
+            else:
+                yield found
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str | None]]:
+    """Yield each line's offset and what is before its newline, or what is wrong with it; empty ones in a row as one."""
+    offset, rest = 0, b""
+    while data := file.read(_CHUNK):
+        *lines, rest = (rest + data).split(b"\n")
+        empty = 0
+        for line in lines:
+            if not line:
+                empty += 1
+                continue
+            if empty:
+                yield offset, b"", f"{empty} empty lines"
+                offset, empty = offset + empty, 0
+            yield offset, line, None
+            offset += len(line) + 1
+        if empty:
+            yield offset, b"", f"{empty} empty lines"
+            offset += empty
+        if len(rest) > MOST_LINE:
+            yield offset, b"", f"the line has more than {MOST_LINE:,} bytes"
+            rest = _rest_after_newline(file)
+            offset = file.tell() - len(rest)
+    if rest:
+        yield offset, rest, _TORN  # the end as it was then: a writer may have gone on since
+
+
+def _rest_after_newline(file: BinaryIO) -> bytes:
+    """Skip to the next newline, over holes in the file too; return what was read beyond it."""
+    while data := file.read(_CHUNK):
+        _, newline, rest = data.partition(b"\n")
+        if newline:
+            return rest
+        if not data.strip(b"\0"):
+            try:
+                file.seek(os.lseek(file.fileno(), file.tell(), os.SEEK_DATA))
+            except OSError:  # no data follows
+                file.seek(0, os.SEEK_END)
+    return b""
+
+
+def _begins(stretch: bytes) -> list[int]:
+    """Return where other lines begin in a damaged one, the last of which checks if any does; empty if none can.
+
+    One begins a byte, which was a newline, after what ends a line; or where `{"` is no value in a line.
+    """
+    begins = [found.end() + 1 for found in _TAIL.finditer(stretch)][:-1]
+    after = begins[-1] if begins else 0
+    if begins and not isinstance(_decoded(stretch[after:]), str):
+        return begins
+    objects = [found.start() for found in _OBJECT.finditer(stretch, after + 1)][-_MOST_TRIES:]
+    whole = next((at for at in objects if not isinstance(_decoded(stretch[at:]), str)), None)
+    return begins if whole is None else [*begins, whole]
+
+
+def entry_problem(entry: Mapping[str, Any]) -> str | None:
+    """Say what keeps a line from being an entry of the log; None if nothing does."""
+    for unit in UNITS:
+        value = entry.get(unit)
+        if type(value) is not int or not 0 <= value < 2**63:
+            return f"its {unit} is {value!r:.40}; expected an int of at least 0"
+    return None
