@@ -25,7 +25,7 @@ _WIDE = 2.0**63  # from here on orjson may have made a float of an int
 MOST_LINE = 2**25  # bytes of a line that is read
 MOST_DEPTH = 100  # lists and dicts around a value
 MOST_DIGITS = 4300  # of an int, as Python reads them
-_CHUNK = 2**20
+_CHUNK = 2**16
 _MOST_TRIES = 4
 _TORN = "the line is torn or damaged: its CRC-32 does not match"
 _TAIL = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
@@ -88,24 +88,21 @@ def _named(value: Any, most: float | None = None, depth: int = 0) -> Any:
 Check = Callable[[dict[str, Any]], str | None]
 
 
-def iter_lines(
-    path: Path, problems: list[str], root: Path | None = None, check: Check | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the entry of every intact line of a file; a line and two mebibytes are in memory at most.
+def iter_lines(path: Path, problems: list[str], check: Check | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the entry of every intact line of a file; little more than a line is in memory.
 
     A line that is torn or damaged costs no other, also where its end is gone.
 
     Args:
-        path: the file; it may be written meanwhile.
+        path: the file, which is no link; it may be written meanwhile.
         problems: gets a sentence, with the offset, for each torn or damaged line, which is left out.
-        root: the run directory, below which no link is followed; None: the file may be anywhere.
         check: says what is wrong with an entry, which is then left out likewise; None if nothing is.
 
     Raises:
         OSError: if the file cannot be read.
         RunFormatError: if it is no regular file.
     """
-    with open_regular(path, root) as file:
+    with open_regular(path, path.parent) as file:
         for offset, line, wrong in _lines(file):
             found = wrong or _decoded(line)
             begin = 0
@@ -124,7 +121,7 @@ def iter_lines(
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str | None]]:
     """Yield each line's offset and what is before its newline, or what is wrong with it; empty ones in a row as one."""
     offset, rest = 0, b""
-    while data := file.read(_CHUNK):
+    while data := file.read(max(_CHUNK, len(rest))):
         *lines, rest = (rest + data).split(b"\n")
         empty = 0
         for line in lines:
@@ -149,7 +146,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str | None]]:
 
 def _rest_after_newline(file: BinaryIO) -> bytes:
     """Skip to the next newline, over holes in the file too; return what was read beyond it."""
-    while data := file.read(_CHUNK):
+    while data := file.read(2**20):
         _, newline, rest = data.partition(b"\n")
         if newline:
             return rest
@@ -182,3 +179,28 @@ def entry_problem(entry: Mapping[str, Any]) -> str | None:
         if type(value) is not int or not 0 <= value < 2**63:
             return f"its {unit} is {value!r:.40}; expected an int of at least 0"
     return None
+
+
+def merged_problem(line: Mapping[str, Any]) -> str | None:
+    """Say what keeps a line from being one of a merged log: an entry, or the name of an array file."""
+    if "arrays" in line:
+        return beside_problem(line)
+    inner = line.get("provisional")
+    return entry_problem(inner if isinstance(inner, dict) and "update" not in line else line)
+
+
+def beside_problem(line: Mapping[str, Any]) -> str | None:
+    """Say what keeps a line from being one that lies beside entries: when these were written, or an array file's name."""
+    name = line.get("arrays", "update_outputs/")
+    if not isinstance(name, str) or not name.startswith("update_outputs/") or ".." in name.split("/"):
+        return f"it names the array file {name!r:.80}; expected one in update_outputs"
+    times = line.get("times", [])
+    if not isinstance(times, list) or not all(map(_is_time, times)):
+        return f"its times are {times!r:.80}; expected pairs of an update and seconds"
+    if type(line.get("since", 0)) is not int:
+        return f"its `since` is {line['since']!r:.40}; expected an int"
+    return None
+
+
+def _is_time(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int and type(pair[1]) in (int, float)
