@@ -24,11 +24,12 @@ NOETHER_KINDS = "noether.core.callbacks."
 
 def _is_a_list(value: Any) -> Any:
     if isinstance(value, str):
-        raise ValueError(f"got the string {value!r}; write a list: [{value}]")
+        raise ValueError(f"got the string {value!r:.200}; write a list: [{value:.200}]")
     return value
 
 
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+PositiveInt = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+MOST_ID = 255  # bytes of a file's name
 Strings = Annotated[list[StrictStr], BeforeValidator(_is_a_list)]
 
 
@@ -42,7 +43,7 @@ class CallbackBaseConfig(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers see the fields
 
-        def __init__(self, **fields: Any) -> None:
+        def __init__(self, /, **fields: Any) -> None:
             try:
                 super().__init__(**fields)
             except ValidationError as error:
@@ -53,8 +54,10 @@ class CallbackBaseConfig(BaseModel):
     def _id_names_a_folder(cls, value: str | None) -> str | None:
         if value is not None and (value in {".", ".."} or set(value) & set('/\\\0<>:"|?*')):
             raise ValueError(
-                f"id {value!r} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
+                f"id {value!r:.200} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
             )
+        if value is not None and len(value.encode("utf-8")) > MOST_ID:
+            raise ValueError(f"id {value!r:.40}... names a folder, and has more than {MOST_ID} bytes; shorten it")
         return value
 
 
