@@ -15,6 +15,7 @@ from typing import BinaryIO
 from noether_core.errors import RunFormatError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_PARTS = ("metrics", "starts", "update_outputs", "superseded", "unmerged")
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -98,15 +99,6 @@ def read_regular(path: Path, most: int, root: Path | None = None) -> bytes:
     return data
 
 
-def is_regular(path: Path, root: Path) -> bool:
-    """Tell whether there is a regular file inside of a run directory that no link leads to."""
-    try:
-        with open_regular(path, root):
-            return True
-    except (OSError, RunFormatError):
-        return False
-
-
 def files_below(root: Path, name: str, problems: list[str] | None = None) -> Iterator[Path]:
     """Yield the regular files in a directory of a run and those below it; no link is followed.
 
@@ -141,6 +133,19 @@ def files_below(root: Path, name: str, problems: list[str] | None = None) -> Ite
 def _note(path: Path, problems: list[str] | None) -> None:
     if problems is not None:
         problems.append(f"{path} is no regular file (a link, perhaps), and is not read")
+
+
+def require_own_parts(root: Path) -> None:
+    """Check that the directories in a run directory are its own, and no links to elsewhere.
+
+    Raises:
+        RunFormatError: if one is.
+    """
+    for part in _PARTS:
+        if (root / part).is_symlink():
+            raise RunFormatError(
+                f"{root / part} is a symbolic link; a run's files are in its directory: copy them there"
+            )
 
 
 def require_no_links(root: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from noether_core.emit.jsonl import encode_line, start_numbers
 from noether_core.emit.lines import entry_problem, iter_lines, merged_problem
 from noether_core.emit.starts import Origin, Start, read_start, standing
 from noether_core.errors import NoetherError, RunFormatError
+from noether_core.regular_files import require_no_links
 from noether_core.schedule import UNITS, TrainingIteration
 
 SUFFIX = ".merged.jsonl"
@@ -82,6 +83,8 @@ class MergedLog:
             units: dict[str, Any] = {unit: own.get(unit, getattr(iteration, unit)) for unit in UNITS}
             entries[update] = {**units, **entries.get(update, {}), **new}
         written = [name for name in arrays if name not in saved]
+        for name in written:
+            require_no_links(self.path, self.path / name)
         errors = [write_savable(self.path / name, arrays[name]) for name in written]
         if new or written:
             self._write(number, entries, list(dict.fromkeys([*names, *written])))

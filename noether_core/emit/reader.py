@@ -17,13 +17,12 @@ from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.lines import beside_problem, entry_problem, iter_lines
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
 from noether_core.emit.merged_log import read_merged, with_merged
-from noether_core.emit.problems import Problems
+from noether_core.emit.problems import MOST, Problems
 from noether_core.emit.starts import Start, read_start, standing
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
-from noether_core.regular_files import files_below
+from noether_core.regular_files import files_below, require_own_parts
 from noether_core.schedule import UNITS, TrainingIteration
 
-_PARTS = ("metrics", "starts", "update_outputs", "superseded", "unmerged")
 _ARRAYS = ("update_outputs", "superseded")
 
 
@@ -123,18 +122,19 @@ def read_run(path: str | Path) -> RunReader:
             state = "has no config.yaml, metrics/ or update_outputs/"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     problems: list[str] = Problems()
-    for name in _PARTS:
-        if (path / name).is_symlink():
-            raise RunFormatError(f"{path / name} is a symbolic link; what a run has is in its directory: copy it there")
+    require_own_parts(path)
     builder = TableBuilder()
     savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
-    for number in start_numbers(metrics):
-        file = metrics / f"{number}.jsonl"
+    is_doubtful = False  # whether something of who saved what is lost
+    numbers = start_numbers(metrics)
+    for number in numbers:
+        file, before = metrics / f"{number}.jsonl", len(problems)
         try:
             times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
             merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
             for name in dict.fromkeys([*saved, *more]):
                 savers.setdefault(name, []).append((len(builder.starts), str(number)))
+            is_doubtful |= len(problems) > before or before >= MOST
             entries = iter_lines(file, problems, entry_problem) if file.exists() else ()  # a start may only save arrays
             builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
         except RunFormatError as error:  # of what is no regular file
@@ -143,16 +143,36 @@ def read_run(path: str | Path) -> RunReader:
             problems.append(f"{file}: {error}")
     stands = standing(builder.starts)
     table, superseded = builder.build()
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands, problems))
+    found = [file for part in _ARRAYS for file in files_below(path, part, problems) if file.suffix == ".safetensors"]
+    is_doubtful &= len(stands) > 1
+    _add_those_that_set_aside(path, found, numbers, savers)
+    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands, found, is_doubtful))
+
+
+def _add_those_that_set_aside(
+    path: Path, found: Sequence[Path], numbers: Sequence[int], savers: dict[str, list[tuple[int, str]]]
+) -> None:
+    """Add the starts whose own note is lost: each also set aside what it replaced, in `superseded/<n>/`."""
+    places = {str(number): at for at, number in enumerate(numbers)}
+    for file in found:
+        part, number, *names = file.relative_to(path).parts
+        if part == _ARRAYS[1] and number in places and names[:1] == [_ARRAYS[0]]:
+            of_name = savers.setdefault("/".join(names), [])
+            if (places[number], number) not in of_name:
+                of_name.append((places[number], number))
+                of_name.sort()
 
 
 def _array_files(
-    path: Path, savers: Mapping[str, Sequence[tuple[int, str]]], stands: Sequence[float], problems: list[str]
+    path: Path,
+    savers: Mapping[str, Sequence[tuple[int, str]]],
+    stands: Sequence[float],
+    found: Sequence[Path],
+    is_doubtful: bool,
 ) -> tuple[list[ArrayFile], list[ArrayFile]]:
     """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
     kept: list[ArrayFile] = []
     superseded: list[ArrayFile] = []
-    found = [file for part in _ARRAYS for file in files_below(path, part, problems) if file.suffix == ".safetensors"]
     names = {file.relative_to(path).as_posix() for file in found if file.is_relative_to(path / _ARRAYS[0])}
     there = frozenset(found)
     for name in sorted(names | savers.keys()):
@@ -167,7 +187,9 @@ def _array_files(
         is_found = False
         for start, file in zip(reversed(starts), files, strict=True):  # each set aside what the one before had saved
             if file in there:
-                stands_here = not is_found and (start < 0 or (iteration.update or 0) <= stands[start])
+                stands_here = not is_found and (
+                    not is_doubtful if start < 0 else (iteration.update or 0) <= stands[start]
+                )
                 is_found |= stands_here
                 (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file, path))
     kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
