@@ -118,6 +118,18 @@ def iter_lines(path: Path, problems: list[str], check: Check | None = None) -> I
                 yield found
 
 
+def lines_there(path: Path, problems: list[str], check: Check) -> Iterator[dict[str, Any]]:
+    """Yield as `iter_lines` does, and nothing where there is no such file; one that cannot be read is a problem."""
+    try:
+        yield from iter_lines(path, problems, check)
+    except FileNotFoundError:
+        return
+    except RunFormatError as error:
+        problems.append(str(error))
+    except OSError as error:
+        problems.append(f"{path}: {error}")
+
+
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str | None]]:
     """Yield each line's offset and what is before its newline, or what is wrong with it; empty ones in a row as one."""
     offset, rest = 0, b""
@@ -138,24 +150,24 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str | None]]:
             offset += empty
         if len(rest) > MOST_LINE:
             yield offset, b"", f"the line has more than {MOST_LINE:,} bytes"
-            rest = _rest_after_newline(file)
-            offset = file.tell() - len(rest)
+            _skip_line(file)
+            offset, rest = file.tell(), b""
     if rest:
         yield offset, rest, _TORN  # the end as it was then: a writer may have gone on since
 
 
-def _rest_after_newline(file: BinaryIO) -> bytes:
-    """Skip to the next newline, over holes in the file too; return what was read beyond it."""
+def _skip_line(file: BinaryIO) -> None:
+    """Go to what follows the next newline, over holes in the file too."""
     while data := file.read(2**20):
         _, newline, rest = data.partition(b"\n")
         if newline:
-            return rest
+            file.seek(-len(rest), os.SEEK_CUR)
+            return
         if not data.strip(b"\0"):
             try:
                 file.seek(os.lseek(file.fileno(), file.tell(), os.SEEK_DATA))
             except OSError:  # no data follows
                 file.seek(0, os.SEEK_END)
-    return b""
 
 
 def _begins(stretch: bytes) -> list[int]:

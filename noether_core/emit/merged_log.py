@@ -14,7 +14,7 @@ import numpy as np
 from noether_core.emit.arrays import read_arrays, write_savable
 from noether_core.emit.files import write_whole
 from noether_core.emit.jsonl import encode_line, start_numbers
-from noether_core.emit.lines import entry_problem, iter_lines, merged_problem
+from noether_core.emit.lines import entry_problem, lines_there, merged_problem
 from noether_core.emit.starts import Origin, Start, read_start, standing
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.regular_files import require_no_links
@@ -28,7 +28,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 def read_merged(file: Path, problems: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the entries of such a file, by update, and the names of the array files."""
-    lines = list(iter_lines(file, problems, merged_problem)) if file.exists() else []
+    lines = list(lines_there(file, problems, merged_problem))
     entries = [line for line in lines if "arrays" not in line]
     return entries, [str(line["arrays"]) for line in lines if "arrays" in line]
 
@@ -134,8 +134,7 @@ class MergedLog:
         return start
 
     def _entries(self, number: int) -> Iterator[dict[str, Any]]:
-        file = self._metrics / f"{number}.jsonl"
-        return iter_lines(file, [], entry_problem) if file.exists() else iter(())
+        return lines_there(self._metrics / f"{number}.jsonl", [], entry_problem)
 
 
 def _refuse_other_values(update: int, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import start_numbers
-from noether_core.emit.lines import beside_problem, entry_problem, iter_lines
+from noether_core.emit.lines import beside_problem, entry_problem, lines_there
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
 from noether_core.emit.merged_log import read_merged, with_merged
 from noether_core.emit.problems import MOST, Problems
@@ -125,28 +125,23 @@ def read_run(path: str | Path) -> RunReader:
     require_own_parts(path)
     builder = TableBuilder()
     savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
-    is_doubtful = False  # whether something of who saved what is lost
+    doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
     numbers = start_numbers(metrics)
     for number in numbers:
         file, before = metrics / f"{number}.jsonl", len(problems)
-        try:
-            times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
-            merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
-            for name in dict.fromkeys([*saved, *more]):
-                savers.setdefault(name, []).append((len(builder.starts), str(number)))
-            is_doubtful |= len(problems) > before or before >= MOST
-            entries = iter_lines(file, problems, entry_problem) if file.exists() else ()  # a start may only save arrays
-            builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
-        except RunFormatError as error:  # of what is no regular file
-            problems.append(str(error))
-        except OSError as error:
-            problems.append(f"{file}: {error}")
+        times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
+        merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
+        for name in dict.fromkeys([*saved, *more]):
+            savers.setdefault(name, []).append((len(builder.starts), str(number)))
+        if len(problems) > before or before >= MOST:
+            doubtful.append(len(builder.starts))
+        entries = lines_there(file, problems, entry_problem)  # none where a start only saved arrays
+        builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
     stands = standing(builder.starts)
     table, superseded = builder.build()
     found = [file for part in _ARRAYS for file in files_below(path, part, problems) if file.suffix == ".safetensors"]
-    is_doubtful &= len(stands) > 1
     _add_those_that_set_aside(path, found, numbers, savers)
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands, found, is_doubtful))
+    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands, found, doubtful))
 
 
 def _add_those_that_set_aside(
@@ -168,7 +163,7 @@ def _array_files(
     savers: Mapping[str, Sequence[tuple[int, str]]],
     stands: Sequence[float],
     found: Sequence[Path],
-    is_doubtful: bool,
+    doubtful: Sequence[int],
 ) -> tuple[list[ArrayFile], list[ArrayFile]]:
     """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
     kept: list[ArrayFile] = []
@@ -187,9 +182,8 @@ def _array_files(
         is_found = False
         for start, file in zip(reversed(starts), files, strict=True):  # each set aside what the one before had saved
             if file in there:
-                stands_here = not is_found and (
-                    not is_doubtful if start < 0 else (iteration.update or 0) <= stands[start]
-                )
+                by = doubtful if start < 0 else [start]
+                stands_here = not is_found and all((iteration.update or 0) <= stands[each] for each in by)
                 is_found |= stands_here
                 (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file, path))
     kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
@@ -199,7 +193,7 @@ def _array_files(
 def _start_of(path: Path, number: int, problems: list[str]) -> Start | None:
     try:
         return read_start(path, number, problems)
-    except RunFormatError as error:
+    except (RunFormatError, OSError) as error:
         problems.append(str(error))
         return None
 
@@ -208,10 +202,9 @@ def _read_beside(file: Path, problems: list[str]) -> tuple[dict[int, float], lis
     """Return when the entry of each update was written, and which array files were saved."""
     times: dict[int, float] = {}
     saved: list[str] = []
-    if file.exists():
-        for line in iter_lines(file, problems, beside_problem):
-            if "arrays" in line:
-                saved.append(str(line["arrays"]))
-            with contextlib.suppress(OverflowError):
-                times.update((update, float(time)) for update, time in line.get("times", ()))
+    for line in lines_there(file, problems, beside_problem):
+        if "arrays" in line:
+            saved.append(str(line["arrays"]))
+        with contextlib.suppress(OverflowError):
+            times.update((update, float(time)) for update, time in line.get("times", ()))
     return times, saved

@@ -88,6 +88,8 @@ def decode_state(data: bytes, name: str) -> dict[str, Any]:
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r:.80}, expected {_FORMAT!r}")
         places = sorted(header.places, key=lambda place: int(place.name))
+        if [place.name for place in places] != [str(number) for number in range(len(places))]:
+            raise ValueError("its arrays are not numbered")
         arrays = [
             np.frombuffer(data[place.begin : place.end], _KNOWN[place.dtype]).reshape(place.shape) for place in places
         ]

@@ -11,7 +11,7 @@ from typing import Any
 from noether_core.config.yaml_file import parse_yaml, read_text
 from noether_core.emit.arrays import check_arrays
 from noether_core.emit.jsonl import start_numbers
-from noether_core.emit.lines import beside_problem, iter_lines
+from noether_core.emit.lines import beside_problem, lines_there
 from noether_core.emit.problems import Problems
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.emit.record_file import decode_record
@@ -158,9 +158,7 @@ def _check_missing_arrays(path: Path, report: CheckReport) -> None:
     for number in start_numbers(path / "metrics"):
         for suffix in (".time.jsonl", ".merged.jsonl"):
             file = path / "metrics" / f"{number}{suffix}"
-            if not file.is_file():
-                continue
-            for line in iter_lines(file, Problems(), beside_problem):
+            for line in lines_there(file, Problems(), beside_problem):
                 if (name := line.get("arrays")) is not None and name not in there:
                     there.add(name)  # once is enough
                     report.problems.append(f"{path / name} is missing: start {number} says that it saved it")

@@ -7,10 +7,10 @@ import math
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from noether_core.emit.columns import Table
-from noether_core.emit.export.tables import csv_parts, parquet_bytes
+from noether_core.emit.export.tables import as_utf8, csv_parts, parquet_bytes
 from noether_core.emit.files import write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.emit.trackers import TOOLS, make_tracker
@@ -75,12 +75,19 @@ def _fill(reader: RunReader, to: str, path: Path) -> None:
     try:
         log_at = getattr(tracker, "log_at", None)  # a tool that keeps times gets those of the training
         for entry, time in zip(reader.iter_entries(), reader.table.times.tolist(), strict=True):
+            plain = {as_utf8(key).decode(): _encodable(value) for key, value in entry.items()}
             if log_at is None or math.isnan(time):
-                tracker.log(entry)
+                tracker.log(plain)
             else:
-                log_at(entry, time)
+                log_at(plain, time)
+    except Exception as error:
+        raise NoetherError(f"{to} did not take all entries of {str(reader.path)!r}: {error!r:.500}") from error
     finally:
         tracker.close()
+
+
+def _encodable(value: Any) -> Any:
+    return as_utf8(value).decode() if isinstance(value, str) else value
 
 
 def _clear(path: Path) -> None:

@@ -31,7 +31,7 @@ def csv_parts(table: Table) -> Iterator[bytes]:
 
 
 def _line(cells: Sequence[str]) -> bytes:
-    return _utf8(",".join(cells) + "\r\n")
+    return as_utf8(",".join(cells) + "\r\n")
 
 
 def _name(key: str) -> str:
@@ -75,7 +75,7 @@ def parquet_bytes(table: Table) -> bytes:
         ) from error
     columns: dict[str, Any] = {unit: pa.array(table.iterations[:, at]) for at, unit in enumerate(UNITS)}
     for key, series in table.series.items():
-        columns[_utf8(key).decode()] = _column(pa, series.value, table.rows[key], len(table.iterations))
+        columns[as_utf8(key).decode()] = _column(pa, series.value, table.rows[key], len(table.iterations))
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
@@ -100,8 +100,9 @@ def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
         return values, pa.int64()
     if all(isinstance(value, float) or (isinstance(value, int) and as_float(value) == value) for value in present):
         return [None if value is None else float(value) for value in values], pa.float64()
-    return [None if value is None else _utf8(_cell(value)).decode() for value in values], pa.string()
+    return [None if value is None else as_utf8(_cell(value)).decode() for value in values], pa.string()
 
 
-def _utf8(text: str) -> bytes:
+def as_utf8(text: str) -> bytes:
+    """Return text in UTF-8, half of a surrogate pair as an escape."""
     return text.encode("utf-8", "backslashreplace")
