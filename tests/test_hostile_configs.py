@@ -72,6 +72,7 @@ def refused(text: str | bytes, tmp_path: Path) -> str:
         (f"callbacks: ['{'x' * 500_000}']", ["expected a mapping"]),
         (f"{ENTRY}, ? {'x' * 500_000} : 1}}]", ["is no field"]),
         (f"callbacks: [{{every_n_updates: 1, keys: [{'1, ' * 20_000}]}}]", ["keys.0", "there is more that is wrong"]),
+        ('{"callbacks": [{"keys": "\\ud800\\udc00"}]}', ["write a list"]),
         (f"? {'x' * 500_000}\n: 1", ["no `callbacks:` list"]),
         (b"#" * 2**20 + b"\n", ["more than 1,048,576 bytes"]),
         (b"\x1b]0;owned\x07: 1", ["not valid YAML"]),

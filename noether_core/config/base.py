@@ -18,13 +18,14 @@ from pydantic import (
 
 from noether_core.config.readable import readable
 from noether_core.schedule import UNITS, Interval
+from noether_core.text import inert
 
 NOETHER_KINDS = "noether.core.callbacks."
 
 
 def _is_a_list(value: Any) -> Any:
     if isinstance(value, str):
-        raise ValueError(f"got the string {value!r:.200}; write a list: [{value:.200}]")
+        raise ValueError(f"got the string {value!r:.200}; write a list: [{inert(value[:200])}]")
     return value
 
 
