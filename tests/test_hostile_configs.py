@@ -65,6 +65,7 @@ def refused(text: str | bytes, tmp_path: Path) -> str:
         (f"{ENTRY}, {ESCAPE}: 1}}]", ["is no field", "\\x1b]0;owned\\x07"]),
         (f"{ENTRY}, missing: {ESCAPE}}}]", ["\\x1b"]),
         (f"{ENTRY}, id: {ESCAPE[:-1]}/\"}}]", ["\\x1b"]),
+        (f"{ENTRY}, id: {ESCAPE}}}]", ["\\x1b", "names a folder"]),
         (f"callbacks: [{{kind: {ESCAPE}}}]", ["\\x1b", "known here"]),
         (f"callbacks: [{ESCAPE}]", ["\\x1b", "expected a mapping"]),
         (f"{ESCAPE}: 1", ["\\x1b", "no `callbacks:` list"]),

@@ -21,6 +21,7 @@ from damaged_runs import make_run, write_log
 
 from noether_core import NoetherError, RunFormatError, read_run
 from noether_core.cli import main
+from noether_core.emit import columns
 from noether_core.emit.array_header import MOST_HEADER
 from noether_core.emit.arrays import encode_arrays, read_arrays, read_headers, write_arrays
 from noether_core.emit.export import export_run
@@ -262,6 +263,22 @@ def test_of_many_damaged_lines_a_thousand_are_told(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert len(run.problems) == 1000
     assert run.problems[-1] == "49,001 more problems are not told here"
+
+
+def test_many_flushes_of_one_update_with_a_key_each_are_read_at_once(tmp_path: Path) -> None:
+    write_log(tmp_path, {"loss": 1.0})
+    with (tmp_path / "metrics" / "1.jsonl").open("ab") as file:
+        file.writelines(encode_line({**UNITS, f"key{number}": 1.0}) for number in range(30_000))
+    run = read_run(tmp_path)
+    assert (len(run.entries), len(run.series)) == (4, 30_001)
+
+
+def test_more_keys_than_columns_can_be_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "MOST_KEYS", 100)
+    write_log(tmp_path, {f"key{number}": 1.0 for number in range(200)}, 300)
+    with pytest.raises(RunFormatError, match="more than 100 keys"):
+        read_run(tmp_path)
+    assert not check_run(tmp_path).is_clean
 
 
 def header(length: int, data: bytes = b"") -> bytes:

@@ -22,7 +22,8 @@ from noether_core.select import flatten
 
 _COUNT = "accumulation_steps"
 # step, position, array, list or Python number, key
-_NAME = re.compile(r"(\d+)/(\d+)([alp])/(.*)", re.ASCII | re.DOTALL)
+_NAME = re.compile(r"(\d{1,18})/(\d{1,18})([alp])/(.*)", re.ASCII | re.DOTALL)
+_MOST_STEPS = 10**8
 _PYTHON_DTYPES = ("bool", "int64", "float64")
 _GIVE = "give a file that Run(..., record=...) wrote"
 
@@ -113,7 +114,7 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
     if _COUNT not in arrays:
         raise RunFormatError(f"{str(path)!r} is no recording of update outputs; {_GIVE}")
     count = arrays.pop(_COUNT)
-    if count.shape != () or count.dtype.kind not in "iu" or count < 0:
+    if count.shape != () or count.dtype.kind not in "iu" or not 0 <= count <= _MOST_STEPS:
         what = f"{count.dtype} of shape {count.shape}, {count.tolist()!r:.40}"
         raise _damaged(path, f"its {_COUNT!r} is {what}; expected an int")
     steps = _steps(path, arrays, int(count))

@@ -30,6 +30,7 @@ def _is_a_list(value: Any) -> Any:
 
 
 PositiveInt = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+_NEVER_IN_AN_ID = {*'/\\<>:"|?*', *map(chr, range(32)), *map(chr, range(127, 160))}
 MOST_ID = 255  # bytes of a file's name
 Strings = Annotated[list[StrictStr], BeforeValidator(_is_a_list)]
 
@@ -53,7 +54,7 @@ class CallbackBaseConfig(BaseModel):
     @field_validator("id")
     @classmethod
     def _id_names_a_folder(cls, value: str | None) -> str | None:
-        if value is not None and (value in {".", ".."} or set(value) & set('/\\\0<>:"|?*')):
+        if value is not None and (value in {".", ".."} or set(value) & _NEVER_IN_AN_ID):
             raise ValueError(
                 f"id {value!r:.200} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
             )

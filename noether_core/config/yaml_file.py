@@ -58,7 +58,7 @@ def parse_yaml(text: str, where: str) -> Any:
     except ConfigFileError:
         raise
     except yaml.YAMLError as error:
-        raise ConfigFileError(f"{where} is not valid YAML: {error!s:.1000}") from error
+        raise ConfigFileError(f"{where} is not valid YAML: {error!s:.1000}") from None
     except Exception as error:  # whatever the library raises for a date, a number or a tag that holds something else
         raise ConfigFileError(
             f"{where} is not valid YAML: a value is not what its form or tag says ({type(error).__name__}: {error!s:.200})"

@@ -27,6 +27,7 @@ MOST_DEPTH = 100  # lists and dicts around a value
 MOST_DIGITS = 4300  # of an int, as Python reads them
 _CHUNK = 2**16
 _MOST_TRIES = 4
+_MOST_NAME = 1024  # characters of a file's name in a run directory
 _TORN = "the line is torn or damaged: its CRC-32 does not match"
 _TAIL = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
 _OBJECT = re.compile(rb'(?<![:,\[])\{"')
@@ -204,7 +205,12 @@ def merged_problem(line: Mapping[str, Any]) -> str | None:
 def beside_problem(line: Mapping[str, Any]) -> str | None:
     """Say what keeps a line from being one that lies beside entries: when these were written, or an array file's name."""
     name = line.get("arrays", "update_outputs/")
-    if not isinstance(name, str) or not name.startswith("update_outputs/") or ".." in name.split("/"):
+    if (
+        not isinstance(name, str)
+        or not name.startswith("update_outputs/")
+        or ".." in name.split("/")
+        or len(name) > _MOST_NAME
+    ):
         return f"it names the array file {name!r:.80}; expected one in update_outputs"
     times = line.get("times", [])
     if not isinstance(times, list) or not all(map(_is_time, times)):

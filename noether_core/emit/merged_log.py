@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from noether_core.emit.arrays import read_arrays, write_savable
+from noether_core.emit.columns import joined_entry
 from noether_core.emit.files import write_whole
 from noether_core.emit.jsonl import encode_line, start_numbers
 from noether_core.emit.lines import entry_problem, lines_there, merged_problem
@@ -70,8 +69,7 @@ class MergedLog:
         """
         update = iteration.update or 0
         number = self._start_of(update)
-        own: dict[str, Any] = {}
-        own = reduce(or_, (entry for entry in self._entries(number) if entry["update"] == update), own)
+        own = joined_entry(entry for entry in self._entries(number) if entry["update"] == update)
         entries, names = self._merged(number)
         logged = {key for key in scalars if key in own}
         saved = {name for name in arrays if name not in names and (self.path / name).is_file()}
