@@ -38,7 +38,7 @@ from noether_core.emit.arrays import check_arrays, read_arrays, read_headers
 from noether_core.emit.export.tables import csv_parts
 from noether_core.emit.record_file import encode_record
 from noether_core.emit.state_file import read_state
-from noether_core.emit.unmerged import read_unmerged
+from noether_core.emit.unmerged import find_unmerged, read_unmerged
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
 from noether_core.parity.check import check_run
@@ -132,6 +132,32 @@ def read_unmerged_file(path: Path, file: Path) -> None:
         check_run(path)
 
 
+def read_with_strangers(path: Path, file: Path) -> None:
+    """Put what a list says into the run directory, under names of its own, read the run, and take it away."""
+    made = []
+    try:
+        for part, name, kind in json.loads(file.read_bytes()):
+            made.append(path / part / name)
+            with contextlib.suppress(OSError, ValueError):  # a name that no file can have, or one that is there
+                MAKERS[kind](made[-1])
+        read_a_run(path, file)
+        with ours():
+            find_unmerged(path)
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError, ValueError):
+                if each.is_symlink() or each.stat().st_size == 3 or not each.is_file():
+                    each.rmdir() if each.is_dir() and not each.is_symlink() else each.unlink()
+
+
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "file": lambda path: path.open("xb").write(b"abc"),
+    "fifo": os.mkfifo,
+    "directory": os.mkdir,
+    "link": lambda path: path.symlink_to("/dev/zero"),
+    "dangling": lambda path: path.symlink_to("nowhere"),
+}
+
 TARGETS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "lines": ("run/metrics/1.jsonl", read_a_run),
     "beside": ("run/metrics/2.time.jsonl", read_a_run),
@@ -142,6 +168,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "example": ("outputs.json", read_example),
     "unmerged": ("run/unmerged/0-of-2.safetensors", read_unmerged_file),
     "state": ("state", lambda _, file: read_state(file)),
+    "strangers": ("strangers.json", read_with_strangers),
     "recording": ("recording", lambda _, file: list(read_recording(file))),
 }
 
@@ -249,6 +276,24 @@ YAML = (
 JSON = VALUES.map(lambda value: json.dumps(value).encode()) | st.dictionaries(NAMES, VALUES).map(
     lambda value: json.dumps(value).encode()
 )
+STRANGERS = st.lists(
+    st.tuples(
+        st.sampled_from(["", "metrics", "starts", "update_outputs", "update_outputs/U2", "superseded/2", "unmerged"]),
+        st.builds(
+            "".join, st.lists(st.sampled_from([*"0123456789", ".", "jsonl", "E0_U", "_S", "time"]) | TEXTS, max_size=5)
+        )
+        | st.sampled_from(
+            [f"{n}{end}" for n in (1, 2, 7, "01", "٣", "9" * 200) for end in (".jsonl", ".time.jsonl", ".json")]
+        )
+        | st.sampled_from(
+            ["E0_U3_S3.safetensors", f"U{'9' * 200}.safetensors", "U.safetensors", "1-of-2.safetensors", "a.tmp"]
+        ),
+        st.sampled_from([*MAKERS]),
+    ),
+    max_size=6,
+).map(
+    lambda made: json.dumps([each for each in made if each[1] and "/" not in each[1] and "\0" not in each[1]]).encode()
+)
 MADE_UP: dict[str, st.SearchStrategy[bytes]] = {
     "lines": LINES,
     "beside": LINES,
@@ -260,6 +305,7 @@ MADE_UP: dict[str, st.SearchStrategy[bytes]] = {
     "recording": ARRAYS,
     "config": YAML | YAML.map(with_checksum),
     "example": JSON,
+    "strangers": STRANGERS,
 }
 
 
@@ -317,7 +363,9 @@ def fuzz(directory: Path, seconds: float, first_seed: int, examples: int = 100) 
     originals = {name: (directory / place).read_bytes() for name, (place, _) in TARGETS.items()}
     while time.monotonic() < end:
         for name, (place, read) in TARGETS.items():
-            drawn = st.builds(changed, st.just(originals[name]), CHANGES, st.booleans()) | MADE_UP[name]
+            drawn = MADE_UP[name]
+            if name != "strangers":
+                drawn |= st.builds(changed, st.just(originals[name]), CHANGES, st.booleans())
             (directory / "case").write_text(f"{name} with seed {number}: {directory / place}")
             count += read_all(directory, directory / place, read, drawn, number, examples)
             (directory / place).write_bytes(originals[name])
@@ -377,6 +425,7 @@ def main(seconds: float, first_seed: int) -> int:
     make_run(directory / "run")
     log = (directory / "run" / "metrics" / "3.jsonl").read_bytes()
     (directory / "run" / "metrics" / "3.merged.jsonl").write_bytes(log)
+    (directory / "strangers.json").write_text("[]")
     (directory / "outputs.json").write_text('{"loss": 0.5, "a": {"shape": [3, 4]}, "b": [[1, 2], [3, 4]]}')
     command = [sys.executable, __file__, "--bounded", str(directory), str(seconds), str(first_seed)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}

@@ -178,7 +178,7 @@ BODIES: list[Any] = [
     f'{{"epoch":0,"update":4,"sample":4,"v":{"9" * 10_000}',
     f'{{"epoch":0,"update":4,"sample":4,"v":-{"9" * 10_000}.5',
     f'{{"epoch":0,"update":4,"sample":4,"v":{"[" * 900}{"]" * 900}',
-    f'{{"epoch":0,"update":4,"sample":4,"v":{"[" * (MOST_DEPTH + 1)}{"]" * (MOST_DEPTH + 1)}',
+    f'{{"epoch":0,"update":4,"sample":4,"v":{"[" * (MOST_DEPTH + 2)}{"]" * (MOST_DEPTH + 2)}',
     f'{{"epoch":0,"update":4,"sample":4,"v":{"[" * 100_000}{"]" * 100_000}',
     '{"epoch":0,"update":4,"sample":4,"v":' + '{"a":' * 20_000 + "1" + "}" * 20_000,
     '{"epoch":0,"update":4,"sample":4,"v":nul',

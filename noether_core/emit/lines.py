@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ MOST_DEPTH = 100  # lists and dicts around a value
 MOST_DIGITS = 4300  # of an int, as Python reads them
 _CHUNK = 2**16
 _MOST_TRIES = 4
+_MOST_COUNT = 2**63
 _MOST_NAME = 1024  # characters of a file's name in a run directory
 _TORN = "the line is torn or damaged: its CRC-32 does not match"
 _TAIL = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
@@ -52,34 +54,37 @@ def _decoded(line: bytes) -> dict[str, Any] | str:
     if not found or tail != b'%08x"}' % zlib.crc32(body):
         return _TORN
     try:
-        return _entry(body + b"}")
+        return {
+            name: value
+            if type(value) is int or (type(value) is float and -_WIDE < value < _WIDE)
+            else _named(value, _WIDE)
+            for name, value in orjson.loads(body + b"}").items()
+        }
+    except (orjson.JSONDecodeError, OverflowError, RecursionError):
+        return _decoded_exactly(body + b"}")
+
+
+def _decoded_exactly(document: bytes) -> dict[str, Any] | str:
+    """Return what the standard library, which knows ints of any size, makes of a document, or what is wrong with it."""
+    if _LONG_NUMBER.search(document):
+        return f"the line is no entry: it has a number of more than {MOST_DIGITS} digits"
+    try:
+        return {name: _named(value) for name, value in json.loads(document).items()}
     except RecursionError:
-        return f"the line has values nested more than {MOST_DEPTH} deep"
+        return f"the line is no entry: it has values nested more than {MOST_DEPTH} deep"
     except ValueError as error:
         return f"the line is no entry: {error!s:.80}"
-
-
-def _entry(document: bytes) -> dict[str, Any]:
-    try:
-        return {
-            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, _WIDE)
-            for name, value in orjson.loads(document).items()
-        }
-    except (orjson.JSONDecodeError, OverflowError):
-        if _LONG_NUMBER.search(document):
-            raise ValueError(f"it has a number of more than {MOST_DIGITS} digits") from None
-        return {name: _named(value) for name, value in json.loads(document).items()}
 
 
 def _named(value: Any, most: float | None = None, depth: int = 0) -> Any:
     """Return a value with the names of floats made floats; raise for a float from `most` on."""
     if isinstance(value, str):
         return _NAMES.get(value, value)
-    if isinstance(value, dict | list):
-        if depth >= MOST_DEPTH:
-            raise RecursionError
-        if isinstance(value, dict):
-            return {name: _named(item, most, depth + 1) for name, item in value.items()}
+    if depth > MOST_DEPTH:
+        raise RecursionError
+    if isinstance(value, dict):
+        return {name: _named(item, most, depth + 1) for name, item in value.items()}
+    if isinstance(value, list):
         return [_named(item, most, depth + 1) for item in value]
     if most is not None and type(value) is float and abs(value) >= most:
         raise OverflowError("this may have been an int beyond 64 bits")
@@ -104,19 +109,24 @@ def iter_lines(path: Path, problems: list[str], check: Check | None = None) -> I
         RunFormatError: if it is no regular file.
     """
     with open_regular(path, path.parent) as file:
-        for offset, line, wrong in _lines(file):
-            found = wrong or _decoded(line)
-            begin = 0
-            if found is _TORN and not wrong and (begins := _begins(line)):
-                problems.extend(f"{path}, byte {offset + at}: {_TORN}" for at in (0, *begins[:-1]))
-                begin = begins[-1]
-                found = _decoded(line[begin:])
-            if not isinstance(found, str):
-                found = (check and check(found)) or found
-            if isinstance(found, str):
-                problems.append(f"{path}, byte {offset + begin}: {found}")
-            else:
-                yield found
+        for offset, lines, wrong in _runs(file):
+            if wrong:
+                problems.append(f"{path}, byte {offset}: {wrong}")
+            for line in lines:
+                found = _decoded(line)
+                begin = offset
+                if found is _TORN and (begins := _begins(line)):
+                    problems.extend(f"{path}, byte {offset + at}: {_TORN}" for at in (0, *begins[:-1]))
+                    begin += begins[-1]
+                    found = _decoded(line[begins[-1] :])
+                if type(found) is dict:
+                    if check is None or (wrong := check(found)) is None:
+                        yield found
+                    else:
+                        found = wrong
+                if type(found) is str:
+                    problems.append(f"{path}, byte {begin}: {found}")
+                offset += len(line) + 1
 
 
 def lines_there(path: Path, problems: list[str], check: Check) -> Iterator[dict[str, Any]]:
@@ -131,30 +141,21 @@ def lines_there(path: Path, problems: list[str], check: Check) -> Iterator[dict[
         problems.append(f"{path}: {error}")
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yield each line's offset and what is before its newline, or what is wrong with it; empty ones in a row as one."""
+def _runs(file: BinaryIO) -> Iterator[tuple[int, list[bytes], str | None]]:
+    """Yield the offset of lines in a row and what is before each newline, or nothing and what is wrong there."""
     offset, rest = 0, b""
     while data := file.read(max(_CHUNK, len(rest))):
         *lines, rest = (rest + data).split(b"\n")
-        empty = 0
-        for line in lines:
-            if not line:
-                empty += 1
-                continue
-            if empty:
-                yield offset, b"", f"{empty} empty lines"
-                offset, empty = offset + empty, 0
-            yield offset, line, None
-            offset += len(line) + 1
-        if empty:
-            yield offset, b"", f"{empty} empty lines"
-            offset += empty
+        for is_full, group in ((True, lines),) if all(lines) else groupby(lines, bool):
+            run = list(group)
+            yield (offset, run, None) if is_full else (offset, [], f"{len(run)} empty lines")
+            offset += sum(map(len, run)) + len(run)
         if len(rest) > MOST_LINE:
-            yield offset, b"", f"the line has more than {MOST_LINE:,} bytes"
+            yield offset, [], f"the line has more than {MOST_LINE:,} bytes"
             _skip_line(file)
             offset, rest = file.tell(), b""
     if rest:
-        yield offset, rest, _TORN  # the end as it was then: a writer may have gone on since
+        yield offset, [], _TORN  # the end as it was then: a writer may have gone on since
 
 
 def _skip_line(file: BinaryIO) -> None:
@@ -187,11 +188,14 @@ def _begins(stretch: bytes) -> list[int]:
 
 def entry_problem(entry: Mapping[str, Any]) -> str | None:
     """Say what keeps a line from being an entry of the log; None if nothing does."""
-    for unit in UNITS:
-        value = entry.get(unit)
-        if type(value) is not int or not 0 <= value < 2**63:
-            return f"its {unit} is {value!r:.40}; expected an int of at least 0"
-    return None
+    epoch: Any = entry.get("epoch")
+    update: Any = entry.get("update")
+    sample: Any = entry.get("sample")
+    is_typed = type(epoch) is type(update) is type(sample) is int
+    if is_typed and 0 <= epoch < _MOST_COUNT and 0 <= update < _MOST_COUNT and 0 <= sample < _MOST_COUNT:
+        return None
+    counts = {unit: entry.get(unit) for unit in UNITS}
+    return f"its counts are {counts!r:.120}; expected three ints of at least 0 and at most 64 bits"
 
 
 def merged_problem(line: Mapping[str, Any]) -> str | None:
