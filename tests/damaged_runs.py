@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,22 @@ def train(run: Any, until: int, attempt: int) -> None:
 
 
 def make_run(path: Path) -> None:
-    """Train, go back twice, and leave what a process had of an interval; a state and a recording lie beside."""
+    """Give a run directory that has every kind of file; a state and a recording lie beside."""
+    shutil.copytree(_original() / "run", path)
+    for name in ("state", "recording"):
+        shutil.copy(_original() / name, path.parent / name)
+
+
+@functools.cache
+def _original() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="damaged_runs_"))
+    atexit.register(shutil.rmtree, directory)
+    _train_to(directory / "run")
+    return directory
+
+
+def _train_to(path: Path) -> None:
+    """Train, go back twice, and leave what a process had of an interval."""
     with noether_torch.Run(path.parent / "other", [TRACKED], record=path.parent / "recording") as run:
         train(run, 3, 0)
     shutil.rmtree(path.parent / "other")

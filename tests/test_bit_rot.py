@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import pytest
-from damaged_runs import Expected, make_run
+from damaged_runs import Expected, make_run, train
 
+import noether_torch
 from noether_core import read_run
 from noether_core.parity.check import check_run
 
@@ -68,3 +70,27 @@ def test_a_file_that_is_cut_or_gone_costs_no_other(what: str, tmp_path: Path) ->
                 assert any(str(file) in report for report in expected.reports(file))
         finally:
             file.write_bytes(data)
+
+
+def test_a_damaged_record_leaves_the_line_of_descent_as_it_was(tmp_path: Path) -> None:
+    config = {"every_n_updates": 10, "keys": ["loss"]}
+    with noether_torch.Run(tmp_path, [{**config, "every_n_updates": 1}]) as run:
+        train(run, 12, 0)
+    with noether_torch.Run(tmp_path, [config]) as run:  # from the beginning, and logs at 10 first
+        train(run, 20, 1)
+    whole = read_run(tmp_path)
+    assert whole.series["loss/U10"].update.tolist() == [10, 20]
+    assert "loss/U1" not in whole.series
+    record = tmp_path / "starts" / "2.json"
+    data = record.read_bytes()
+    for damaged in (data[:20] + b"X" + data[21:], data[:-20], data.replace(b'"parent": null', b'"parent": "me"')):
+        record.write_bytes(damaged)
+        found = read_run(tmp_path)
+        assert found.entries == whole.entries
+        assert len(found.problems) == 1
+        assert "its copy, which is intact" in found.problems[0]
+    before = json.loads(data)
+    record.write_text(
+        json.dumps({name: before[name] for name in ("id", "parent", "iteration")})
+    )  # of an earlier version
+    assert (read_run(tmp_path).entries, read_run(tmp_path).problems) == (whole.entries, [])

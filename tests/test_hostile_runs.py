@@ -96,6 +96,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("make", [fifo, listening, device, elsewhere, directory])
 @pytest.mark.parametrize("place", PLACES)
 def test_what_is_no_regular_file_is_said_not_read_and_costs_no_other(
