@@ -54,7 +54,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         if problem := _beyond_bounds(yaml.parse(text, Loader=loader)):
             raise ConfigFileError(f"{where} {problem}; write it out plainly")
-        return yaml.load(text, Loader=loader)  # noqa: S506 it is a safe one
+        return loader(text).get_single_data()
     except ConfigFileError:
         raise
     except yaml.YAMLError as error:
