@@ -5,7 +5,7 @@ WORKERS ?= 2
 # a module's tests stay together, with what they share, until a process is idle
 SHARED := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo docs bench test test-full lint types format clean
+.PHONY: demo docs bench test test-full reliability lint types format clean
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -28,6 +28,9 @@ test: .venv/.ready lint types ## every check
 
 test-full: .venv/.ready lint types ## the same with the bigger sweeps
 	$(BIN)/pytest $(SHARED) --full
+
+reliability: .venv/.ready ## inject every fault at its full size (hours), and write docs/reliability.md
+	$(BIN)/python -m tests.reliability
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .
