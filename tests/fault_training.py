@@ -49,12 +49,13 @@ class Part:
         run_class: the front-end's `Run`.
         path: the run directory.
         index: the process's number.
-        time_limit: seconds that it waits for the others.
+        time_limit: seconds that it waits for the others; None: the default.
     """
 
-    def __init__(self, run_class: Any, path: str, index: int, time_limit: float = LIMIT) -> None:
-        sizes = {"updates_per_epoch": UPDATES_PER_EPOCH, "effective_batch_size": EFFECTIVE_BATCH_SIZE}
-        self.run = run_class(path, CONFIGS, time_limit=time_limit, **sizes)
+    def __init__(self, run_class: Any, path: str, index: int, time_limit: float | None = LIMIT) -> None:
+        given: dict[str, Any] = {"updates_per_epoch": UPDATES_PER_EPOCH, "effective_batch_size": EFFECTIVE_BATCH_SIZE}
+        given |= {} if time_limit is None else {"time_limit": time_limit}
+        self.run = run_class(path, CONFIGS, **given)
         self._steps = [step[0][index] for step in training_of().steps]
         self.run.start()
 
