@@ -50,7 +50,9 @@ def test_one_process_writes_and_each_tracker_has_one_run(front_end: str, count: 
     points = [(update, total) for update in range(2, UPDATES + 1, 2)]
     read = read_run(path)
     assert read.problems == []
-    assert [*zip(read.series["x/sum/U2"].update.tolist(), read.series["x/sum/U2"].value.tolist(), strict=True)] == points
+    assert [
+        *zip(read.series["x/sum/U2"].update.tolist(), read.series["x/sum/U2"].value.tolist(), strict=True)
+    ] == points
     assert [float(file.load()["x"]) for file in read.arrays] == [total] * 3
     assert [file.name for file in path.glob("metrics/*.jsonl") if file.stem.isdigit()] == ["1.jsonl"]
     assert not [*path.glob("unmerged/**/*.safetensors")]
