@@ -59,7 +59,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def sized(record_property: Callable[[str, object], None]) -> Iterator[Callable[..., Iterator[Any]]]:
+def sized(request: pytest.FixtureRequest) -> Iterator[Callable[..., Iterator[Any]]]:
     """Return what counts a test's trials, by a plural, as they are over: `for trial in sized(range(200), "kills")`."""
     counts: dict[str, int] = {}
 
@@ -69,5 +69,4 @@ def sized(record_property: Callable[[str, object], None]) -> Iterator[Callable[.
             counts[what] = counts.get(what, 0) + 1
 
     yield count
-    for what, number in counts.items():
-        record_property(what, number)
+    request.node.user_properties.extend(counts.items())

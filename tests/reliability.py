@@ -79,7 +79,7 @@ def _run_tests(arguments: Iterable[str], sizes: Counter[str]) -> list[str]:
     """Run tests, count them, and return what is wrong."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        options = ["-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        options = ["-p", "no:cacheprovider", f"--junitxml={report}"]
         ended = _run([sys.executable, "-m", "pytest", *options, *arguments])
         troubles = read_report(report, sizes) if report.exists() else []
     return troubles or ended
