@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,12 @@ def group_of() -> Iterator[Callable[[str, int], Group]]:
     ("count", "kind", "seed"), [(count, kind, seed) for count in PIECES for kind in DRAWS for seed in PIECES[count]]
 )
 def test_processes_log_what_one_would(
-    count: int, kind: str, seed: int, group_of: Callable[[str, int], Group], tmp_path: Path
+    count: int,
+    kind: str,
+    seed: int,
+    group_of: Callable[[str, int], Group],
+    tmp_path: Path,
+    sized: Callable[..., Iterator[Any]],
 ) -> None:
     seeds = range(seed * DRAWS[kind], (seed + 1) * DRAWS[kind])
     groups = {front_end: group_of(front_end, count) for front_end in FRONT_ENDS}
@@ -54,7 +60,7 @@ def test_processes_log_what_one_would(
     for number in seeds:
         training = draw(number, kind, count)
         wanted = expected(training, noether_torch.Run, tmp_path / f"one{number}")
-        for front_end, group in groups.items():
+        for front_end, group in sized(groups.items(), "runs of processes"):
             answers = group.answers()
             assert not any("error" in answer for answer in answers), (front_end, number, answers)
             assert read_result(tmp_path / f"{front_end}{number}") == wanted, (front_end, number)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damaged_runs import Expected, make_run, train
@@ -16,7 +18,9 @@ from noether_core.parity.check import check_run
 SIZE = 120  # flips; with --full 10,000
 
 
-def test_a_flipped_bit_anywhere_is_reported_and_never_gives_a_wrong_value(tmp_path: Path, full: bool) -> None:
+def test_a_flipped_bit_anywhere_is_reported_and_never_gives_a_wrong_value(
+    tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
+) -> None:
     run = tmp_path / "run"
     make_run(run)
     assert check_run(run).is_clean
@@ -25,7 +29,7 @@ def test_a_flipped_bit_anywhere_is_reported_and_never_gives_a_wrong_value(tmp_pa
     kinds = {"".join(path.relative_to(tmp_path).parts[:2]) + path.suffix for path in files}
     assert len(kinds) >= 8, kinds
     drawn = random.Random(7)
-    for number in range(10_000 if full else SIZE):
+    for number in sized(range(10_000 if full else SIZE), "flips"):
         file = files[number % len(files)]
         data = bytearray(file.read_bytes())
         bit = drawn.randrange(8 * len(data))

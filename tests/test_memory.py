@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -71,7 +71,9 @@ WAYS = {"torch hooks": torch_hooks, "jax hooks": jax_hooks, "fused": fused}
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shape", [(), (1,), (10**6,)], ids=["number", "one element", "a million elements"])
-def test_what_is_held_does_not_grow(way: str, shape: tuple[int, ...], full: bool, tmp_path: Path) -> None:
+def test_what_is_held_does_not_grow(
+    way: str, shape: tuple[int, ...], full: bool, tmp_path: Path, sized: Callable[..., Iterator[Any]]
+) -> None:
     is_large = shape == (10**6,)
     steps = 10_000 if full else 20 if is_large else 820
     # up to 256 steps are only stacked at first, so what is held is compared at steps that many apart
@@ -83,7 +85,7 @@ def test_what_is_held_does_not_grow(way: str, shape: tuple[int, ...], full: bool
         gc.freeze()  # what is there already need not be searched again
         before = device_bytes()
         held = []
-        for number in range(steps):
+        for number in sized(range(steps), "steps"):
             step()
             if number in marks:
                 held.append((host_bytes(run, step), device_bytes() - before))

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,10 @@ def test_a_tracker_that_does_not_close_is_named(tmp_path: Path) -> None:
     release.set()
 
 
-def test_a_tracker_that_fails_in_a_tenth_of_its_calls_can_be_refilled(tmp_path: Path, full: bool) -> None:
-    for seed in range(20 if full else 3):
+def test_a_tracker_that_fails_in_a_tenth_of_its_calls_can_be_refilled(
+    tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
+) -> None:
+    for seed in sized(range(20 if full else 3), "runs with a tracker that fails"):
         path = tmp_path / str(seed)
         other = Kept()
         with pytest.warns(RuntimeWarning) as caught:  # noqa: PT031 -- one warning from all of it
