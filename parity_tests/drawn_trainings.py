@@ -105,7 +105,10 @@ def draw_configs(rng: np.random.Generator, weight: str | None) -> list[dict[str,
 
 
 def draw(seed: int, kind: str, count: int) -> Training:
-    """Return a training of so many processes; of the kind `keys` they have other keys, orders and dtypes, or none."""
+    """Return a training of so many processes.
+
+    Of the kind `keys` they have other keys, orders and dtypes, or none; of the kind `none` one has none.
+    """
     rng = np.random.default_rng([seed, count])
     weight = "weight" if rng.random() < 0.3 else None
     names = [*rng.permutation(np.array(NAMES, object))[: rng.integers(1, 5)], *FIXED]
@@ -115,9 +118,9 @@ def draw(seed: int, kind: str, count: int) -> Training:
     }
     kinds["fixed/number"] = (str(rng.choice(DTYPES)), (), draw_scale(rng))
     kinds["fixed/array"] = (fixed_dtype, SHAPES[rng.integers(2, 5)], draw_scale(rng))
-    is_alike = kind != "keys"
+    is_alike = kind == "plain"
     own = [names if is_alike else [key for key in names if rng.random() < 0.7] for _ in range(count)]
-    if not is_alike and rng.random() < 0.5:
+    if not is_alike and (kind == "none" or rng.random() < 0.5):
         own[int(rng.integers(count))] = []
     most = int(rng.integers(1, 9))
     updates = [most if rng.random() < 0.6 else int(rng.integers(0, most + 1)) for _ in range(count)]

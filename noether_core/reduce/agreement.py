@@ -131,7 +131,8 @@ def _differences(lacking: Mapping[str, tuple[int, ...]], count: int) -> str:
     for key, processes in lacking.items():
         by_processes.setdefault(processes, []).append(key[:_LONGEST])
     told = "; ".join(
-        f"not in process {', '.join(map(str, processes))}: {listing(keys)}" for processes, keys in by_processes.items()
+        f"in {count - len(processes)} of them, not in process {', '.join(map(str, processes))}: {listing(keys)}"
+        for processes, keys in by_processes.items()
     )
     return (
         f"the update outputs of the {count} processes have different keys; {told}. Each number is of the processes that had"
