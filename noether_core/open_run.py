@@ -26,7 +26,7 @@ from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.config.load import as_entry
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
-from noether_core.emit.starts import Origin
+from noether_core.emit.starts import NEWEST, Origin
 from noether_core.emit.trackers import Tracker, make_trackers
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.reduce.backend import Backend
@@ -126,15 +126,20 @@ class OpenRun:
         if self.is_main:
             write_whole(self.path / "config.yaml", self._config_yaml())
         self._state = "training"
-        self.log_writer.begin(self._origin(self._start if self._start.update else None, None))
+        self.log_writer.begin(self._origin())
         for callback in self.callbacks:
             callback.before_training(update_counter=self.counter)
 
-    def _origin(self, iteration: TrainingIteration | None, parent: str | None) -> Origin:
-        config = hashlib.sha256(self._config_yaml()).hexdigest()
-        return Origin(
-            iteration, parent, {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
+    def _origin(self) -> Origin:
+        """Return what this run goes on from when it starts; it carries nothing of intervals under way, as far as is known."""
+        update = self._start.update or 0
+        return (
+            Origin(self._start, ((NEWEST, update),), update, self._about()) if update else Origin(about=self._about())
         )
+
+    def _about(self) -> dict[str, Any]:
+        config = hashlib.sha256(self._config_yaml()).hexdigest()
+        return {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
 
     def _config_yaml(self) -> bytes:
         end = self.counter.end_iteration
@@ -237,8 +242,11 @@ class OpenRun:
         self._state = "finished"
         due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
         errors = self._finish_pooling(failed=failed, has_rest=bool(due))
-        errors += hooks.periodic(self.callbacks, due, self.counter)
-        self.log_writer.close()
+        try:
+            self.log_writer.begin_provisional()
+            errors += hooks.periodic(self.callbacks, due, self.counter)
+        finally:
+            self.log_writer.close()
         if errors:
             raise errors[0]
 

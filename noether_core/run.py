@@ -9,6 +9,7 @@ from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
 from noether_core.callbacks.build import tracking_callbacks
+from noether_core.emit.starts import origin_after
 from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.open_run import OpenRun
 from noether_core.run_state import load_run_state, save_run_state
@@ -50,6 +51,7 @@ class Run(OpenRun):
     _samples: int | None = None  # of the update under way, where `step` was told
     _times: Mapping[str, float] | None = None  # likewise
     _has_outputs = False  # has the update under way
+    _state_at_end: dict[str, Any] | Exception | None = None  # what could not be told is raised when it is asked for
 
     def step(
         self,
@@ -199,15 +201,32 @@ class Run(OpenRun):
         finally:
             self.log_writer.restate()
 
-    # ------------------------------------------------------------------ checkpoints
+    # ------------------------------------------------------------------ the end, and checkpoints
+
+    def _finish(self, *, failed: bool) -> None:
+        if self._state == "training":
+            try:
+                self._state_at_end = self._current_state()
+            except Exception as error:
+                self._state_at_end = error
+        super()._finish(failed=failed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings."""
+        """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings.
+
+        After the run's end it is that of before its end, which gave out what it had of the intervals under way.
+        """
+        if isinstance(self._state_at_end, Exception):
+            raise self._state_at_end
+        return self._current_state() if self._state_at_end is None else {**self._state_at_end}
+
+    def _current_state(self) -> dict[str, Any]:
+        origin = self.log_writer.origin
         return {
             "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
             "accumulated": self.accumulated,
             "samples": -1 if self._samples is None else self._samples,
-            "start": self.log_writer.start_id or "",
+            "start": "" if origin is None else origin.saved(),
             "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
         }
 
@@ -221,6 +240,8 @@ class Run(OpenRun):
         """
         if self._state == "new":
             raise HookOrderError("load_state_dict was called on a run that is new; call it inside `with run:`")
+        start = TrainingIteration(**{unit: int(number) for unit, number in state["iteration"].items()})
+        origin = origin_after(str(state.get("start", "")), start, self._about())
         named = self._named()
         if set(state.get("callbacks", {})) != set(named):
             raise NoetherError(
@@ -229,12 +250,12 @@ class Run(OpenRun):
             )
         for name, callback in named.items():
             callback.load_state_dict(state["callbacks"][name])
-        start = TrainingIteration(**{unit: int(number) for unit, number in state["iteration"].items()})
         before = self.counter
         self.counter = UpdateCounter(start, before.end_iteration, before.updates_per_epoch, before.effective_batch_size)
         self._is_just_loaded = True
+        self._state_at_end = None
         if self._state == "training":
-            self.log_writer.begin(self._origin(start if start.update else None, str(state.get("start", "")) or None))
+            self.log_writer.begin(origin)
         self.log_writer.update_counter = self.counter
         self.accumulated = int(state["accumulated"])
         samples = int(state.get("samples", -1))

@@ -293,3 +293,5 @@ class Fused:
             )
         for source, window in zip(self._sources, fetched.windows, strict=True):
             source.check(window, position)
+        if position - most < self._begun:  # what it carries of intervals that an earlier start began
+            self.run.log_writer.carry_since((position - most) // self.run.accumulation_steps)

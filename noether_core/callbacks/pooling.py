@@ -121,6 +121,8 @@ class Pooling:
             counter = update_counter if found is None else _counter(found.iteration)
             if writer is not None and self._meeting.found:
                 writer.update_counter = counter
+                if found is not None and found.are_all_final:  # then what is pooled is of intervals that are not over
+                    writer.begin_provisional()
             errors += self._emit(list(self._meeting.found), counter, resets=True)
             if writer is not None:
                 writer.flush()

@@ -271,6 +271,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         return pack(self.own_partials()) | {
             "reached": -1 if self._reached is None else self._reached,
             "position": list(self._position),
+            "emitted_at": self._emitted_at,
             "steps": self._matches.so_far.steps,
             "matched": sorted(self._matches.so_far.patterns),
         }
@@ -285,6 +286,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         try:
             matched = Matched(int(state["steps"]), frozenset(map(str, listed(state["matched"]))))
             reached, (update, step) = int(state["reached"]), map(int, listed(state["position"]))
+            emitted_at = int(state.get("emitted_at", -1))  # which states of before have not
         except DAMAGE as error:
             raise damaged(error) from error
         wanted = fields_of(self.config)
@@ -295,4 +297,4 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             )
         self._interval.load(partials)
         self._reached = None if reached < 0 else reached
-        self._position, self._matches.so_far = (update, step), matched
+        self._position, self._matches.so_far, self._emitted_at = (update, step), matched, emitted_at

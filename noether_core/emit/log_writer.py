@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from logging import Logger
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
-from noether_core.emit.start_log import StartLog
+from noether_core.emit.run_log import RunLog
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
@@ -65,11 +64,10 @@ class LogWriter:
     ) -> None:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
-        self._path = None if output_path is None else Path(output_path)
-        self._log = None if self._path is None else StartLog(self._path)
-        self._keeps_all = keeps_all and self._path is None
-        self._earlier: list[tuple[StartLog, int]] = []  # of this writer, and up to which update what they wrote stands
-        self._feeds = Feeds(trackers, self._path)
+        path = None if output_path is None else Path(output_path)
+        self._log = None if path is None else RunLog(path)
+        self._keeps_all = keeps_all and path is None
+        self._feeds = Feeds(trackers, path)
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
         self._flushed = 0  # so many of these
@@ -84,23 +82,28 @@ class LogWriter:
         update = 0 if origin.iteration is None else origin.iteration.update or 0
         self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
         self._at, self._parts, self._flushed = (0, -1, 0), [], 0
-        if self._log is not None and self._path is not None:
-            if self._log.is_open:
-                self._log.close()
-                self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._log, update)]]
-            self._log = StartLog(self._path, origin)
+        if self._log is not None:
+            self._log.begin(origin, update)
+
+    def begin_provisional(self) -> None:
+        """Flush; what is logged and saved from here on is of intervals that are not over when training ends."""
+        self.flush()
+        if self._log is not None:
+            self._log.begin_provisional()
 
     @property
-    def start_id(self) -> str | None:
-        """Return the id of the start that wrote the newest entries; None if there is none."""
-        origin = None if self._log is None else self._log.origin
-        if self._log is None or origin is None:
-            return None
-        return origin.id if self._log.is_open else origin.parent
+    def origin(self) -> Origin | None:
+        """Return what is written now goes on from; None where that is not known, or nothing is written."""
+        return None if self._log is None else self._log.origin
+
+    def carry_since(self, update: int) -> None:
+        """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
+        if self._log is not None:
+            self._log.carry_since(update)
 
     def note_arrays(self, path: Path) -> None:
         """Note that an array file of the run directory is saved now, so that a reader knows which start did."""
-        if self._log is not None and self._path is not None and path.is_relative_to(self._path):
+        if self._log is not None:
             self._log.note_arrays(path)
 
     def bind(self, source: str) -> BoundLogWriter:
@@ -266,8 +269,7 @@ class LogWriter:
         """
         if self._log is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
-        logs = [*self._earlier, (self._log, math.inf)]
-        return [value for log, most in logs for value in log.values(key, most)]
+        return list(self._log.values(key))
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Flush, and close the file and the trackers.
@@ -295,4 +297,4 @@ class BoundLogWriter:
         self.add_values = partial(writer.add_values, source=source)
         self.note_arrays = writer.note_arrays
         self.current_values = writer.current_values
-        self.is_in_memory = writer._path is None
+        self.is_in_memory = writer._log is None

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import iter_lines, start_numbers
+from noether_core.emit.lineage import Lineage
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
-from noether_core.emit.merged_log import read_merged, with_merged
-from noether_core.emit.starts import Start, read_start, standing
+from noether_core.emit.merged_log import Merged, read_merged, with_merged
+from noether_core.emit.starts import PROVISIONAL, Start, read_start
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
 
@@ -108,45 +110,83 @@ def read_run(path: str | Path) -> RunReader:
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
     problems: list[str] = []
     builder = TableBuilder()
-    savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
+    savers: dict[str, list[_Saver]] = {}  # of each array file
     for number in start_numbers(metrics):
         file = metrics / f"{number}.jsonl"
         try:
-            times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
-            merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
-            for name in dict.fromkeys([*saved, *more]):
-                savers.setdefault(name, []).append((len(builder.starts), str(number)))
-            entries = iter_lines(file, problems) if file.exists() else ()  # a start may only save arrays
-            builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
+            beside = _read_beside(file.with_suffix(".time.jsonl"), problems)
+            merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
+            for name, is_provisional in (beside.arrays | _merged_arrays(merged)).items():
+                savers.setdefault(name, []).append(_Saver(len(builder.starts), str(number), is_provisional))
+            start = _start_of(path, number, problems)
+            whole, provisional = (
+                with_merged(_lines(file.with_suffix(suffix), problems), entries.values())
+                for suffix, entries in zip((".jsonl", PROVISIONAL), merged.entries, strict=True)
+            )
+            start = None if start is None else start._replace(since=min(start.since, beside.since))
+            builder.add_start(whole, start, beside.times, provisional)
         except OSError as error:
             problems.append(f"{file}: {error}")
-    stands = standing(builder.starts)
-    table, superseded = builder.build()
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands))
+    lineage = _lineage(builder, savers)
+    table, superseded = builder.build(lineage)
+    return RunReader(path, table, problems, superseded, *_array_files(path, savers, lineage))
+
+
+class _Saver(NamedTuple):
+    """Say that a start saved an array file: its place among the starts, its number, and whether the interval was not over."""
+
+    start: int
+    number: str
+    is_provisional: bool
+
+
+def _lineage(builder: TableBuilder, savers: Mapping[str, Sequence[_Saver]]) -> Lineage:
+    """Return what of the starts stands, of which each wrote entries and array files."""
+    updates = [list(builder.updates(start)) for start in range(len(builder.starts))]
+    for name, of_name in savers.items():
+        if (iteration := _iteration_of(name)) is not None:
+            for saver in of_name:
+                updates[saver.start].append(iteration.update or 0)
+    return Lineage(builder.starts, updates)
+
+
+def _iteration_of(name: str) -> TrainingIteration | None:
+    try:
+        return TrainingIteration.from_string(Path(name).stem)
+    except ScheduleError:  # not ours: a file that the user put there, or a temporary one
+        return None
+
+
+def _merged_arrays(merged: Merged) -> dict[str, bool]:
+    """Return the names of array files, and whether each is of an interval that was not over."""
+    return {name: bool(is_provisional) for is_provisional, names in enumerate(merged.arrays) for name in names}
+
+
+def _lines(file: Path, problems: list[str]) -> Iterable[dict[str, Any]]:
+    return iter_lines(file, problems) if file.exists() else ()  # a start may only save arrays
 
 
 def _array_files(
-    path: Path, savers: Mapping[str, Sequence[tuple[int, str]]], stands: Sequence[float]
+    path: Path, savers: Mapping[str, Sequence[_Saver]], lineage: Lineage
 ) -> tuple[list[ArrayFile], list[ArrayFile]]:
     """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
     kept: list[ArrayFile] = []
     superseded: list[ArrayFile] = []
     names = {file.relative_to(path).as_posix() for file in (path / "update_outputs").glob("**/*.safetensors")}
     for name in sorted(names | savers.keys()):
-        try:
-            iteration = TrainingIteration.from_string(Path(name).stem)
-        except ScheduleError:  # not ours: a file that the user put there, or a temporary one
+        if (iteration := _iteration_of(name)) is None:
             continue
         interval = Path(name).parent.relative_to("update_outputs").as_posix()
-        saved = savers.get(name, ())
-        starts = [-1, *(start for start, _ in saved)]  # -1: no start said that it did
-        files = [path / name, *(path / "superseded" / number / name for _, number in reversed(saved))]
+        saved = list(savers.get(name, ()))[::-1]
+        files = [path / name, *(path / "superseded" / saver.number / name for saver in saved)]
         is_found = False
-        for start, file in zip(reversed(starts), files, strict=True):  # each set aside what the one before had saved
+        for saver, file in zip([*saved, None], files, strict=True):  # each set aside what the one before had saved
             if file.is_file():
-                stands_here = not is_found and (start < 0 or (iteration.update or 0) <= stands[start])
-                is_found |= stands_here
-                (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file))
+                stands = saver is None or lineage.stands(
+                    saver.start, iteration.update or 0, is_provisional=saver.is_provisional
+                )
+                (superseded if is_found or not stands else kept).append(ArrayFile(interval, iteration, file))
+                is_found |= stands
     kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
     return kept, superseded
 
@@ -159,14 +199,28 @@ def _start_of(path: Path, number: int, problems: list[str]) -> Start | None:
         return None
 
 
-def _read_beside(file: Path, problems: list[str]) -> tuple[dict[int, float], list[str]]:
-    """Return when the entry of each update was written, and which array files were saved."""
-    times: dict[int, float] = {}
-    saved: list[str] = []
+@dataclass
+class _Beside:
+    """Hold what lies beside a start's entries.
+
+    Attributes:
+        times: when the entry of each update was written.
+        arrays: which array files were saved, and whether the interval was not over.
+        since: see `Start`; infinity where its record says all.
+    """
+
+    times: dict[int, float] = field(default_factory=dict)
+    arrays: dict[str, bool] = field(default_factory=dict)
+    since: float = math.inf
+
+
+def _read_beside(file: Path, problems: list[str]) -> _Beside:
+    beside = _Beside()
     if file.is_file():
         for line in iter_lines(file, problems):
             if "arrays" in line:
-                saved.append(str(line["arrays"]))
+                beside.arrays[str(line["arrays"])] = bool(line.get("provisional"))
             with contextlib.suppress(TypeError, ValueError):  # what is none of ours
-                times.update((int(update), float(time)) for update, time in line.get("times", ()))
-    return times, saved
+                beside.since = min(beside.since, int(line["since"]) if "since" in line else math.inf)
+                beside.times.update((int(update), float(time)) for update, time in line.get("times", ()))
+    return beside

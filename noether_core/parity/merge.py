@@ -70,6 +70,15 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
     return report
 
 
+class _Entry(NamedTuple):
+    """Hold what processes give, and where: numbers by log key, arrays by the path of their file."""
+
+    iteration: TrainingIteration
+    scalars: dict[str, Any]
+    arrays: dict[str, Mapping[str, np.ndarray[Any, Any]]]
+    is_provisional: bool  # whether the intervals were not over
+
+
 class _Meeting(NamedTuple):
     """Hold what the processes had when they were to meet, and who is not there: now, or before where that matters."""
 
@@ -122,7 +131,7 @@ def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeRep
     files, absent = meeting
     count = files[0].count
     missing = ", ".join(f"{index}-of-{count}.safetensors" for index in sorted(absent))
-    iteration, scalars, arrays = _entry(configs, files, report)
+    iteration, scalars, arrays, is_provisional = _entry(configs, files, report)
     is_there = log.has(iteration, scalars, arrays)  # a process that died left what was pooled, and the others did not
     if missing and not partial and not is_there:
         report.problems.append(
@@ -131,7 +140,7 @@ def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeRep
         )
         return
     if not missing or not is_there:
-        log.add(iteration, scalars, arrays, is_whole=not missing)
+        log.add(iteration, scalars, arrays, is_whole=not missing, is_provisional=is_provisional)
     for saved in files:
         if not saved.is_merged and saved.path.exists():  # one that has ended is in later meetings too
             set_merged(log.path, saved)
@@ -142,10 +151,8 @@ def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeRep
     )
 
 
-def _entry(
-    configs: Configs, files: Sequence[Unmerged], report: MergeReport
-) -> tuple[TrainingIteration, dict[str, Any], dict[str, Mapping[str, np.ndarray[Any, Any]]]]:
-    """Return what these processes give, and where: numbers by log key, and arrays by the path of their file."""
+def _entry(configs: Configs, files: Sequence[Unmerged], report: MergeReport) -> _Entry:
+    """Return what these processes give."""
     found = _pooled(files, configs)
     iteration, main = TrainingIteration(**dict(zip(UNITS, found.iteration, strict=True))), files[0]
     if main.index == 0 and not main.is_final:  # it logs where it is
@@ -160,7 +167,7 @@ def _entry(
             name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
             arrays[name.as_posix()] = of_file
         report.problems += [f"{iteration}: {error}" for error in computed.errors]
-    return iteration, scalars, arrays
+    return _Entry(iteration, scalars, arrays, found.are_all_final)
 
 
 def _pooled(files: Sequence[Unmerged], configs: Configs) -> Round:
