@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class NoetherError(Exception):
@@ -44,6 +45,18 @@ class NonFiniteError(NoetherError, ArithmeticError):
 
 class RunFormatError(NoetherError, ValueError):
     """Report a file of a run directory that is damaged or of another format."""
+
+
+class RunLockedError(NoetherError, RuntimeError):
+    """Report a run directory that another run, or another process, is writing to.
+
+    Attributes:
+        holder: what is known of that process, such as its `pid` and `host`.
+    """
+
+    def __init__(self, message: str, holder: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.holder = dict(holder or {})
 
 
 class ProcessesMissingError(NoetherError, TimeoutError):

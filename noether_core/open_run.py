@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,17 +121,36 @@ class OpenRun:
         return self
 
     def start(self) -> None:
-        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this."""
+        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this.
+
+        Raises:
+            RunLockedError: if another run, here or in another process, writes to the run directory.
+        """
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
-        if self.pooling is not None:
-            self.pooling.begin(self._config_yaml())
-        if self.is_main:
+        try:
+            failure = self._open_directory() if self.is_main else None
+            if self.pooling is not None:
+                self.pooling.begin(self._config_yaml(), failure)
+            if failure is not None:
+                raise failure
+            self._state = "training"
+            _leave_to_parent(self)
+            self.log_writer.begin(self._origin())
+            for callback in self.callbacks:
+                callback.before_training(update_counter=self.counter)
+        except BaseException:
+            self.log_writer.let_go()
+            raise
+
+    def _open_directory(self) -> Exception | None:
+        """Be the one that writes to the run directory; return what is against it, which other processes are to be told."""
+        try:
+            self.log_writer.hold()
             write_whole(self.path / "config.yaml", self._config_yaml())
-        self._state = "training"
-        self.log_writer.begin(self._origin())
-        for callback in self.callbacks:
-            callback.before_training(update_counter=self.counter)
+        except (NoetherError, OSError) as error:
+            return error
+        return None
 
     def _origin(self) -> Origin:
         """Return what this run goes on from when it starts; it carries nothing of intervals under way, as far as is known."""
@@ -138,8 +160,14 @@ class OpenRun:
         )
 
     def _about(self) -> dict[str, Any]:
-        config = hashlib.sha256(self._config_yaml()).hexdigest()
-        return {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
+        return {
+            "config": hashlib.sha256(self._config_yaml()).hexdigest(),
+            "callbacks": json.loads(json.dumps(self._entries(), default=str)),
+            "processes": 1 if self.exchange is None else self.exchange.count,
+        }
+
+    def _entries(self) -> list[Any]:
+        return [as_entry(callback.callback_config) for callback in self.callbacks]
 
     def _config_yaml(self) -> bytes:
         end = self.counter.end_iteration
@@ -148,11 +176,16 @@ class OpenRun:
             "effective_batch_size": self.counter.effective_batch_size,
             "accumulation_steps": self.accumulation_steps,
             "end": None if end is None else str(end),
-            "callbacks": [as_entry(callback.callback_config) for callback in self.callbacks],
+            "callbacks": self._entries(),
         }
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
 
     def _refuse_unless_open(self, method: str) -> None:
+        if self._state == "forked":
+            raise HookOrderError(
+                f"run.{method} was called in process {os.getpid()}, which was forked from the one that has the run open; call"
+                " it there, or make a run in another directory after the fork"
+            )
         if self._state != "training":
             advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
             raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
@@ -218,6 +251,7 @@ class OpenRun:
         self._evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
         try:
             yield
+            self._refuse_unless_open("evaluate")
             self._evaluation.log(self.log_writer, self.counter)
         finally:
             self._evaluation = None
@@ -269,6 +303,19 @@ class OpenRun:
             self._finish(failed=True)
         except Exception as second:  # the loop's own error is the one to see
             error.add_note(f"while ending the run, this was raised too: {second!r}")
+
+
+def _leave_to_parent(run: OpenRun) -> None:
+    """Let a forked child write nothing: not by a step, nor at its end, which may leave the run's `with` block."""
+    reference = weakref.ref(run)
+
+    def leave() -> None:
+        forked = reference()
+        if forked is not None and forked._state == "training":
+            forked._state = "forked"
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=leave)
 
 
 def _in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:

@@ -58,18 +58,24 @@ class Pooling:
             self._evaluations = Pool(self.exchange, [source.config for source in sources])
         return Meeting(self.exchange, sources, None, self._evaluations)
 
-    def begin(self, config: bytes) -> None:
+    def begin(self, config: bytes, failure: Exception | None = None) -> None:
         """Make sure that all processes track alike.
 
         Args:
             config: what this process tracks, and how.
+            failure: why this process cannot begin.
 
         Raises:
-            NoetherError: if they do not; ProcessesMissingError: if some do not come.
+            NoetherError: if they do not, or if another one cannot begin; ProcessesMissingError: if some do not come.
         """
         self.exchange.arrive("begin the training")
         own = hashlib.blake2b(config, digest_size=16).digest() + secrets.token_bytes(8)
-        of_each = self.exchange.all_gather(own)
+        of_each = self.exchange.all_gather(own + (b"" if failure is None else repr(failure).encode("utf-8")))
+        if failure is not None:
+            raise failure
+        for at, each in enumerate(of_each):
+            if told := each[24:].decode("utf-8"):
+                raise NoetherError(f"process {at} cannot begin the training, so this one does not: {told}")
         others = [at for at, each in enumerate(of_each) if each[:16] != of_each[0][:16]]
         if others:
             raise NoetherError(
@@ -77,7 +83,7 @@ class Pooling:
                 f" {', '.join(map(str, others))} is not that of process 0 (callbacks, updates_per_epoch, effective_batch_size,"
                 " accumulation_steps, end, or whether it has a `record`); give all of them the same"
             )
-        self._meeting.start = of_each[0][16:].hex()
+        self._meeting.start = of_each[0][16:24].hex()
 
     def of_main(self, values: Mapping[str, Any], at: Counter) -> dict[str, Any]:
         """Return the main process's numbers, in every process, which so decide alike by them; all make this call.

@@ -73,6 +73,20 @@ class LogWriter:
         self._flushed = 0  # so many of these
         self._is_closed = False
 
+    def hold(self) -> None:
+        """Be the one that writes to the run directory, until `close`; what is flushed first does this, too.
+
+        Raises:
+            RunLockedError: if another one does.
+        """
+        if self._log is not None:
+            self._log.hold()
+
+    def let_go(self) -> None:
+        """Let others write to the run directory."""
+        if self._log is not None:
+            self._log.let_go()
+
     def begin(self, origin: Origin) -> None:
         """Go on from another iteration: what was logged after it is superseded.
 

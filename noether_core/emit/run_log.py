@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
+from noether_core.emit.writer_lock import WriterLock
+from noether_core.errors import warn
 
 
 class RunLog:
@@ -19,23 +23,59 @@ class RunLog:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._start = StartLog(directory)
+        self.directory = directory
+        self._newest = StartLog(directory)
         self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
         self._is_provisional = False
+        self._lock = WriterLock(directory)
+        self._has_warned = False
+
+    def hold(self) -> None:
+        """Be the one that writes to the directory; what is written first does this, too.
+
+        Raises:
+            RunLockedError: if another one does.
+        """
+        if not self._lock.is_forked:
+            self._lock.hold()
+
+    def let_go(self) -> None:
+        """Let others write to the directory."""
+        self._lock.release()
 
     @property
     def origin(self) -> Origin | None:
         """Return what the newest entries go on from; None where that is not known."""
-        return self._start.origin
+        return self._newest.origin
 
     def begin(self, origin: Origin, update: int) -> None:
         """Go on from an update: what is appended next begins a file of its own, with a record."""
         self._is_provisional = False
-        if self._start.is_open:
-            self._start.close()
-            self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._start, update)]]
-        self._start = StartLog(self._directory, origin.in_directory(self._directory))
+        if self._newest.is_open:
+            self._newest.close()
+            self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._newest, update)]]
+        origin = origin.in_directory(self.directory)
+        self._warn_of_others(origin)
+        self._newest = StartLog(self.directory, origin)
+
+    def _warn_of_others(self, origin: Origin) -> None:
+        """Warn if the start that this one goes on from had other callbacks: one series may then be of two configs."""
+        found = origin.parent_in(self.directory)
+        if found is None or "callbacks" not in found[1] or found[1]["callbacks"] == origin.about.get("callbacks"):
+            return
+        number, record = found
+        before, now = (
+            {json.dumps(each, sort_keys=True) for each in callbacks}
+            for callbacks in (record["callbacks"], origin.about.get("callbacks", ()))
+        )
+        differing = [f"now {each:.300}" for each in sorted(now - before)] + [
+            f"then {each:.300}" for each in sorted(before - now)
+        ]
+        warn(
+            f"this run goes on in {str(self.directory)!r} with other callbacks than start {number} had, whose series it"
+            f" continues where the names are alike: {'; '.join(differing[:6]) or 'their order'}. Give another experiment a"
+            f" directory of its own; what each start had is in its record, such as starts/{number}.json"
+        )
 
     def begin_provisional(self) -> None:
         """Take what comes from here on as of intervals that are not over."""
@@ -43,22 +83,39 @@ class RunLog:
 
     def carry_since(self, update: int) -> None:
         """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
-        self._start.carry_since(update)
+        self._newest.carry_since(update)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry; see `StartLog.append`."""
-        self._start.append(entry, is_provisional=self._is_provisional)
+        """Write one entry; see `hold`, and `StartLog.append`."""
+        if self._is_writer():
+            self._newest.append(entry, is_provisional=self._is_provisional)
 
     def note_arrays(self, path: Path) -> None:
         """Write that an array file is saved, if it is one of the run directory's."""
-        if path.is_relative_to(self._directory):
-            self._start.note_arrays(path, is_provisional=self._is_provisional)
+        if path.is_relative_to(self.directory) and self._is_writer():
+            self._newest.note_arrays(path, is_provisional=self._is_provisional)
+
+    def _is_writer(self) -> bool:
+        """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""
+        self.hold()
+        if self._lock.is_forked and not self._has_warned:
+            self._has_warned = True
+            warn(
+                f"process {os.getpid()} was forked from the one that writes to {str(self.directory)!r}, so what it logs there"
+                " is left out; log in the process that made the run, or make a run of its own in another directory"
+            )
+        return not self._lock.is_forked
 
     def values(self, key: str) -> Iterator[Any]:
         """Yield every value that was written under a key and stands, in order; raises what `StartLog.values` does."""
-        for log, most in [*self._earlier, (self._start, math.inf)]:
+        for log, most in [*self._earlier, (self._newest, math.inf)]:
             yield from log.values(key, most)
 
     def close(self) -> None:
-        """Make the lines durable and close the files."""
-        self._start.close()
+        """Make the lines durable, close the files, and let go of the directory."""
+        if self._lock.is_forked:
+            return
+        try:
+            self._newest.close()
+        finally:
+            self.let_go()

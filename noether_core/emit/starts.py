@@ -5,6 +5,7 @@ What of the starts then stands, `noether_core.emit.lineage` says.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import platform
@@ -76,6 +77,17 @@ class Origin:
         numbers = start_numbers(directory / "metrics")
         newest = _id_of(directory, numbers[-1]) if numbers else NEWEST
         return replace(self, ancestors=tuple((name or newest, update) for name, update in self.ancestors))
+
+    def parent_in(self, directory: Path) -> tuple[int, dict[str, Any]] | None:
+        """Return the number and the record of the newest ancestor that has one in a run directory; None if none has."""
+        wanted = {name: at for at, (name, _) in enumerate(self.ancestors)}
+        found: list[tuple[int, int, dict[str, Any]]] = []
+        for number in start_numbers(directory / "metrics") if wanted else ():
+            with contextlib.suppress(RunFormatError, OSError):
+                record = read_record(directory, number)
+                if record is not None and record["start"].id in wanted:
+                    found.append((wanted[record["start"].id], number, record))
+        return min(found, key=lambda each: each[0])[1:] if found else None
 
 
 def origin_after(saved: str, iteration: TrainingIteration, about: Mapping[str, Any]) -> Origin:

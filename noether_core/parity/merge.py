@@ -14,6 +14,7 @@ from noether_core.config.load import load_tracking
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.merged_log import MergedLog
 from noether_core.emit.unmerged import Unmerged, find_unmerged, read_unmerged, set_merged
+from noether_core.emit.writer_lock import WriterLock
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.reduce.agreement import DUE, REST
 from noether_core.reduce.computed import Computed
@@ -58,15 +59,20 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
         partial: whether to make do with the processes that are there.
 
     Raises:
+        RunLockedError: while the run goes on: what its processes lack may come yet.
         NoetherError: for a run directory without a config that can be read.
     """
     path = Path(path)
-    configs, log, report = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport()
-    for meeting in _meetings(path, report):
-        try:
-            _merge(log, configs, meeting, report, partial=partial)
-        except (NoetherError, OSError) as error:
-            report.problems.append(str(error))
+    configs, log, report, lock = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport(), WriterLock(path)
+    lock.hold()
+    try:
+        for meeting in _meetings(path, report):
+            try:
+                _merge(log, configs, meeting, report, partial=partial)
+            except (NoetherError, OSError) as error:
+                report.problems.append(str(error))
+    finally:
+        lock.release()
     return report
 
 
