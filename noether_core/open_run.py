@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
-
-import yaml
 
 from noether_core.callbacks import hooks
 from noether_core.callbacks.build import (
@@ -26,14 +21,16 @@ from noether_core.callbacks.build import (
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
-from noether_core.config.load import as_entry
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
-from noether_core.emit.starts import NEWEST, Origin
+from noether_core.emit.run_log import RunLog
+from noether_core.emit.starts import origin_at
 from noether_core.emit.trackers import Tracker, make_trackers
 from noether_core.errors import HookOrderError, NoetherError
+from noether_core.forks import in_children
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
+from noether_core.run_config import RunConfig
 from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
 from noether_core.select import flatten
 
@@ -128,57 +125,41 @@ class OpenRun:
         """
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
+        log = self.log_writer.run_log
         try:
-            failure = self._open_directory() if self.is_main else None
+            failure = None if log is None else self._open_directory(log)
             if self.pooling is not None:
-                self.pooling.begin(self._config_yaml(), failure)
+                self.pooling.begin(self._config.yaml(), failure)
             if failure is not None:
                 raise failure
             self._state = "training"
-            _leave_to_parent(self)
-            self.log_writer.begin(self._origin())
+            in_children(self, OpenRun._leave_to_parent)
+            self.log_writer.begin(origin_at(self._start, self._config.about()))
             for callback in self.callbacks:
                 callback.before_training(update_counter=self.counter)
         except BaseException:
-            self.log_writer.let_go()
+            if log is not None:
+                log.let_go()
             raise
 
-    def _open_directory(self) -> Exception | None:
+    def _open_directory(self, log: RunLog) -> Exception | None:
         """Be the one that writes to the run directory; return what is against it, which other processes are to be told."""
         try:
-            self.log_writer.hold()
-            write_whole(self.path / "config.yaml", self._config_yaml())
+            log.hold()
+            write_whole(self.path / "config.yaml", self._config.yaml())
         except (NoetherError, OSError) as error:
             return error
         return None
 
-    def _origin(self) -> Origin:
-        """Return what this run goes on from when it starts; it carries nothing of intervals under way, as far as is known."""
-        update = self._start.update or 0
-        return (
-            Origin(self._start, ((NEWEST, update),), update, self._about()) if update else Origin(about=self._about())
-        )
+    def _leave_to_parent(self) -> None:
+        """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""
+        if self._state == "training":
+            self._state = "forked"
 
-    def _about(self) -> dict[str, Any]:
-        return {
-            "config": hashlib.sha256(self._config_yaml()).hexdigest(),
-            "callbacks": json.loads(json.dumps(self._entries(), default=str)),
-            "processes": 1 if self.exchange is None else self.exchange.count,
-        }
-
-    def _entries(self) -> list[Any]:
-        return [as_entry(callback.callback_config) for callback in self.callbacks]
-
-    def _config_yaml(self) -> bytes:
-        end = self.counter.end_iteration
-        document = {
-            "updates_per_epoch": self.counter.updates_per_epoch,
-            "effective_batch_size": self.counter.effective_batch_size,
-            "accumulation_steps": self.accumulation_steps,
-            "end": None if end is None else str(end),
-            "callbacks": self._entries(),
-        }
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
+    @property
+    def _config(self) -> RunConfig:
+        processes = 1 if self.exchange is None else self.exchange.count
+        return RunConfig(self.counter, self.accumulation_steps, self.callbacks, processes)
 
     def _refuse_unless_open(self, method: str) -> None:
         if self._state == "forked":
@@ -303,19 +284,6 @@ class OpenRun:
             self._finish(failed=True)
         except Exception as second:  # the loop's own error is the one to see
             error.add_note(f"while ending the run, this was raised too: {second!r}")
-
-
-def _leave_to_parent(run: OpenRun) -> None:
-    """Let a forked child write nothing: not by a step, nor at its end, which may leave the run's `with` block."""
-    reference = weakref.ref(run)
-
-    def leave() -> None:
-        forked = reference()
-        if forked is not None and forked._state == "training":
-            forked._state = "forked"
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=leave)
 
 
 def _in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:

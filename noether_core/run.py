@@ -221,12 +221,12 @@ class Run(OpenRun):
         return self._current_state() if self._state_at_end is None else {**self._state_at_end}
 
     def _current_state(self) -> dict[str, Any]:
-        origin = self.log_writer.origin
+        log = self.log_writer.run_log
         return {
             "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
             "accumulated": self.accumulated,
             "samples": -1 if self._samples is None else self._samples,
-            "start": "" if origin is None else origin.saved(),
+            "start": "" if log is None or log.origin is None else log.origin.saved(),
             "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
         }
 
@@ -241,7 +241,7 @@ class Run(OpenRun):
         if self._state == "new":
             raise HookOrderError("load_state_dict was called on a run that is new; call it inside `with run:`")
         start = TrainingIteration(**{unit: int(number) for unit, number in state["iteration"].items()})
-        origin = origin_after(str(state.get("start", "")), start, self._about())
+        origin = origin_after(str(state.get("start", "")), start, self._config.about())
         named = self._named()
         if set(state.get("callbacks", {})) != set(named):
             raise NoetherError(

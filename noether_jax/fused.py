@@ -293,5 +293,6 @@ class Fused:
             )
         for source, window in zip(self._sources, fetched.windows, strict=True):
             source.check(window, position)
-        if position - most < self._begun:  # what it carries of intervals that an earlier start began
-            self.run.log_writer.carry_since((position - most) // self.run.accumulation_steps)
+        log = self.run.log_writer.run_log
+        if position - most < self._begun and log is not None:  # it carries what an earlier start began
+            log.carry_since((position - most) // self.run.accumulation_steps)

@@ -47,6 +47,7 @@ class LogWriter:
 
     Attributes:
         log_entries: the entries that are flushed, all of them or the newest 1,000.
+        run_log: writes them to the run directory, if there is one.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -65,27 +66,13 @@ class LogWriter:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
         path = None if output_path is None else Path(output_path)
-        self._log = None if path is None else RunLog(path)
+        self.run_log = None if path is None else RunLog(path)
         self._keeps_all = keeps_all and path is None
         self._feeds = Feeds(trackers, path)
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
         self._flushed = 0  # so many of these
         self._is_closed = False
-
-    def hold(self) -> None:
-        """Be the one that writes to the run directory, until `close`; what is flushed first does this, too.
-
-        Raises:
-            RunLockedError: if another one does.
-        """
-        if self._log is not None:
-            self._log.hold()
-
-    def let_go(self) -> None:
-        """Let others write to the run directory."""
-        if self._log is not None:
-            self._log.let_go()
 
     def begin(self, origin: Origin) -> None:
         """Go on from another iteration: what was logged after it is superseded.
@@ -96,29 +83,19 @@ class LogWriter:
         update = 0 if origin.iteration is None else origin.iteration.update or 0
         self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
         self._at, self._parts, self._flushed = (0, -1, 0), [], 0
-        if self._log is not None:
-            self._log.begin(origin, update)
+        if self.run_log is not None:
+            self.run_log.begin(origin, update)
 
     def begin_provisional(self) -> None:
         """Flush; what is logged and saved from here on is of intervals that are not over when training ends."""
         self.flush()
-        if self._log is not None:
-            self._log.begin_provisional()
-
-    @property
-    def origin(self) -> Origin | None:
-        """Return what is written now goes on from; None where that is not known, or nothing is written."""
-        return None if self._log is None else self._log.origin
-
-    def carry_since(self, update: int) -> None:
-        """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
-        if self._log is not None:
-            self._log.carry_since(update)
+        if self.run_log is not None:
+            self.run_log.begin_provisional()
 
     def note_arrays(self, path: Path) -> None:
         """Note that an array file of the run directory is saved now, so that a reader knows which start did."""
-        if self._log is not None:
-            self._log.note_arrays(path)
+        if self.run_log is not None:
+            self.run_log.note_arrays(path)
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -242,8 +219,8 @@ class LogWriter:
         entry = {"epoch": epoch, "update": update, "sample": sample}
         for part in pending:
             entry.update(part.values)
-        if self._log is not None:
-            self._log.append(entry)
+        if self.run_log is not None:
+            self.run_log.append(entry)
         if self._flushed and self.log_entries:
             self.log_entries[-1].update(entry)
         else:
@@ -261,8 +238,8 @@ class LogWriter:
             return
         self._at = at
         entry: dict[str, Any] = dict(zip(UNITS, at, strict=True))
-        if self._log is not None:
-            self._log.append(entry)
+        if self.run_log is not None:
+            self.run_log.append(entry)
         self.log_entries[-1].update(entry)
 
     @property
@@ -281,9 +258,9 @@ class LogWriter:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged.
         """
-        if self._log is None or len(self.log_entries) < WINDOW:
+        if self.run_log is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
-        return list(self._log.values(key))
+        return list(self.run_log.values(key))
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Flush, and close the file and the trackers.
@@ -292,9 +269,10 @@ class LogWriter:
             time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
         try:
-            self.flush()
-            if self._log is not None:
-                self._log.close()
+            if self.run_log is None or not self.run_log.is_forked:
+                self.flush()
+            if self.run_log is not None:
+                self.run_log.close()
         finally:
             self._is_closed = True
             self._feeds.close(time_limit)
@@ -311,4 +289,4 @@ class BoundLogWriter:
         self.add_values = partial(writer.add_values, source=source)
         self.note_arrays = writer.note_arrays
         self.current_values = writer.current_values
-        self.is_in_memory = writer._log is None
+        self.is_in_memory = writer.run_log is None

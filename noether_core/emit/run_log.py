@@ -30,13 +30,18 @@ class RunLog:
         self._lock = WriterLock(directory)
         self._has_warned = False
 
+    @property
+    def is_forked(self) -> bool:
+        """Tell whether this is a copy in a child of the process that writes: it writes nothing."""
+        return self._lock.is_forked
+
     def hold(self) -> None:
         """Be the one that writes to the directory; what is written first does this, too.
 
         Raises:
             RunLockedError: if another one does.
         """
-        if not self._lock.is_forked:
+        if not self.is_forked:
             self._lock.hold()
 
     def let_go(self) -> None:
@@ -98,13 +103,13 @@ class RunLog:
     def _is_writer(self) -> bool:
         """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""
         self.hold()
-        if self._lock.is_forked and not self._has_warned:
+        if self.is_forked and not self._has_warned:
             self._has_warned = True
             warn(
                 f"process {os.getpid()} was forked from the one that writes to {str(self.directory)!r}, so what it logs there"
                 " is left out; log in the process that made the run, or make a run of its own in another directory"
             )
-        return not self._lock.is_forked
+        return not self.is_forked
 
     def values(self, key: str) -> Iterator[Any]:
         """Yield every value that was written under a key and stands, in order; raises what `StartLog.values` does."""
@@ -113,7 +118,7 @@ class RunLog:
 
     def close(self) -> None:
         """Make the lines durable, close the files, and let go of the directory."""
-        if self._lock.is_forked:
+        if self.is_forked:
             return
         try:
             self._newest.close()

@@ -90,6 +90,12 @@ class Origin:
         return min(found, key=lambda each: each[0])[1:] if found else None
 
 
+def origin_at(iteration: TrainingIteration, about: Mapping[str, Any]) -> Origin:
+    """Return the origin of a start that goes on after an iteration; as far as is known it carries no interval under way."""
+    update = iteration.update or 0
+    return Origin(iteration, ((NEWEST, update),), update, about) if update else Origin(about=about)
+
+
 def origin_after(saved: str, iteration: TrainingIteration, about: Mapping[str, Any]) -> Origin:
     """Return the origin of a start that goes on with a state.
 

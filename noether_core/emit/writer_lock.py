@@ -22,6 +22,7 @@ from typing import Any
 from noether_core.emit.files import write_whole
 from noether_core.emit.holders import about_this_process, is_gone, named_in, open_regular
 from noether_core.errors import RunLockedError
+from noether_core.forks import in_children
 
 try:
     import fcntl
@@ -51,6 +52,7 @@ class WriterLock:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._held: _Held | None = None
         self._release: weakref.finalize[[], WriterLock] | None = None
         self.is_forked = False
 
@@ -77,14 +79,18 @@ class WriterLock:
             gc.collect()  # a run that was dropped without its end, in a notebook say
             held = _hold(self._directory)
         self._release = weakref.finalize(self, held.release)
-        if hasattr(os, "register_at_fork"):
-            reference = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _leave_to_parent(reference, held))
+        self._held = held
+        in_children(self, WriterLock._leave_to_parent)
 
     def release(self) -> None:
         """Let go of the directory."""
         if self._release is not None:
             self._release()
+
+    def _leave_to_parent(self) -> None:
+        if self.is_held and self._held is not None:
+            self.is_forked = True
+            self._held.close()
 
 
 class _Held:
@@ -109,14 +115,6 @@ class _Held:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _leave_to_parent(reference: weakref.ref[WriterLock], held: _Held) -> None:
-    """Hold nothing, in a forked child."""
-    lock = reference()
-    if lock is not None and lock.is_held:
-        lock.is_forked = True
-        held.close()
 
 
 def _hold(directory: Path) -> _Held:
