@@ -191,3 +191,51 @@ def test_several_processes_end_provisionally(tmp_path: Path) -> None:
     assert counts(tmp_path) == [(10, 20), (20, 20), (23, 6)]
     assert [file.iteration.update for file in read_run(tmp_path).arrays] == [10, 20, 23]
     assert np.isclose(read_run(tmp_path).series["loss/mean/U10"].value[1], 15.5)
+
+
+def test_what_is_superseded_and_who_logged_what_can_be_listed(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [CONFIG]) as run:
+        train(run, 12)
+    with noether_torch.Run(tmp_path, [{**CONFIG, "every_n_updates": 4}]) as run:
+        train(run, 8)
+        state = run.state_dict()
+        train(run, 14)
+    with noether_torch.Run(tmp_path, [{**CONFIG, "every_n_updates": 4}]) as run:
+        run.load_state_dict(state)
+        train(run, 20)
+    read = read_run(tmp_path)
+    listed = [(number, entry["update"]) for number, entry in read.iter_superseded()]
+    assert listed == [(1, 10), (1, 12), (2, 12), (2, 14)]
+    assert read.superseded == len(listed)
+    assert [file.iteration.update for file in read.superseded_arrays] == [10, 12, 12, 14]
+    assert [(start.number, start.after, start.until) for start in read.starts] == [
+        (1, -1, -1),
+        (2, -1, 8),
+        (3, 8, np.inf),
+    ]
+    logged = {at: read.start_of(at) for at in read.series["loss/mean/U4"].update.tolist()}
+    assert {at: start and start.number for at, start in logged.items()} == {4: 2, 8: 2, 12: 3, 16: 3, 20: 3}
+    assert all(start and start.record["callbacks"][0]["every_n_updates"] == 4 for start in logged.values())
+    assert list(read.series) == ["loss/mean/U4", "loss/count/U4"]  # no series of the experiment before
+
+
+@both
+def test_a_run_that_goes_on_with_other_callbacks_says_so(front_end: Any, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path, [{**CONFIG, "id": "mine"}]) as run:
+        train(run, 5)
+        state = run.state_dict()
+    with front_end.Run(tmp_path, [{**CONFIG, "id": "mine", "every_n_updates": 4}]) as run:
+        with pytest.warns(
+            UserWarning, match=r"with other callbacks than start 1 had.*now .*\"every_n_updates\": 4.*then .* 10"
+        ):
+            run.load_state_dict(state)
+        train(run, 8)
+    with (
+        pytest.warns(UserWarning, match="with other callbacks than start 2 had"),
+        front_end.Run(tmp_path, [CONFIG], start={"update": 8}),
+    ):
+        pass
+    with front_end.Run(
+        tmp_path, [{**CONFIG, "id": "mine", "every_n_updates": 4}], start={"update": 8}, end={"update": 10}
+    ):
+        pass  # the same, only with another end: nothing is said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,11 +127,13 @@ class TableBuilder:
             provisional: what was logged of intervals that were not over.
         """
         self._begun.append(len(self._layout))
+        self._whole.append(sys.maxsize)  # until it is known, also if reading them fails
+        self.starts.append(start or start_without_record(None))
         self._add_all(entries, times)
-        self._whole.append(len(self._layout))
+        self._whole[-1] = len(self._layout)
         self._add_all(provisional, times)
         updates = self.updates(len(self._begun) - 1)
-        self.starts.append(start or start_without_record(updates[0] if updates else None))
+        self.starts[-1] = start or start_without_record(updates[0] if updates else None)
 
     def _add_all(self, entries: Iterable[dict[str, Any]], times: Mapping[int, float] | None) -> None:
         rows = (reduce(or_, flushes) for _, flushes in groupby(entries, _update))

@@ -31,8 +31,8 @@ class Lineage:
         wrote = [at for at, each in enumerate(updates) if len(each)]
         newest = wrote[-1] + 1 if wrote else 0  # a start that wrote nothing supersedes nothing
         self.until = [*standing(starts[:newest]), *[-1.0] * (len(starts) - newest)]
-        self._starts = starts
-        self._updates = [np.sort(np.asarray(each, np.int64)) for each in updates]
+        self._since = [start.since for start in starts]
+        self._last = [_last(each, until) for each, until in zip(updates, self.until, strict=True)]
 
     def stands(self, start: int, update: int, *, is_provisional: bool = False) -> bool:
         """Tell whether what a start wrote at an update stands.
@@ -44,16 +44,14 @@ class Lineage:
         """
         if update > self.until[start]:
             return False
-        return not is_provisional or not any(
-            self._starts[later].since < update and self._has_between(later, update)
-            for later in range(start + 1, len(self._starts))
-        )
+        later = range(start + 1, len(self.until)) if is_provisional else ()
+        return not any(self._since[each] < update < self._last[each] for each in later)
 
-    def _has_between(self, start: int, update: int) -> bool:
-        """Tell whether something of a start stands that it wrote after an update."""
-        updates = self._updates[start]
-        at = int(np.searchsorted(updates, update, "right"))
-        return at < len(updates) and bool(updates[at] <= self.until[start])
+
+def _last(updates: Any, until: float) -> int:
+    """Return the last of these updates that is not after `until`; -1 if there is none."""
+    found = np.asarray(updates, np.int64)
+    return int(np.max(found, initial=-1, where=found <= until))
 
 
 def standing(starts: Sequence[Start]) -> list[float]:

@@ -17,8 +17,8 @@ from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import iter_lines, start_numbers
 from noether_core.emit.lineage import Lineage
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
-from noether_core.emit.merged_log import Merged, read_merged, with_merged
-from noether_core.emit.starts import PROVISIONAL, Start, read_start
+from noether_core.emit.merged_log import read_merged, with_merged
+from noether_core.emit.starts import PROVISIONAL, read_record
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
 
@@ -44,6 +44,23 @@ class ArrayFile:
         return read_headers(self.path)
 
 
+@dataclass(frozen=True)
+class RunStart:
+    """Say what a process start was.
+
+    Attributes:
+        number: that of its files, such as `metrics/<number>.jsonl`.
+        record: what its record says, among that `id`, `time`, `host` and `callbacks`, its config; empty if it left none.
+        after: the update that it went on after; -1: it began at the beginning.
+        until: the last update up to which what it wrote stands; -1 if nothing does.
+    """
+
+    number: int
+    record: Mapping[str, Any]
+    after: float
+    until: float
+
+
 @dataclass(frozen=True, eq=False)
 class RunReader:
     """Hold what a run directory gives back.
@@ -54,6 +71,8 @@ class RunReader:
         superseded: how many entries of earlier process starts the later ones replaced.
         arrays: the saved array files that stand, by interval and update.
         superseded_arrays: the others: an earlier start saved them at an update that a later one has not come to.
+        starts: the process starts that wrote something, the oldest first.
+        lineage: what of them stands.
     """
 
     path: Path
@@ -62,6 +81,24 @@ class RunReader:
     superseded: int
     arrays: list[ArrayFile]
     superseded_arrays: list[ArrayFile]
+    starts: list[RunStart]
+    lineage: Lineage
+
+    def iter_superseded(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield each entry that does not stand, with the number of the start that logged it; read from the files again."""
+        for place, start in enumerate(self.starts):
+            file = self.path / "metrics" / f"{start.number}.jsonl"
+            for is_provisional, entries in enumerate(_entries_of(file, [])):
+                for entry in entries:
+                    if not self.lineage.stands(place, entry["update"], is_provisional=bool(is_provisional)):
+                        yield start.number, entry
+
+    def start_of(self, update: int) -> RunStart | None:
+        """Return the start that was to log this update, of those that stand: its `record` says with which config."""
+        for start in reversed(self.starts):
+            if start.until >= update > start.after:
+                return start
+        return None
 
     @property
     def series(self) -> Mapping[str, Series]:
@@ -111,25 +148,32 @@ def read_run(path: str | Path) -> RunReader:
     problems: list[str] = []
     builder = TableBuilder()
     savers: dict[str, list[_Saver]] = {}  # of each array file
+    found: list[tuple[int, dict[str, Any]]] = []  # the starts' numbers and records
     for number in start_numbers(metrics):
         file = metrics / f"{number}.jsonl"
         try:
             beside = _read_beside(file.with_suffix(".time.jsonl"), problems)
-            merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
-            for name, is_provisional in (beside.arrays | _merged_arrays(merged)).items():
-                savers.setdefault(name, []).append(_Saver(len(builder.starts), str(number), is_provisional))
-            start = _start_of(path, number, problems)
-            whole, provisional = (
-                with_merged(_lines(file.with_suffix(suffix), problems), entries.values())
-                for suffix, entries in zip((".jsonl", PROVISIONAL), merged.entries, strict=True)
-            )
-            start = None if start is None else start._replace(since=min(start.since, beside.since))
+            record = _record_of(path, number, problems)
+            start = None if not record else record["start"]._replace(since=min(record["start"].since, beside.since))
+            saved = beside.arrays | _merged_arrays(file, problems)
+            whole, provisional = _entries_of(file, problems)
+        except OSError as error:
+            problems.append(f"{file}: {error}")
+            continue
+        for name, is_provisional in saved.items():
+            savers.setdefault(name, []).append(_Saver(len(found), str(number), is_provisional))
+        found.append((number, record))
+        try:
             builder.add_start(whole, start, beside.times, provisional)
         except OSError as error:
             problems.append(f"{file}: {error}")
     lineage = _lineage(builder, savers)
     table, superseded = builder.build(lineage)
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, lineage))
+    starts = [
+        RunStart(*each, start.ancestors[0][1] if start.ancestors else -1, until)
+        for each, start, until in zip(found, builder.starts, lineage.until, strict=True)
+    ]
+    return RunReader(path, table, problems, superseded, *_array_files(path, savers, lineage), starts, lineage)
 
 
 class _Saver(NamedTuple):
@@ -157,9 +201,19 @@ def _iteration_of(name: str) -> TrainingIteration | None:
         return None
 
 
-def _merged_arrays(merged: Merged) -> dict[str, bool]:
+def _merged_arrays(file: Path, problems: list[str]) -> dict[str, bool]:
     """Return the names of array files, and whether each is of an interval that was not over."""
+    merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
     return {name: bool(is_provisional) for is_provisional, names in enumerate(merged.arrays) for name in names}
+
+
+def _entries_of(file: Path, problems: list[str]) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
+    """Return what a start logged, by the name of its log: of whole intervals, and of those that were not over."""
+    whole, provisional = read_merged(file.with_suffix(MERGED_SUFFIX), []).entries
+    return (
+        with_merged(_lines(file, problems), whole.values()),
+        with_merged(_lines(file.with_suffix(PROVISIONAL), problems), provisional.values()),
+    )
 
 
 def _lines(file: Path, problems: list[str]) -> Iterable[dict[str, Any]]:
@@ -191,12 +245,12 @@ def _array_files(
     return kept, superseded
 
 
-def _start_of(path: Path, number: int, problems: list[str]) -> Start | None:
+def _record_of(path: Path, number: int, problems: list[str]) -> dict[str, Any]:
     try:
-        return read_start(path, number)
+        return read_record(path, number) or {}
     except RunFormatError as error:
         problems.append(str(error))
-        return None
+        return {}
 
 
 @dataclass
