@@ -145,11 +145,17 @@ class OpenRun:
     def _open_directory(self, log: RunLog) -> Exception | None:
         """Be the one that writes to the run directory; return what is against it, which other processes are to be told."""
         try:
-            log.hold()
+            log.hold(self._give_way if self._is_driven else None)
             write_whole(self.path / "config.yaml", self._config.yaml())
         except (NoetherError, OSError) as error:
             return error
         return None
+
+    def _give_way(self) -> None:
+        """End this run, whose trainer may have failed without saying so, for another one in its directory."""
+        if self._state == "training":
+            self._state = "ended by another one in its directory"
+            self.log_writer.close()
 
     def _leave_to_parent(self) -> None:
         """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""

@@ -130,6 +130,26 @@ def test_a_run_that_could_not_begin_lets_go(locking: str, tmp_path: Path) -> Non
         pass
 
 
+class DrivenRun(Run):
+    _is_driven = True
+
+
+def test_a_run_that_a_trainer_drives_gives_way_to_the_next_one_here(locking: str, tmp_path: Path) -> None:
+    first, other = DrivenRun(tmp_path / "run", [CONFIG]), DrivenRun(tmp_path / "other", [CONFIG])
+    for run in (first, other):
+        run.start()
+        step(run, 4)
+    with DrivenRun(tmp_path / "run", [CONFIG]) as second:
+        with pytest.raises(HookOrderError, match="ended by another one in its directory"):
+            step(first, 1)
+        first.finish()
+        step(second, 2)
+    step(other, 2)
+    other.finish()
+    assert read_run(tmp_path / "run").series["x/U2"].update.tolist() == [2]
+    assert read_run(tmp_path / "other").series["x/U2"].update.tolist() == [2, 4, 6]
+
+
 def test_a_log_without_a_run_is_locked_at_its_first_entry(locking: str, tmp_path: Path) -> None:
     counter = UpdateCounter()
     first, second = (LogWriter(tmp_path, update_counter=counter) for _ in range(2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,19 @@ class RunLog:
         """Tell whether this is a copy in a child of the process that writes: it writes nothing."""
         return self._lock.is_forked
 
-    def hold(self) -> None:
+    def hold(self, give_way: Callable[[], None] | None = None) -> None:
         """Be the one that writes to the directory; what is written first does this, too.
+
+        Args:
+            give_way: a method that closes this, for another one in this process that is to write there; None: that is refused.
 
         Raises:
             RunLockedError: if another one does.
         """
         if not self.is_forked:
             self._lock.hold()
+        if give_way is not None:
+            self._lock.give_way = weakref.WeakMethod(give_way)
 
     def let_go(self) -> None:
         """Let others write to the directory."""

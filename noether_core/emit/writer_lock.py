@@ -16,6 +16,7 @@ import os
 import time
 import weakref
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class WriterLock:
 
     Attributes:
         is_forked: whether this is a copy in a child of the process that had it.
+        give_way: releases this lock, if it gives way to another one in this process.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -55,6 +57,7 @@ class WriterLock:
         self._held: _Held | None = None
         self._release: weakref.finalize[[], WriterLock] | None = None
         self.is_forked = False
+        self.give_way: weakref.WeakMethod[Callable[[], None]] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -77,6 +80,7 @@ class WriterLock:
             if error.holder.get("pid") != os.getpid():
                 raise
             gc.collect()  # a run that was dropped without its end, in a notebook say
+            self._ask_to_give_way()
             held = _hold(self._directory)
         self._release = weakref.finalize(self, held.release)
         self._held = held
@@ -86,6 +90,14 @@ class WriterLock:
         """Let go of the directory."""
         if self._release is not None:
             self._release()
+
+    def _ask_to_give_way(self) -> None:
+        # seldom, and so without a list of locks
+        held = [each for each in gc.get_objects() if type(each) is WriterLock and each.is_held and each.give_way]
+        for each in held:
+            give_way = None if each.give_way is None else each.give_way()
+            if give_way is not None and each._directory.resolve() == self._directory.resolve():
+                give_way()
 
     def _leave_to_parent(self) -> None:
         if self.is_held and self._held is not None:
