@@ -168,14 +168,15 @@ class OpenRun:
         return RunConfig(self.counter, self.accumulation_steps, self.callbacks, processes)
 
     def _refuse_unless_open(self, method: str) -> None:
+        if self._state == "training":
+            return
         if self._state == "forked":
             raise HookOrderError(
                 f"run.{method} was called in process {os.getpid()}, which was forked from the one that has the run open; call"
                 " it there, or make a run in another directory after the fork"
             )
-        if self._state != "training":
-            advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
-            raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
+        advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
+        raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
 
     def _call(self, *due: str) -> None:
         """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
