@@ -35,6 +35,9 @@ class Run(OpenRun):
         processes: what talks to the other processes, whose values are pooled with this one's at each interval's end; None: all
             that the framework was told of; 1: none, what this process has is logged alone.
         time_limit: seconds that a process waits for the others.
+        durability: `interval`: what is logged and saved outlives the process a second later, and the machine six seconds
+            later. `flush`: it is on the disk when `step`, `log` and `evaluate` return. If the disk does not take it, training
+            goes on, with a warning: `noether_core.emit.disk`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
@@ -202,7 +205,11 @@ class Run(OpenRun):
     # ------------------------------------------------------------------ checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings."""
+        """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings.
+
+        What was logged until here is with the operating system first: no checkpoint is ahead of its log.
+        """
+        self.log_writer.disk.wait()
         return {
             "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
             "accumulated": self.accumulated,

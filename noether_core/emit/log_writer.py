@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from noether_core.emit.disk import Disk, Durability
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
-from noether_core.emit.start_log import StartLog
+from noether_core.emit.run_log import RunLog
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
@@ -45,9 +45,11 @@ class LogWriter:
             never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
             later from the file.
         keeps_all: whether all entries stay in memory where no file has them.
+        durability: what holds when `flush` returns; see `noether_core.emit.disk`.
 
     Attributes:
         log_entries: the entries that are flushed, all of them or the newest 1,000.
+        disk: writes them, on a thread of its own.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -62,14 +64,15 @@ class LogWriter:
         update_counter: Counter,
         trackers: Sequence[Tracker] = (),
         keeps_all: bool = True,
+        durability: Durability = "interval",
     ) -> None:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
-        self._path = None if output_path is None else Path(output_path)
-        self._log = None if self._path is None else StartLog(self._path)
-        self._keeps_all = keeps_all and self._path is None
-        self._earlier: list[tuple[StartLog, int]] = []  # of this writer, and up to which update what they wrote stands
-        self._feeds = Feeds(trackers, self._path)
+        self.disk = Disk(durability)
+        path = None if output_path is None else Path(output_path)
+        self._feeds = Feeds(trackers, path)
+        self._log = None if path is None else RunLog(path, self.disk, self._feeds.put)
+        self._keeps_all = keeps_all and path is None
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
         self._flushed = 0  # so many of these
@@ -84,24 +87,19 @@ class LogWriter:
         update = 0 if origin.iteration is None else origin.iteration.update or 0
         self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
         self._at, self._parts, self._flushed = (0, -1, 0), [], 0
-        if self._log is not None and self._path is not None:
-            if self._log.is_open:
-                self._log.close()
-                self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._log, update)]]
-            self._log = StartLog(self._path, origin)
+        if self._log is not None:
+            self._log.begin(origin, update)
 
     @property
     def start_id(self) -> str | None:
         """Return the id of the start that wrote the newest entries; None if there is none."""
-        origin = None if self._log is None else self._log.origin
-        if self._log is None or origin is None:
-            return None
-        return origin.id if self._log.is_open else origin.parent
+        return None if self._log is None else self._log.start_id
 
-    def note_arrays(self, path: Path) -> None:
-        """Note that an array file of the run directory is saved now, so that a reader knows which start did."""
-        if self._log is not None and self._path is not None and path.is_relative_to(self._path):
+    def save(self, path: Path, data: bytes) -> None:
+        """Write a file of arrays, after what was flushed before; a reader of the run directory knows which start did."""
+        if self._log is not None:
             self._log.note_arrays(path)
+        self.disk.put_file(path, data)
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -213,28 +211,32 @@ class LogWriter:
         self._at = int(counter.epoch), update, int(counter.sample)
 
     def flush(self) -> None:
-        """Write what was logged since the last flush. A second flush for one update adds to that update's entry.
-
-        Raises:
-            OSError: if the file does not take it; it is then written by the next flush.
-        """
+        """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
         pending = self._parts[self._flushed :]
         if not pending:
+            self.disk.report()
             return
         epoch, update, sample = self._at
         entry = {"epoch": epoch, "update": update, "sample": sample}
         for part in pending:
             entry.update(part.values)
-        if self._log is not None:
-            self._log.append(entry)
+        self._feeds.expect()
+        self._write(entry)
         if self._flushed and self.log_entries:
-            self.log_entries[-1].update(entry)
+            self.log_entries[-1] = {**self.log_entries[-1], **entry}
         else:
             self.log_entries.append(entry)
             if not self._keeps_all and len(self.log_entries) > WINDOW:
                 del self.log_entries[0]
         self._flushed = len(self._parts)
-        self._feeds.put(entry)
+        self._feeds.put_inline(entry)
+        if self._log is None:
+            self._feeds.put(entry)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.append(entry)
+        self.disk.settle()
 
     def restate(self) -> None:
         """Write once more where the newest entry stands, if the counter came to show another epoch of its update since."""
@@ -244,9 +246,8 @@ class LogWriter:
             return
         self._at = at
         entry: dict[str, Any] = dict(zip(UNITS, at, strict=True))
-        if self._log is not None:
-            self._log.append(entry)
-        self.log_entries[-1].update(entry)
+        self._write(entry)
+        self.log_entries[-1] = {**self.log_entries[-1], **entry}
 
     @property
     def dropped_entries(self) -> dict[str, int]:
@@ -262,15 +263,14 @@ class LogWriter:
         """Return every value flushed under a key, in order; what `log_entries` no longer has is read from the file.
 
         Raises:
-            OSError, RunFormatError: if the file is gone or damaged.
+            OSError, RunFormatError: if the file is gone or damaged, or the disk does not take what it is to have.
         """
         if self._log is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
-        logs = [*self._earlier, (self._log, math.inf)]
-        return [value for log, most in logs for value in log.values(key, most)]
+        return self._log.values(key)
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
-        """Flush, and close the file and the trackers.
+        """Flush, and close the file and the trackers. What the disk does not take even now is warned about.
 
         Args:
             time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
@@ -279,6 +279,7 @@ class LogWriter:
             self.flush()
             if self._log is not None:
                 self._log.close()
+            self.disk.close()
         finally:
             self._is_closed = True
             self._feeds.close(time_limit)
@@ -293,6 +294,7 @@ class BoundLogWriter:
         self.add_scalars = partial(writer.add_scalars, source=source)
         self.add_nonscalar = partial(writer.add_nonscalar, source=source)
         self.add_values = partial(writer.add_values, source=source)
-        self.note_arrays = writer.note_arrays
+        self.save = writer.save
+        self.disk = writer.disk
         self.current_values = writer.current_values
-        self.is_in_memory = writer._path is None
+        self.is_in_memory = writer._log is None

@@ -5,85 +5,161 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from noether_core.emit.jsonl import LineFile, iter_lines
+from noether_core.emit.disk import LINE_COST, Disk, nothing
+from noether_core.emit.disk_thread import Job
+from noether_core.emit.jsonl import LineFile, encode_line, iter_lines
 from noether_core.emit.starts import Origin
 from noether_core.errors import RunFormatError
 
 MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
 
 
+class _Entry(NamedTuple):
+    values: Mapping[str, Any]
+    line: bytes
+    time: float
+
+
 class StartLog:
     """Append entries to `metrics/<n>.jsonl` of a run directory. Nothing is there before the first one.
 
-    An entry is with the operating system when `append` returns, its time at most a second later.
+    All that is written is handed to the disk's thread, on which the private methods of this class run.
 
     Args:
         directory: the run directory.
+        disk: writes.
         origin: what the start goes on from, of which `starts/<n>.json` is written; None: it leaves no record.
+        written: is told of each entry when it is in the file.
     """
 
-    def __init__(self, directory: Path, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        disk: Disk,
+        origin: Origin | None = None,
+        written: Callable[[Mapping[str, Any]], None] = nothing,
+    ) -> None:
         self._directory = directory
+        self._disk = disk
         self.origin = origin
+        self._written = written
+        self.is_open = False  # something was handed over
         self._saved: set[Path] = set()
-        self._times: list[
-            tuple[int, float]
-        ] = []  # of updates, written together: a line for each costs as much as its entry
+        # of updates, written together: a line for each costs as much as its entry
+        self._times: list[tuple[int, float]] = []
         self._written_at = -math.inf
         self._number = 0
         self._has_entries = False
         self._beside = LineFile(directory / "metrics", ".time.jsonl")
+        self._beside_lines: deque[bytes] = deque()  # which the disk did not take
         self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
 
-    @property
-    def is_open(self) -> bool:
-        """Tell whether anything was written."""
-        return self._number > 0
-
-    def _open(self) -> None:
-        self._beside.open()
-        assert self._beside.path is not None
-        self._number = int(self._beside.path.name.partition(".")[0])
-        self._entries.path = self._beside.path.with_name(f"{self._number}.jsonl")
-        if self.origin is not None:
-            self.origin.write(self._directory, self._number)
+    # ------------------------------------------------------------------ the training's thread
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry, and when that was.
-
-        Raises:
-            OSError: if the entry is not written whole; it may be given again.
-        """
-        if not self.is_open:
-            self._open()
-        self._has_entries = True
-        self._entries.append(entry)
-        now = time.time()
-        self._times.append((entry["update"], now))
-        if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
-            self._write_times(now)
-
-    def _write_times(self, now: float) -> None:
-        times, self._times, self._written_at = self._times, [], now
-        with contextlib.suppress(OSError):  # that a time is not known costs no entry
-            if times:
-                self._beside.append({"times": [[update, round(written, 6)] for update, written in times]})
+        """Write one entry, and when that was."""
+        line = encode_line(entry)
+        self._mark_missing()
+        self._put(self._write_entries, _Entry(entry, line, time.time()), len(line), self._lose_entry)
 
     def note_arrays(self, path: Path) -> None:
         """Write that this start saves an array file, and set aside the one that another start saved there."""
-        if not self.is_open:
-            self._open()
+        self._mark_missing()
         name = path.relative_to(self._directory)
-        if path.exists() and name not in self._saved:
-            aside = self._directory / "superseded" / str(self._number) / name
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(aside)
-        self._saved.add(name)
-        self._beside.append({"arrays": name.as_posix()})
+        self._put(self._note_arrays, name, len(name.name), nothing)
+
+    def close(self) -> None:
+        """Make the lines durable and close the files, once all is written."""
+        if self.is_open:
+            self._disk.hand_over(Job(self._close, None, 0, nothing))
+
+    def _put(self, write: Callable[[deque[Any]], None], item: Any, size: int, lost: Callable[[Any], None]) -> None:
+        self.is_open |= self._disk.put(Job(write, item, size + LINE_COST, lost, is_kept=write == self._write_entries))
+
+    def _lose_entry(self, entry: _Entry) -> None:
+        self._disk.missing.add_entry(entry.values["update"])
+
+    def _mark_missing(self) -> None:
+        """Note in the log what is missing since the last time, once the disk has caught up."""
+        if not self._disk.missing.is_marked and self._disk.has_room:
+            line = encode_line({"missing": self._disk.missing.unmarked()})
+            self._disk.hand_over(Job(self._note, line, len(line) + LINE_COST, nothing, is_kept=True))
+            self.is_open = True
+
+    # ------------------------------------------------------------------ the disk's thread
+
+    def _open(self) -> None:
+        if self._number:
+            return
+        self._beside.open()
+        assert self._beside.path is not None
+        number = int(self._beside.path.name.partition(".")[0])
+        self._entries.path = self._beside.path.with_name(f"{number}.jsonl")
+        if self.origin is not None:
+            self.origin.write(self._directory, number)
+        self._number = number
+
+    def _write_entries(self, entries: deque[_Entry]) -> None:
+        self._open()
+        self._has_entries = True
+        lines = deque(entry.line for entry in entries)
+        try:
+            self._entries.write(lines)
+        finally:
+            self._disk.note_written(self._entries)
+            while len(entries) > len(lines):
+                entry = entries.popleft()
+                self._times.append((entry.values["update"], entry.time))
+                self._written(entry.values)
+        now = time.monotonic()
+        if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
+            self._written_at = now
+            self._write_times()
+
+    def _write_times(self) -> None:
+        """Write when entries were written; what the disk does not take of that waits, for it is no reason to stop."""
+        times, self._times = self._times, []
+        if times:
+            self._beside_lines.append(encode_line({"times": [[update, round(time, 6)] for update, time in times]}))
+        with contextlib.suppress(OSError):
+            self._beside.write(self._beside_lines)
+        self._disk.note_written(self._beside)
+
+    def _note(self, lines: deque[bytes]) -> None:
+        self._open()
+        self._beside.write(self._beside_lines)
+        self._beside.write(lines)
+        self._disk.note_written(self._beside)
+
+    def _note_arrays(self, names: deque[Path]) -> None:
+        self._open()
+        while names:
+            name = names[0]
+            path = self._directory / name
+            if name not in self._saved and path.exists():
+                aside = self._directory / "superseded" / str(self._number) / name
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(aside)
+            self._saved.add(name)
+            line = encode_line({"arrays": name.as_posix()})
+            self._note(deque([line]))
+            names.popleft()
+
+    def _close(self, items: deque[None]) -> None:
+        self._write_times()
+        if not self._disk.missing.is_marked:
+            self._beside_lines.append(encode_line({"missing": self._disk.missing.unmarked()}))
+        self._beside.write(self._beside_lines)
+        self._entries.close()
+        self._beside.close()
+        items.clear()
+
+    # ------------------------------------------------------------------ once it is written
 
     def values(self, key: str, most: float) -> Iterator[Any]:
         """Yield every value written under a key up to an update, in order.
@@ -99,9 +175,3 @@ class StartLog:
                 yield entry[key]
         if len(problems) > self._entries.torn:
             raise RunFormatError(f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run")
-
-    def close(self) -> None:
-        """Make the lines durable and close the files."""
-        self._write_times(math.inf)
-        self._entries.close()
-        self._beside.close()

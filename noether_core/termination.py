@@ -1,0 +1,101 @@
+"""End a run when the process is told to terminate, and then let that have its effect."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from types import FrameType
+
+_OURS = ("noether_core", "noether_jax", "noether_torch")
+_AGAIN = 0.005  # seconds until a signal that came within our code is sent again
+_MOST_WAIT = 1.0  # seconds until it is no longer waited for
+
+
+class Termination:
+    """Handle SIGTERM where nobody else does: call `end`, then do what would have been done without this.
+
+    A signal that comes while these packages run is handled when they have returned, a second later at most.
+
+    Args:
+        end: is told whether they have not.
+    """
+
+    def __init__(self, end: Callable[[bool], None]) -> None:
+        self._end = end
+        self._before: signal.Handlers | Termination | None = None  # None: this was not installed
+        self._is_over = False
+        self._deadline: float | None = None
+
+    def install(self) -> None:
+        """Begin to handle the signal, if this is the main thread and nobody else but another run does."""
+        before = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread() and (
+            before is signal.SIG_DFL or isinstance(before, Termination)
+        ):
+            self._before = before if isinstance(before, Termination) else signal.SIG_DFL
+            signal.signal(signal.SIGTERM, self)
+            os.register_at_fork(after_in_child=_Forget(self))
+
+    def remove(self) -> None:
+        """Handle it no more."""
+        self._is_over = True
+        if self._before is None or threading.current_thread() is not threading.main_thread():
+            return
+        following = self._next
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, following)
+
+    @property
+    def _next(self) -> Termination | signal.Handlers:
+        """Return what handles the signal without this."""
+        before = self._before
+        while isinstance(before, Termination) and before._is_over:
+            before = before._before
+        return signal.SIG_DFL if before is None else before
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        is_inside = _is_ours(frame)
+        now = time.monotonic()
+        self._deadline = self._deadline or now + _MOST_WAIT
+        if is_inside and now < self._deadline:
+            _thread.start_new_thread(_send_again, (number,))
+            return
+        if not self._is_over:
+            with contextlib.suppress(Exception):  # the process is to end
+                self._end(is_inside)
+        self._is_over = True
+        signal.signal(number, self._next)
+        os.kill(os.getpid(), number)
+
+
+class _Forget:
+    """Leave a forked child as it would be without the handler."""
+
+    def __init__(self, handler: Termination) -> None:
+        self._handler = weakref.ref(handler)
+
+    def __call__(self) -> None:
+        handler = self._handler()
+        if handler is not None and signal.getsignal(signal.SIGTERM) is handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if name != __name__ and name.partition(".")[0] in _OURS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    time.sleep(_AGAIN)
+    os.kill(os.getpid(), number)
