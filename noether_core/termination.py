@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 _OURS = ("noether_core", "noether_jax", "noether_torch")
@@ -36,7 +37,7 @@ class Termination:
         """Begin to handle the signal, if this is the main thread and nobody else but another run does."""
         before = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is threading.main_thread() and (
-            before is signal.SIG_DFL or isinstance(before, Termination)
+            isinstance(before, Termination) or (before is signal.SIG_DFL and not _is_caught())
         ):
             self._before = before if isinstance(before, Termination) else signal.SIG_DFL
             signal.signal(signal.SIGTERM, self)
@@ -85,6 +86,15 @@ class _Forget:
         handler = self._handler()
         if handler is not None and signal.getsignal(signal.SIGTERM) is handler:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_caught() -> bool:
+    """Tell whether a handler is in place that Python does not know: a library's, such as that of `jax.distributed`."""
+    with contextlib.suppress(OSError):  # only Linux says it
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
 
 
 def _is_ours(frame: FrameType | None) -> bool:

@@ -29,6 +29,7 @@ class FaultyDisk:
 
     Attributes:
         calls: the names of those so far.
+        paths: their first arguments.
         opened: is waited for in each write and fsync.
     """
 
@@ -36,6 +37,7 @@ class FaultyDisk:
         self, directory: Path, kind: str = "EIO", fails: Callable[[int, str], bool] = lambda *_: False
     ) -> None:
         self.calls: list[str] = []
+        self.paths: list[str] = []
         self._fails = fails
         self.opened = threading.Event()
         self.opened.set()
@@ -57,6 +59,7 @@ class FaultyDisk:
         with self._lock:
             number = len(self.calls)
             self.calls.append(name)
+            self.paths.append(str(arguments[0]))
         if name in ("write", "fsync"):
             self.opened.wait()
         fails = self._fails(number, name)

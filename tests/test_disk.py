@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import re
+import shutil
+import subprocess
+import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +16,9 @@ import numpy as np
 import pytest
 from faulty_disk import KINDS, FaultyDisk
 
-from noether_core import LogWriter, UpdateCounter, read_run
-from noether_core.emit.disk import FILE_COST, MOST_BYTES
+from noether_core import LogWriter, NoetherError, UpdateCounter, read_run
+from noether_core.emit.disk import FILE_COST, MOST_BYTES, MOST_OF_FILES
+from noether_core.emit.files import write_whole
 from noether_torch import Run
 
 CALLBACKS = [
@@ -135,33 +142,178 @@ def test_training_goes_on_while_the_disk_stalls(tmp_path: Path) -> None:
     assert (len(entries), len(arrays), problems) == (200, 100, [])
 
 
-def test_what_meets_a_full_queue_is_dropped_counted_and_marked(tmp_path: Path) -> None:
-    updates = 2 * MOST_BYTES // FILE_COST + 400
+def test_files_that_meet_a_full_queue_are_dropped_counted_and_marked(tmp_path: Path) -> None:
+    most = MOST_OF_FILES // (FILE_COST + 2**20)
+    updates = 2 * most + 40
     with FaultyDisk(tmp_path / "run").installed() as disk, Run(tmp_path / "run", CALLBACKS, processes=1) as run:
         disk.opened.clear()
         with pytest.warns(RuntimeWarning, match="the disk has stalled"):  # noqa: PT031 -- whichever step it is
             for update in range(1, updates + 1):
-                run.step({"loss": update / 3, "field": np.full(3, update)})
+                run.step({"loss": update / 3, "field": np.full(2**17, update, np.float64)})
         disk.opened.set()
         assert run.log_writer.disk.wait(patience=60, insists=True)
         for update in range(updates + 1, updates + 11):
-            run.step({"loss": update / 3, "field": np.full(3, update)})
+            run.step({"loss": update / 3, "field": np.full(3, update, np.float64)})
         with pytest.warns(RuntimeWarning, match="missing in the run directory, for the disk did not take it"):
             run.finish()
     entries, arrays, problems = result(tmp_path / "run")
-    written = [entry["update"] for entry in entries]
-    lost = sorted(set(range(1, updates + 11)) - set(written))
-    assert lost
-    assert lost == [*range(lost[0], lost[-1] + 1)]
-    assert lost[-1] == updates
-    files = (updates + 10) // 2 - len(arrays)
-    assert MOST_BYTES // FILE_COST - 20 < len(arrays) < MOST_BYTES // FILE_COST + 10
+    assert [entry["update"] for entry in entries] == [*range(1, updates + 11)]
+    kept = [int(Path(name).stem.split("_")[1][1:]) for name in arrays]
+    assert most - 2 <= len(kept) - 5 <= most
+    assert kept == [*range(2, 2 * len(kept) - 9, 2), *range(updates + 2, updates + 11, 2)]
+    assert all(set(values) == {update} for update, values in zip(kept, arrays.values(), strict=True))
     (problem,) = problems
-    assert (
-        f"{len(lost)} entries of the updates {lost[0]} to {lost[-1]} and {files} files (update_outputs/U2/E0_U"
-        in problem
-    )
-    assert all(values == [float(Path(name).stem.split("_")[1][1:])] * 3 for name, values in arrays.items())
+    lost = updates // 2 + 5 - len(kept)
+    assert f"take {lost} files (update_outputs/U2/E0_U{2 * len(kept) - 8}_S" in problem
+
+
+def test_lines_that_meet_a_full_queue_are_dropped_counted_and_marked(tmp_path: Path) -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path / "run", update_counter=counter)
+
+    def log(updates: int) -> None:
+        for _ in range(updates):
+            counter.next_update()
+            writer.add_nonscalar("text", "x" * 2**17)
+            writer.flush()
+
+    with FaultyDisk(tmp_path / "run").installed() as disk:
+        log(1)
+        assert writer.disk.wait()
+        disk.opened.clear()
+        with pytest.warns(RuntimeWarning, match="the disk has stalled"):
+            log(MOST_BYTES // 2**17 + 50)
+        disk.opened.set()
+        assert writer.disk.wait(patience=60, insists=True)
+        log(5)
+        with pytest.warns(RuntimeWarning, match=r"missing in the run directory.*entries of the updates"):
+            writer.close()
+    run = read_run(tmp_path / "run")
+    lost = sorted(set(range(1, counter.update + 1)) - {entry["update"] for entry in run.entries})
+    assert lost == [*range(lost[0], counter.update - 4)]
+    assert 50 <= len(lost) < 80
+    (problem,) = run.problems
+    assert f"did not take {len(lost)} entries of the updates {lost[0]} to {lost[-1]}; they are lost" in problem
+
+
+FULL = """
+import resource, sys, time
+import numpy as np
+from test_disk import CALLBACKS
+from noether_core.emit.files import write_whole
+from noether_torch import Run
+
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+with Run(sys.argv[1], CALLBACKS, processes=1) as run:
+    for update in range(1, 401):
+        if update in (20, 300):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if update == 20 else hard, hard))
+        run.step({"loss": update / 3, "field": np.full(3 if update % 20 else 500, update)})
+        while update == 299 and run.log_writer.disk.trouble is None:
+            time.sleep(0.01)
+"""
+
+
+def test_a_disk_that_is_full_for_a_while_costs_one_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    assert done.stderr.count("Warning") == 1, done.stderr
+    assert "the disk does not take what this run logs: [Errno 27] File too large" in done.stderr
+    entries, arrays, problems = result(tmp_path / "run")
+    assert [(entry["update"], entry["loss/U1"]) for entry in entries] == [(n, n / 3) for n in range(1, 401)]
+    assert [len(values) for values in arrays.values()] == [3 if n % 20 else 500 for n in range(2, 401, 2)]
+    assert problems == []
+
+
+def test_a_tail_torn_at_any_byte_costs_its_line_alone_and_the_run_goes_on(tmp_path: Path, full: bool) -> None:
+    train(tmp_path / "whole")
+    log = Path("metrics/1.jsonl")
+    data = (tmp_path / "whole" / log).read_bytes()
+    lines = data.splitlines(keepends=True)
+    cuts = range(len(data) - sum(map(len, lines[-3:])), len(data) + 1)
+    for cut in cuts if full else random.sample(cuts, 15):
+        path = tmp_path / str(cut)
+        shutil.copytree(tmp_path / "whole", path)
+        (path / log).write_bytes(data[:cut])
+        before = data[:cut].count(b"\n")
+        is_torn = not data[:cut].endswith(b"\n")
+        train(path, before + 1, 8)
+        entries, _, problems = result(path)
+        assert [(entry["update"], entry["loss/U1"]) for entry in entries] == [(n, n / 3) for n in range(1, 9)]
+        assert [f"byte {cut - len(data[:cut].splitlines()[-1])}:" in problem for problem in problems] == [
+            True
+        ] * is_torn
+
+
+# ---------------------------------------------------------------------- what is durable, and when
+
+
+def test_flush_returns_when_the_disk_has_it(tmp_path: Path) -> None:
+    def last(name: str) -> int:
+        return max(number for number, each in enumerate(disk.calls) if each == name)
+
+    with FaultyDisk(tmp_path / "run").installed() as disk:
+        run = Run(tmp_path / "run", CALLBACKS, processes=1, durability="flush")
+        run.start()
+        for update in range(1, 6):
+            run.step({"loss": update / 3, "field": np.full(3, update)})
+            assert last("fsync") > last("write")
+            entries, arrays, _ = result(tmp_path / "run")
+            assert (len(entries), len(arrays)) == (update, update // 2)
+        run.finish()
+
+
+def test_by_default_it_is_written_and_made_durable_with_nobody_waiting_for_it(tmp_path: Path) -> None:
+    with FaultyDisk(tmp_path / "run").installed() as disk, Run(tmp_path / "run", CALLBACKS, processes=1) as run:
+        run.step({"loss": 0.0, "field": np.zeros(3)})
+        assert run.log_writer.disk.wait()
+        calls = len(disk.calls)
+        end = time.monotonic() + 60
+        while "fsync" not in disk.calls[calls:] and time.monotonic() < end:
+            time.sleep(0.05)
+        assert disk.calls[calls:].count("fsync") >= 2  # of the log's two files
+        assert len(result(tmp_path / "run")[0]) == 1
+
+
+def test_another_durability_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NoetherError, match="durability is 'now'; expected 'interval' or 'flush'"):
+        Run(tmp_path, CALLBACKS, processes=1, durability="now")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- what killed processes left
+
+
+def test_temporary_files_of_dead_processes_are_removed_when_a_run_is_opened(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    write_whole(tmp_path / "name", b"")
+    host = next(iter(re.findall("[0-9a-f]{8}", _temporary_name(tmp_path))))
+    stale = [
+        *(
+            f"{place}.name.{host}-{dead.pid}.tmp"
+            for place in ("", "metrics/", "update_outputs/U1/", "unmerged/a/", "starts/")
+        ),
+        f".name.{host}-{os.getpid()}.tmp",
+    ]
+    kept = [f".name.{host}-{os.getppid()}.tmp", f".name.00000000-{dead.pid}.tmp", ".mine.tmp", "update_outputs/a.tmp"]
+    for name in (*stale, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half a")
+    train(tmp_path)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tmp")) == sorted(kept)
+    old = tmp_path / f".name.00000000-{dead.pid}.tmp"
+    os.utime(old, (time.time() - 1e5,) * 2)
+    train(tmp_path)
+    assert not old.exists()
+
+
+def _temporary_name(path: Path) -> str:
+    """Return the name of the temporary file of a write that fails."""
+    disk = FaultyDisk(path, fails=lambda _, name: name == "replace")
+    with disk.installed(), pytest.raises(OSError, match="injected"):
+        write_whole(path / "name", b"")
+    return disk.paths[-1]
 
 
 def test_more_than_the_queue_holds_is_written_where_the_disk_works(tmp_path: Path) -> None:

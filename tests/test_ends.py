@@ -120,6 +120,20 @@ def test_another_handler_of_sigterm_stays(tmp_path: Path, handler: str) -> None:
     assert len(read_run(tmp_path).entries) == 50
 
 
+def test_a_handler_that_python_does_not_know_stays_too(tmp_path: Path) -> None:
+    script = """
+import faulthandler
+faulthandler.register(signal.SIGTERM, file=open(sys.argv[1] + ".trace", "w"))
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+with run:
+    train()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    assert end(script, tmp_path / "run") == (0, [])
+    assert "most recent call first" in (tmp_path / "run.trace").read_text()
+
+
 def test_the_handler_of_sigterm_is_gone_after_the_run_and_in_forked_children(tmp_path: Path) -> None:
     script = """
 with run:

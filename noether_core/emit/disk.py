@@ -5,8 +5,9 @@ process. Files are durable then, lines five seconds later, so that they outlive 
 waits until they are.
 
 If the disk stalls or fails, nothing is raised. What it does not take is kept and tried again, with growing pauses, and what
-comes after that waits: 256 MiB at most, where a line counts 1 KiB more than its bytes, and a file 256 KiB. Who hands over more
-than that waits as long as the disk works; when it has not moved for two seconds, or fails, what comes is dropped and counted.
+comes after that waits: 256 MiB at most, where a line counts 1 KiB more than its bytes, and a file 64 KiB; three quarters of it
+are for files. Who hands over more than that waits as long as the disk works; when it has not moved for two seconds, or fails,
+what comes is dropped and counted.
 
 Threads do not survive `os.fork`: in a forked child nothing is written; the parent goes on.
 """
@@ -29,7 +30,8 @@ from noether_core.emit.missing import Missing, words
 from noether_core.errors import NoetherError, tell
 
 Durability = Literal["interval", "flush"]
-MOST_BYTES, LINE_COST, FILE_COST = 2**28, 2**10, 2**18
+MOST_BYTES, LINE_COST, FILE_COST = 2**28, 2**10, 2**16
+MOST_OF_FILES = 3 * MOST_BYTES // 4
 MOST_DELAY = 1.0  # seconds until the operating system has what was handed over
 PATIENCE = 2.0  # seconds in which a disk that works gets somewhere
 CLOSING_PATIENCE = 10.0  # the same, when what is lost then is lost for good
@@ -130,7 +132,7 @@ class Disk:
 
     def _fits(self, job: Job) -> bool:
         waits = self._cost_given - self._thread.cost_done
-        return waits + job.cost <= MOST_BYTES or waits == 0
+        return waits + job.cost <= (MOST_BYTES if job.is_kept else MOST_OF_FILES) or waits == 0
 
     @property
     def is_stuck(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-LINGER = 0.02  # seconds that the thread waits for more to write at once
+LINGER = 0.05  # seconds that the thread waits for more to write at once
 FSYNC_EVERY = 5.0  # seconds
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)  # seconds between two tries
 _AT_ONCE = 1000  # jobs
