@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import virtual_processes
 from faulty_disk import KINDS, FaultyDisk
 
 from noether_core import LogWriter, NoetherError, UpdateCounter, read_run
@@ -94,6 +96,27 @@ def test_any_calls_may_fail_for_a_while_and_cost_nothing(seed: int, tmp_path: Pa
         assert until > 100  # the second of the two closed before it ended
     else:
         assert result(path)[:2] == result(tmp_path / "whole")[:2]
+
+
+def test_in_several_processes_too_any_call_may_fail(tmp_path: Path, full: bool) -> None:
+    def run(path: Path, disk: FaultyDisk) -> Any:
+        steps = [
+            [{"loss": update + process, "field": np.full(2, process)} for update in range(6)] for process in range(3)
+        ]
+        with disk.installed():
+            outcomes, caught = virtual_processes.train(path, 3, CALLBACKS, virtual_processes.steps_of(steps))
+        assert [outcome.error for outcome in outcomes] == [None] * 3
+        assert all("the disk does not take what this run logs" in warning for warning in caught)
+        return result(path)[:2], sorted(path.rglob("*-of-3*"))
+
+    disk = FaultyDisk(tmp_path / "whole")
+    whole = run(tmp_path / "whole", disk)
+    assert whole[1] == []
+    assert len(whole[0][0]) == 6
+    for number in range(len(disk.calls)) if full else random.sample(range(len(disk.calls)), 8):
+        kind = random.choice(KINDS)
+        faulty = FaultyDisk(tmp_path / str(number), kind, lambda *call, number=number: call[0] == number)
+        assert run(tmp_path / str(number), faulty) == whole, (number, kind, faulty.calls[number], faulty.paths[number])
 
 
 def test_a_disk_that_fails_to_the_end_is_warned_about_and_stops_nothing(tmp_path: Path) -> None:
@@ -274,6 +297,19 @@ def test_by_default_it_is_written_and_made_durable_with_nobody_waiting_for_it(tm
             time.sleep(0.05)
         assert disk.calls[calls:].count("fsync") >= 2  # of the log's two files
         assert len(result(tmp_path / "run")[0]) == 1
+
+
+def test_where_no_thread_can_be_started_it_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    disk = FaultyDisk(tmp_path / "run", "ENOSPC", lambda *call: 30 <= call[0] < 35)
+    with disk.installed(), pytest.warns(RuntimeWarning, match="the disk does not take"):
+        train_twice(tmp_path / "run")
+    assert len(disk.calls) > 60
+    entries, arrays, problems = result(tmp_path / "run")
+    assert (len(entries), len(arrays), problems) == (8, 4, [])
 
 
 def test_another_durability_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,11 @@ class Disk:
         return self._process is not None and self._process != os.getpid()
 
     @property
+    def _is_idle(self) -> bool:
+        """Tell whether there is neither a thread nor anything to write."""
+        return not self._is_running and self._cost_given == self._thread.cost_done
+
+    @property
     def trouble(self) -> BaseException | None:
         """Return what keeps the disk from taking the next job; None while it works."""
         return self._thread.trouble
@@ -105,9 +110,9 @@ class Disk:
         self._thread.note_written(file)
 
     def _start(self) -> None:
-        self._process, self._is_running = os.getpid(), True
+        self._process = os.getpid()
         atexit.register(self._end)
-        self._thread.start()
+        self._is_running = self._thread.start()
 
     def _write_files(self, items: deque[tuple[Path, bytes, bool]]) -> None:
         while items:
@@ -156,7 +161,7 @@ class Disk:
             patience: seconds that the disk may stall.
             insists: whether to wait where it stalls or fails already, and to have it tried again at once.
         """
-        if not self._is_running or self.is_elsewhere:
+        if self._is_idle or self.is_elsewhere:
             return True
         if self._has_ended or (self.is_stuck and not insists):
             return False
@@ -192,7 +197,7 @@ class Disk:
 
     def close(self, patience: float = CLOSING_PATIENCE) -> None:
         """Write all that waits, make it durable, and end the thread; what the disk does not take is dropped, with a warning."""
-        if not self._is_running or self._has_ended or self.is_elsewhere:
+        if self._is_idle or self._has_ended or self.is_elsewhere:
             return
         if self._wait_for(Mark(queue.SimpleQueue(), is_durable=True, ends=True), patience, insists=True):
             self._thread.join(PATIENCE)

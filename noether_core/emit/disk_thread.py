@@ -95,18 +95,22 @@ class DiskThread:
         self._is_abandoned = False
         self._thread = threading.Thread(target=self._run, name="noether disk", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread; where there can be none any more, write what was given here and now."""
+    def start(self) -> bool:
+        """Start the thread; tell whether there can be one. Where there cannot, what was given is written here and now."""
         try:
             self._thread.start()
-        except RuntimeError:  # the interpreter ends
+        except RuntimeError:  # the interpreter ends, or there are too many
             self.write_here()
+            return False
+        return True
 
     def write_here(self) -> None:
         """Write what was given on the caller's thread, as far as the disk takes it at once."""
         self._take_given()
-        while self._waiting and not self.trouble:
+        while self._waiting:
             self._do_first()
+            if self.trouble is not None:
+                return
 
     @property
     def is_alive(self) -> bool:
@@ -119,13 +123,14 @@ class DiskThread:
 
     def join(self, seconds: float) -> None:
         """Wait for the thread's end."""
-        self._thread.join(seconds)
+        if self.is_alive:
+            self._thread.join(seconds)
 
     def abandon(self, seconds: float) -> None:
         """Have it write no more; what waits is lost."""
         self._is_abandoned = True
         self.hurry()
-        self._thread.join(seconds)
+        self.join(seconds)
         self._take_given()
         for job in list(self._waiting):
             if isinstance(job, Job):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from logging import Logger
 from pathlib import Path
@@ -275,14 +276,13 @@ class LogWriter:
         Args:
             time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
-        try:
-            self.flush()
+        self._is_closed = True
+        with ExitStack() as last:  # each of these whatever became of those after it
+            last.callback(self._feeds.close, time_limit)
+            last.callback(self.disk.close)
             if self._log is not None:
-                self._log.close()
-            self.disk.close()
-        finally:
-            self._is_closed = True
-            self._feeds.close(time_limit)
+                last.callback(self._log.close)
+            self.flush()
 
 
 class BoundLogWriter:

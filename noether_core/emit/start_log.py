@@ -76,7 +76,7 @@ class StartLog:
     def close(self) -> None:
         """Make the lines durable and close the files, once all is written."""
         if self.is_open:
-            self._disk.hand_over(Job(self._close, None, 0, nothing))
+            self._disk.hand_over(Job(self._close, None, LINE_COST, nothing))
 
     def _put(self, write: Callable[[deque[Any]], None], item: Any, size: int, lost: Callable[[Any], None]) -> None:
         self.is_open |= self._disk.put(Job(write, item, size + LINE_COST, lost, is_kept=write == self._write_entries))
@@ -112,10 +112,10 @@ class StartLog:
             self._entries.write(lines)
         finally:
             self._disk.note_written(self._entries)
-            while len(entries) > len(lines):
-                entry = entries.popleft()
+            for entry in [entries.popleft() for _ in range(len(entries) - len(lines))]:
                 self._times.append((entry.values["update"], entry.time))
-                self._written(entry.values)
+                with contextlib.suppress(RuntimeError):  # no thread for a tracker can be started: the interpreter ends
+                    self._written(entry.values)
         now = time.monotonic()
         if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
             self._written_at = now
