@@ -207,7 +207,7 @@ class Run(OpenRun):
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings.
 
-        What was logged until here is with the operating system first: no checkpoint is ahead of its log.
+        What was logged so far is with the operating system first, unless the disk stalls: no checkpoint is ahead of its log.
         """
         self.log_writer.disk.wait()
         return {

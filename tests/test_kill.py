@@ -123,8 +123,8 @@ def train_and_kill(
     assert ended == by
     if not is_killed:
         killed_at = flushed[-1][1] if flushed else 0.0
-    bound = MOST_DELAY if by == signal.SIGKILL and order.get("durability") == "interval" else 0.0
-    safe = [update for update, at in flushed if at <= killed_at - bound]
+    may_lose = by == signal.SIGKILL and order.get("durability") == "interval"
+    safe = [update for update, at in flushed if not may_lose or at <= killed_at - MOST_DELAY]
     return Reported(flushed[-1][0] if flushed else 0, safe[-1] if safe else 0)
 
 

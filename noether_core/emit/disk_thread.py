@@ -7,6 +7,7 @@ import errno
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -93,15 +94,17 @@ class DiskThread:
         self._unsynced: dict[Synced, None] = {}
         self._sync_at = 0.0
         self._is_abandoned = False
-        self._thread = threading.Thread(target=self._run, name="noether disk", daemon=True)
+        self._thread: weakref.ref[threading.Thread] | None = None  # the interpreter holds it while it runs
 
     def start(self) -> bool:
         """Start the thread; tell whether there can be one. Where there cannot, what was given is written here and now."""
+        thread = threading.Thread(target=self._run, name="noether disk", daemon=True)
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:  # the interpreter ends, or there are too many
             self.write_here()
             return False
+        self._thread = weakref.ref(thread)
         return True
 
     def write_here(self) -> None:
@@ -115,7 +118,8 @@ class DiskThread:
     @property
     def is_alive(self) -> bool:
         """Tell whether the thread runs."""
-        return self._thread.is_alive()
+        thread = None if self._thread is None else self._thread()
+        return thread is not None and thread.is_alive()
 
     def hurry(self) -> None:
         """Have it write, or try again, at once."""
@@ -123,8 +127,8 @@ class DiskThread:
 
     def join(self, seconds: float) -> None:
         """Wait for the thread's end."""
-        if self.is_alive:
-            self._thread.join(seconds)
+        if self._thread is not None and (thread := self._thread()) is not None:
+            thread.join(seconds)
 
     def abandon(self, seconds: float) -> None:
         """Have it write no more; what waits is lost."""
