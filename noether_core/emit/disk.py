@@ -99,11 +99,11 @@ class Disk:
 
     def put_file(self, path: Path, data: bytes, *, is_durable: bool = True) -> bool:
         """Hand over a whole file; tell whether it was not dropped."""
-        return self.put(Job(self._write_files, (path, data, is_durable), len(data) + FILE_COST, self._lose_file))
+        return self.put(Job(self._write_file, (path, data, is_durable), len(data) + FILE_COST, self._lose_file))
 
-    def call(self, function: Callable[[], None], cost: int = LINE_COST) -> bool:
+    def call(self, function: Callable[[], None]) -> bool:
         """Hand over a call that does something with files; where it raises an OSError it is made again."""
-        return self.put(Job(_call_all, function, cost, nothing))
+        return self.put(Job(_call, function, LINE_COST, nothing))
 
     def note_written(self, file: Synced) -> None:
         """Note, on the thread, that a file is to be made durable."""
@@ -114,11 +114,10 @@ class Disk:
         atexit.register(self._end)
         self._is_running = self._thread.start()
 
-    def _write_files(self, items: deque[tuple[Path, bytes, bool]]) -> None:
-        while items:
-            path, data, is_durable = items[0]
-            write_whole(path, self._parts(data), is_durable=is_durable)
-            items.popleft()
+    def _write_file(self, items: deque[tuple[Path, bytes, bool]]) -> None:
+        path, data, is_durable = items[0]
+        write_whole(path, self._parts(data), is_durable=is_durable)
+        items.popleft()
 
     def _parts(self, data: bytes) -> Iterator[memoryview]:
         for at in range(0, len(data), _CHUNK):
@@ -137,7 +136,7 @@ class Disk:
 
     def _fits(self, job: Job) -> bool:
         waits = self._cost_given - self._thread.cost_done
-        return waits + job.cost <= (MOST_BYTES if job.is_kept else MOST_OF_FILES) or waits == 0
+        return waits + job.cost <= (MOST_BYTES if job.is_line else MOST_OF_FILES) or waits == 0
 
     @property
     def is_stuck(self) -> bool:
@@ -245,7 +244,6 @@ def nothing(item: Any) -> None:
     """Lose what nobody misses."""
 
 
-def _call_all(items: deque[Callable[[], None]]) -> None:
-    while items:
-        items[0]()
-        items.popleft()
+def _call(items: deque[Callable[[], None]]) -> None:
+    items[0]()
+    items.popleft()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 LINGER = 0.05  # seconds that the thread waits for more to write at once
 FSYNC_EVERY = 5.0  # seconds
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)  # seconds between two tries
-_AT_ONCE = 1000  # jobs
+_AT_ONCE = 1000  # lines
 # what is wrong with the disk and may pass; other errors are of one file
 _PASSING = frozenset(
     code
@@ -44,18 +44,18 @@ class Job(NamedTuple):
     """Hold something to write.
 
     Attributes:
-        write: called with the items of jobs that follow each other and have the same `write`; takes out what is written.
+        write: called with the item, or those of lines in a row that have the same `write`; takes out what is written.
         item: what it writes.
         cost: how much of the queue it takes.
         lost: called with the item if it is dropped.
-        is_kept: whether it is tried until the end, whatever the operating system says of it.
+        is_line: whether it is a line of the log, which is tried until the end, whatever the operating system says of it.
     """
 
     write: Callable[[deque[Any]], None]
     item: Any
     cost: int
     lost: Callable[[Any], None]
-    is_kept: bool = False
+    is_line: bool = False
 
 
 class Mark(NamedTuple):
@@ -212,7 +212,7 @@ class DiskThread:
         """Give a job up that no better disk would take, after some tries; else pause."""
         error = self.trouble
         may_pass = (
-            error is None or is_passing(error) or (isinstance(error, OSError) and isinstance(job, Job) and job.is_kept)
+            error is None or is_passing(error) or (isinstance(error, OSError) and isinstance(job, Job) and job.is_line)
         )
         if job is not None and self._tries > len(_PAUSES) and not may_pass:
             given_up = self._pop()
@@ -243,8 +243,8 @@ class DiskThread:
 
 
 def _alike(jobs: deque[Job | Mark], first: Job) -> Iterator[Job]:
-    """Yield the first jobs that are written by what writes the first one."""
-    for job in islice(jobs, _AT_ONCE):
+    """Yield the first job, or lines that are written by what writes the first one."""
+    for job in islice(jobs, _AT_ONCE if first.is_line else 1):
         if not isinstance(job, Job) or job.write != first.write:
             return
         yield job

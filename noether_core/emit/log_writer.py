@@ -42,9 +42,8 @@ class LogWriter:
     Args:
         output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
         update_counter: says which epoch, update and sample an entry belongs to.
-        trackers: are given each entry after it is in the file, each on a thread of its own unless it is `inline`: the caller
-            never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
-            later from the file.
+        trackers: are given each entry after it is in the file, each on a thread of its own; one that is `inline`, by `flush`.
+            What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills later from the file.
         keeps_all: whether all entries stay in memory where no file has them.
         durability: what holds when `flush` returns; see `noether_core.emit.disk`.
 

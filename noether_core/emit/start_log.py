@@ -79,7 +79,7 @@ class StartLog:
             self._disk.hand_over(Job(self._close, None, LINE_COST, nothing))
 
     def _put(self, write: Callable[[deque[Any]], None], item: Any, size: int, lost: Callable[[Any], None]) -> None:
-        self.is_open |= self._disk.put(Job(write, item, size + LINE_COST, lost, is_kept=write == self._write_entries))
+        self.is_open |= self._disk.put(Job(write, item, size + LINE_COST, lost, is_line=write == self._write_entries))
 
     def _lose_entry(self, entry: _Entry) -> None:
         self._disk.missing.add_entry(entry.values["update"])
@@ -88,7 +88,7 @@ class StartLog:
         """Note in the log what is missing since the last time, once the disk has caught up."""
         if not self._disk.missing.is_marked and self._disk.has_room:
             line = encode_line({"missing": self._disk.missing.unmarked()})
-            self._disk.hand_over(Job(self._note, line, len(line) + LINE_COST, nothing, is_kept=True))
+            self._disk.hand_over(Job(self._note, line, len(line) + LINE_COST, nothing, is_line=True))
             self.is_open = True
 
     # ------------------------------------------------------------------ the disk's thread
@@ -138,17 +138,14 @@ class StartLog:
 
     def _note_arrays(self, names: deque[Path]) -> None:
         self._open()
-        while names:
-            name = names[0]
-            path = self._directory / name
-            if name not in self._saved and path.exists():
-                aside = self._directory / "superseded" / str(self._number) / name
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(aside)
-            self._saved.add(name)
-            line = encode_line({"arrays": name.as_posix()})
-            self._note(deque([line]))
-            names.popleft()
+        path = self._directory / names[0]
+        if names[0] not in self._saved and path.exists():
+            aside = self._directory / "superseded" / str(self._number) / names[0]
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+        self._saved.add(names[0])
+        self._note(deque([encode_line({"arrays": names[0].as_posix()})]))
+        names.popleft()
 
     def _close(self, items: deque[None]) -> None:
         self._write_times()
