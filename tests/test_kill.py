@@ -58,12 +58,12 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         code = 1
+        os.write(1, b"%d\\n" % os.getpid())
         try:
             train(**json.loads(line))
             code = 0
         finally:
             os._exit(code)
-    os.write(1, b"%d\\n" % child)
     _, status = os.waitpid(child, 0)
     os.write(1, b"end %d\\n" % status)
 """
@@ -74,10 +74,14 @@ def server() -> Iterator[subprocess.Popen[str]]:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None
+        assert process.stdout is not None
         assert read(process) == "ready"
-        yield process
-        process.stdin.close()
-        assert process.wait() == 0
+        try:
+            yield process
+        finally:  # a loop that is left alone dies of its closed pipe
+            process.stdin.close()
+            process.stdout.close()
+            process.kill()
 
 
 def read(server: subprocess.Popen[str]) -> str:

@@ -57,6 +57,7 @@ class StartLog:
         self._has_entries = False
         self._beside = LineFile(directory / "metrics", ".time.jsonl")
         self._beside_lines: deque[bytes] = deque()  # which the disk did not take
+        self._of_entries = self._write_entries, self._lose_entry  # methods made once: many wait where a disk stalls
         self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
 
     # ------------------------------------------------------------------ the training's thread
@@ -65,21 +66,22 @@ class StartLog:
         """Write one entry, and when that was."""
         line = encode_line(entry)
         self._mark_missing()
-        self._put(self._write_entries, _Entry(entry, line, time.time()), len(line), self._lose_entry)
+        write, lose = self._of_entries
+        self._put(Job(write, _Entry(entry, line, time.time()), len(line) + LINE_COST, lose, is_line=True))
 
     def note_arrays(self, path: Path) -> None:
         """Write that this start saves an array file, and set aside the one that another start saved there."""
         self._mark_missing()
         name = path.relative_to(self._directory)
-        self._put(self._note_arrays, name, len(name.name), nothing)
+        self._put(Job(self._note_arrays, name, LINE_COST, nothing))
 
     def close(self) -> None:
         """Make the lines durable and close the files, once all is written."""
         if self.is_open:
             self._disk.hand_over(Job(self._close, None, LINE_COST, nothing))
 
-    def _put(self, write: Callable[[deque[Any]], None], item: Any, size: int, lost: Callable[[Any], None]) -> None:
-        self.is_open |= self._disk.put(Job(write, item, size + LINE_COST, lost, is_line=write == self._write_entries))
+    def _put(self, job: Job) -> None:
+        self.is_open |= self._disk.put(job)
 
     def _lose_entry(self, entry: _Entry) -> None:
         self._disk.missing.add_entry(entry.values["update"])
