@@ -239,7 +239,7 @@ def test_a_killed_run_that_goes_on_from_its_state_is_as_one_that_was_not(
         arrays = {file.path.name: file.load()["key/0"].tolist() for file in run.arrays}
         return run.entries, arrays
 
-    train_to_the_end(server, tmp_path / "whole", last=30)
+    train_to_the_end(server, tmp_path / "whole", last=150)
     for trial in range(200 if full else 10):
         path = tmp_path / str(trial)
         order: dict[str, Any] = {"state": f"{path}.state", "durability": random.choice(["flush", "interval"])}
@@ -248,7 +248,7 @@ def test_a_killed_run_that_goes_on_from_its_state_is_as_one_that_was_not(
                 train_and_kill(server, path, sys.maxsize, 0, cut=random.randrange(30), **order)
             else:
                 train_and_kill(server, path, random.randrange(20), random.uniform(0, 0.01), **order)
-        train_to_the_end(server, path, last=30, **order)
+        train_to_the_end(server, path, last=150, **order)
         assert result(path) == result(tmp_path / "whole"), trial
 
 
