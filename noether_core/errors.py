@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -80,10 +81,25 @@ _INNER = ("noether_core", "noether_jax", "noether_torch", "pydantic", "contextli
 
 def warn(message: str) -> None:
     """Warn, pointing at the line outside of these packages that led here."""
-    frame, level = sys._getframe(1), 1
+    warnings.warn(message, UserWarning, stacklevel=_level())
+
+
+def _level() -> int:
+    """Return the `stacklevel` of the line outside of these packages that led to our caller's call."""
+    frame, level = sys._getframe(2), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level + 1)
+    return level
+
+
+def tell(message: str) -> None:
+    """Warn of what is to stop nothing, as `warn` does; where warnings are errors, by `logging`."""
+    if not message:
+        return
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=_level())
+    except RuntimeWarning:
+        logging.getLogger("noether_core").error(message)
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -21,11 +21,14 @@ from noether_core.callbacks.build import (
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
-from noether_core.emit.files import write_whole
+from noether_core.emit.disk import PATIENCE, Durability
+from noether_core.emit.disk_thread import is_passing
+from noether_core.emit.files import remove_temporaries, write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.run_log import RunLog
 from noether_core.emit.starts import origin_at
 from noether_core.emit.trackers import Tracker, make_trackers
+from noether_core.emit.trackers.feed import CLOSING_TIME
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.forks import in_children
 from noether_core.reduce.backend import Backend
@@ -33,6 +36,7 @@ from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, requ
 from noether_core.run_config import RunConfig
 from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
 from noether_core.select import flatten
+from noether_core.termination import Termination
 
 
 class OpenRun:
@@ -57,11 +61,11 @@ class OpenRun:
         record: str | Path | None = None,
         processes: Exchange | Literal[1] | None = None,
         time_limit: float = TIME_LIMIT,
+        durability: Durability = "interval",
     ) -> None:
         self.path = Path(path)
         require_positive("Run", accumulation_steps=accumulation_steps)
-        self.accumulation_steps = accumulation_steps
-        self.accumulated = 0
+        self.accumulation_steps, self.accumulated = accumulation_steps, 0
         batch_size = 1 if effective_batch_size is None else effective_batch_size
         self.counter = UpdateCounter(
             iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
@@ -74,6 +78,7 @@ class OpenRun:
             update_counter=self.counter,
             trackers=make_trackers(trackers if self.is_main else _in_every_process(trackers), self.path),
             keeps_all=False,
+            durability=durability,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
         self.pooling = self._join_processes()
@@ -81,11 +86,11 @@ class OpenRun:
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self._evaluation: Evaluation | None = None
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
-        self._state = "new"
+        self._termination, self._state = Termination(self._terminate), "new"
 
     def _join_processes(self) -> Pooling | None:
         tracking = tracking_callbacks(self.callbacks)
-        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path)
+        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path, self.log_writer.disk)
         for callback in tracking:
             callback.partners.join(pooling)
         return pooling
@@ -134,27 +139,37 @@ class OpenRun:
                 raise failure
             self._state = "training"
             in_children(self, OpenRun._leave_to_parent)
+            self._termination.install()
             self.log_writer.begin(origin_at(self._start, self._config.about()))
             for callback in self.callbacks:
                 callback.before_training(update_counter=self.counter)
         except BaseException:
+            self._termination.remove()
             if log is not None:
                 log.let_go()
             raise
 
     def _open_directory(self, log: RunLog) -> Exception | None:
-        """Be the one that writes to the run directory; return what is against it, which other processes are to be told."""
+        """Be the one that writes to the run directory; return what is against it, which other processes are to be told.
+
+        A directory that cannot be written is refused here; a disk that is full may have room later.
+        """
+        config, data = self.path / "config.yaml", self._config.yaml()
         try:
             log.hold(self._give_way if self._is_driven else None)
-            write_whole(self.path / "config.yaml", self._config.yaml())
+            remove_temporaries(self.path)
+            write_whole(config, data)
         except (NoetherError, OSError) as error:
-            return error
+            if isinstance(error, NoetherError) or not is_passing(error) or not self.path.is_dir():
+                return error
+            self.log_writer.disk.put_file(config, data)
         return None
 
     def _give_way(self) -> None:
         """End this run, whose trainer may have failed without saying so, for another one in its directory."""
         if self._state == "training":
             self._state = "ended by another one in its directory"
+            self._termination.remove()
             self.log_writer.close()
 
     def _leave_to_parent(self) -> None:
@@ -191,7 +206,7 @@ class OpenRun:
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values of your own at the current iteration, into the entry that its update has.
 
-        In `evaluate` their keys get its prefix. They are in the file when this returns.
+        In `evaluate` their keys get its prefix. They are in the file within a second, or as `durability` says.
 
         Args:
             values: a dict from names to numbers (single-element arrays too), strings, or lists of these; nested dicts are
@@ -258,17 +273,18 @@ class OpenRun:
         """
         self._finish(failed=False)
 
-    def _finish(self, *, failed: bool) -> None:
+    def _finish(self, *, failed: bool, time_limit: float = CLOSING_TIME) -> None:
         if self._state != "training":
             return
         self._state = "finished"
         due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
-        errors = self._finish_pooling(failed=failed, has_rest=bool(due))
         try:
+            errors = self._finish_pooling(failed=failed, has_rest=bool(due))
             self.log_writer.begin_provisional()
             errors += hooks.periodic(self.callbacks, due, self.counter)
         finally:
-            self.log_writer.close()
+            self.log_writer.close(time_limit)
+            self._termination.remove()
         if errors:
             raise errors[0]
 
@@ -289,8 +305,16 @@ class OpenRun:
             return
         try:
             self._finish(failed=True)
-        except Exception as second:  # the loop's own error is the one to see
+        except BaseException as second:  # the loop's own error is the one to see, also when Ctrl-C is hit once more
             error.add_note(f"while ending the run, this was raised too: {second!r}")
+            self.log_writer.disk.close(PATIENCE)
+
+    def _terminate(self, is_inside: bool) -> None:
+        """End the run, for the process is about to; if these packages still run, write at least what was flushed."""
+        if is_inside:
+            self.log_writer.disk.close(PATIENCE)
+        else:
+            self._finish(failed=True, time_limit=PATIENCE)
 
 
 def _in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:

@@ -10,6 +10,7 @@ from typing import Any
 from noether_core.callbacks import CallbackBase, hooks
 from noether_core.callbacks.build import tracking_callbacks
 from noether_core.emit.starts import origin_after
+from noether_core.emit.trackers.feed import CLOSING_TIME
 from noether_core.errors import HookOrderError, NoetherError, ScheduleError
 from noether_core.open_run import OpenRun
 from noether_core.run_state import load_run_state, save_run_state
@@ -36,6 +37,9 @@ class Run(OpenRun):
         processes: what talks to the other processes, whose values are pooled with this one's at each interval's end; None: all
             that the framework was told of; 1: none, what this process has is logged alone.
         time_limit: seconds that a process waits for the others.
+        durability: `interval`: what is logged and saved outlives the process a second later, and the machine six seconds
+            later. `flush`: it is on the disk when `step`, `log` and `evaluate` return. If the disk does not take it, training
+            goes on, with a warning: `noether_core.emit.disk`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
@@ -203,22 +207,26 @@ class Run(OpenRun):
 
     # ------------------------------------------------------------------ the end, and checkpoints
 
-    def _finish(self, *, failed: bool) -> None:
+    def _finish(self, *, failed: bool, time_limit: float = CLOSING_TIME) -> None:
         if self._state == "training":
             try:
                 self._state_at_end = self._current_state()
             except Exception as error:
                 self._state_at_end = error
-        super()._finish(failed=failed)
+        super()._finish(failed=failed, time_limit=time_limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings.
 
-        After the run's end it is that of before its end, which gave out what it had of the intervals under way.
+        What was logged so far is with the operating system first, unless the disk stalls: no checkpoint is ahead of its log.
+        After the run's end it is the state of before its end, which gave out what it had of the intervals under way.
         """
         if isinstance(self._state_at_end, Exception):
             raise self._state_at_end
-        return self._current_state() if self._state_at_end is None else {**self._state_at_end}
+        if self._state_at_end is not None:
+            return {**self._state_at_end}
+        self.log_writer.disk.wait()
+        return self._current_state()
 
     def _current_state(self) -> dict[str, Any]:
         log = self.log_writer.run_log

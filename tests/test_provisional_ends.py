@@ -82,6 +82,7 @@ def test_a_run_that_goes_on_is_the_uninterrupted_one(
         run.load_state_dict(state)
         train(run, 27)
         run.log({"mine": 1.0})  # from here on the point at 25 is superseded
+        run.log_writer.disk.wait()
         assert [at for at, _ in counts(tmp_path / "run")] == [10, 20]
         train(run, 50)
     entries, arrays = contents(tmp_path / "run")

@@ -238,6 +238,7 @@ def test_a_tracker_that_drops_and_then_fails_is_warned_about_once(tmp_path: Path
 
     failing = LockedThenFailing()
     writer, _ = train(tmp_path, [failing], QUEUE_SIZE + 50)
+    assert writer.disk.wait()
     failing.release.set()
     with pytest.warns(RuntimeWarning, match="the server is gone") as caught:
         writer.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from noether_core.callbacks.meeting import Meeting, Source
+from noether_core.emit.disk import Disk
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, ProcessesMissingError
 from noether_core.reduce.agreement import DUE, REST
@@ -38,17 +39,19 @@ class Pooling:
     Args:
         exchange: talks to the other processes.
         members: the callbacks, in the same order in each process.
-        path: the run directory; see `Meeting`.
+        path, disk: the run directory, and what writes there; see `Meeting`.
 
     Attributes:
         is_main: whether this process writes.
     """
 
-    def __init__(self, exchange: Exchange, members: Sequence[Member], path: Path | None) -> None:
+    def __init__(
+        self, exchange: Exchange, members: Sequence[Member], path: Path | None, disk: Disk | None = None
+    ) -> None:
         self.exchange = exchange
         self.is_main = exchange.index == 0
         self._members = members
-        self._meeting = Meeting(exchange, members, path)
+        self._meeting = Meeting(exchange, members, path, disk=disk)
         self.take = self._meeting.take
         self._evaluations: Pool | None = None
 
@@ -142,6 +145,7 @@ class Pooling:
     def _close(self, *, is_complete: bool) -> None:
         """Forget what is saved when the main process has logged it, which is when it comes once more."""
         if is_complete:
+            self._meeting.wait_for_disk()
             with contextlib.suppress(ProcessesMissingError):
                 self.exchange.arrive("end the training")
                 self._meeting.discard()

@@ -84,7 +84,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._before = (self._position, self._matches.so_far, False)
         self._emitted_at = -1
         self._unmatched: list[str] = []
-        self.partners = Partners(self, self.backend, processes, self.output_path)
+        self.partners = Partners(self, self.backend, processes, self.output_path, self.log_writer)
 
     def __str__(self) -> str:
         about = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"

@@ -51,19 +51,26 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None
     write_whole(path, encode_arrays(arrays))
 
 
-def write_savable(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
-    """Write all arrays that the format can hold; return the error of the first that it cannot."""
-    errors: dict[str, NoetherError] = {}
+def encode_savable(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, NoetherError | None]:
+    """Return the bytes of a file of all arrays that the format can hold, and the error of the first that it cannot."""
     try:
-        write_arrays(path, arrays)
+        return encode_arrays(arrays), None
     except NoetherError:
+        errors: dict[str, NoetherError] = {}
         for name, array in arrays.items():
             try:
                 encode_arrays({name: array})
             except NoetherError as error:
                 errors[name] = error
-        write_arrays(path, {name: array for name, array in arrays.items() if name not in errors})
-    return next(iter(errors.values()), None)
+        savable = {name: array for name, array in arrays.items() if name not in errors}
+        return encode_arrays(savable), next(iter(errors.values()), None)
+
+
+def write_savable(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write all arrays that the format can hold; return the error of the first that it cannot."""
+    data, error = encode_savable(arrays)
+    write_whole(path, data)
+    return error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -6,16 +6,19 @@ NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-In
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from noether_core.emit.files import sync_directory
 from noether_core.errors import RunFormatError
 
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -147,25 +150,59 @@ class LineFile:
         self._directory = directory
         self._suffix = suffix
         self._descriptor: int | None = None
+        self._size = 0  # what we know to be in the file
+        self._begun = 0  # so many bytes of `_line` are at its end
+        self._line = b""
+        self._may_be_longer = False
         self._is_torn = False
+        self._is_listed = False  # in the directory, for good
         self.path: Path | None = None
         self.torn = 0
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry.
+        """Write one entry; raises as `write`."""
+        self.write(deque([encode_line(entry)]))
+
+    def write(self, lines: deque[bytes]) -> None:
+        """Write lines, and take out of these what is in the file.
 
         Raises:
-            OSError: if it is not written whole; the next entry then starts a line of its own, so it may be given again.
+            OSError: if they are not written whole. What is left may be given again, and goes on where the file ends; another
+                line then starts a line of its own.
         """
-        line = encode_line(entry)
+        if not lines:
+            return
         descriptor = self.open()
+        if self._begun and lines[0] != self._line:
+            self._is_torn = True
+        self._end_torn_line(descriptor)
+        rest = memoryview(b"".join(lines))[self._begun :]
+        while rest:
+            try:
+                written = os.write(descriptor, rest)
+            except OSError:
+                self._may_be_longer = True
+                raise
+            if not written:
+                raise OSError(errno.ENOSPC, f"wrote none of {len(rest)} bytes: is the disk full?", str(self.path))
+            self._size += written
+            rest = rest[written:]
+            written += self._begun
+            while lines and written >= len(lines[0]):
+                written -= len(lines.popleft())
+            self._begun, self._line = written, lines[0] if lines else b""
+
+    def _end_torn_line(self, descriptor: int) -> None:
+        """End a line of which nobody knows how much is there, or of which the rest will not come."""
+        if self._may_be_longer:
+            size = os.fstat(descriptor).st_size
+            self._is_torn |= size != self._size
+            self._size, self._may_be_longer = size, False
         if self._is_torn:
-            line = b"\n" + line
-        written = os.write(descriptor, line)
-        self._is_torn = written < len(line)
-        if self._is_torn:
+            self._may_be_longer = True
+            self._size += os.write(descriptor, b"\n")
             self.torn += 1
-            raise OSError(f"wrote {written} of {len(line)} bytes to {self.path}: is the disk full?")
+            self._begun, self._is_torn, self._may_be_longer = 0, False, False
 
     def open(self) -> int:
         """Make the file, if that was not done yet; return its descriptor."""
@@ -176,19 +213,30 @@ class LineFile:
     def _create_next(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True)
         number = max(start_numbers(self._directory), default=0) + 1
-        self.path = self._directory / f"{number}{self._suffix}"
+        path = self._directory / f"{number}{self._suffix}"
         try:
-            return self._create(self.path)
+            descriptor = self._create(path)
         except FileExistsError:  # another process took the number
             return self._create_next()
+        self.path = path
+        return descriptor
 
     @staticmethod
     def _create(path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
+    def sync(self) -> None:
+        """Make the lines durable."""
+        if self._descriptor is None or self.path is None:
+            return
+        os.fsync(self._descriptor)
+        if not self._is_listed:
+            sync_directory(self.path.parent)
+            self._is_listed = True
+
     def close(self) -> None:
         """Make the lines durable and close the file."""
+        self.sync()
         if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from noether_core.emit.disk import Disk, Durability
 from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
 from noether_core.emit.run_log import RunLog
 from noether_core.emit.starts import Origin
@@ -40,14 +42,15 @@ class LogWriter:
     Args:
         output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
         update_counter: says which epoch, update and sample an entry belongs to.
-        trackers: are given each entry after it is in the file, each on a thread of its own unless it is `inline`: the caller
-            never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
-            later from the file.
+        trackers: are given each entry after it is in the file, each on a thread of its own; one that is `inline`, by `flush`.
+            What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills later from the file.
         keeps_all: whether all entries stay in memory where no file has them.
+        durability: what holds when `flush` returns; see `noether_core.emit.disk`.
 
     Attributes:
         log_entries: the entries that are flushed, all of them or the newest 1,000.
-        run_log: writes them to the run directory, if there is one.
+        disk: writes them, on a thread of its own.
+        run_log: hands them to it for the run directory, if there is one.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -62,13 +65,15 @@ class LogWriter:
         update_counter: Counter,
         trackers: Sequence[Tracker] = (),
         keeps_all: bool = True,
+        durability: Durability = "interval",
     ) -> None:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
+        self.disk = Disk(durability)
         path = None if output_path is None else Path(output_path)
-        self.run_log = None if path is None else RunLog(path)
-        self._keeps_all = keeps_all and path is None
         self._feeds = Feeds(trackers, path)
+        self.run_log = None if path is None else RunLog(path, self.disk, self._feeds.put)
+        self._keeps_all = keeps_all and path is None
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts: list[_Part] = []  # what is logged for it, by who did
         self._flushed = 0  # so many of these
@@ -92,10 +97,11 @@ class LogWriter:
         if self.run_log is not None:
             self.run_log.begin_provisional()
 
-    def note_arrays(self, path: Path) -> None:
-        """Note that an array file of the run directory is saved now, so that a reader knows which start did."""
+    def save(self, path: Path, data: bytes) -> None:
+        """Write a file of arrays, after what was flushed before; a reader of the run directory knows which start did."""
         if self.run_log is not None:
             self.run_log.note_arrays(path)
+        self.disk.put_file(path, data)
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -207,28 +213,32 @@ class LogWriter:
         self._at = int(counter.epoch), update, int(counter.sample)
 
     def flush(self) -> None:
-        """Write what was logged since the last flush. A second flush for one update adds to that update's entry.
-
-        Raises:
-            OSError: if the file does not take it; it is then written by the next flush.
-        """
+        """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
         pending = self._parts[self._flushed :]
         if not pending:
+            self.disk.report()
             return
         epoch, update, sample = self._at
         entry = {"epoch": epoch, "update": update, "sample": sample}
         for part in pending:
             entry.update(part.values)
-        if self.run_log is not None:
-            self.run_log.append(entry)
+        self._feeds.expect()
+        self._write(entry)
         if self._flushed and self.log_entries:
-            self.log_entries[-1].update(entry)
+            self.log_entries[-1] = {**self.log_entries[-1], **entry}
         else:
             self.log_entries.append(entry)
             if not self._keeps_all and len(self.log_entries) > WINDOW:
                 del self.log_entries[0]
         self._flushed = len(self._parts)
-        self._feeds.put(entry)
+        self._feeds.put_inline(entry)
+        if self.run_log is None:
+            self._feeds.put(entry)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.run_log is not None:
+            self.run_log.append(entry)
+        self.disk.settle()
 
     def restate(self) -> None:
         """Write once more where the newest entry stands, if the counter came to show another epoch of its update since."""
@@ -238,9 +248,8 @@ class LogWriter:
             return
         self._at = at
         entry: dict[str, Any] = dict(zip(UNITS, at, strict=True))
-        if self.run_log is not None:
-            self.run_log.append(entry)
-        self.log_entries[-1].update(entry)
+        self._write(entry)
+        self.log_entries[-1] = {**self.log_entries[-1], **entry}
 
     @property
     def dropped_entries(self) -> dict[str, int]:
@@ -256,26 +265,28 @@ class LogWriter:
         """Return every value flushed under a key, in order; what `log_entries` no longer has is read from the file.
 
         Raises:
-            OSError, RunFormatError: if the file is gone or damaged.
+            OSError, RunFormatError: if the file is gone or damaged, or the disk does not take what it is to have.
         """
         if self.run_log is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
-        return list(self.run_log.values(key))
+        return self.run_log.values(key)
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
-        """Flush, and close the file and the trackers.
+        """Flush, and close the file and the trackers. What the disk does not take even now is warned about.
 
         Args:
             time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
-        try:
+        self._is_closed = True
+        with ExitStack() as last:  # each of these whatever became of those after it
+            last.callback(self._feeds.close, time_limit)
+            if self.run_log is not None:
+                last.callback(self.run_log.let_go)
+            last.callback(self.disk.close)
+            if self.run_log is not None:
+                last.callback(self.run_log.close)
             if self.run_log is None or not self.run_log.is_forked:
                 self.flush()
-            if self.run_log is not None:
-                self.run_log.close()
-        finally:
-            self._is_closed = True
-            self._feeds.close(time_limit)
 
 
 class BoundLogWriter:
@@ -287,6 +298,7 @@ class BoundLogWriter:
         self.add_scalars = partial(writer.add_scalars, source=source)
         self.add_nonscalar = partial(writer.add_nonscalar, source=source)
         self.add_values = partial(writer.add_values, source=source)
-        self.note_arrays = writer.note_arrays
+        self.save = writer.save
+        self.disk = writer.disk
         self.current_values = writer.current_values
         self.is_in_memory = writer.run_log is None

@@ -18,6 +18,7 @@ from noether_core.emit.jsonl import iter_lines, start_numbers
 from noether_core.emit.lineage import Lineage
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
 from noether_core.emit.merged_log import read_merged, with_merged
+from noether_core.emit.missing import words
 from noether_core.emit.starts import PROVISIONAL, read_record
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
 from noether_core.schedule import UNITS, TrainingIteration
@@ -67,7 +68,8 @@ class RunReader:
 
     Attributes:
         table: the log entries as columns, each update once; of several process starts what stands (`emit/starts.py`).
-        problems: a sentence for each line that is torn or damaged; empty for a run that ended well.
+        problems: a sentence for each line that is torn or damaged, and for what the disk did not take; empty for a run that
+            ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
         arrays: the saved array files that stand, by interval and update.
         superseded_arrays: the others: an earlier start saved them at an update that a later one has not come to.
@@ -274,6 +276,9 @@ def _read_beside(file: Path, problems: list[str]) -> _Beside:
         for line in iter_lines(file, problems):
             if "arrays" in line:
                 beside.arrays[str(line["arrays"])] = bool(line.get("provisional"))
+            if "missing" in line:
+                with contextlib.suppress(TypeError, ValueError, KeyError):  # what is none of ours
+                    problems.append(f"{file}: the disk did not take {words(line['missing'])}; they are lost")
             with contextlib.suppress(TypeError, ValueError):  # what is none of ours
                 beside.since = min(beside.since, int(line["since"]) if "since" in line else math.inf)
                 beside.times.update((int(update), float(time)) for update, time in line.get("times", ()))

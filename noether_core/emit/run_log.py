@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from noether_core.emit.disk import CLOSING_PATIENCE, Disk
+from noether_core.emit.disk_thread import is_passing
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
 from noether_core.emit.writer_lock import WriterLock
-from noether_core.errors import warn
+from noether_core.errors import tell, warn
 
 
 class RunLog:
-    """Append entries to a run directory.
+    """Write to a run directory, as the only one that does, and read what was written there.
 
     Args:
         directory: the run directory.
+        disk: writes.
+        written: is told of each entry when it is in the file.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disk: Disk, written: Callable[[Mapping[str, Any]], None]) -> None:
         self.directory = directory
-        self._newest = StartLog(directory)
+        self._disk = disk
+        self._written = written
+        self._newest = StartLog(directory, disk, written=written)
         self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
         self._is_provisional = False
         self._lock = WriterLock(directory)
@@ -60,14 +67,16 @@ class RunLog:
         return self._newest.origin
 
     def begin(self, origin: Origin, update: int) -> None:
-        """Go on from an update: what is appended next begins a file of its own, with a record."""
+        """Go on from an update: what is written next begins a file of its own, with a record."""
         self._is_provisional = False
         if self._newest.is_open:
             self._newest.close()
             self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._newest, update)]]
-        origin = origin.in_directory(self.directory)
-        self._warn_of_others(origin)
-        self._newest = StartLog(self.directory, origin)
+        self._disk.wait()  # for the records of earlier starts
+        with contextlib.suppress(OSError):  # where that cannot be read, it goes on from the newest, and nothing is warned of
+            origin = origin.in_directory(self.directory)
+            self._warn_of_others(origin)
+        self._newest = StartLog(self.directory, self._disk, origin, self._written)
 
     def _warn_of_others(self, origin: Origin) -> None:
         """Warn if the start that this one goes on from had other callbacks: one series may then be of two configs."""
@@ -102,31 +111,36 @@ class RunLog:
             self._newest.append(entry, is_provisional=self._is_provisional)
 
     def note_arrays(self, path: Path) -> None:
-        """Write that an array file is saved, if it is one of the run directory's."""
+        """Note that an array file is saved now, if it is in the directory, so that a reader knows which start did."""
         if path.is_relative_to(self.directory) and self._is_writer():
             self._newest.note_arrays(path, is_provisional=self._is_provisional)
 
     def _is_writer(self) -> bool:
         """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""
-        self.hold()
+        try:
+            self.hold()
+        except OSError as error:  # a full disk say, which does not take what is written either; it is tried again
+            if not is_passing(error):
+                raise
         if self.is_forked and not self._has_warned:
             self._has_warned = True
-            warn(
+            tell(
                 f"process {os.getpid()} was forked from the one that writes to {str(self.directory)!r}, so what it logs there"
                 " is left out; log in the process that made the run, or make a run of its own in another directory"
             )
         return not self.is_forked
 
-    def values(self, key: str) -> Iterator[Any]:
-        """Yield every value that was written under a key and stands, in order; raises what `StartLog.values` does."""
-        for log, most in [*self._earlier, (self._newest, math.inf)]:
-            yield from log.values(key, most)
+    def values(self, key: str) -> list[Any]:
+        """Return every value that was written under a key and stands, in order; raises OSError, RunFormatError."""
+        if not self._disk.wait(patience=CLOSING_PATIENCE, insists=True):
+            raise OSError(
+                f"the disk has not taken what was logged in {self.directory} ({self._disk.trouble or 'it has stalled'}), so"
+                f" the values of {key!r} cannot be read back; ask again when it has"
+            )
+        logs = [*self._earlier, (self._newest, math.inf)]
+        return [value for log, most in logs for value in log.values(key, most)]
 
     def close(self) -> None:
-        """Make the lines durable, close the files, and let go of the directory."""
-        if self.is_forked:
-            return
-        try:
+        """Close the files, once all is written; `let_go` then."""
+        if not self.is_forked:
             self._newest.close()
-        finally:
-            self.let_go()

@@ -31,18 +31,17 @@ _KNOWN = frozenset(_DTYPES.values())
 _Array = np.ndarray[Any, Any]
 
 
-def write_state(path: str | Path, state: Mapping[str, Any], *, is_durable: bool = True) -> None:
+def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a state to a file that appears whole or not at all.
 
     Args:
         path: the file; its directory is made if need be.
         state: what a `state_dict()` returned; tensors and device arrays are copied to the host.
-        is_durable: whether to wait until the disk has it.
 
     Raises:
         NoetherError: for what is no state.
     """
-    write_whole(Path(path), encode_state(state), is_durable=is_durable)
+    write_whole(Path(path), encode_state(state))
 
 
 def read_state(path: str | Path) -> dict[str, Any]:

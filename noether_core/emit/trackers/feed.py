@@ -40,7 +40,7 @@ class Feed:
         self.error: BaseException | None = None
         self.failed_at = ""
         self._entries: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # its put never blocks
-        self._is_inline = bool(getattr(tracker, "inline", False))
+        self.is_inline = bool(getattr(tracker, "inline", False))
         self._is_abandoned = False
         self._thread: threading.Thread | None = None
 
@@ -48,7 +48,7 @@ class Feed:
         """Give one entry, without waiting and without raising."""
         if self.error is not None:
             return
-        if self._is_inline:
+        if self.is_inline:
             self._log(dict(entry))
         elif self._entries.qsize() >= QUEUE_SIZE:
             self.dropped += 1
@@ -74,7 +74,7 @@ class Feed:
         try:
             method(*arguments)
         except BaseException as error:
-            if self._is_inline and not isinstance(error, Exception):
+            if self.is_inline and not isinstance(error, Exception):
                 raise  # Ctrl-C, on the training thread
             if self.error is None:  # the first one is the one to see
                 self.error, self.failed_at = error, name
@@ -123,16 +123,27 @@ class Feeds:
         self._is_awaited = False
         self._process = os.getpid()
 
+    def expect(self) -> None:
+        """Close at the end of a program that does not, but after all that is registered for it from now on."""
+        if self._open and not self._is_awaited and os.getpid() == self._process:
+            atexit.register(self.close)
+            self._is_awaited = True
+
     def put(self, entry: Mapping[str, Any]) -> None:
-        """Give every tracker an entry."""
+        """Give an entry to every tracker that has a thread; whoever wrote the entry calls this."""
+        self._put(entry, is_inline=False)
+
+    def put_inline(self, entry: Mapping[str, Any]) -> None:
+        """Give an entry to every tracker that has none, and warn of those that failed; whoever logs calls this."""
+        self._put(entry, is_inline=True)
+        self._report_failures()
+
+    def _put(self, entry: Mapping[str, Any], *, is_inline: bool) -> None:
         if not self._open or os.getpid() != self._process:
             return
-        if not self._is_awaited:
-            atexit.register(self.close)  # for a program that ends without closing
-            self._is_awaited = True
         for feed in self._open:
-            feed.put(entry)
-        self._report_failures()
+            if feed.is_inline == is_inline:
+                feed.put(entry)
 
     @property
     def dropped(self) -> dict[str, int]:
