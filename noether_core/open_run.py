@@ -160,7 +160,7 @@ class OpenRun:
             remove_temporaries(self.path)
             write_whole(config, data)
         except (NoetherError, OSError) as error:
-            if isinstance(error, NoetherError) or not is_passing(error) or not self.path.is_dir():
+            if isinstance(error, NoetherError) or not is_passing(error):
                 return error
             self.log_writer.disk.put_file(config, data)
         return None

@@ -12,6 +12,7 @@ from noether_core import read_run
 
 PROGRAM = """
 import os, signal, sys, threading, time
+from noether_core.errors import HookOrderError
 from noether_torch import Run
 
 CALLBACKS = [{"every_n_updates": 1, "keys": ["loss"]}, {"every_n_updates": 1000, "keys": ["loss"], "save_output": True}]
@@ -158,8 +159,13 @@ with run:
     for ending in (lambda: os._exit(0), lambda: sys.exit(0)):
         child = os.fork()
         if child == 0:
-            train(40)
-            run.log({"of the child": 1.0})
+            for use in (lambda: train(40), lambda: run.log({"of the child": 1.0})):
+                try:
+                    use()
+                except HookOrderError:
+                    pass
+                else:
+                    os._exit(1)
             run.finish()
             ending()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

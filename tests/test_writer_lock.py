@@ -91,6 +91,7 @@ def test_a_process_that_holds_it_is_named_and_its_death_lets_go(locking: str, tm
         run = Run(tmp_path, [CONFIG])
         run.start()
         step(run, 4)
+        run.log_writer.disk.wait()
         os.write(told, b"x")
         signal.pause()
     assert os.read(ready, 1) == b"x"
@@ -285,6 +286,7 @@ def test_a_forked_child_writes_nothing_however_it_ends(locking: str, tmp_path: P
     run = Run(tmp_path / "run", [CONFIG])
     with run:
         step(run, 3)
+        run.log_writer.disk.wait()
         before = bytes_of(tmp_path / "run")
 
         def use_it() -> None:
@@ -373,12 +375,13 @@ def test_a_log_in_a_forked_child_is_left_out_with_one_warning(tmp_path: Path) ->
     writer = LogWriter(tmp_path, update_counter=(counter := UpdateCounter()))
     writer.add_scalar("x", 1.0)
     writer.flush()
+    writer.disk.wait()
     before = bytes_of(tmp_path)
 
     def log() -> None:
         counter.next_update()
         writer.add_scalar("x", 2.0)
-        with pytest.warns(UserWarning, match="was forked from the one that writes to"):
+        with pytest.warns(RuntimeWarning, match="was forked from the one that writes to"):
             writer.flush()
         counter.next_update()
         writer.add_scalar("x", 3.0)

@@ -52,10 +52,10 @@ class RunLog:
         Raises:
             RunLockedError: if another one does.
         """
-        if not self.is_forked:
-            self._lock.hold()
         if give_way is not None:
             self._lock.give_way = weakref.WeakMethod(give_way)
+        if not self.is_forked:
+            self._lock.hold()
 
     def let_go(self) -> None:
         """Let others write to the directory."""
@@ -73,7 +73,9 @@ class RunLog:
             self._newest.close()
             self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._newest, update)]]
         self._disk.wait()  # for the records of earlier starts
-        with contextlib.suppress(OSError):  # where that cannot be read, it goes on from the newest, and nothing is warned of
+        with contextlib.suppress(
+            OSError
+        ):  # where that cannot be read, it goes on from the newest, and nothing is warned of
             origin = origin.in_directory(self.directory)
             self._warn_of_others(origin)
         self._newest = StartLog(self.directory, self._disk, origin, self._written)
