@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,12 +26,12 @@ from noether_core.config.load import as_entry
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
-from noether_core.emit.trackers import Tracker, make_trackers
-from noether_core.errors import HookOrderError, NoetherError
+from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
+from noether_core.errors import HookOrderError
+from noether_core.interrupts import Interrupts, complete
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
 from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
-from noether_core.select import flatten
 
 
 class OpenRun:
@@ -42,6 +41,8 @@ class OpenRun:
     callback_classes: ClassVar[CallbackClasses] = CORE_CLASSES
     # whether a trainer drives it, which says when an epoch ends and how many samples there were, and stops when it likes
     _is_driven: ClassVar[bool] = False
+    # the hooks of an update's end that are to be called, and its times, until they have been
+    _unended: tuple[tuple[str, ...], Mapping[str, float] | None] | None = None
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class OpenRun:
         self.log_writer = LogWriter(
             self.path if self.is_main else None,
             update_counter=self.counter,
-            trackers=make_trackers(trackers if self.is_main else _in_every_process(trackers), self.path),
+            trackers=make_trackers(trackers if self.is_main else in_every_process(trackers), self.path),
             keeps_all=False,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
@@ -80,6 +81,7 @@ class OpenRun:
         self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self._evaluation: Evaluation | None = None
+        self.interrupts = Interrupts()
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
         self._state = "new"
 
@@ -126,6 +128,7 @@ class OpenRun:
         if self.is_main:
             write_whole(self.path / "config.yaml", self._config_yaml())
         self._state = "training"
+        self.interrupts.listen()
         self.log_writer.begin(self._origin(self._start if self._start.update else None, None))
         for callback in self.callbacks:
             callback.before_training(update_counter=self.counter)
@@ -151,6 +154,32 @@ class OpenRun:
         if self._state != "training":
             advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
             raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
+        if self._unended is not None:  # Ctrl-C came twice
+            self._end_update()
+
+    def _end_update(self) -> None:
+        """Call the hooks of an update's end, or an epoch's, and flush. Where this was interrupted, it may be called again."""
+        if self._unended is None:
+            return
+        due, times = self._unended
+        try:
+            if due[0] == "after_update":
+                for callback in self.callbacks:
+                    callback.track_after_update_step(update_counter=self.counter, times=times)
+            self._call(*due)
+        except Exception:
+            self._has_ended_update()
+            raise
+        except BaseException:
+            if self.pooling is not None:  # the other processes do not come again
+                self._has_ended_update()
+            raise
+        self._has_ended_update()
+
+    def _has_ended_update(self) -> None:
+        if self._unended == (("after_epoch",), None):
+            self.log_writer.restate()
+        self._unended = None
 
     def _call(self, *due: str) -> None:
         """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
@@ -159,65 +188,6 @@ class OpenRun:
         self.log_writer.flush()
         if errors:
             raise errors[0]
-
-    # ------------------------------------------------------------------ values of one's own
-
-    def log(self, values: Mapping[str, Any]) -> None:
-        """Log values of your own at the current iteration, into the entry that its update has.
-
-        In `evaluate` their keys get its prefix. They are in the file when this returns.
-
-        Args:
-            values: a dict from names to numbers (single-element arrays too), strings, or lists of these; nested dicts are
-                flattened with `/`.
-
-        Raises:
-            HookOrderError: before the run has started, or after it has ended.
-            DuplicateKeyError: if a key was logged for this update already; all the others are logged.
-            NoetherError: for a value that cannot be logged, likewise.
-        """
-        self._refuse_unless_open("log")
-        prefix = "" if self._evaluation is None else f"{self._evaluation.prefix}/"
-        errors = self.log_writer.bind("run.log").add_values(
-            {prefix + key: value for key, value in flatten(values).items()}
-        )
-        if self._evaluation is None:
-            errors += hooks.periodic(self.callbacks, ("after_log",), self.counter)
-        self.log_writer.flush()
-        if errors:
-            raise errors[0]
-
-    @contextmanager
-    def evaluate(self, prefix: str = "eval", *, processes: Literal[1] | None = None) -> Iterator[None]:
-        """Evaluate: what is tracked by `step` and logged by `log` in this context goes under `{prefix}/`.
-
-        Its steps are no training steps: nothing counts them, and the intervals under way stay as they are. At its end, what the
-        tracking callbacks name of its outputs is logged, reduced over all of them, and every callback's `at_eval` is called. If
-        it raises, what it tracked is dropped.
-
-        Args:
-            prefix: such as `eval` or `test`.
-            processes: 1 if this process evaluates without the others; None: all do, each its part.
-
-        Raises:
-            HookOrderError: outside of training, or within another evaluation.
-            NoetherError: for a prefix that cannot be one.
-        """
-        self._refuse_unless_open("evaluate")
-        if processes is not None and is_exchange(processes, "run.evaluate"):
-            raise NoetherError("run.evaluate got an Exchange as processes; expected 1 or None: the run has one for all")
-        if self._evaluation is not None:
-            raise HookOrderError(
-                "run.evaluate was called within run.evaluate; end the first evaluation before the next"
-            )
-        self._evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
-        try:
-            yield
-            self._evaluation.log(self.log_writer, self.counter)
-        finally:
-            self._evaluation = None
-            self.log_writer.flush()
-        self._call("at_eval")
 
     @property
     def is_finished(self) -> bool:
@@ -234,24 +204,32 @@ class OpenRun:
     def _finish(self, *, failed: bool) -> None:
         if self._state != "training":
             return
-        self._state = "finished"
+        with self.interrupts:
+            try:
+                self._end(failed=failed)
+                self._state = "finished"
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    complete(error, self.log_writer.close if self.pooling else lambda: self._end(failed=failed))
+                self._state = "finished"
+                raise
+            finally:
+                if self._state == "finished":  # else Ctrl-C came twice: it can be called again
+                    self.interrupts.release()
+
+    def _end(self, *, failed: bool) -> None:
+        errors: list[Exception] = []
+        try:
+            self._end_update()
+        except Exception as error:
+            errors.append(error)
         due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
-        errors = self._finish_pooling(failed=failed, has_rest=bool(due))
+        if self.pooling is not None:
+            errors += self.pooling.end(self.counter, failed=failed, has_rest=bool(due), writer=self.log_writer)
         errors += hooks.periodic(self.callbacks, due, self.counter)
         self.log_writer.close()
         if errors:
             raise errors[0]
-
-    def _finish_pooling(self, *, failed: bool, has_rest: bool) -> list[Exception]:
-        if self.pooling is None:
-            return []
-        if failed:
-            self.pooling.abandon(self.counter)
-            return []
-        try:
-            return self.pooling.finish(self.counter, has_rest=has_rest, writer=self.log_writer)
-        except Exception as error:
-            return [error]
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
@@ -261,9 +239,3 @@ class OpenRun:
             self._finish(failed=True)
         except Exception as second:  # the loop's own error is the one to see
             error.add_note(f"while ending the run, this was raised too: {second!r}")
-
-
-def _in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:
-    return [
-        each for each in trackers if not isinstance(each, str | Mapping) and getattr(each, "in_every_process", False)
-    ]

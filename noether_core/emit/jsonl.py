@@ -147,6 +147,7 @@ class LineFile:
         self._directory = directory
         self._suffix = suffix
         self._descriptor: int | None = None
+        self._newest = b""  # the line that was written last
         self._is_torn = False
         self.path: Path | None = None
         self.torn = 0
@@ -157,13 +158,21 @@ class LineFile:
         Raises:
             OSError: if it is not written whole; the next entry then starts a line of its own, so it may be given again.
         """
+        self._write(encode_line(entry))
+
+    def append_once(self, entry: Mapping[str, Any]) -> None:
+        """Write one entry, unless it was the last to be written: a caller who was interrupted cannot know that."""
         line = encode_line(entry)
+        if self._newest != line:
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
         descriptor = self.open()
-        if self._is_torn:
-            line = b"\n" + line
-        written = os.write(descriptor, line)
+        before = b"\n" if self._is_torn else b""
+        written, self._newest = os.write(descriptor, before + line) - len(before), line
         self._is_torn = written < len(line)
         if self._is_torn:
+            self._newest = b""
             self.torn += 1
             raise OSError(f"wrote {written} of {len(line)} bytes to {self.path}: is the disk full?")
 

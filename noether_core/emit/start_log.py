@@ -47,10 +47,11 @@ class StartLog:
     def _open(self) -> None:
         self._beside.open()
         assert self._beside.path is not None
-        self._number = int(self._beside.path.name.partition(".")[0])
-        self._entries.path = self._beside.path.with_name(f"{self._number}.jsonl")
+        number = int(self._beside.path.name.partition(".")[0])
+        self._entries.path = self._beside.path.with_name(f"{number}.jsonl")
         if self.origin is not None:
-            self.origin.write(self._directory, self._number)
+            self.origin.write(self._directory, number)
+        self._number = number
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Write one entry, and when that was.
@@ -61,7 +62,7 @@ class StartLog:
         if not self.is_open:
             self._open()
         self._has_entries = True
-        self._entries.append(entry)
+        self._entries.append_once(entry)
         now = time.time()
         self._times.append((entry["update"], now))
         if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
