@@ -66,8 +66,8 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
     arrays: list[_Array] = []
     try:
         structure = json.dumps(_encoded(state, arrays), separators=(",", ":"))
-    except (RecursionError, ValueError) as error:
-        raise NoetherError(f"cannot save the state ({error}); give what state_dict() returned") from error
+    except Exception as error:  # whatever an array raises that is none
+        raise NoetherError(f"cannot save the state ({error!s:.300}); give what state_dict() returned") from error
     named = {str(number): array for number, array in enumerate(arrays)}
     about = {"format": _FORMAT, "structure": structure, "crc32": _crc(structure, arrays)}
     data: bytes = safetensors.numpy.save(named, metadata=about)

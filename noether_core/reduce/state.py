@@ -109,7 +109,8 @@ def unpack(state: Any) -> Partials:
     """
     if not isinstance(state, Mapping) or "version" not in state:
         raise NoetherError(
-            f"got the state {described(state)}; expected what state_dict() of a TrackAdditionalOutputsCallback returned"
+            f"got the state {described(state)}; expected what state_dict() of a TrackAdditionalOutputsCallback returned:"
+            " load that"
         )
     try:
         version = whole(state["version"], "its version")
