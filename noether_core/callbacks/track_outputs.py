@@ -97,7 +97,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Note where training starts, and meet the other processes, if there are any."""
         super().before_training(update_counter=update_counter)
         self._position = (-1, -1)
-        self.partners.begin(self.config.model_dump_json().encode("utf-8"))
+        self.partners.begin(repr(self.config).encode("utf-8", "backslashreplace"))
 
     def track_after_accumulation_step(
         self,

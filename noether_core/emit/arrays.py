@@ -12,9 +12,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from noether_core.emit.escapes import escaped_name, name_of
 from noether_core.emit.files import write_whole
-from noether_core.errors import NoetherError, RunFormatError
+from noether_core.errors import NoetherError, RunFormatError, listing
 
+MOST_HEADER = 2**25  # bytes of all names, dtypes and shapes of a file
 _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(bool),
     **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
@@ -30,20 +32,20 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """Return arrays as the bytes of a safetensors file; equal arrays give equal bytes.
+    """Return arrays as the bytes of a safetensors file; equal arrays give equal bytes. For names see `escaped_name`.
 
     Raises:
-        NoetherError: for a name or dtype that the format cannot hold.
+        NoetherError: for a dtype that the format cannot hold, or too many long names.
     """
-    if "__metadata__" in arrays:
-        raise NoetherError("an array is named '__metadata__', which safetensors reserves; rename the update output")
+    named = {escaped_name(name): np.array(array, order="C") for name, array in sorted(arrays.items())}
     try:
-        return safetensors.numpy.save({name: np.array(array, order="C") for name, array in sorted(arrays.items())})
+        data = safetensors.numpy.save(named)
+        if (length := int.from_bytes(data[:8], "little")) > MOST_HEADER:
+            raise ValueError(f"the names of {len(arrays)} arrays take {length} bytes, of at most {MOST_HEADER}")
+        return data
     except Exception as error:
-        dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-        raise NoetherError(
-            f"cannot save arrays of dtypes {dtypes} as safetensors: {error}; convert them first"
-        ) from error
+        dtypes = listing(f"{name:.200}: {array.dtype}" for name, array in arrays.items())
+        raise NoetherError(f"cannot save the arrays {dtypes} as safetensors: {error}; convert them first") from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -75,7 +77,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     with _readable(path):
         entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     return {
-        name: np.frombuffer(entry["data"], _dtype(path, name, entry["dtype"])).reshape(entry["shape"]).copy()
+        name_of(name): np.frombuffer(entry["data"], _dtype(path, name, entry["dtype"])).reshape(entry["shape"]).copy()
         for name, entry in sorted(entries)
     }
 
@@ -92,7 +94,7 @@ def read_headers(path: Path) -> dict[str, ArrayHeader]:
     with _readable(path), safetensors.safe_open(str(path), framework="np") as file:
         found = {name: file.get_slice(name) for name in sorted(file.keys())}
         entries = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in found.items()}
-    return {name: ArrayHeader(_dtype(path, name, dtype), shape) for name, (dtype, shape) in entries.items()}
+    return {name_of(name): ArrayHeader(_dtype(path, name, dtype), shape) for name, (dtype, shape) in entries.items()}
 
 
 @contextlib.contextmanager

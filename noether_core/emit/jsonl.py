@@ -1,7 +1,8 @@
 """Write and read lines of strict JSON (RFC 8259), each with its CRC-32.
 
 A line is one JSON object whose last member is `crc32`, the CRC-32 (RFC 1952) of the bytes before that member's comma.
-NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity".
+NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity"; a text that is one of these is written
+otherwise (`noether_core.emit.escapes`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 import orjson
 
+from noether_core.emit.escapes import escaped_text, text_or_float
 from noether_core.errors import RunFormatError
 
-_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_ALIKE = frozenset({int, bool, str, type(None)})  # types that orjson writes as `json` does, if at all
+_ALIKE = frozenset({int, bool, type(None)})  # types that orjson writes as `json` does, if at all
 _WIDE = 2.0**63  # from here on orjson may have made a float of an int
 
 
@@ -55,6 +56,8 @@ def _exact(value: Any) -> str:
 def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, str):
+        return escaped_text(value)
     if isinstance(value, Mapping):
         return {str(name): _strict(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -84,7 +87,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
 def _named(value: Any, most: float | None = None) -> Any:
     """Return a value with the names of floats made floats; raise for a float from `most` on."""
     if isinstance(value, str):
-        return _NAMES.get(value, value)
+        return text_or_float(value)
     if isinstance(value, dict):
         return {name: _named(item, most) for name, item in value.items()}
     if isinstance(value, list):

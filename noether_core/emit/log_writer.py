@@ -9,13 +9,13 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, Protocol
 
-from noether_core.emit.loggable import plain_nonscalar, plain_number, plain_value
-from noether_core.emit.parts import RESERVED, Parts, PartsMark
+from noether_core.emit.loggable import plain_key, plain_nonscalar, plain_number, plain_value
+from noether_core.emit.parts import Parts, PartsMark
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
-from noether_core.errors import HookOrderError, NoetherError
+from noether_core.errors import HookOrderError
 from noether_core.schedule import UNITS, Counter
 
 WINDOW = 1000  # entries
@@ -174,14 +174,12 @@ class LogWriter:
         return errors
 
     def _add(self, key: str, value: Any, logger: Logger | None, format_str: str | None, source: str | None) -> None:
-        if not isinstance(key, str) or key in RESERVED:
-            raise NoetherError(
-                f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
-            )
+        key = plain_key(key)
+        shown = "" if logger is None else format(value, format_str or "")  # before anything is logged, for it may raise
         self._begin()
         self._parts.add(key, value, source or (None if logger is None else logger.name), self._at[1])
         if logger is not None:
-            logger.info("%s: %s", key, format(value, format_str or ""))
+            logger.info("%s: %s", key, shown)
 
     def _begin(self) -> None:
         """Flush what is pending if the counter has moved on."""

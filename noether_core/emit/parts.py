@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from noether_core.emit.loggable import NUMBERS
+from noether_core.emit.loggable import MOST_NAME, NUMBERS, RESERVED, WIDE
 from noether_core.errors import DuplicateKeyError
-from noether_core.schedule import UNITS
 
-RESERVED = frozenset({*UNITS, "crc32"})
 _TEXT = frozenset({str})
 
 
@@ -39,9 +37,12 @@ class Parts:
 
     def takes_all(self, values: Mapping[str, Any]) -> bool:
         """Tell whether all of these values can be added as they are."""
+        kinds = set(map(type, values.values()))
         return (
             _TEXT.issuperset(map(type, values))
-            and NUMBERS.issuperset(map(type, values.values()))
+            and kinds <= NUMBERS
+            and (int not in kinds or all(-WIDE < value < WIDE for value in values.values() if type(value) is int))
+            and max(map(len, values)) <= MOST_NAME
             and RESERVED.isdisjoint(values)
             and all(part.values.keys().isdisjoint(values) for part in self._parts)
         )
