@@ -6,12 +6,19 @@ import difflib
 import sys
 import warnings
 from collections.abc import Iterable
+from itertools import islice
+
+from noether_core.text import message
 
 
 class NoetherError(Exception):
-    """Mark every error that these packages raise on purpose (config errors are pydantic's `ValidationError`)."""
+    """Mark every error that these packages raise on purpose (config errors are pydantic's `ValidationError`).
 
-    __str__ = Exception.__str__  # KeyError's own would show the message's repr
+    Its text is inert: whatever a file holds that it quotes cannot steer the terminal that a traceback is printed to.
+    """
+
+    def __str__(self) -> str:
+        return message(Exception.__str__(self))  # KeyError's own would show the message's repr
 
 
 class ConfigFileError(NoetherError):
@@ -62,15 +69,17 @@ class MissingDependencyError(NoetherError, ImportError):
     """Report an optional package that a feature needs and this environment lacks."""
 
 
+_MOST_NAME = 500  # characters of one name in a message
+_MOST_OPTIONS = 2000  # that a closest one is sought among
 _INNER = ("noether_core", "noether_jax", "noether_torch", "pydantic", "contextlib")
 
 
-def warn(message: str) -> None:
+def warn(text: str) -> None:
     """Warn, pointing at the line outside of these packages that led here."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level + 1)
+    warnings.warn(message(text), UserWarning, stacklevel=level + 1)
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
@@ -79,7 +88,9 @@ def suggest(name: str, options: Iterable[str]) -> str:
     >>> suggest("los", ["loss", "accuracy"])
     " Did you mean 'loss'?"
     """
-    candidates = list(options)
+    if len(name) > _MOST_NAME:  # the search takes the product of the lengths
+        return ""
+    candidates = [option for option in islice(options, _MOST_OPTIONS) if len(option) <= _MOST_NAME]
     folded = {option.casefold(): option for option in candidates}
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     close = close or [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
@@ -92,6 +103,6 @@ def listing(names: Iterable[str], most: int = 20) -> str:
     >>> listing(["a", "b", "c"], most=2)
     "'a', 'b' and 1 more"
     """
-    quoted = [repr(name) for name in names]
+    quoted = [f"{name!r:.{_MOST_NAME}}" for name in names]
     shown, rest = ", ".join(quoted[:most]) or "none", len(quoted) - most
     return shown if rest <= 0 else f"{shown} and {rest} more"

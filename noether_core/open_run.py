@@ -23,6 +23,7 @@ from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.config.load import as_entry
+from noether_core.config.yaml_file import with_checksum
 from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
@@ -126,7 +127,7 @@ class OpenRun:
         if self.pooling is not None:
             self.pooling.begin(self._config_yaml())
         if self.is_main:
-            write_whole(self.path / "config.yaml", self._config_yaml())
+            write_whole(self.path / "config.yaml", with_checksum(self._config_yaml()))
         self._state = "training"
         self.interrupts.listen()
         self.log_writer.begin(self._origin(self._start if self._start.update else None, None))

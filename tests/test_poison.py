@@ -258,6 +258,23 @@ def test_what_is_logged_is_a_copy() -> None:
     assert writer.log_entries[0]["x"] == {"a": [1, {"b": 2}]}
 
 
+def test_an_entry_of_more_than_a_line_is_read_as_one(tmp_path: Path) -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path, update_counter=counter)
+    texts = {f"text{number}": chr(number % 26 + 97) * 1_000_000 for number in range(70)}
+    for number in range(3):
+        counter.next_update()
+        writer.add_scalar("number", number)
+        for key, text in texts.items() if number == 1 else ():
+            writer.add_nonscalar(key, text)
+        writer.flush()
+    writer.close()
+    read = read_run(tmp_path)
+    assert read.problems == []
+    assert [entry["number"] for entry in read.entries] == [0, 1, 2]
+    assert texts.items() <= read.entries[1].items()
+
+
 # ---------------------------------------------------------------------- the names of arrays
 
 NAMES = [

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+def _opener(name: str, flags: int) -> int:
+    return os.open(name, flags | _NO_LINK, 0o666)
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes], *, is_durable: bool = True) -> None:
@@ -13,9 +20,9 @@ def write_whole(path: Path, data: bytes | Iterable[bytes], *, is_durable: bool =
     A file that is not `is_durable` is whole too when this process is killed, but not when the machine is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{os.getpid()}.tmp")  # nobody can have put it there
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "xb", opener=_opener) as file:
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             if is_durable:

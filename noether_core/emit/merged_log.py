@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from noether_core.emit.arrays import read_arrays, write_savable
+from noether_core.emit.columns import joined_entry
 from noether_core.emit.files import write_whole
-from noether_core.emit.jsonl import encode_line, iter_lines, start_numbers
+from noether_core.emit.jsonl import encode_line, start_numbers
+from noether_core.emit.lines import entry_problem, lines_there, merged_problem
 from noether_core.emit.starts import Origin, Start, read_start, standing
 from noether_core.errors import NoetherError, RunFormatError
+from noether_core.regular_files import require_no_links
 from noether_core.schedule import UNITS, TrainingIteration
 
 SUFFIX = ".merged.jsonl"
@@ -26,7 +27,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 def read_merged(file: Path, problems: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the entries of such a file, by update, and the names of the array files."""
-    lines = list(iter_lines(file, problems)) if file.is_file() else []
+    lines = list(lines_there(file, problems, merged_problem))
     entries = [line for line in lines if "arrays" not in line]
     return entries, [str(line["arrays"]) for line in lines if "arrays" in line]
 
@@ -68,8 +69,7 @@ class MergedLog:
         """
         update = iteration.update or 0
         number = self._start_of(update)
-        own: dict[str, Any] = {}
-        own = reduce(or_, (entry for entry in self._entries(number) if entry["update"] == update), own)
+        own = joined_entry(entry for entry in self._entries(number) if entry["update"] == update)
         entries, names = self._merged(number)
         logged = {key for key in scalars if key in own}
         saved = {name for name in arrays if name not in names and (self.path / name).is_file()}
@@ -81,6 +81,8 @@ class MergedLog:
             units: dict[str, Any] = {unit: own.get(unit, getattr(iteration, unit)) for unit in UNITS}
             entries[update] = {**units, **entries.get(update, {}), **new}
         written = [name for name in arrays if name not in saved]
+        for name in written:
+            require_no_links(self.path, self.path / name)
         errors = [write_savable(self.path / name, arrays[name]) for name in written]
         if new or written:
             self._write(number, entries, list(dict.fromkeys([*names, *written])))
@@ -130,8 +132,7 @@ class MergedLog:
         return start
 
     def _entries(self, number: int) -> Iterator[dict[str, Any]]:
-        file = self._metrics / f"{number}.jsonl"
-        return iter_lines(file, []) if file.is_file() else iter(())
+        return lines_there(self._metrics / f"{number}.jsonl", [], entry_problem)
 
 
 def _refuse_other_values(update: int, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:

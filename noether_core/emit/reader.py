@@ -13,12 +13,17 @@ import numpy as np
 
 from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
 from noether_core.emit.columns import Series, Table, TableBuilder
-from noether_core.emit.jsonl import iter_lines, start_numbers
+from noether_core.emit.jsonl import start_numbers
+from noether_core.emit.lines import beside_problem, entry_problem, lines_there
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
 from noether_core.emit.merged_log import read_merged, with_merged
+from noether_core.emit.problems import MOST, Problems
 from noether_core.emit.starts import Start, read_start, standing
 from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
+from noether_core.regular_files import files_below, require_own_parts
 from noether_core.schedule import UNITS, TrainingIteration
+
+_ARRAYS = ("update_outputs", "superseded")
 
 
 @dataclass(frozen=True)
@@ -27,19 +32,28 @@ class ArrayFile:
 
     Attributes:
         interval: the interval's short string, after the callback's id and `/` where it has one.
+        root: the run directory, below which no link is followed.
     """
 
     interval: str
     iteration: TrainingIteration
     path: Path
+    root: Path | None = None
 
-    def load(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the arrays by name."""
-        return read_arrays(self.path)
+    def load(self, problems: list[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the arrays by name.
+
+        Args:
+            problems: gets a sentence for each array that is damaged, and the others are returned; None: damage is raised.
+
+        Raises:
+            RunFormatError: for damage.
+        """
+        return read_arrays(self.path, problems, root=self.root)
 
     def headers(self) -> dict[str, ArrayHeader]:
         """Return the arrays' dtypes and shapes by name, without loading them."""
-        return read_headers(self.path)
+        return read_headers(self.path, self.root)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +62,8 @@ class RunReader:
 
     Attributes:
         table: the log entries as columns, each update once; of several process starts what stands (`emit/starts.py`).
-        problems: a sentence for each line that is torn or damaged; empty for a run that ended well.
+        problems: a sentence for each line that is torn or damaged, and for what is no regular file; at most 1,000 of them, and
+            none for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
         arrays: the saved array files that stand, by interval and update.
         superseded_arrays: the others: an earlier start saved them at an update that a later one has not come to.
@@ -106,32 +121,55 @@ def read_run(path: str | Path) -> RunReader:
         if path.is_dir():
             state = "has no config.yaml, metrics/ or update_outputs/"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
-    problems: list[str] = []
+    problems: list[str] = Problems()
+    require_own_parts(path)
     builder = TableBuilder()
     savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
-    for number in start_numbers(metrics):
-        file = metrics / f"{number}.jsonl"
-        try:
-            times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
-            merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
-            for name in dict.fromkeys([*saved, *more]):
-                savers.setdefault(name, []).append((len(builder.starts), str(number)))
-            entries = iter_lines(file, problems) if file.exists() else ()  # a start may only save arrays
-            builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
-        except OSError as error:
-            problems.append(f"{file}: {error}")
+    doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
+    numbers = start_numbers(metrics)
+    for number in numbers:
+        file, before = metrics / f"{number}.jsonl", len(problems)
+        times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
+        merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
+        for name in dict.fromkeys([*saved, *more]):
+            savers.setdefault(name, []).append((len(builder.starts), str(number)))
+        if len(problems) > before or before >= MOST:
+            doubtful.append(len(builder.starts))
+        entries = lines_there(file, problems, entry_problem)  # none where a start only saved arrays
+        builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
     stands = standing(builder.starts)
     table, superseded = builder.build()
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands))
+    found = [file for part in _ARRAYS for file in files_below(path, part, problems) if file.suffix == ".safetensors"]
+    _add_those_that_set_aside(path, found, numbers, savers)
+    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands, found, doubtful))
+
+
+def _add_those_that_set_aside(
+    path: Path, found: Sequence[Path], numbers: Sequence[int], savers: dict[str, list[tuple[int, str]]]
+) -> None:
+    """Add the starts whose own note is lost: each also set aside what it replaced, in `superseded/<n>/`."""
+    places = {str(number): at for at, number in enumerate(numbers)}
+    for file in found:
+        part, number, *names = file.relative_to(path).parts
+        if part == _ARRAYS[1] and number in places and names[:1] == [_ARRAYS[0]]:
+            of_name = savers.setdefault("/".join(names), [])
+            if (places[number], number) not in of_name:
+                of_name.append((places[number], number))
+                of_name.sort()
 
 
 def _array_files(
-    path: Path, savers: Mapping[str, Sequence[tuple[int, str]]], stands: Sequence[float]
+    path: Path,
+    savers: Mapping[str, Sequence[tuple[int, str]]],
+    stands: Sequence[float],
+    found: Sequence[Path],
+    doubtful: Sequence[int],
 ) -> tuple[list[ArrayFile], list[ArrayFile]]:
     """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
     kept: list[ArrayFile] = []
     superseded: list[ArrayFile] = []
-    names = {file.relative_to(path).as_posix() for file in (path / "update_outputs").glob("**/*.safetensors")}
+    names = {file.relative_to(path).as_posix() for file in found if file.is_relative_to(path / _ARRAYS[0])}
+    there = frozenset(found)
     for name in sorted(names | savers.keys()):
         try:
             iteration = TrainingIteration.from_string(Path(name).stem)
@@ -143,18 +181,19 @@ def _array_files(
         files = [path / name, *(path / "superseded" / number / name for _, number in reversed(saved))]
         is_found = False
         for start, file in zip(reversed(starts), files, strict=True):  # each set aside what the one before had saved
-            if file.is_file():
-                stands_here = not is_found and (start < 0 or (iteration.update or 0) <= stands[start])
+            if file in there:
+                by = doubtful if start < 0 else [start]
+                stands_here = not is_found and all((iteration.update or 0) <= stands[each] for each in by)
                 is_found |= stands_here
-                (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file))
+                (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file, path))
     kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
     return kept, superseded
 
 
 def _start_of(path: Path, number: int, problems: list[str]) -> Start | None:
     try:
-        return read_start(path, number)
-    except RunFormatError as error:
+        return read_start(path, number, problems)
+    except (RunFormatError, OSError) as error:
         problems.append(str(error))
         return None
 
@@ -163,10 +202,9 @@ def _read_beside(file: Path, problems: list[str]) -> tuple[dict[int, float], lis
     """Return when the entry of each update was written, and which array files were saved."""
     times: dict[int, float] = {}
     saved: list[str] = []
-    if file.is_file():
-        for line in iter_lines(file, problems):
-            if "arrays" in line:
-                saved.append(str(line["arrays"]))
-            with contextlib.suppress(TypeError, ValueError):  # what is none of ours
-                times.update((int(update), float(time)) for update, time in line.get("times", ()))
+    for line in lines_there(file, problems, beside_problem):
+        if "arrays" in line:
+            saved.append(str(line["arrays"]))
+        with contextlib.suppress(OverflowError):
+            times.update((update, float(time)) for update, time in line.get("times", ()))
     return times, saved

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from noether_core.emit.jsonl import LineFile, iter_lines
+from noether_core.emit.jsonl import LineFile
+from noether_core.emit.lines import iter_lines
 from noether_core.emit.starts import Origin
 from noether_core.errors import RunFormatError
 

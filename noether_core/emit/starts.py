@@ -7,7 +7,6 @@ ancestor.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import secrets
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from noether_core.emit.files import write_whole
+from noether_core.emit.record_file import decode_record, encode_record
 from noether_core.errors import RunFormatError
+from noether_core.regular_files import read_regular
 from noether_core.schedule import UNITS, TrainingIteration
 
 _PACKAGES = ("noether-callbacks", "numpy", "jax", "torch")
@@ -54,7 +55,7 @@ class Origin:
             "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
             **self.about,
         }
-        write_whole(directory / "starts" / f"{number}.json", json.dumps(record, indent=1).encode("ascii") + b"\n")
+        write_whole(directory / "starts" / f"{number}.json", encode_record(record))
 
 
 def _version(package: str) -> str | None:
@@ -79,28 +80,34 @@ class Start(NamedTuple):
     update: float | None
 
 
-def read_start(directory: Path, number: int) -> Start | None:
+def read_start(directory: Path, number: int, problems: list[str] | None = None) -> Start | None:
     """Return the record of a start; None where it left none.
+
+    Args:
+        directory: the run directory.
+        number: the start's.
+        problems: gets a sentence for a record that is damaged, and the copy in it is returned; None: damage is raised.
 
     Raises:
         RunFormatError: for one that is damaged.
         OSError: if it cannot be read.
     """
     path = directory / "starts" / f"{number}.json"
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES)
     try:
-        record = json.loads(data)
+        record = decode_record(read_regular(path, _MOST_BYTES, directory), path, problems)
         found, parent, iteration = record["id"], record["parent"], record["iteration"]
         update = None if iteration is None else iteration["update"]
         if not isinstance(found, str) or not isinstance(parent, str | None) or type(update) not in (int, type(None)):
             raise TypeError("a field is of the wrong type")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunFormatError(
-            f"{path} is no record of a start ({error!r:.200}); the log goes by its first entry"
-        ) from error
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (RunFormatError, TypeError, KeyError) as error:
+        reason = (
+            error
+            if isinstance(error, RunFormatError)
+            else f"{path}, byte 0: it is no record of a start ({error!r:.200})"
+        )
+        raise RunFormatError(f"{reason}; the log goes by its first entry") from error
     return Start(found, parent, update)
 
 

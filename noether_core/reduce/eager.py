@@ -218,7 +218,7 @@ class EagerKernels:
             )
             flat = iter([value.reshape(-1) for value in step.arrays])
             count, groups = len(rows), [list(islice(flat, len(sizes))) for sizes in layout.small]
-            rows, room = self._placed(rows, groups, earlier if layout.has_large else ())
+            rows, room = self._placed(rows, groups, earlier if layout.has_large and (rows or groups) else ())
             read = tuple([self._summary(value, step.position, layout.fields, weight) for value in flat])
         return Pending(rows, weight if rows else None, read, step.position, room), Taken(rows[:count], kept)
 
