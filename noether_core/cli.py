@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ from noether_core.errors import NoetherError
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
+from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run
-from noether_core.text import inert
+from noether_core.text import inert, message
 
 app = typer.Typer(
     help="See what a training step computes, and whether a port computes the same.",
@@ -38,8 +40,8 @@ def _console() -> Console:
     return console
 
 
-def _complain(message: str, style: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style=style, markup=False)
+def _complain(text: str, style: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message(text), style=style, markup=False)
 
 
 @app.command()
@@ -93,7 +95,7 @@ def export(
     """Fill a tool, or write a table, from a run: each key and update once. A second export takes the first one's place."""
     exported = export_run(run, to, out)
     for problem in exported.problems:
-        _complain(f"damaged, left out: {inert(problem)}", "bold red")
+        _complain(f"damaged, left out: {problem}", "bold red")
     print(f"{exported.entries} entries: {inert(str(exported.path))}")  # noqa: T201
 
 
@@ -109,8 +111,20 @@ def merge(
     for sentence in report.merged or ([] if report.problems else ["nothing to merge"]):
         print(inert(sentence))  # noqa: T201
     for problem in report.problems:
-        _complain(f"not merged: {inert(problem)}", "bold red")
+        _complain(f"not merged: {problem}", "bold red")
     raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def check(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Verify a run: checksums, who wrote it, what is missing, what is superseded. Exits 1 if anything is damaged or missing."""
+    report = check_run(run)
+    for line in [json.dumps(report.as_json(), indent=1)] if as_json else report.lines():
+        print(line if as_json else message(line))  # noqa: T201
+    raise typer.Exit(0 if report.is_clean else 1)
 
 
 def main() -> None:

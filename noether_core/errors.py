@@ -7,13 +7,20 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
+
+from noether_core.text import message
 
 
 class NoetherError(Exception):
-    """Mark every error that these packages raise on purpose (config errors are pydantic's `ValidationError`)."""
+    """Mark every error that these packages raise on purpose (config errors are pydantic's `ValidationError`).
 
-    __str__ = Exception.__str__  # KeyError's own would show the message's repr
+    Its text is inert: whatever a file holds that it quotes cannot steer the terminal that a traceback is printed to.
+    """
+
+    def __str__(self) -> str:
+        return message(Exception.__str__(self))  # KeyError's own would show the message's repr
 
 
 class ConfigFileError(NoetherError):
@@ -76,12 +83,14 @@ class MissingDependencyError(NoetherError, ImportError):
     """Report an optional package that a feature needs and this environment lacks."""
 
 
+_MOST_NAME = 500  # characters of one name in a message
+_MOST_OPTIONS = 2000  # that a closest one is sought among
 _INNER = ("noether_core", "noether_jax", "noether_torch", "pydantic", "contextlib")
 
 
-def warn(message: str) -> None:
+def warn(text: str) -> None:
     """Warn, pointing at the line outside of these packages that led here."""
-    warnings.warn(message, UserWarning, stacklevel=_level())
+    warnings.warn(message(text), UserWarning, stacklevel=_level())
 
 
 def _level() -> int:
@@ -92,14 +101,14 @@ def _level() -> int:
     return level
 
 
-def tell(message: str) -> None:
+def tell(text: str) -> None:
     """Warn of what is to stop nothing, as `warn` does; where warnings are errors, by `logging`."""
-    if not message:
+    if not text:
         return
     try:
-        warnings.warn(message, RuntimeWarning, stacklevel=_level())
+        warnings.warn(message(text), RuntimeWarning, stacklevel=_level())
     except RuntimeWarning:
-        logging.getLogger("noether_core").error(message)
+        logging.getLogger("noether_core").error(message(text))
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
@@ -108,7 +117,9 @@ def suggest(name: str, options: Iterable[str]) -> str:
     >>> suggest("los", ["loss", "accuracy"])
     " Did you mean 'loss'?"
     """
-    candidates = list(options)
+    if len(name) > _MOST_NAME:  # the search takes the product of the lengths
+        return ""
+    candidates = [option for option in islice(options, _MOST_OPTIONS) if len(option) <= _MOST_NAME]
     folded = {option.casefold(): option for option in candidates}
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     close = close or [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
@@ -121,6 +132,6 @@ def listing(names: Iterable[str], most: int = 20) -> str:
     >>> listing(["a", "b", "c"], most=2)
     "'a', 'b' and 1 more"
     """
-    quoted = [repr(name) for name in names]
+    quoted = [f"{name!r:.{_MOST_NAME}}" for name in names]
     shown, rest = ", ".join(quoted[:most]) or "none", len(quoted) - most
     return shown if rest <= 0 else f"{shown} and {rest} more"

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+MOST_MESSAGE = 10_000  # characters of a message
+_MOST_TEXT = 200  # characters of a logged text that a table shows
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -18,16 +20,34 @@ def inert(text: str) -> str:
     >>> inert("loss\x1b[31m")
     'loss\\x1b[31m'
     """
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
+def message(text: object, most: int = MOST_MESSAGE) -> str:
+    r"""Return what a message says, its lines kept, but inert and cut to so many characters.
+
+    >>> message("config.yaml:\n\x1b]0;title\x07")
+    'config.yaml:\n\\x1b]0;title\\x07'
+    >>> message("a" * 50, most=20)
+    'aaaaaaaaaaaaaaaaaaaa… (30 more characters)'
+    """
+    words = str(text)
+    rest = f"… ({len(words) - most} more characters)" if len(words) > most else ""
+    return "\n".join(map(inert, words[:most].split("\n"))) + rest
+
+
 def number(value: Any) -> str:
-    """Return a logged value in at most about ten characters.
+    """Return a logged number in at most about ten characters, an int whole; of anything else the beginning.
 
     >>> number(0.123456789), number(True), number(12)
     ('0.123457', 'True', '12')
     """
-    return f"{value:.6g}" if isinstance(value, float) else inert(str(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = inert(str(value))
+    return text if isinstance(value, int) or len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "…"
 
 
 def as_float(value: float | int) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import struct
@@ -11,9 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from noether_core import NoetherError, RunFormatError
-from noether_core.emit.arrays import encode_arrays, read_arrays, read_headers, write_arrays
+from noether_core.emit.arrays import check_arrays, encode_arrays, read_arrays, read_headers, write_arrays
 from noether_core.emit.files import write_whole
 
 DTYPES = [
@@ -98,11 +100,9 @@ def test_hostile_names_come_back_and_write_nothing_elsewhere(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"__metadata__": np.zeros(1)}, "__metadata__"),
         ({"z": np.zeros(1, np.complex128)}, "complex128"),
         ({"text": np.array(["a"])}, "<U1"),
         ({"object": np.array([object()])}, "object"),
-        ({"\ud800": np.zeros(1)}, "float64"),
     ],
 )
 def test_what_the_format_cannot_hold_is_refused_and_writes_nothing(
@@ -143,6 +143,76 @@ def test_what_is_no_whole_safetensors_file_is_refused(tmp_path: Path, data: byte
     path.write_bytes(data)
     with pytest.raises(RunFormatError, match=r"a\.safetensors"):
         read_arrays(path)
+
+
+def damaged(data: bytes, bit: int) -> bytes:
+    flipped = bytearray(data)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_every_flip_of_one_bit_is_named_and_costs_no_more_than_the_array_it_is_in(
+    tmp_path: Path, is_small: bool, full: bool
+) -> None:
+    shape = () if is_small else (2, 3)
+    arrays = {name: bits(shape, dtype) for name, dtype in zip(("a/b", "ü", "loss", "c"), DTYPES[-9:], strict=False)}
+    path, data = tmp_path / "a.safetensors", encode_arrays(arrays)
+    begin = 8 + int.from_bytes(data[:8], "little")
+    for bit in range(0, 8 * len(data), 1 if full else 13):
+        path.write_bytes(damaged(data, bit))
+        with pytest.raises(RunFormatError, match=r"a\.safetensors"):
+            read_arrays(path)
+        problems: list[str] = []
+        try:
+            found = read_arrays(path, problems)
+        except RunFormatError:
+            assert bit < 8 * begin  # of the header, without which nothing is known of the arrays
+            continue
+        assert problems
+        for name, array in found.items():
+            assert_same(array, arrays[name])
+        if bit >= 8 * begin:
+            (problem,) = problems
+            (lost,) = arrays.keys() - found.keys()
+            assert f"the array {lost!r} is damaged" in problem
+            assert int(problem.split(", byte ")[1].split(":")[0]) <= bit // 8
+        with contextlib.suppress(RunFormatError):
+            assert read_headers(path) == {name: (array.dtype, array.shape) for name, array in arrays.items()}
+
+
+def test_a_file_without_checksums_is_still_read(tmp_path: Path) -> None:
+    arrays = {"b": bits((2, 3), np.float32), "a": bits((4,), np.bool_)}
+    (tmp_path / "a").write_bytes(safetensors.numpy.save(arrays))
+    assert read_headers(tmp_path / "a").keys() == arrays.keys()
+    for name, array in read_arrays(tmp_path / "a").items():
+        assert_same(array, arrays[name])
+    (tmp_path / "b").write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
+    assert read_arrays(tmp_path / "b").keys() == arrays.keys()
+
+
+def test_the_checksums_are_metadata_and_any_reader_of_the_format_reads_the_file(tmp_path: Path) -> None:
+    arrays = {"b": bits((2, 3), np.float32), "a": bits((4,), np.int16)}
+    write_arrays(tmp_path / "a", arrays)
+    plain = safetensors.numpy.load_file(tmp_path / "a")
+    for name, array in arrays.items():
+        assert_same(plain[name], array)
+    assert check_arrays(tmp_path / "a") == ([], True)
+
+
+def test_arrays_that_were_exchanged_or_taken_away_are_missed(tmp_path: Path) -> None:
+    arrays = {"b": bits((2,), np.float32), "a": bits((2,), np.float32) + 1}
+    with safetensors.safe_open(_written(tmp_path, arrays), "np") as file:
+        metadata = file.metadata()
+    for others in ({"a": arrays["b"], "b": arrays["a"]}, {"a": arrays["a"]}):
+        (tmp_path / "a").write_bytes(safetensors.numpy.save(others, metadata=metadata))
+        with pytest.raises(RunFormatError, match="CRC-32 does not match"):
+            read_arrays(tmp_path / "a")
+
+
+def _written(directory: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    write_arrays(directory / "a", arrays)
+    return str(directory / "a")
 
 
 class Bomb:

@@ -324,7 +324,7 @@ def test_temporary_files_of_dead_processes_are_removed_when_a_run_is_opened(tmp_
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
     write_whole(tmp_path / "name", b"")
-    host = next(iter(re.findall("[0-9a-f]{8}", _temporary_name(tmp_path))))
+    host = next(iter(re.findall(r"\.([0-9a-f]{8})-[0-9]+\.tmp", _temporary_name(tmp_path))))
     stale = [
         *(
             f"{place}.name.{host}-{dead.pid}.tmp"

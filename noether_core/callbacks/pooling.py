@@ -151,6 +151,16 @@ class Pooling:
                 self._meeting.discard()
         self.exchange.close()
 
+    def end(self, update_counter: Counter, *, failed: bool, has_rest: bool, writer: LogWriter) -> list[Exception]:
+        """Finish, or abandon what has failed; return what was raised."""
+        if failed:
+            self.abandon(update_counter)
+            return []
+        try:
+            return self.finish(update_counter, has_rest=has_rest, writer=writer)
+        except Exception as error:
+            return [error]
+
     def abandon(self, update_counter: Counter) -> None:
         """End this process's training without the others, after an error; what it has is saved for `noether-parity merge`."""
         rest = [number for number, member in enumerate(self._members) if _may_have_rest(member, update_counter)]

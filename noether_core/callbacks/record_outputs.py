@@ -11,6 +11,7 @@ import numpy as np
 
 from noether_core.callbacks.base import CallbackBase
 from noether_core.config.base import CallbackBaseConfig
+from noether_core.emit.array_header import FORMAT_HEADER
 from noether_core.emit.arrays import encode_arrays, read_arrays, write_arrays
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, RunFormatError, UpdateOutputError
@@ -21,7 +22,8 @@ from noether_core.select import flatten
 
 _COUNT = "accumulation_steps"
 # step, position, array, list or Python number, key
-_NAME = re.compile(r"(\d+)/(\d+)([alp])/(.*)", re.ASCII | re.DOTALL)
+_NAME = re.compile(r"(\d{1,18})/(\d{1,18})([alp])/(.*)", re.ASCII | re.DOTALL)
+_MOST_STEPS = 10**8
 _PYTHON_DTYPES = ("bool", "int64", "float64")
 _GIVE = "give a file that Run(..., record=...) wrote"
 
@@ -38,10 +40,12 @@ class OutputRecorder(CallbackBase):
         super().__init__(CallbackBaseConfig(kind="OutputRecorder"), log_writer=log_writer)
         self._path = Path(path)
         self._backend = backend
-        self._steps: list[dict[str, np.ndarray[Any, Any]]] = []
+        self._steps: list[tuple[tuple[int, int], dict[str, np.ndarray[Any, Any]]]] = []  # and where each step stood
         self._writable: set[tuple[str, np.dtype[Any]]] = set()
 
-    def track_after_accumulation_step(self, *, update_counter: Counter, update_outputs: Any = None, **_: Any) -> None:
+    def track_after_accumulation_step(
+        self, *, update_counter: Counter, update_outputs: Any = None, accumulation_step: int = 0, **_: Any
+    ) -> None:
         """Copy this step's outputs to the host: of one that is spread over processes, what this process counts of it.
 
         Raises:
@@ -62,7 +66,7 @@ class OutputRecorder(CallbackBase):
             self._require_writable(key, array.dtype)
             kind = "p" if type(value) in (bool, int, float) else "l" if type(value) in (list, tuple) else "a"
             step[f"{len(self._steps):08d}/{position:04d}{kind}/{key}"] = array
-        self._steps.append(step)
+        self._steps.append(((update_counter.update, accumulation_step), step))
 
     def _inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of one of the framework's arrays; None for what is on the host."""
@@ -80,7 +84,9 @@ class OutputRecorder(CallbackBase):
         try:
             encode_arrays({f"/{key}": np.empty(0, dtype)})
         except NoetherError as error:
-            what = f"update output {key!r} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
+            what = (
+                f"update output {key!r:.200} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
+            )
             raise _not_recorded(what) from error
         self._writable.add((key, dtype))
 
@@ -88,10 +94,14 @@ class OutputRecorder(CallbackBase):
         """Forget the last step."""
         self._steps.pop()
 
+    def has_tracked(self, update: int, accumulation_step: int) -> bool:
+        """Tell whether the last `track_after_accumulation_step` was this step's."""
+        return bool(self._steps) and self._steps[-1][0] == (update, accumulation_step)
+
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Write the file."""
-        arrays = {name: array for step in self._steps for name, array in step.items()}
-        write_arrays(self._path, {**arrays, _COUNT: np.array(len(self._steps))})
+        arrays = {name: array for _, step in self._steps for name, array in step.items()}
+        write_arrays(self._path, {**arrays, _COUNT: np.array(len(self._steps))}, FORMAT_HEADER)
 
 
 def _not_recorded(reason: object) -> UpdateOutputError:
@@ -108,11 +118,11 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any] | None]:
         FileNotFoundError: if there is no such file.
         RunFormatError: if the file is no recording.
     """
-    arrays = read_arrays(Path(path))
+    arrays = read_arrays(Path(path), most_header=FORMAT_HEADER)
     if _COUNT not in arrays:
         raise RunFormatError(f"{str(path)!r} is no recording of update outputs; {_GIVE}")
     count = arrays.pop(_COUNT)
-    if count.shape != () or count.dtype.kind not in "iu" or count < 0:
+    if count.shape != () or count.dtype.kind not in "iu" or not 0 <= count <= _MOST_STEPS:
         what = f"{count.dtype} of shape {count.shape}, {count.tolist()!r:.40}"
         raise _damaged(path, f"its {_COUNT!r} is {what}; expected an int")
     steps = _steps(path, arrays, int(count))

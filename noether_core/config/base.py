@@ -18,17 +18,20 @@ from pydantic import (
 
 from noether_core.config.readable import readable
 from noether_core.schedule import UNITS, Interval
+from noether_core.text import inert
 
 NOETHER_KINDS = "noether.core.callbacks."
 
 
 def _is_a_list(value: Any) -> Any:
     if isinstance(value, str):
-        raise ValueError(f"got the string {value!r}; write a list: [{value}]")
+        raise ValueError(f"got the string {value!r:.200}; write a list: [{inert(value[:200])}]")
     return value
 
 
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+PositiveInt = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+_NEVER_IN_AN_ID = {*'/\\<>:"|?*', *map(chr, range(32)), *map(chr, range(127, 160))}
+MOST_ID = 255  # bytes of a file's name
 Strings = Annotated[list[StrictStr], BeforeValidator(_is_a_list)]
 
 
@@ -42,7 +45,7 @@ class CallbackBaseConfig(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers see the fields
 
-        def __init__(self, **fields: Any) -> None:
+        def __init__(self, /, **fields: Any) -> None:
             try:
                 super().__init__(**fields)
             except ValidationError as error:
@@ -51,10 +54,12 @@ class CallbackBaseConfig(BaseModel):
     @field_validator("id")
     @classmethod
     def _id_names_a_folder(cls, value: str | None) -> str | None:
-        if value is not None and (value in {".", ".."} or set(value) & set('/\\\0<>:"|?*')):
+        if value is not None and (value in {".", ".."} or set(value) & _NEVER_IN_AN_ID):
             raise ValueError(
-                f"id {value!r} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
+                f"id {value!r:.200} names a folder and a checkpoint entry; use letters, digits, '-', '_' and '.'"
             )
+        if value is not None and len(value.encode("utf-8")) > MOST_ID:
+            raise ValueError(f"id {value!r:.40}... names a folder, and has more than {MOST_ID} bytes; shorten it")
         return value
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from noether_core.config.base import NOETHER_KINDS, CallbackBaseConfig, NamedCallbackConfig
 from noether_core.config.loop import LOOP_CONFIGS
 from noether_core.config.readable import entitled
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.config.yaml_file import parse_yaml, read_text
 from noether_core.errors import ConfigFileError, NoetherError, listing, suggest
 
 CallbackConfig = NamedCallbackConfig
@@ -31,12 +31,12 @@ def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
         return entry
     if not isinstance(entry, Mapping):
         raise ConfigFileError(
-            f"{where} is {type(entry).__name__} {entry!r}; expected a mapping with `kind` and its fields"
+            f"{where} is {type(entry).__name__} {entry!r:.200}; expected a mapping with `kind` and its fields"
         )
     strange = [name for name in entry if not isinstance(name, str)]
     if strange:
         raise ConfigFileError(
-            f"{where} has the field {strange[0]!r} of type {type(strange[0]).__name__}; a field's name is text"
+            f"{where} has the field {strange[0]!r:.200} of type {type(strange[0]).__name__}; a field's name is text"
         )
     kind = entry.get("kind") or entry.get("name")
     known = TrackAdditionalOutputsCallbackConfig.model_fields["name"].default
@@ -44,7 +44,7 @@ def parse_callback(entry: Any, where: str = "callback") -> CallbackConfig:
         known = kind.removeprefix(NOETHER_KINDS)
         if known not in KINDS:
             raise ConfigFileError(
-                f"{where} has kind {kind!r}; the kinds known here: {listing(KINDS)}.{suggest(known, KINDS)}"
+                f"{where} has kind {kind!r:.200}; the kinds known here: {listing(KINDS)}.{suggest(known, KINDS)}"
             )
     try:
         return KINDS[known](**entry)
@@ -63,16 +63,7 @@ def load_callbacks(path: str | Path) -> list[CallbackConfig]:
 
 
 def _entries(path: Path) -> list[Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigFileError(
-            f"config file {str(path)!r} does not exist; give a YAML file with a `callbacks:` list"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"config file {str(path)!r} cannot be read: {error}; give a YAML text file") from error
-    except yaml.YAMLError as error:
-        raise ConfigFileError(f"config file {str(path)!r} is not valid YAML: {error}") from error
+    document = parse_yaml(read_text(path), f"config file {str(path)!r}")
     entries = document.get("callbacks") if isinstance(document, Mapping) else document
     if not isinstance(entries, list):
         top = listing(map(str, document)) if isinstance(document, Mapping) else type(document).__name__

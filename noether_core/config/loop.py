@@ -68,7 +68,8 @@ class LearningRateCallbackConfig(LoopConfig):
     def _is_no_name(cls, value: Any) -> Any:
         if isinstance(value, str | bytes | bool):
             raise ValueError(
-                f"got source={value!r}; expected an optimizer, its state or a function. The name of an update output is `key`"
+                f"got source={value!r:.80}; expected an optimizer, its state or a function. The name of an update output is"
+                " `key`"
             )
         return value
 

@@ -3,52 +3,64 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from noether_core.emit.array_header import (
+    DTYPES,
+    MOST_HEADER,
+    NAMES,
+    Header,
+    Place,
+    array_crc,
+    checksums_of,
+    header_crc,
+    read_header,
+)
+from noether_core.emit.escapes import escaped_name, name_of
 from noether_core.emit.files import write_whole
-from noether_core.errors import NoetherError, RunFormatError
+from noether_core.errors import NoetherError, RunFormatError, listing
+from noether_core.regular_files import open_regular
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(bool),
-    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
-    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
-}
+MOST_BYTES = 2**34  # of a file
+_CHUNK = 2**24
 
 
-def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """Return arrays as the bytes of a safetensors file; equal arrays give equal bytes.
+def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], most_header: int = MOST_HEADER) -> bytes:
+    """Return arrays as the bytes of a safetensors file with checksums; equal arrays give equal bytes.
+
+    For names see `escaped_name`; those of all arrays, with their dtypes and shapes, take at most `most_header` bytes.
 
     Raises:
-        NoetherError: for a name or dtype that the format cannot hold.
+        NoetherError: for a dtype that the format cannot hold, or too many long names.
     """
-    if "__metadata__" in arrays:
-        raise NoetherError("an array is named '__metadata__', which safetensors reserves; rename the update output")
     try:
-        return safetensors.numpy.save({name: np.array(array, order="C") for name, array in sorted(arrays.items())})
+        plain = {escaped_name(name): _plain(array) for name, array in sorted(arrays.items())}
+        data = safetensors.numpy.save(plain, metadata=checksums_of(plain))
+        if (length := int.from_bytes(data[:8], "little")) > most_header:
+            raise ValueError(f"the names of {len(arrays)} arrays take {length} bytes, of at most {most_header}")
+        return data
     except Exception as error:
-        dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-        raise NoetherError(
-            f"cannot save arrays of dtypes {dtypes} as safetensors: {error}; convert them first"
-        ) from error
+        dtypes = listing(f"{name:.200}: {array.dtype}" for name, array in arrays.items())
+        raise NoetherError(f"cannot save the arrays {dtypes} as safetensors: {error}; convert them first") from error
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array in C order, its numbers little-endian; raises `TypeError` for a dtype that the format lacks."""
+    dtype = array.dtype.newbyteorder("<")
+    if dtype not in NAMES:
+        raise TypeError(f"the format has no dtype {dtype}")
+    return np.asarray(array, dtype, order="C")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], most_header: int = MOST_HEADER) -> None:
     """Write arrays to a safetensors file that appears whole or not at all."""
-    write_whole(path, encode_arrays(arrays))
+    write_whole(path, encode_arrays(arrays, most_header))
 
 
 def encode_savable(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, NoetherError | None]:
@@ -73,18 +85,82 @@ def write_savable(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Noe
     return error
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Read every array of a safetensors file.
+def read_arrays(
+    path: Path, problems: list[str] | None = None, *, root: Path | None = None, most_header: int = MOST_HEADER
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Read every array of a safetensors file that we wrote.
+
+    Args:
+        path: the file.
+        problems: gets a sentence for each array that is damaged, and the others are returned; None: damage is raised.
+        root: the run directory, below which no link is followed; None: the file may be anywhere.
+        most_header: how many bytes its header may have.
 
     Raises:
-        RunFormatError: for a file that is not one, or holds a dtype unknown here.
+        RunFormatError: for a file that is not one, holds a dtype unknown here, or is damaged.
+        OSError: if it cannot be read.
     """
-    with _readable(path):
-        entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    return {
-        name: np.frombuffer(entry["data"], _dtype(path, name, entry["dtype"])).reshape(entry["shape"]).copy()
-        for name, entry in sorted(entries)
-    }
+    found: list[str] = []
+    with _opened(path, root, most_header) as (file, header):
+        data = {place.name: _bytes(file, place) for place in header.places}
+        intact = _intact(path, header, {name: [each] for name, each in data.items()}, found)
+    if found and problems is None:
+        raise RunFormatError(
+            f"{found[0]}{f' (and {len(found) - 1} more problems)' * (len(found) > 1)}; restore it from a copy"
+        )
+    if problems is not None:
+        problems += found
+    return {name_of(place.name): data[place.name].view(DTYPES[place.dtype]).reshape(place.shape) for place in intact}
+
+
+def check_arrays(path: Path, root: Path | None = None) -> tuple[list[str], bool]:
+    """Read a file as `read_arrays` does, a part at a time; return its problems, and whether it has checksums."""
+    problems: list[str] = []
+    with _opened(path, root, MOST_HEADER) as (file, header):
+        _intact(path, header, {place.name: _parts(file, place) for place in header.places}, problems)
+        return problems, bool(problems) or header.checksums is not None
+
+
+def _intact(
+    path: Path, header: Header, data: Mapping[str, Iterable[np.ndarray[Any, Any]]], problems: list[str]
+) -> list[Place]:
+    """Return the arrays that are as they were written; of the others there are sentences."""
+    try:
+        checksums = header.checksums
+    except ValueError as error:
+        checksums = [""]
+        problems.append(f"{path}: {error}")
+    if checksums is None:
+        return header.places
+    known = set(checksums[1:])
+    intact = []
+    for place in header.places:
+        if array_crc(place.name, place.dtype, place.shape, data[place.name]) in known:
+            intact.append(place)
+        else:
+            what = f"the array {place.name!r:.200} is damaged: its CRC-32 does not match"
+            problems.append(f"{path}, byte {place.begin}: {what}")
+    if not problems and (len(header.places) != len(checksums) - 1 or checksums[0] != _header_crc(header)):
+        problems.append(f"{path}, byte 8: its header is damaged, or arrays are missing: its CRC-32 does not match")
+    return intact
+
+
+def _header_crc(header: Header) -> str:
+    return header_crc(place[:3] for place in header.places)
+
+
+def _bytes(file: BinaryIO, place: Place) -> np.ndarray[Any, Any]:
+    """Return an array's bytes."""
+    data = np.empty(place.end - place.begin, np.uint8)
+    file.seek(place.begin)
+    if file.readinto(data) != len(data):  # type: ignore[attr-defined]
+        raise ValueError(f"it ends within {place.name!r:.80}")
+    return data
+
+
+def _parts(file: BinaryIO, place: Place) -> Iterator[np.ndarray[Any, Any]]:
+    for begin in range(place.begin, place.end, _CHUNK):
+        yield _bytes(file, place._replace(begin=begin, end=min(begin + _CHUNK, place.end)))
 
 
 class ArrayHeader(NamedTuple):
@@ -94,25 +170,26 @@ class ArrayHeader(NamedTuple):
     shape: tuple[int, ...]
 
 
-def read_headers(path: Path) -> dict[str, ArrayHeader]:
+def read_headers(path: Path, root: Path | None = None) -> dict[str, ArrayHeader]:
     """Read what the arrays of a safetensors file are, but not the arrays; raises what `read_arrays` does."""
-    with _readable(path), safetensors.safe_open(str(path), framework="np") as file:
-        found = {name: file.get_slice(name) for name in sorted(file.keys())}
-        entries = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in found.items()}
-    return {name: ArrayHeader(_dtype(path, name, dtype), shape) for name, (dtype, shape) in entries.items()}
+    with _opened(path, root, MOST_HEADER) as (_, header):
+        checksums = header.checksums
+        if checksums is not None and checksums[0] != _header_crc(header):
+            raise ValueError("byte 8: its header is damaged: its CRC-32 does not match")
+    return {name_of(place.name): ArrayHeader(DTYPES[place.dtype], place.shape) for place in header.places}
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _opened(path: Path, root: Path | None, most_header: int) -> Iterator[tuple[BinaryIO, Header]]:
     try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise RunFormatError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
-
-
-def _dtype(path: Path, name: str, dtype: str) -> np.dtype[Any]:
-    if dtype not in _DTYPES:
-        raise RunFormatError(f"{path} holds {name!r} with dtype {dtype}; known here: {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
+        with open_regular(path, root) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read")
+            yield file, read_header(file, most_header)
+    except (ValueError, MemoryError) as error:
+        if isinstance(error, RunFormatError):
+            raise
+        raise RunFormatError(
+            f"{path} is not a readable safetensors file ({error!s:.300}); restore it from a copy"
+        ) from error

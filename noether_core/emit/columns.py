@@ -7,18 +7,19 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import groupby, islice, pairwise
-from operator import itemgetter, or_
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from noether_core.emit.lineage import Lineage
 from noether_core.emit.starts import Start, start_without_record
+from noether_core.errors import RunFormatError
 from noether_core.schedule import UNITS
 
 Array = np.ndarray[Any, Any]
+MOST_KEYS = 500_000  # of a log
 _BATCH = 256  # rows that are held as Python objects at a time
 _DTYPES: dict[type, type] = {float: np.float64, int: np.int64, bool: np.bool_}
 _iteration = itemgetter(*UNITS)
@@ -95,6 +96,14 @@ class Table:
             yield {name: next(columns[name]) for name in self.layouts[layout]}
 
 
+def joined_entry(flushes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what was logged for one update in several flushes: the newest value of each key."""
+    entry: dict[str, Any] = {}
+    for flush in flushes:
+        entry.update(flush)
+    return entry
+
+
 class TableBuilder:
     """Collect entries, start by start, and make a table of them; what stands of each start, its `Lineage` says.
 
@@ -136,7 +145,7 @@ class TableBuilder:
         self.starts[-1] = start or start_without_record(updates[0] if updates else None)
 
     def _add_all(self, entries: Iterable[dict[str, Any]], times: Mapping[int, float] | None) -> None:
-        rows = (reduce(or_, flushes) for _, flushes in groupby(entries, _update))
+        rows = (joined_entry(flushes) for _, flushes in groupby(entries, _update))
         while batch := list(islice(rows, _BATCH)):
             self._add(batch)
             self._times.extend([times.get(row["update"], math.nan) if times else math.nan for row in batch])
@@ -154,6 +163,8 @@ class TableBuilder:
             groups.setdefault(names, []).append(at)
             self._layout.append(self._layouts.setdefault(names, len(self._layouts)))
             self._iterations.extend(_iteration(row))
+        if len(self._layouts) > MOST_KEYS or len(self._columns) > MOST_KEYS:
+            raise RunFormatError(f"the log has more than {MOST_KEYS:,} keys, the most that are read into columns")
         for names, places in groups.items():
             rows = first + np.array(places)
             columns = zip(*(batch[at].values() for at in places), strict=True)

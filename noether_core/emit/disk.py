@@ -67,7 +67,7 @@ class Disk:
     @property
     def _is_idle(self) -> bool:
         """Tell whether there is neither a thread nor anything to write."""
-        return not self._is_running and self._cost_given == self._thread.cost_done
+        return not self._is_running and self._cost_given <= self._thread.cost_done
 
     @property
     def trouble(self) -> BaseException | None:
@@ -90,10 +90,10 @@ class Disk:
         """Hand a job over, however much waits."""
         if self.is_elsewhere:
             return
-        if self._cost_given == self._thread.cost_done:
+        if self._cost_given <= self._thread.cost_done:
             self._thread.moved_at = time.monotonic()
-        self._cost_given += job.cost
         self._thread.given.put(job)
+        self._cost_given += job.cost  # a moment later, so that Ctrl-C does not make it more than there is
         if not self._is_running:
             self._start()
 
@@ -136,7 +136,7 @@ class Disk:
 
     def _fits(self, job: Job) -> bool:
         waits = self._cost_given - self._thread.cost_done
-        return waits + job.cost <= (MOST_BYTES if job.is_line else MOST_OF_FILES) or waits == 0
+        return waits + job.cost <= (MOST_BYTES if job.is_line else MOST_OF_FILES) or waits <= 0
 
     @property
     def is_stuck(self) -> bool:

@@ -49,6 +49,7 @@ class Job(NamedTuple):
         cost: how much of the queue it takes.
         lost: called with the item if it is dropped.
         is_line: whether it is a line of the log, which is tried until the end, whatever the operating system says of it.
+        number: of jobs with one number the first is done; the numbers grow. None: it has none.
     """
 
     write: Callable[[deque[Any]], None]
@@ -56,6 +57,7 @@ class Job(NamedTuple):
     cost: int
     lost: Callable[[Any], None]
     is_line: bool = False
+    number: int | None = None
 
 
 class Mark(NamedTuple):
@@ -88,6 +90,7 @@ class DiskThread:
         self.trouble: BaseException | None = None
         self.first_trouble: BaseException | None = None
         self.moved_at = time.monotonic()
+        self._newest = -1  # of the numbers
         self._hurried: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting: deque[Job | Mark] = deque()
         self._tries = 0
@@ -97,14 +100,16 @@ class DiskThread:
         self._thread: weakref.ref[threading.Thread] | None = None  # the interpreter holds it while it runs
 
     def start(self) -> bool:
-        """Start the thread; tell whether there can be one. Where there cannot, what was given is written here and now."""
+        """Start the thread, if need be; tell whether there can be one. Where not, what was given is written here and now."""
+        if self.is_alive:  # Ctrl-C came before that could be told
+            return True
         thread = threading.Thread(target=self._run, name="noether disk", daemon=True)
+        self._thread = weakref.ref(thread)
         try:
             thread.start()
         except RuntimeError:  # the interpreter ends, or there are too many
             self.write_here()
             return False
-        self._thread = weakref.ref(thread)
         return True
 
     def write_here(self) -> None:
@@ -162,14 +167,22 @@ class DiskThread:
         """Wait for the next job, at most until something is to be made durable."""
         wait = max(0.0, self._sync_at - time.monotonic()) if self._unsynced else None
         with contextlib.suppress(queue.Empty):
-            self._waiting.append(self.given.get(timeout=wait))
-            if isinstance(self._waiting[0], Job):
+            self._take(self.given.get(timeout=wait))
+            if self._waiting and isinstance(self._waiting[0], Job):
                 self._pause(LINGER)
 
     def _take_given(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._waiting.append(self.given.get_nowait())
+                self._take(self.given.get_nowait())
+
+    def _take(self, job: Job | Mark) -> None:
+        if isinstance(job, Job) and job.number is not None:
+            if job.number <= self._newest:
+                self.cost_done += job.cost
+                return
+            self._newest = job.number
+        self._waiting.append(job)
 
     def _pause(self, seconds: float) -> None:
         """Wait, unless somebody waits for us."""

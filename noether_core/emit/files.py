@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import secrets
 import time
 import zlib
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.tmp", re.DOTALL)
 _OLD = 24 * 3600.0  # seconds, after which no process of another machine still writes a file
 _PLACES = ("", "metrics/", "starts/", "update_outputs/**/", "unmerged/**/", "exports/")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_durable: bool = True) -> None:
@@ -24,9 +26,10 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
     A file that is not `is_durable` is whole too when this process is killed, but not when the machine is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    # nobody can have put it there
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{_HOST}-{os.getpid()}.tmp")
     try:
-        descriptor = _create(temporary)
+        descriptor = os.open(temporary, _NEW, 0o666)
         try:
             for part in [data] if isinstance(data, bytes) else data:
                 write_all(descriptor, part, temporary)
@@ -41,15 +44,6 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
         raise
     if is_durable:
         sync_directory(path.parent)  # makes the rename itself durable
-
-
-def _create(path: Path) -> int:
-    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # which follows no link
-    try:
-        return os.open(path, how, 0o666)
-    except FileExistsError:  # what an earlier try could not remove, or something in the way
-        path.unlink()
-        return os.open(path, how, 0o666)
 
 
 def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:

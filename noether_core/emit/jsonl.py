@@ -1,7 +1,8 @@
 """Write and read lines of strict JSON (RFC 8259), each with its CRC-32.
 
 A line is one JSON object whose last member is `crc32`, the CRC-32 (RFC 1952) of the bytes before that member's comma.
-NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity".
+NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity"; a text that is one of these is written
+otherwise (`noether_core.emit.escapes`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import errno
 import json
 import math
 import os
+import re
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from noether_core.emit.escapes import escaped_text
 from noether_core.emit.files import sync_directory
-from noether_core.errors import RunFormatError
+from noether_core.emit.lines import MOST_DEPTH, MOST_LINE
+from noether_core.emit.lines import decode_line as decode_line  # what is written here is read there
+from noether_core.emit.lines import iter_lines as iter_lines
+from noether_core.schedule import UNITS
 
-_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_ALIKE = frozenset({int, bool, str, type(None)})  # types that orjson writes as `json` does, if at all
-_WIDE = 2.0**63  # from here on orjson may have made a float of an int
+_ALIKE = frozenset({int, bool, type(None)})  # types that orjson writes as `json` does, if at all
+_NUMBER = re.compile("0|[1-9][0-9]{0,17}")  # of a start, as we write it
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
@@ -45,91 +50,53 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
     except orjson.JSONEncodeError:  # an int beyond 64 bits, half of a surrogate pair
         is_exact = False
     if not is_exact:
-        body = _exact(entry)[:-1].encode("ascii")
+        body = _exact(entry, -1)[:-1].encode("ascii")
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def _exact(value: Any) -> str:
+def encode_entry(entry: Mapping[str, Any]) -> bytes:
+    """Return an entry of the log as one line; as several of its update where one would be longer than is read."""
+    line = encode_line(entry)
+    if len(line) <= MOST_LINE:
+        return line
+    counts: dict[str, Any] = {unit: entry[unit] for unit in UNITS}
+    values = [each for each in entry.items() if each[0] not in counts]
+    if len(values) < 2:
+        return line
+    half = len(values) // 2
+    return b"".join(encode_entry({**counts, **dict(part)}) for part in (values[:half], values[half:]))
+
+
+def _exact(value: Any, depth: int = 0) -> str:
     if type(value) is float and math.isfinite(value):
         return repr(value)  # as `json` does, only faster
-    return json.dumps(_strict(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return json.dumps(_strict(value, depth), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: Any, depth: int) -> Any:
+    if depth >= MOST_DEPTH and isinstance(value, Mapping | list | tuple):
+        raise ValueError(f"lists and dicts are nested more than {MOST_DEPTH} deep")
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {str(name): _strict(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
-
-
-def decode_line(line: bytes) -> dict[str, Any]:
-    """Return the entry of a line, without its CRC.
-
-    Raises:
-        RunFormatError: if the line is torn or changed.
-    """
-    body, found, tail = line.rpartition(b',"crc32":"')
-    if not found or tail != b'%08x"}\n' % zlib.crc32(body):
-        raise RunFormatError("the line is torn or damaged: its CRC-32 does not match")
-    try:
-        entry = orjson.loads(body + b"}")
-        return {
-            name: value if type(value) is float and -_WIDE < value < _WIDE else _named(value, most=_WIDE)
-            for name, value in entry.items()
-        }
-    except (orjson.JSONDecodeError, OverflowError):
-        return {name: _named(value) for name, value in json.loads(body + b"}").items()}
-
-
-def _named(value: Any, most: float | None = None) -> Any:
-    """Return a value with the names of floats made floats; raise for a float from `most` on."""
     if isinstance(value, str):
-        return _NAMES.get(value, value)
-    if isinstance(value, dict):
-        return {name: _named(item, most) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_named(item, most) for item in value]
-    if most is not None and type(value) is float and abs(value) >= most:
-        raise OverflowError("this may have been an int beyond 64 bits")
+        return escaped_text(value)
+    if isinstance(value, Mapping):
+        return {str(name): _strict(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item, depth + 1) for item in value]
     return value
-
-
-def iter_lines(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the entry of every intact line of a file, one line in memory at a time.
-
-    Args:
-        path: the file; it may be written meanwhile.
-        problems: gets a sentence, with the offset, for each torn or damaged line, which is left out.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    offset = 0
-    with path.open("rb") as file:
-        for stretch in file:
-            for line in stretch.splitlines(keepends=True) if b"\r" in stretch else (stretch,):
-                try:
-                    yield decode_line(line)
-                except RunFormatError as error:
-                    problems.append(f"{path}, byte {offset}: {error}")
-                offset += len(line)
-            if not stretch.endswith(b"\n"):
-                return  # the end as it was then: a writer may have gone on since
 
 
 def numbered_files(directory: Path) -> list[Path]:
     """Return a directory's files `<n>.jsonl`, by number."""
-    found = [path for path in directory.glob("*.jsonl") if path.stem.isdecimal()]
+    found = [path for path in directory.glob("*.jsonl") if _NUMBER.fullmatch(path.stem)]
     return sorted(found, key=lambda path: int(path.stem))
 
 
 def start_numbers(directory: Path) -> list[int]:
     """Return the numbers of the process starts that have files in a directory: `<n>.jsonl`, or what lies beside that."""
     stems = {path.name.partition(".")[0] for path in directory.glob("*.jsonl")}
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
 
 
 class LineFile:

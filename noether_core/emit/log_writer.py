@@ -7,21 +7,21 @@ from contextlib import ExitStack
 from functools import partial
 from logging import Logger
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from noether_core.emit.disk import Disk, Durability
-from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
+from noether_core.emit.loggable import plain_key, plain_nonscalar, plain_number, plain_value
+from noether_core.emit.parts import Parts, PartsMark
 from noether_core.emit.run_log import RunLog
+from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
-from noether_core.errors import DuplicateKeyError, HookOrderError, NoetherError
+from noether_core.errors import HookOrderError
 from noether_core.schedule import UNITS, Counter
 
 WINDOW = 1000  # entries
 Values = Mapping[str, Any]
-_RESERVED = frozenset({*UNITS, "crc32"})
-_TEXT = frozenset({str})
 
 
 class ScalarWriter(Protocol):
@@ -29,11 +29,6 @@ class ScalarWriter(Protocol):
 
     def add_scalar(self, key: str, value: Any, logger: Logger | None = None, format_str: str | None = None) -> None:
         """Log one number."""
-
-
-class _Part(NamedTuple):
-    source: str | None
-    values: dict[str, Any]
 
 
 class LogWriter:
@@ -75,8 +70,8 @@ class LogWriter:
         self.run_log = None if path is None else RunLog(path, self.disk, self._feeds.put)
         self._keeps_all = keeps_all and path is None
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
-        self._parts: list[_Part] = []  # what is logged for it, by who did
-        self._flushed = 0  # so many of these
+        self._parts = Parts()  # what is logged for it
+        self._flushes = 0
         self._is_closed = False
 
     def begin(self, origin: Origin) -> None:
@@ -87,9 +82,14 @@ class LogWriter:
         self.flush()
         update = 0 if origin.iteration is None else origin.iteration.update or 0
         self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
-        self._at, self._parts, self._flushed = (0, -1, 0), [], 0
+        self._at, self._parts = (0, -1, 0), Parts()
         if self.run_log is not None:
-            self.run_log.begin(origin, update)
+            self.run_log.begin(origin, update)  # last of all: it has begun
+
+    @property
+    def start_log(self) -> StartLog | None:
+        """Return what writes the entries to come; None where no file has them."""
+        return None if self.run_log is None else self.run_log.newest
 
     def begin_provisional(self) -> None:
         """Flush; what is logged and saved from here on is of intervals that are not over when training ends."""
@@ -143,8 +143,8 @@ class LogWriter:
             DuplicateKeyError, NoetherError: the first error of `add_scalar`, after all that can be logged is.
         """
         self._begin()
-        if values and logger is None and self._takes_all(values):
-            self._parts.append(_Part(source, dict(values)))
+        if values and logger is None and self._parts.takes_all(values):
+            self._parts.add_all(values, source)
             return
         errors = self._add_each(values, plain_number, source, logger, format_str)
         if errors:
@@ -171,32 +171,13 @@ class LogWriter:
                 errors.append(error)
         return errors
 
-    def _takes_all(self, values: Values) -> bool:
-        return (
-            _TEXT.issuperset(map(type, values))
-            and NUMBERS.issuperset(map(type, values.values()))
-            and _RESERVED.isdisjoint(values)
-            and all(part.values.keys().isdisjoint(values) for part in self._parts)
-        )
-
     def _add(self, key: str, value: Any, logger: Logger | None, format_str: str | None, source: str | None) -> None:
-        if not isinstance(key, str) or key in _RESERVED:
-            raise NoetherError(
-                f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
-            )
+        key = plain_key(key)
+        shown = "" if logger is None else format(value, format_str or "")  # before anything is logged, for it may raise
         self._begin()
-        source = source or (None if logger is None else logger.name)
-        for part in self._parts:
-            if key in part.values:
-                raise DuplicateKeyError(
-                    f"key {key!r} is logged twice for update {self._at[1]}; it was logged first by"
-                    f" {part.source or 'a caller that named no logger'}: log each key once per update, under another name"
-                )
-        if len(self._parts) == self._flushed or self._parts[-1].source != source:
-            self._parts.append(_Part(source, {}))
-        self._parts[-1].values[key] = value
+        self._parts.add(key, value, source or (None if logger is None else logger.name), self._at[1])
         if logger is not None:
-            logger.info("%s: %s", key, format(value, format_str or ""))
+            logger.info("%s: %s", key, shown)
 
     def _begin(self) -> None:
         """Flush what is pending if the counter has moved on."""
@@ -209,47 +190,53 @@ class LogWriter:
         update = int(counter.update)
         if update != self._at[1]:
             self.flush()
-            self._parts, self._flushed = [], 0
+            self._parts = Parts()
         self._at = int(counter.epoch), update, int(counter.sample)
 
     def flush(self) -> None:
         """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
-        pending = self._parts[self._flushed :]
-        if not pending:
+        count, number = len(self._parts), self._flushes
+        if count == self._parts.flushed:
             self.disk.report()
             return
-        epoch, update, sample = self._at
-        entry = {"epoch": epoch, "update": update, "sample": sample}
-        for part in pending:
-            entry.update(part.values)
+        entry: dict[str, Any] = dict(zip(UNITS, self._at, strict=True))
+        entry.update(self._parts.values(self._parts.flushed))
         self._feeds.expect()
-        self._write(entry)
-        if self._flushed and self.log_entries:
-            self.log_entries[-1] = {**self.log_entries[-1], **entry}
-        else:
-            self.log_entries.append(entry)
-            if not self._keeps_all and len(self.log_entries) > WINDOW:
-                del self.log_entries[0]
-        self._flushed = len(self._parts)
-        self._feeds.put_inline(entry)
-        if self.run_log is None:
-            self._feeds.put(entry)
-
-    def _write(self, entry: dict[str, Any]) -> None:
+        # if this is interrupted, it may be done again from here on, and changes nothing that it has changed
         if self.run_log is not None:
-            self.run_log.append(entry)
+            self.run_log.append(entry, number)
+        if self._parts.flushed and self.log_entries:
+            self.log_entries[-1] = {**self.log_entries[-1], **entry}
+        elif self.log_entries[-1:] != [entry]:
+            self.log_entries.append(entry)
+        if not self._keeps_all and len(self.log_entries) > WINDOW:
+            del self.log_entries[0]
+        self._feeds.put_inline(entry, number)
+        if self.run_log is None:
+            self._feeds.put(entry, number)
+        self._parts.flushed, self._flushes = count, number + 1
         self.disk.settle()
+
+    def mark(self) -> PartsMark:
+        """Return what is logged for this update so far, for `go_back`."""
+        return self._parts.mark()
+
+    def go_back(self, mark: PartsMark) -> None:
+        """Forget what was logged since `mark`, but for what was flushed."""
+        self._parts.go_back(mark)
 
     def restate(self) -> None:
         """Write once more where the newest entry stands, if the counter came to show another epoch of its update since."""
         counter = self.update_counter
         at = int(counter.epoch), int(counter.update), int(counter.sample)
-        if not self._flushed or at == self._at or at[1] != self._at[1]:
+        if not self._parts.flushed or at == self._at or at[1] != self._at[1]:
             return
-        self._at = at
         entry: dict[str, Any] = dict(zip(UNITS, at, strict=True))
-        self._write(entry)
+        if self.run_log is not None:
+            self.run_log.append(entry, self._flushes)
         self.log_entries[-1] = {**self.log_entries[-1], **entry}
+        self._at, self._flushes = at, self._flushes + 1
+        self.disk.settle()
 
     @property
     def dropped_entries(self) -> dict[str, int]:
@@ -258,8 +245,7 @@ class LogWriter:
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows, flushed or not."""
-        parts = self._parts if int(self.update_counter.update) == self._at[1] else []
-        return {key: value for part in parts for key, value in part.values.items()}
+        return self._parts.values() if int(self.update_counter.update) == self._at[1] else {}
 
     def get_all_metric_values(self, key: str) -> list[Any]:
         """Return every value flushed under a key, in order; what `log_entries` no longer has is read from the file.
@@ -277,6 +263,15 @@ class LogWriter:
         Args:
             time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
+        try:
+            if self.run_log is None or not self.run_log.is_forked:
+                self.flush()
+        except Exception:
+            self._close(time_limit)
+            raise
+        self._close(time_limit)
+
+    def _close(self, time_limit: float) -> None:
         self._is_closed = True
         with ExitStack() as last:  # each of these whatever became of those after it
             last.callback(self._feeds.close, time_limit)
@@ -285,8 +280,6 @@ class LogWriter:
             last.callback(self.disk.close)
             if self.run_log is not None:
                 last.callback(self.run_log.close)
-            if self.run_log is None or not self.run_log.is_forked:
-                self.flush()
 
 
 class BoundLogWriter:

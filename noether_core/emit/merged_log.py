@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from noether_core.emit.arrays import read_arrays, write_savable
+from noether_core.emit.columns import joined_entry
 from noether_core.emit.files import write_whole
-from noether_core.emit.jsonl import encode_line, iter_lines, start_numbers
+from noether_core.emit.jsonl import encode_line, start_numbers
 from noether_core.emit.lineage import standing
+from noether_core.emit.lines import entry_problem, lines_there, merged_problem
 from noether_core.emit.starts import PROVISIONAL, Origin, Start, read_start, start_without_record
 from noether_core.errors import NoetherError, RunFormatError
+from noether_core.regular_files import require_no_links
 from noether_core.schedule import UNITS, TrainingIteration
 
 SUFFIX = ".merged.jsonl"
@@ -42,7 +43,7 @@ class Merged:
 def read_merged(file: Path, problems: list[str]) -> Merged:
     """Return what such a file has; nothing where it is missing."""
     merged = Merged()
-    for line in iter_lines(file, problems) if file.is_file() else ():
+    for line in lines_there(file, problems, merged_problem):
         if "arrays" in line:
             merged.arrays[bool(line.get("provisional"))].append(str(line["arrays"]))
         else:
@@ -106,13 +107,19 @@ class MergedLog:
         if new := {key: value for key, value in scalars.items() if key not in logged}:
             entries[update] = {**_place(iteration, own), **entries.get(update, {}), **new}
         written = [name for name in arrays if name not in saved]
-        errors = [each for name in written if (each := write_savable(self.path / name, arrays[name])) is not None]
+        errors = self._save({name: arrays[name] for name in written})
         names += [name for name in written if name not in names]
         if new or written:
             self._write(number, merged)
         if errors:
             raise errors[0]
         return bool(new or written)
+
+    def _save(self, arrays: Mapping[str, Arrays]) -> list[NoetherError]:
+        """Write array files; return what is wrong with them."""
+        for name in arrays:
+            require_no_links(self.path, self.path / name)
+        return [each for name in arrays if (each := write_savable(self.path / name, arrays[name])) is not None]
 
     def has(self, iteration: TrainingIteration, scalars: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> bool:
         """Tell whether all these values and files are there, logged or merged, whatever they are."""
@@ -127,8 +134,7 @@ class MergedLog:
         return logged >= set(scalars) and all(name in names or (self.path / name).is_file() for name in arrays)
 
     def _logged(self, number: int, update: int) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        return reduce(or_, (entry for entry in self._entries(number) if entry["update"] == update), own)
+        return joined_entry(entry for entry in self._entries(number) if entry["update"] == update)
 
     def _merged(self, number: int) -> Merged:
         file = self._metrics / f"{number}{SUFFIX}"
@@ -166,9 +172,7 @@ class MergedLog:
 
     def _entries(self, number: int) -> Iterator[dict[str, Any]]:
         for suffix in (".jsonl", PROVISIONAL):
-            file = self._metrics / f"{number}{suffix}"
-            if file.is_file():
-                yield from iter_lines(file, [])
+            yield from lines_there(self._metrics / f"{number}{suffix}", [], entry_problem)
 
 
 def _place(iteration: TrainingIteration, own: Values) -> dict[str, Any]:

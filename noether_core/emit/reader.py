@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
+from noether_core.emit.array_files import (
+    ArrayFile,
+    Saver,
+    add_those_that_set_aside,
+    array_files,
+    find_arrays,
+    lineage_of,
+)
 from noether_core.emit.columns import Series, Table, TableBuilder
-from noether_core.emit.jsonl import iter_lines, start_numbers
+from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.lineage import Lineage
+from noether_core.emit.lines import beside_problem, entry_problem, lines_there
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
-from noether_core.emit.merged_log import read_merged, with_merged
+from noether_core.emit.merged_log import Merged, read_merged, with_merged
 from noether_core.emit.missing import words
+from noether_core.emit.problems import MOST, Problems
 from noether_core.emit.starts import PROVISIONAL, read_record
-from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
-from noether_core.schedule import UNITS, TrainingIteration
-
-
-@dataclass(frozen=True)
-class ArrayFile:
-    """Point at the arrays saved at one interval's end.
-
-    Attributes:
-        interval: the interval's short string, after the callback's id and `/` where it has one.
-    """
-
-    interval: str
-    iteration: TrainingIteration
-    path: Path
-
-    def load(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the arrays by name."""
-        return read_arrays(self.path)
-
-    def headers(self) -> dict[str, ArrayHeader]:
-        """Return the arrays' dtypes and shapes by name, without loading them."""
-        return read_headers(self.path)
+from noether_core.errors import MissingDependencyError, RunFormatError
+from noether_core.regular_files import require_own_parts
+from noether_core.schedule import UNITS
 
 
 @dataclass(frozen=True)
@@ -68,8 +55,8 @@ class RunReader:
 
     Attributes:
         table: the log entries as columns, each update once; of several process starts what stands (`emit/starts.py`).
-        problems: a sentence for each line that is torn or damaged, and for what the disk did not take; empty for a run that
-            ended well.
+        problems: a sentence for each line that is torn or damaged, for what the disk did not take, and for what is no regular
+            file; at most 1,000 of them, and none for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
         arrays: the saved array files that stand, by interval and update.
         superseded_arrays: the others: an earlier start saved them at an update that a later one has not come to.
@@ -90,7 +77,8 @@ class RunReader:
         """Yield each entry that does not stand, with the number of the start that logged it; read from the files again."""
         for place, start in enumerate(self.starts):
             file = self.path / "metrics" / f"{start.number}.jsonl"
-            for is_provisional, entries in enumerate(_entries_of(file, [])):
+            merged = read_merged(file.with_suffix(MERGED_SUFFIX), [])
+            for is_provisional, entries in enumerate(_entries_of(file, merged, [])):
                 for entry in entries:
                     if not self.lineage.stands(place, entry["update"], is_provisional=bool(is_provisional)):
                         yield start.number, entry
@@ -147,110 +135,58 @@ def read_run(path: str | Path) -> RunReader:
         if path.is_dir():
             state = "has no config.yaml, metrics/ or update_outputs/"
         raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
-    problems: list[str] = []
+    problems: list[str] = Problems()
+    require_own_parts(path)
     builder = TableBuilder()
-    savers: dict[str, list[_Saver]] = {}  # of each array file
-    found: list[tuple[int, dict[str, Any]]] = []  # the starts' numbers and records
-    for number in start_numbers(metrics):
-        file = metrics / f"{number}.jsonl"
-        try:
-            beside = _read_beside(file.with_suffix(".time.jsonl"), problems)
-            record = _record_of(path, number, problems)
-            start = None if not record else record["start"]._replace(since=min(record["start"].since, beside.since))
-            saved = beside.arrays | _merged_arrays(file, problems)
-            whole, provisional = _entries_of(file, problems)
-        except OSError as error:
-            problems.append(f"{file}: {error}")
-            continue
-        for name, is_provisional in saved.items():
-            savers.setdefault(name, []).append(_Saver(len(found), str(number), is_provisional))
-        found.append((number, record))
-        try:
-            builder.add_start(whole, start, beside.times, provisional)
-        except OSError as error:
-            problems.append(f"{file}: {error}")
-    lineage = _lineage(builder, savers)
+    savers: dict[str, list[Saver]] = {}  # of each array file
+    doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
+    records: list[dict[str, Any]] = []
+    numbers = start_numbers(metrics)
+    for place, number in enumerate(numbers):
+        file, before = metrics / f"{number}.jsonl", len(problems)
+        beside = _read_beside(file.with_suffix(".time.jsonl"), problems)
+        merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
+        if len(problems) > before or before >= MOST:
+            doubtful.append(place)
+        problems.extend(beside.missing)
+        for name, is_provisional in (beside.arrays | _merged_arrays(merged)).items():
+            savers.setdefault(name, []).append(Saver(place, str(number), is_provisional))
+        records.append(record := _record_of(path, number, problems))
+        start = None if not record else record["start"]._replace(since=min(record["start"].since, beside.since))
+        whole, provisional = _entries_of(file, merged, problems)
+        builder.add_start(whole, start, beside.times, provisional)
+    found = find_arrays(path, problems)
+    add_those_that_set_aside(path, found, numbers, savers)
+    lineage = lineage_of(builder, savers)
     table, superseded = builder.build(lineage)
     starts = [
-        RunStart(*each, start.ancestors[0][1] if start.ancestors else -1, until)
-        for each, start, until in zip(found, builder.starts, lineage.until, strict=True)
+        RunStart(number, record, start.ancestors[0][1] if start.ancestors else -1, until)
+        for number, record, start, until in zip(numbers, records, builder.starts, lineage.until, strict=True)
     ]
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, lineage), starts, lineage)
+    arrays = array_files(path, savers, lineage, found, doubtful)
+    return RunReader(path, table, problems, superseded, *arrays, starts, lineage)
 
 
-class _Saver(NamedTuple):
-    """Say that a start saved an array file: its place among the starts, its number, and whether the interval was not over."""
-
-    start: int
-    number: str
-    is_provisional: bool
-
-
-def _lineage(builder: TableBuilder, savers: Mapping[str, Sequence[_Saver]]) -> Lineage:
-    """Return what of the starts stands, of which each wrote entries and array files."""
-    updates = [list(builder.updates(start)) for start in range(len(builder.starts))]
-    for name, of_name in savers.items():
-        if (iteration := _iteration_of(name)) is not None:
-            for saver in of_name:
-                updates[saver.start].append(iteration.update or 0)
-    return Lineage(builder.starts, updates)
-
-
-def _iteration_of(name: str) -> TrainingIteration | None:
-    try:
-        return TrainingIteration.from_string(Path(name).stem)
-    except ScheduleError:  # not ours: a file that the user put there, or a temporary one
-        return None
-
-
-def _merged_arrays(file: Path, problems: list[str]) -> dict[str, bool]:
+def _merged_arrays(merged: Merged) -> dict[str, bool]:
     """Return the names of array files, and whether each is of an interval that was not over."""
-    merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
     return {name: bool(is_provisional) for is_provisional, names in enumerate(merged.arrays) for name in names}
 
 
-def _entries_of(file: Path, problems: list[str]) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
+def _entries_of(
+    file: Path, merged: Merged, problems: list[str]
+) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
     """Return what a start logged, by the name of its log: of whole intervals, and of those that were not over."""
-    whole, provisional = read_merged(file.with_suffix(MERGED_SUFFIX), []).entries
+    whole, provisional = merged.entries  # none where a start only saved arrays
     return (
-        with_merged(_lines(file, problems), whole.values()),
-        with_merged(_lines(file.with_suffix(PROVISIONAL), problems), provisional.values()),
+        with_merged(lines_there(file, problems, entry_problem), whole.values()),
+        with_merged(lines_there(file.with_suffix(PROVISIONAL), problems, entry_problem), provisional.values()),
     )
-
-
-def _lines(file: Path, problems: list[str]) -> Iterable[dict[str, Any]]:
-    return iter_lines(file, problems) if file.exists() else ()  # a start may only save arrays
-
-
-def _array_files(
-    path: Path, savers: Mapping[str, Sequence[_Saver]], lineage: Lineage
-) -> tuple[list[ArrayFile], list[ArrayFile]]:
-    """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
-    kept: list[ArrayFile] = []
-    superseded: list[ArrayFile] = []
-    names = {file.relative_to(path).as_posix() for file in (path / "update_outputs").glob("**/*.safetensors")}
-    for name in sorted(names | savers.keys()):
-        if (iteration := _iteration_of(name)) is None:
-            continue
-        interval = Path(name).parent.relative_to("update_outputs").as_posix()
-        saved = list(savers.get(name, ()))[::-1]
-        files = [path / name, *(path / "superseded" / saver.number / name for saver in saved)]
-        is_found = False
-        for saver, file in zip([*saved, None], files, strict=True):  # each set aside what the one before had saved
-            if file.is_file():
-                stands = saver is None or lineage.stands(
-                    saver.start, iteration.update or 0, is_provisional=saver.is_provisional
-                )
-                (superseded if is_found or not stands else kept).append(ArrayFile(interval, iteration, file))
-                is_found |= stands
-    kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
-    return kept, superseded
 
 
 def _record_of(path: Path, number: int, problems: list[str]) -> dict[str, Any]:
     try:
-        return read_record(path, number) or {}
-    except RunFormatError as error:
+        return read_record(path, number, problems) or {}
+    except (RunFormatError, OSError) as error:
         problems.append(str(error))
         return {}
 
@@ -263,23 +199,24 @@ class _Beside:
         times: when the entry of each update was written.
         arrays: which array files were saved, and whether the interval was not over.
         since: see `Start`; infinity where its record says all.
+        missing: sentences for what the disk did not take.
     """
 
     times: dict[int, float] = field(default_factory=dict)
     arrays: dict[str, bool] = field(default_factory=dict)
     since: float = math.inf
+    missing: list[str] = field(default_factory=list)
 
 
 def _read_beside(file: Path, problems: list[str]) -> _Beside:
     beside = _Beside()
-    if file.is_file():
-        for line in iter_lines(file, problems):
-            if "arrays" in line:
-                beside.arrays[str(line["arrays"])] = bool(line.get("provisional"))
-            if "missing" in line:
-                with contextlib.suppress(TypeError, ValueError, KeyError):  # what is none of ours
-                    problems.append(f"{file}: the disk did not take {words(line['missing'])}; they are lost")
-            with contextlib.suppress(TypeError, ValueError):  # what is none of ours
-                beside.since = min(beside.since, int(line["since"]) if "since" in line else math.inf)
-                beside.times.update((int(update), float(time)) for update, time in line.get("times", ()))
+    for line in lines_there(file, problems, beside_problem):
+        if "arrays" in line:
+            beside.arrays[str(line["arrays"])] = bool(line.get("provisional"))
+        if "missing" in line:
+            with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError):  # what is none of ours
+                beside.missing.append(f"{file}: the disk did not take {words(line['missing'])}; they are lost")
+        beside.since = min(beside.since, line.get("since", math.inf))
+        with contextlib.suppress(OverflowError):
+            beside.times.update((update, float(time)) for update, time in line.get("times", ()))
     return beside

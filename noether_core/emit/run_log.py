@@ -13,7 +13,7 @@ from typing import Any
 
 from noether_core.emit.disk import CLOSING_PATIENCE, Disk
 from noether_core.emit.disk_thread import is_passing
-from noether_core.emit.start_log import StartLog
+from noether_core.emit.start_log import StartLog, Written
 from noether_core.emit.starts import Origin
 from noether_core.emit.writer_lock import WriterLock
 from noether_core.errors import tell, warn
@@ -25,14 +25,17 @@ class RunLog:
     Args:
         directory: the run directory.
         disk: writes.
-        written: is told of each entry when it is in the file.
+        written: is told of each entry, and its number, when it is in the file.
+
+    Attributes:
+        newest: writes the entries to come.
     """
 
-    def __init__(self, directory: Path, disk: Disk, written: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, directory: Path, disk: Disk, written: Written) -> None:
         self.directory = directory
         self._disk = disk
         self._written = written
-        self._newest = StartLog(directory, disk, written=written)
+        self.newest = StartLog(directory, disk, written=written)
         self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
         self._is_provisional = False
         self._lock = WriterLock(directory)
@@ -64,21 +67,22 @@ class RunLog:
     @property
     def origin(self) -> Origin | None:
         """Return what the newest entries go on from; None where that is not known."""
-        return self._newest.origin
+        return self.newest.origin
 
     def begin(self, origin: Origin, update: int) -> None:
         """Go on from an update: what is written next begins a file of its own, with a record."""
-        self._is_provisional = False
-        if self._newest.is_open:
-            self._newest.close()
-            self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._newest, update)]]
+        before, earlier = self.newest, self._earlier
+        if before.is_open:
+            earlier = [(log, min(most, update)) for log, most in [*earlier, (before, update)]]
         self._disk.wait()  # for the records of earlier starts
         with contextlib.suppress(
             OSError
         ):  # where that cannot be read, it goes on from the newest, and nothing is warned of
             origin = origin.in_directory(self.directory)
             self._warn_of_others(origin)
-        self._newest = StartLog(self.directory, self._disk, origin, self._written)
+        newest = StartLog(self.directory, self._disk, origin, self._written)
+        self._earlier, self._is_provisional, self.newest = earlier, False, newest  # which last of all: it has begun
+        before.close()
 
     def _warn_of_others(self, origin: Origin) -> None:
         """Warn if the start that this one goes on from had other callbacks: one series may then be of two configs."""
@@ -105,17 +109,17 @@ class RunLog:
 
     def carry_since(self, update: int) -> None:
         """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
-        self._newest.carry_since(update)
+        self.newest.carry_since(update)
 
-    def append(self, entry: Mapping[str, Any]) -> None:
+    def append(self, entry: Mapping[str, Any], number: int) -> None:
         """Write one entry; see `hold`, and `StartLog.append`."""
         if self._is_writer():
-            self._newest.append(entry, is_provisional=self._is_provisional)
+            self.newest.append(entry, number, is_provisional=self._is_provisional)
 
     def note_arrays(self, path: Path) -> None:
         """Note that an array file is saved now, if it is in the directory, so that a reader knows which start did."""
         if path.is_relative_to(self.directory) and self._is_writer():
-            self._newest.note_arrays(path, is_provisional=self._is_provisional)
+            self.newest.note_arrays(path, is_provisional=self._is_provisional)
 
     def _is_writer(self) -> bool:
         """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""
@@ -139,10 +143,10 @@ class RunLog:
                 f"the disk has not taken what was logged in {self.directory} ({self._disk.trouble or 'it has stalled'}), so"
                 f" the values of {key!r} cannot be read back; ask again when it has"
             )
-        logs = [*self._earlier, (self._newest, math.inf)]
+        logs = [*self._earlier, (self.newest, math.inf)]
         return [value for log, most in logs for value in log.values(key, most)]
 
     def close(self) -> None:
         """Close the files, once all is written; `let_go` then."""
-        if not self.is_forked:
-            self._newest.close()
+        for log, _ in [] if self.is_forked else [*self._earlier, (self.newest, 0)]:
+            log.close()

@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 
 from noether_core.emit.disk import LINE_COST, Disk, nothing
 from noether_core.emit.disk_thread import Job
-from noether_core.emit.jsonl import LineFile, encode_line, iter_lines
+from noether_core.emit.jsonl import LineFile, encode_entry, encode_line, iter_lines
 from noether_core.emit.starts import PROVISIONAL, Origin
 from noether_core.errors import RunFormatError
 
 MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
 
 
+Written = Callable[[Mapping[str, Any], int], None]
+
+
+def _tell_nobody(values: Mapping[str, Any], number: int) -> None: ...
+
+
 class _Entry(NamedTuple):
     values: Mapping[str, Any]
+    number: int
     line: bytes
     time: float
 
@@ -36,7 +43,7 @@ class StartLog:
         directory: the run directory.
         disk: writes.
         origin: what the start goes on from, of which `starts/<n>.json` is written; None: it leaves no record.
-        written: is told of each entry when it is in the file.
+        written: is told of each entry, and its number, when it is in the file.
     """
 
     def __init__(
@@ -44,7 +51,7 @@ class StartLog:
         directory: Path,
         disk: Disk,
         origin: Origin | None = None,
-        written: Callable[[Mapping[str, Any]], None] = nothing,
+        written: Written = _tell_nobody,
     ) -> None:
         self._directory = directory
         self._disk = disk
@@ -57,6 +64,7 @@ class StartLog:
         self._times: list[tuple[int, float]] = []
         self._written_at = -math.inf
         self._number = 0
+        self._is_closed = False
         self._beside = LineFile(directory / "metrics", ".time.jsonl")
         self._beside_lines: deque[bytes] = deque()  # which the disk did not take
         self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
@@ -71,17 +79,20 @@ class StartLog:
 
     # ------------------------------------------------------------------ the training's thread
 
-    def append(self, entry: Mapping[str, Any], *, is_provisional: bool = False) -> None:
+    def append(self, entry: Mapping[str, Any], number: int, *, is_provisional: bool = False) -> None:
         """Write one entry, and when that was.
 
         Args:
             entry: what is written.
+            number: of several in a row that have the same number the first is written: a caller who was interrupted cannot
+                know whether it was.
             is_provisional: whether it is of intervals that are not over.
         """
-        line = encode_line(entry)
+        line = encode_entry(entry)
         self._note_news()
         write = self._write_provisional if is_provisional else self._write
-        self._put(Job(write, _Entry(entry, line, time.time()), len(line) + LINE_COST, self._lose, is_line=True))
+        item = _Entry(entry, number, line, time.time())
+        self._put(Job(write, item, len(line) + LINE_COST, self._lose, is_line=True, number=number))
 
     def carry_since(self, update: int) -> None:
         """Note that this start turns out to have every step of the intervals under way since an update."""
@@ -152,7 +163,7 @@ class StartLog:
             for entry in [entries.popleft() for _ in range(len(entries) - len(lines))]:
                 self._times.append((entry.values["update"], entry.time))
                 with contextlib.suppress(RuntimeError):  # no thread for a tracker can be started: the interpreter ends
-                    self._tell(entry.values)
+                    self._tell(entry.values, entry.number)
         now = time.monotonic()
         if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
             self._written_at = now
@@ -187,12 +198,16 @@ class StartLog:
         saved.popleft()
 
     def _close(self, items: deque[None]) -> None:
+        if self._is_closed:
+            items.clear()
+            return
         self._write_times()
         if not self._disk.missing.is_marked:
             self._beside_lines.append(encode_line({"missing": self._disk.missing.unmarked()}))
         self._beside.write(self._beside_lines)
         for file in (self._entries, self._provisional, self._beside):
             file.close()
+        self._is_closed = True
         items.clear()
 
     # ------------------------------------------------------------------ once it is written

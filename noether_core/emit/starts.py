@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 
 from noether_core.emit.files import write_whole
 from noether_core.emit.jsonl import start_numbers
+from noether_core.emit.record_file import decode_record, encode_record
 from noether_core.errors import NoetherError, RunFormatError
+from noether_core.regular_files import read_regular
 from noether_core.schedule import UNITS, TrainingIteration
 
 _PACKAGES = ("noether-callbacks", "numpy", "jax", "torch")
@@ -64,7 +66,7 @@ class Origin:
             "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
             **self.about,
         }
-        write_whole(directory / "starts" / f"{number}.json", json.dumps(record, indent=1).encode("ascii") + b"\n")
+        write_whole(directory / "starts" / f"{number}.json", encode_record(record))
 
     def saved(self) -> str:
         """Return what a state that is saved now says of this start; see `origin_after`."""
@@ -146,25 +148,31 @@ def start_without_record(first: int | None) -> Start:
     return Start(NEWEST, ((NEWEST, math.inf if first is None else first - 1),), math.inf)
 
 
-def read_record(directory: Path, number: int) -> dict[str, Any] | None:
-    """Return the record of a start as it is; None where it left none.
+def read_record(directory: Path, number: int, problems: list[str] | None = None) -> dict[str, Any] | None:
+    """Return the record of a start as it is, and as `start` what reading needs of it; None where it left none.
+
+    Args:
+        directory: the run directory.
+        number: the start's.
+        problems: gets a sentence for a record that is damaged, and the copy in it is returned; None: damage is raised.
 
     Raises:
         RunFormatError: for one that is damaged.
         OSError: if it cannot be read.
     """
     path = directory / "starts" / f"{number}.json"
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES)
     try:
-        record = json.loads(data)
+        record = decode_record(read_regular(path, _MOST_BYTES, directory), path, problems)
         return {**record, "start": _start(record)}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunFormatError(
-            f"{path} is no record of a start ({error!r:.200}); the log goes by its first entry"
-        ) from error
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (RunFormatError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = (
+            error
+            if isinstance(error, RunFormatError)
+            else f"{path}, byte 0: it is no record of a start ({error!r:.200})"
+        )
+        raise RunFormatError(f"{reason}; the log goes by its first entry") from error
 
 
 def _start(record: Any) -> Start:

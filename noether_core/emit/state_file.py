@@ -7,27 +7,25 @@ arrays, and no byte of the file is run as code.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from noether_core.emit.array_header import DTYPES, FORMAT_HEADER, read_header
 from noether_core.emit.files import write_whole
 from noether_core.errors import NoetherError, RunFormatError
+from noether_core.regular_files import open_regular
 
 MOST_BYTES = 2**34  # of a file
 _FORMAT = "noether state 1"
-_DTYPES = {
-    "BOOL": np.dtype(bool),
-    **{f"{kind}{bits}": np.dtype(f"<{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
-    **{f"F{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
-}
-_KNOWN = frozenset(_DTYPES.values())
+_KNOWN = {name: dtype for name, dtype in DTYPES.items() if dtype.isbuiltin == 1}  # NumPy's own
 _Array = np.ndarray[Any, Any]
 
 
@@ -44,20 +42,26 @@ def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
     write_whole(Path(path), encode_state(state))
 
 
-def read_state(path: str | Path) -> dict[str, Any]:
+def read_state(path: str | Path, root: Path | None = None) -> dict[str, Any]:
     """Read what `write_state` wrote: with NumPy arrays for arrays, and lists for tuples.
+
+    Args:
+        path: the file.
+        root: the run directory, below which no link is followed; None: the file may be anywhere.
 
     Raises:
         RunFormatError: for a file that is missing, damaged, or no state.
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise RunFormatError(f"{path} has {size} bytes, a state at most {MOST_BYTES}; give what save_state wrote")
-        return decode_state(path.read_bytes(), str(path))
-    except OSError as error:
+        with open_regular(path, root) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size) if size <= MOST_BYTES else b""
+    except (OSError, RunFormatError, MemoryError) as error:
         raise RunFormatError(f"{path} cannot be read ({error}); give what save_state wrote") from error
+    if size > MOST_BYTES:
+        raise RunFormatError(f"{path} has {size} bytes, a state at most {MOST_BYTES}; give what save_state wrote")
+    return decode_state(data, str(path))
 
 
 def encode_state(state: Mapping[str, Any]) -> bytes:
@@ -65,8 +69,8 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
     arrays: list[_Array] = []
     try:
         structure = json.dumps(_encoded(state, arrays), separators=(",", ":"))
-    except (RecursionError, ValueError) as error:
-        raise NoetherError(f"cannot save the state ({error}); give what state_dict() returned") from error
+    except Exception as error:  # whatever an array raises that is none
+        raise NoetherError(f"cannot save the state ({error!s:.300}); give what state_dict() returned") from error
     named = {str(number): array for number, array in enumerate(arrays)}
     about = {"format": _FORMAT, "structure": structure, "crc32": _crc(structure, arrays)}
     data: bytes = safetensors.numpy.save(named, metadata=about)
@@ -78,11 +82,16 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
 def decode_state(data: bytes, name: str) -> dict[str, Any]:
     """Return the state in the bytes of a file; raises `RunFormatError`, which says that they are from `name`."""
     try:
-        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        header = read_header(io.BytesIO(data), FORMAT_HEADER)
+        about = header.metadata
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r:.80}, expected {_FORMAT!r}")
-        entries = sorted(safetensors.deserialize(data), key=lambda entry: int(entry[0]))  # type: ignore[no-untyped-call]
-        arrays = [np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"]) for _, entry in entries]
+        places = sorted(header.places, key=lambda place: int(place.name))
+        if [place.name for place in places] != [str(number) for number in range(len(places))]:
+            raise ValueError("its arrays are not numbered")
+        arrays = [
+            np.frombuffer(data[place.begin : place.end], _KNOWN[place.dtype]).reshape(place.shape) for place in places
+        ]
         if about["crc32"] != _crc(about["structure"], arrays):
             raise ValueError("its CRC-32 does not match")
         state = _decoded(json.loads(about["structure"]), arrays)
@@ -121,7 +130,7 @@ def _encoded(value: Any, arrays: list[_Array]) -> Any:
     if not hasattr(value, "__array__"):
         raise ValueError(f"it holds a {type(value).__name__}; expected arrays, numbers, text, lists and dicts")
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    if array.dtype.newbyteorder("<") not in _KNOWN:
+    if array.dtype.newbyteorder("<") not in _KNOWN.values():
         raise ValueError(f"it holds an array of {array.dtype}; expected bools, ints or floats of at most 64 bits")
     arrays.append(np.array(array, array.dtype.newbyteorder("<"), order="C"))
     return ["array", len(arrays) - 1]

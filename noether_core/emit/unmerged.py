@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from noether_core.emit.disk import Disk
 from noether_core.emit.state_file import encode_state, read_state
 from noether_core.errors import RunFormatError
+from noether_core.regular_files import files_below
 from noether_core.schedule import UNITS, TrainingIteration
 
 _PATTERN = "*-of-*.safetensors"
+MOST_PROCESSES = 2**20
 _MERGED = "merged"  # the directory, in a meeting's, of the files whose values are in the log
 
 
@@ -140,7 +143,7 @@ class UnmergedFiles:
 
 def read_unmerged(file: Path) -> Unmerged:
     """Read what `UnmergedFiles.save` wrote; raises `RunFormatError` if it is damaged or something else."""
-    state = read_state(file)
+    state = read_state(file, file.parent)
     try:
         unmerged = Unmerged(
             TrainingIteration(**{unit: int(state["iteration"][unit]) for unit in UNITS}),
@@ -154,11 +157,14 @@ def read_unmerged(file: Path) -> Unmerged:
             bool(state["is_whole"]),
             file,
         )
-        if file.name.replace(".before", "") != unmerged.name or not 0 <= unmerged.index < unmerged.count:
+        if (
+            file.name.replace(".before", "") != unmerged.name
+            or not 0 <= unmerged.index < unmerged.count <= MOST_PROCESSES
+        ):
             raise ValueError(f"it is of process {unmerged.index} of {unmerged.count}")
         if unmerged.urgencies.keys() != unmerged.callbacks.keys():
             raise ValueError("its callbacks do not agree")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunFormatError(
             f"{file} is not what this process had of an interval ({error!r:.200}); give it its name again, or take it out of"
             " there"
@@ -168,8 +174,10 @@ def read_unmerged(file: Path) -> Unmerged:
 
 def find_unmerged(path: Path) -> list[Path]:
     """Return the files of a run directory that have what processes had of intervals, those first that are merged."""
-    directory = path / "unmerged"
-    return [file for glob in (f"*/{_MERGED}/", "*/", "") for file in sorted(directory.glob(glob + _PATTERN))]
+    found = sorted(file for file in files_below(path, "unmerged") if fnmatch(file.name, _PATTERN))
+    parts = [(file.relative_to(path / "unmerged").parts, file) for file in found]
+    merged = [file for names, file in parts if len(names) == 3 and names[1] == _MERGED]
+    return [*merged, *(file for depth in (2, 1) for names, file in parts if len(names) == depth)]
 
 
 def set_merged(path: Path, unmerged: Unmerged) -> None:

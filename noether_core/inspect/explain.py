@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,10 +16,15 @@ from rich.text import Text
 from noether_core.config.load import CallbackConfig, check_together
 from noether_core.config.loop import LearningRateCallbackConfig, LoopConfig
 from noether_core.config.tracking import NOTHING_COMES_OUT, TrackAdditionalOutputsCallbackConfig
+from noether_core.config.yaml_file import parse_yaml
 from noether_core.emit.arrays import read_headers
-from noether_core.errors import NoetherError, UpdateOutputError, suggest
+from noether_core.errors import ConfigFileError, NoetherError, UpdateOutputError, suggest
+from noether_core.regular_files import read_regular
 from noether_core.select import flatten, select
 from noether_core.text import inert
+
+_MOST_BYTES = 2**26  # of an example's file
+_MOST_DIMENSIONS = 64  # of an array
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         if path.suffix == ".safetensors":
             return {key: header.shape for key, header in read_headers(path).items()}
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        text = read_regular(path, _MOST_BYTES).decode("utf-8")
+        document = json.loads(text) if path.suffix == ".json" else parse_yaml(text, "it")
         if not isinstance(document, Mapping):
             raise UpdateOutputError(
                 f"{str(path)!r} holds {type(document).__name__}; expected a dict from names to numbers, lists or"
@@ -86,7 +90,7 @@ def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
         raise
     except RecursionError:
         raise UpdateOutputError(f"{str(path)!r} is nested too deep to read; give arrays as {{shape: [...]}}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ConfigFileError) as error:
         raise UpdateOutputError(f"cannot read update outputs from {str(path)!r}: {error}") from error
 
 
@@ -104,11 +108,15 @@ def _shapes(outputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _declared_shape(key: str, dims: list[Any] | str) -> tuple[int, ...]:
-    if isinstance(dims, str) or any(type(dim) is not int or dim < 0 for dim in dims):
+    if isinstance(dims, str) or not _is_shape(dims):
         raise UpdateOutputError(
-            f"update output {key!r} has the shape {dims!r}; expected a list of ints of at least 0, such as [3, 4]"
+            f"update output {key!r} has the shape {dims!r:.200}; expected a list of ints of at least 0, such as [3, 4]"
         )
     return tuple(dims)
+
+
+def _is_shape(dims: list[Any]) -> bool:
+    return len(dims) <= _MOST_DIMENSIONS and all(type(dim) is int and 0 <= dim < 2**63 for dim in dims)
 
 
 def _shape(key: str, value: Any) -> tuple[int, ...]:
@@ -122,7 +130,7 @@ def _shape(key: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, bool | int | float):
         return ()
     raise UpdateOutputError(
-        f"update output {key!r} is {type(value).__name__} {value!r}; expected a number, a list or {{shape: [...]}}"
+        f"update output {key!r} is {type(value).__name__} {value!r:.200}; expected a number, a list or {{shape: [...]}}"
     )
 
 

@@ -11,7 +11,11 @@ import numpy as np
 
 from noether_core.emit.jsonl import numbered_files
 from noether_core.emit.reader import RunReader
+from noether_core.errors import RunFormatError
+from noether_core.regular_files import open_regular
 from noether_core.text import as_float
+
+_CHUNK = 2**20
 
 
 def ulps(a: float | int, b: float | int) -> float:
@@ -86,8 +90,16 @@ def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
     for root in (a, b):
         for path in (*numbered_files(root / "metrics"), *root.glob("update_outputs/**/*.safetensors")):
             names.add(path.relative_to(root).as_posix())
-    return [name for name in sorted(names) if _bytes(a / name) != _bytes(b / name)], len(names)
+    return [name for name in sorted(names) if not _is_alike(a, b, name)], len(names)
 
 
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+def _is_alike(a: Path, b: Path, name: str) -> bool:
+    """Tell whether both have a file of one content; one that is missing or no regular file is like no other."""
+    try:
+        with open_regular(a / name, a) as first, open_regular(b / name, b) as second:
+            while (chunk := first.read(_CHUNK)) == second.read(_CHUNK):
+                if not chunk:
+                    return True
+            return False
+    except (OSError, RunFormatError):
+        return False

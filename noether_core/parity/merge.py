@@ -23,6 +23,7 @@ from noether_core.reduce.partial import Partials, no_partials
 from noether_core.reduce.pool import Pooled, Round
 from noether_core.reduce.state import unpack
 from noether_core.reduce.threads import ThreadExchange, run_threads
+from noether_core.regular_files import require_own_parts
 from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
 
 Configs = Sequence[TrackAdditionalOutputsCallbackConfig]
@@ -63,6 +64,7 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
         NoetherError: for a run directory without a config that can be read.
     """
     path = Path(path)
+    require_own_parts(path)
     configs, log, report, lock = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport(), WriterLock(path)
     lock.hold()
     try:
@@ -71,6 +73,10 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
                 _merge(log, configs, meeting, report, partial=partial)
             except (NoetherError, OSError) as error:
                 report.problems.append(str(error))
+            except Exception as error:  # numbers that no process of ours saves, in a file with a checksum
+                report.problems.append(
+                    f"{meeting.files[-1].path} and the others of its meeting cannot be pooled: {error!r:.300}"
+                )
     finally:
         lock.release()
     return report
@@ -114,7 +120,8 @@ def _with_ended(meetings: Mapping[int, Mapping[int, Unmerged]], count: int) -> l
     # who may have had, in earlier meetings, what those that had ended gave the rest of theirs to
     unsure: set[int] = set()
     found = []
-    for number in range(min(meetings), max(meetings) + 1):
+    # one after another; where some in a row have no file, the first of these says what there is to say
+    for number in sorted({at for each in meetings for at in (each, each + 1) if at <= max(meetings)}):
         files = [each for _, each in sorted({**ended, **meetings.get(number, {})}.items())]
         absent = {*range(count)} - {each.index for each in files if each.is_whole}
         is_end = all(each.is_final for each in files) and (not absent or number == max(meetings))

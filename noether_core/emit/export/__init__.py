@@ -7,14 +7,15 @@ import math
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from noether_core.emit.columns import Table
-from noether_core.emit.export.tables import csv_parts, parquet_bytes
+from noether_core.emit.export.tables import as_utf8, csv_parts, parquet_bytes
 from noether_core.emit.files import write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.emit.trackers import TOOLS, make_tracker
 from noether_core.errors import NoetherError, listing, suggest
+from noether_core.regular_files import require_no_links
 
 _TABLES: dict[str, Callable[[Table], bytes | Iterable[bytes]]] = {"csv": csv_parts, "parquet": parquet_bytes}
 _MARKER = "noether-export.json"
@@ -42,7 +43,8 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
         out: the file, or the directory that the tool's files go to; by default `exports/` in the run directory.
 
     Raises:
-        NoetherError: for another `to`, a run without entries, or a directory that no export wrote.
+        NoetherError: for another `to`, a run without entries, a directory that no export wrote, or an `exports/` that is a link
+            to elsewhere.
         MissingDependencyError: if the tool is not installed.
     """
     known = [*TOOLS, *_TABLES]
@@ -53,6 +55,8 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
     if not entries:
         raise NoetherError(f"{str(run)!r} has no log entries, so there is nothing to export")
     path = reader.path / "exports" / (f"metrics.{to}" if to in _TABLES else to) if out is None else Path(out)
+    if out is None:
+        require_no_links(reader.path, path)
     if to in _TABLES:
         if path.is_dir():
             raise NoetherError(f"--out {str(path)!r} is a directory; give a file, such as metrics.{to}")
@@ -71,12 +75,19 @@ def _fill(reader: RunReader, to: str, path: Path) -> None:
     try:
         log_at = getattr(tracker, "log_at", None)  # a tool that keeps times gets those of the training
         for entry, time in zip(reader.iter_entries(), reader.table.times.tolist(), strict=True):
+            plain = {as_utf8(key).decode(): _encodable(value) for key, value in entry.items()}
             if log_at is None or math.isnan(time):
-                tracker.log(entry)
+                tracker.log(plain)
             else:
-                log_at(entry, time)
+                log_at(plain, time)
+    except Exception as error:
+        raise NoetherError(f"{to} did not take all entries of {str(reader.path)!r}: {error!r:.500}") from error
     finally:
         tracker.close()
+
+
+def _encodable(value: Any) -> Any:
+    return as_utf8(value).decode() if isinstance(value, str) else value
 
 
 def _clear(path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,42 @@ from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
 from noether_core.text import as_float
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")
+
 
 def csv_parts(table: Table) -> Iterator[bytes]:
     """Yield, line by line, the entries as CSV (RFC 4180) in UTF-8.
 
-    A float is written as its shortest decimal that reads back to the same bits (`nan`, `inf` and `-inf` among them), a list or
-    dict as JSON, text as it is. A key that an update did not log leaves its cell empty.
+    A number is bare: a float as its shortest decimal that reads back to the same bits (`nan`, `inf` and `-inf` among them).
+    Text is in quotes, and so are a list or dict, as JSON. A key that an update did not log leaves its cell empty. Text and keys
+    that a spreadsheet would take for a formula, those that begin with `=`, `+`, `-`, `@`, a tab or a carriage return, have an
+    apostrophe before them, and so have those that begin with one: take it away, and the text is what was logged.
     """
     columns = [*UNITS, *table.series]
-    writer = csv.writer(_Lines())
-    yield writer.writerow(columns)
+    yield _line([_name(column) for column in columns])
     for entry in table.iter_entries():
-        yield writer.writerow([_cell(entry[key]) if key in entry else "" for key in columns])
+        yield _line([_csv_cell(entry[key]) if key in entry else "" for key in columns])
 
 
-class _Lines:
-    """Hand each line back through `writerow`, which returns what `write` does."""
+def _line(cells: Sequence[str]) -> bytes:
+    return as_utf8(",".join(cells) + "\r\n")
 
-    def write(self, line: str) -> bytes:
-        return _utf8(line)
+
+def _name(key: str) -> str:
+    needs_quotes = not key or any(char in key for char in ',"\r\n') or key != key.strip()
+    return _quoted(key) if needs_quotes else _harmless(key)
+
+
+def _csv_cell(value: Any) -> str:
+    return _cell(value) if isinstance(value, int | float) else _quoted(_cell(value))
+
+
+def _quoted(text: str) -> str:
+    return '"' + _harmless(text).replace('"', '""') + '"'
+
+
+def _harmless(text: str) -> str:
+    return "'" + text if text.startswith(_FORMULAS) else text
 
 
 def _cell(value: Any) -> str:
@@ -59,7 +75,7 @@ def parquet_bytes(table: Table) -> bytes:
         ) from error
     columns: dict[str, Any] = {unit: pa.array(table.iterations[:, at]) for at, unit in enumerate(UNITS)}
     for key, series in table.series.items():
-        columns[_utf8(key).decode()] = _column(pa, series.value, table.rows[key], len(table.iterations))
+        columns[as_utf8(key).decode()] = _column(pa, series.value, table.rows[key], len(table.iterations))
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
@@ -84,8 +100,9 @@ def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
         return values, pa.int64()
     if all(isinstance(value, float) or (isinstance(value, int) and as_float(value) == value) for value in present):
         return [None if value is None else float(value) for value in values], pa.float64()
-    return [None if value is None else _utf8(_cell(value)).decode() for value in values], pa.string()
+    return [None if value is None else as_utf8(_cell(value)).decode() for value in values], pa.string()
 
 
-def _utf8(text: str) -> bytes:
+def as_utf8(text: str) -> bytes:
+    """Return text in UTF-8, half of a surrogate pair as an escape."""
     return text.encode("utf-8", "backslashreplace")

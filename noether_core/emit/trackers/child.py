@@ -10,7 +10,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from noether_core.emit.files import write_whole
+from noether_core.regular_files import read_regular
 from noether_core.text import as_float
+
+_MOST_BYTES = 2**20  # of what is noted of a tool's run
 
 
 def main() -> None:
@@ -55,7 +59,7 @@ def _open_tool(memory: Path, update: int, kind: str, name: str, **options: Any) 
     was taken up from an older checkpoint) gets a run of its own, so that no curve has two values for an update.
     """
     try:
-        found = json.loads(memory.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(memory, _MOST_BYTES))
         run_id, number, last = str(found["id"]), int(found["number"]), int(found["update"])
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or one that a crash of the machine left torn
         run_id, number, last = None, 0, update
@@ -67,10 +71,7 @@ def _open_tool(memory: Path, update: int, kind: str, name: str, **options: Any) 
 
 def _note(memory: Path, state: dict[str, Any]) -> None:
     """Note the tool's run and the last update it was given, in a file beside the tool's own."""
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = memory.with_suffix(".tmp")
-    temporary.write_text(json.dumps(state), encoding="utf-8")
-    temporary.replace(memory)  # without fsync: what is lost with the machine costs a second run, no number
+    write_whole(memory, json.dumps(state).encode("utf-8"), is_durable=False)  # its loss costs a second run, no number
 
 
 if __name__ == "__main__":
