@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noether_core.errors import RunFormatError
+from noether_core.regular_files import read_regular
 
 _MOST_BYTES = 4096
 
@@ -54,17 +55,13 @@ def is_gone(holder: dict[str, Any]) -> bool:
 def named_in(path: Path) -> dict[str, Any]:
     """Return what a file says of a process; nothing where it does not."""
     try:
-        descriptor = open_regular(path, os.O_RDONLY)
-        try:
-            found = json.loads(os.read(descriptor, _MOST_BYTES))
-        finally:
-            os.close(descriptor)
+        found = json.loads(read_regular(path, _MOST_BYTES, path.parent))
     except (OSError, ValueError, RecursionError, RunFormatError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def open_regular(path: Path, how: int) -> int:
+def open_to_write(path: Path, how: int) -> int:
     """Open a file, made if need be, without following a link or waiting; return its descriptor.
 
     Raises:

@@ -93,8 +93,8 @@ class LogWriter:
 
     def begin_provisional(self) -> None:
         """Flush; what is logged and saved from here on is of intervals that are not over when training ends."""
-        self.flush()
-        if self.run_log is not None:
+        if self.run_log is not None and not self.run_log.is_provisional:
+            self.flush()
             self.run_log.begin_provisional()
 
     def save(self, path: Path, data: bytes) -> None:

@@ -29,6 +29,7 @@ class RunLog:
 
     Attributes:
         newest: writes the entries to come.
+        is_provisional: whether these are of intervals that are not over.
     """
 
     def __init__(self, directory: Path, disk: Disk, written: Written) -> None:
@@ -37,7 +38,7 @@ class RunLog:
         self._written = written
         self.newest = StartLog(directory, disk, written=written)
         self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
-        self._is_provisional = False
+        self.is_provisional = False
         self._lock = WriterLock(directory)
         self._has_warned = False
 
@@ -81,7 +82,7 @@ class RunLog:
             origin = origin.in_directory(self.directory)
             self._warn_of_others(origin)
         newest = StartLog(self.directory, self._disk, origin, self._written)
-        self._earlier, self._is_provisional, self.newest = earlier, False, newest  # which last of all: it has begun
+        self._earlier, self.is_provisional, self.newest = earlier, False, newest  # which last of all: it has begun
         before.close()
 
     def _warn_of_others(self, origin: Origin) -> None:
@@ -105,7 +106,7 @@ class RunLog:
 
     def begin_provisional(self) -> None:
         """Take what comes from here on as of intervals that are not over."""
-        self._is_provisional = True
+        self.is_provisional = True
 
     def carry_since(self, update: int) -> None:
         """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
@@ -114,12 +115,12 @@ class RunLog:
     def append(self, entry: Mapping[str, Any], number: int) -> None:
         """Write one entry; see `hold`, and `StartLog.append`."""
         if self._is_writer():
-            self.newest.append(entry, number, is_provisional=self._is_provisional)
+            self.newest.append(entry, number, is_provisional=self.is_provisional)
 
     def note_arrays(self, path: Path) -> None:
         """Note that an array file is saved now, if it is in the directory, so that a reader knows which start did."""
         if path.is_relative_to(self.directory) and self._is_writer():
-            self.newest.note_arrays(path, is_provisional=self._is_provisional)
+            self.newest.note_arrays(path, is_provisional=self.is_provisional)
 
     def _is_writer(self) -> bool:
         """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""

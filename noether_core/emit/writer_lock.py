@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from noether_core.emit.files import write_whole
-from noether_core.emit.holders import about_this_process, is_gone, named_in, open_regular
+from noether_core.emit.holders import about_this_process, is_gone, named_in, open_to_write
 from noether_core.errors import RunLockedError
 from noether_core.forks import in_children
 
@@ -136,7 +136,7 @@ def _hold(directory: Path) -> _Held:
 def _hold_by_the_system(path: Path) -> _Held | None:
     """Return the lock of a file, made if need be; None where there are no locks."""
     for _ in range(_TRIES if fcntl is not None else 0):
-        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+        descriptor = open_to_write(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_there(path, descriptor):
@@ -193,7 +193,7 @@ def _hold_by_name(path: Path) -> _Held:
 def _create(path: Path, about: dict[str, Any]) -> bool:
     """Write a file unless there is one; tell whether there was none."""
     try:
-        descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        descriptor = open_to_write(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return False
     try:
