@@ -313,7 +313,7 @@ def test_where_no_thread_can_be_started_it_is_written_at_once(tmp_path: Path, mo
 
 
 def test_another_durability_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NoetherError, match="durability is 'now'; expected 'interval' or 'flush'"):
+    with pytest.raises(NoetherError, match="Run got durability='now'; expected 'interval' or 'flush'"):
         Run(tmp_path, CALLBACKS, processes=1, durability="now")  # type: ignore[arg-type]
 
 

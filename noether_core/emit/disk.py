@@ -46,13 +46,13 @@ class Disk:
         durability: what `settle` waits for: `flush`, that all is durable; `interval`, nothing.
 
     Attributes:
+        durability: as given.
         missing: what was dropped.
     """
 
     def __init__(self, durability: Durability = "interval") -> None:
-        if durability not in get_args(Durability):
-            raise NoetherError(f"durability is {durability!r}; expected 'interval' or 'flush'")
-        self._durability = durability
+        require_durability(durability, "Run")
+        self.durability = durability
         self.missing = Missing()
         self._thread = DiskThread()
         self._cost_given = 0
@@ -190,7 +190,7 @@ class Disk:
 
     def settle(self) -> None:
         """Wait as `durability` says, and warn if the disk does not take what was handed over."""
-        if self._durability == "flush":
+        if self.durability == "flush":
             self.wait(is_durable=True)
         self.report()
 
@@ -238,6 +238,12 @@ class Disk:
             f"missing in the run directory, for the disk did not take it ({cause!s:.300}): {words(self.missing.all())}; the"
             " newest entries are in `log_writer.log_entries`"
         )
+
+
+def require_durability(durability: Any, owner: str) -> None:
+    """Refuse what is no `Durability`, with the name of what was given it."""
+    if durability not in get_args(Durability):
+        raise NoetherError(f"{owner} got durability={durability!r:.80}; expected 'interval' or 'flush'")
 
 
 def nothing(item: Any) -> None:
