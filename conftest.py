@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -50,6 +51,14 @@ def _beyond_sweeps(items: list[pytest.Item]) -> Iterator[pytest.Item]:
     for name, cases in sweeps.items():
         kept = cases[0].get_closest_marker("sweep").args[0]  # type: ignore[union-attr]
         yield from random.Random(name).sample(cases, max(0, len(cases) - kept))
+
+
+@pytest.fixture(autouse=True)
+def _no_update_is_under_way() -> None:
+    """Let each test begin with an update: of Accelerate's state there is one in a process, as the last loop left it."""
+    accelerate = sys.modules.get("accelerate.state")
+    if accelerate is not None and accelerate.GradientState._shared_state:
+        accelerate.GradientState()._set_sync_gradients(True)
 
 
 @pytest.fixture

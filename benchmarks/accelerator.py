@@ -114,11 +114,8 @@ def jax_steps(num_keys: int, has_array: bool, run: noether_jax.Run) -> dict[str,
     @jax.jit
     def bare(params: Any, opt_state: Any) -> tuple[Any, Any, jax.Array]:
         params, opt_state, outputs = learn(params, opt_state)
-        return (
-            params,
-            opt_state,
-            jnp.stack([jnp.mean(value) for value in outputs.values()]),
-        )  # so that they are computed
+        means = jnp.stack([jnp.mean(value) for value in outputs.values()])  # so that they are computed
+        return params, opt_state, means
 
     @jax.jit
     def returned(params: Any, opt_state: Any) -> tuple[Any, Any, Outputs]:

@@ -74,7 +74,8 @@ class Report:
     def logged(self, framework: str, times: Times, hand: Sequence[str]) -> None:
         """Add the cost of a step that logs; `hand` names the loops that a user would write."""
         note = (
-            "Every update is logged: from the step's scalars, new arrays, to a line that the operating system has. In brackets"
+            "Every update is logged: from the step's scalars, new arrays, to a line that is handed to the thread that"
+            " writes it. In brackets"
             " how many times the fastest of the loops by hand takes (the median of the turns' ratios)."
         )
         bases = {size: fastest(by, hand) for size, by in times.items()}

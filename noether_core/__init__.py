@@ -37,6 +37,7 @@ from noether_core.errors import (
     NoetherError,
     NonFiniteError,
     RunFormatError,
+    RunLockedError,
     ScheduleError,
     UpdateOutputError,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "ProgressCallback",
     "ProgressCallbackConfig",
     "RunFormatError",
+    "RunLockedError",
     "RunReader",
     "ScheduleError",
     "ThroughputCallback",

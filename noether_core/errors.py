@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
+from typing import Any
 
 from noether_core.text import message
 
@@ -53,6 +55,18 @@ class RunFormatError(NoetherError, ValueError):
     """Report a file of a run directory that is damaged or of another format."""
 
 
+class RunLockedError(NoetherError, RuntimeError):
+    """Report a run directory that another run, or another process, is writing to.
+
+    Attributes:
+        holder: what is known of that process, such as its `pid` and `host`.
+    """
+
+    def __init__(self, message: str, holder: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.holder = dict(holder or {})
+
+
 class ProcessesMissingError(NoetherError, TimeoutError):
     """Report processes that did not come to an interval's end within the time limit.
 
@@ -76,10 +90,25 @@ _INNER = ("noether_core", "noether_jax", "noether_torch", "pydantic", "contextli
 
 def warn(text: str) -> None:
     """Warn, pointing at the line outside of these packages that led here."""
-    frame, level = sys._getframe(1), 1
+    warnings.warn(message(text), UserWarning, stacklevel=_level())
+
+
+def _level() -> int:
+    """Return the `stacklevel` of the line outside of these packages that led to our caller's call."""
+    frame, level = sys._getframe(2), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message(text), UserWarning, stacklevel=level + 1)
+    return level
+
+
+def tell(text: str) -> None:
+    """Warn of what is to stop nothing, as `warn` does; where warnings are errors, by `logging`."""
+    if not text:
+        return
+    try:
+        warnings.warn(message(text), RuntimeWarning, stacklevel=_level())
+    except RuntimeWarning:
+        logging.getLogger("noether_core").error(message(text))
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -1,157 +1,141 @@
-"""Open a run's directory, its callbacks and its log; log to it, evaluate, and close it."""
+"""Open a run's directory and its log, end its updates, and close it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
-
-import yaml
+import os
+from collections.abc import Mapping
+from typing import Self
 
 from noether_core.callbacks import hooks
-from noether_core.callbacks.build import (
-    CORE_CLASSES,
-    CallbackClasses,
-    Callbacks,
-    build_callback,
-    read_callbacks,
-    refuse_units,
-    tracking_callbacks,
-)
-from noether_core.callbacks.evaluation import Evaluation
-from noether_core.callbacks.pooling import Pooling
-from noether_core.callbacks.record_outputs import OutputRecorder
-from noether_core.config.load import as_entry
 from noether_core.config.yaml_file import with_checksum
-from noether_core.emit.files import write_whole
-from noether_core.emit.log_writer import LogWriter
-from noether_core.emit.starts import Origin
-from noether_core.emit.trackers import Tracker, make_trackers
+from noether_core.emit.disk import PATIENCE
+from noether_core.emit.disk_thread import is_passing
+from noether_core.emit.files import remove_temporaries, write_whole
+from noether_core.emit.run_log import RunLog
+from noether_core.emit.starts import origin_at
+from noether_core.emit.trackers.feed import CLOSING_TIME
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.reduce.backend import Backend
-from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
-from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
-from noether_core.select import flatten
+from noether_core.forks import in_children
+from noether_core.interrupts import complete
+from noether_core.made_run import MadeRun
+from noether_core.termination import Termination
 
 
-class OpenRun:
-    """Hold what a run has open between its start and its end; see `noether_core.run.Run`, which adds the training's steps."""
+class OpenRun(MadeRun):
+    """Add to a run its start and its end; see `noether_core.run.Run`, which adds the training's steps."""
 
-    backend: ClassVar[Backend]
-    callback_classes: ClassVar[CallbackClasses] = CORE_CLASSES
-    # whether a trainer drives it, which says when an epoch ends and how many samples there were, and stops when it likes
-    _is_driven: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        path: str | Path,
-        callbacks: Callbacks,
-        *,
-        updates_per_epoch: int | None = None,
-        effective_batch_size: int | None = None,
-        accumulation_steps: int = 1,
-        start: Mapping[str, int] | TrainingIteration | None = None,
-        end: Mapping[str, int] | TrainingIteration | None = None,
-        trackers: Sequence[Tracker | str | Mapping[str, Any]] = (),
-        record: str | Path | None = None,
-        processes: Exchange | Literal[1] | None = None,
-        time_limit: float = TIME_LIMIT,
-    ) -> None:
-        self.path = Path(path)
-        require_positive("Run", accumulation_steps=accumulation_steps)
-        self.accumulation_steps = accumulation_steps
-        self.accumulated = 0
-        batch_size = 1 if effective_batch_size is None else effective_batch_size
-        self.counter = UpdateCounter(
-            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
-        )
-        self._start = self.counter.cur_iteration
-        given = read_callbacks(callbacks)
-        self.exchange = self._exchange_of(processes, time_limit)
-        self.log_writer = LogWriter(
-            self.path if self.is_main else None,
-            update_counter=self.counter,
-            trackers=make_trackers(trackers if self.is_main else _in_every_process(trackers), self.path),
-            keeps_all=False,
-        )
-        self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
-        self.pooling = self._join_processes()
-        self.recorder = None if record is None else self._open_recorder(record)
-        self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
-        self._evaluation: Evaluation | None = None
-        self._is_just_loaded = False  # by `load_state_dict`, with no step since
-        self._state = "new"
-
-    def _join_processes(self) -> Pooling | None:
-        tracking = tracking_callbacks(self.callbacks)
-        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path)
-        for callback in tracking:
-            callback.partners.join(pooling)
-        return pooling
-
-    def _open_recorder(self, path: str | Path) -> OutputRecorder:
-        """Return what records the update outputs of this process, each to a file of its own."""
-        if self.exchange is not None and self.exchange.index:
-            path = f"{path}.process{self.exchange.index}"
-        recorder = OutputRecorder(path, backend=self.backend, log_writer=self.log_writer)
-        self.callbacks.append(recorder)
-        return recorder
-
-    def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
-        require_time_limit(time_limit, "Run")
-        if is_exchange(processes, "Run", self.backend.name):
-            return processes
-        return self.backend.exchange(time_limit) if processes is None else None
-
-    @property
-    def is_main(self) -> bool:
-        """Tell whether this process writes the log and the arrays: of several, the first one does."""
-        return self.exchange is None or self.exchange.index == 0
-
-    def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
-        if not self._is_driven:
-            refuse_units(self.callbacks, epochs=epochs, samples=samples)
+    # the hooks of an update's end that are to be called, and its times, until they have been
+    _unended: tuple[tuple[str, ...], Mapping[str, float] | None] | None = None
+    _termination: Termination | None = None
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
     def start(self) -> None:
-        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this."""
+        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this.
+
+        Raises:
+            RunLockedError: if another run, here or in another process, writes to the run directory.
+        """
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
-        if self.pooling is not None:
-            self.pooling.begin(self._config_yaml())
-        if self.is_main:
-            write_whole(self.path / "config.yaml", with_checksum(self._config_yaml()))
-        self._state = "training"
-        self.log_writer.begin(self._origin(self._start if self._start.update else None, None))
-        for callback in self.callbacks:
-            callback.before_training(update_counter=self.counter)
+        log = self.log_writer.run_log
+        try:
+            failure = None if log is None else self._open_directory(log)
+            if self.pooling is not None:
+                self.pooling.begin(self._config.yaml(), failure)
+            if failure is not None:
+                raise failure
+            self._state = "training"
+            in_children(self, OpenRun._leave_to_parent)
+            self._listen()
+            self.log_writer.begin(origin_at(self._start, self._config.about()))
+            for callback in self.callbacks:
+                callback.before_training(update_counter=self.counter)
+        except BaseException:
+            self._unlisten()
+            if log is not None:
+                log.let_go()
+            raise
 
-    def _origin(self, iteration: TrainingIteration | None, parent: str | None) -> Origin:
-        config = hashlib.sha256(self._config_yaml()).hexdigest()
-        return Origin(
-            iteration, parent, {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
-        )
+    def _open_directory(self, log: RunLog) -> Exception | None:
+        """Be the one that writes to the run directory; return what is against it, which other processes are to be told.
 
-    def _config_yaml(self) -> bytes:
-        end = self.counter.end_iteration
-        document = {
-            "updates_per_epoch": self.counter.updates_per_epoch,
-            "effective_batch_size": self.counter.effective_batch_size,
-            "accumulation_steps": self.accumulation_steps,
-            "end": None if end is None else str(end),
-            "callbacks": [as_entry(callback.callback_config) for callback in self.callbacks],
-        }
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8")
+        A directory that cannot be written is refused here; a disk that is full may have room later.
+        """
+        config, data = self.path / "config.yaml", with_checksum(self._config.yaml())
+        try:
+            log.hold(self._give_way if self._is_driven else None)
+            remove_temporaries(self.path)
+            write_whole(config, data)
+        except (NoetherError, OSError) as error:
+            if isinstance(error, NoetherError) or not is_passing(error):
+                return error
+            self.log_writer.disk.put_file(config, data)
+        return None
+
+    def _listen(self) -> None:
+        """Answer signals."""
+        self.interrupts.listen()
+        self._termination = Termination(self._terminate)
+        self._termination.install()
+
+    def _unlisten(self) -> None:
+        """Answer them no more."""
+        self.interrupts.release()
+        if self._termination is not None:
+            self._termination.remove()
+
+    def _give_way(self) -> None:
+        """End this run, whose trainer may have failed without saying so, for another one in its directory."""
+        if self._state == "training":
+            self._state = "ended by another one in its directory"
+            self._unlisten()
+            self.log_writer.close()
+
+    def _leave_to_parent(self) -> None:
+        """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""
+        if self._state == "training":
+            self._state = "forked"
 
     def _refuse_unless_open(self, method: str) -> None:
+        if self._state == "forked":
+            raise HookOrderError(
+                f"run.{method} was called in process {os.getpid()}, which was forked from the one that has the run open; call"
+                " it there, or make a run in another directory after the fork"
+            )
         if self._state != "training":
             advice = "write `with run:` around the loop" if self._state == "new" else "make a new Run"
             raise HookOrderError(f"run.{method} was called on a run that is {self._state}; {advice}")
+        if self._unended is not None:  # Ctrl-C came twice
+            self._end_update()
+
+    # ------------------------------------------------------------------ the end of an update
+
+    def _end_update(self) -> None:
+        """Call the hooks of an update's end, or an epoch's, and flush. Where this was interrupted, it may be called again."""
+        if self._unended is None:
+            return
+        due, times = self._unended
+        try:
+            if due[0] == "after_update":
+                for callback in self.callbacks:
+                    callback.track_after_update_step(update_counter=self.counter, times=times)
+            self._call(*due)
+        except Exception:
+            self._has_ended_update()
+            raise
+        except BaseException:
+            if self.pooling is not None:  # the other processes do not come again
+                self._has_ended_update()
+            raise
+        self._has_ended_update()
+
+    def _has_ended_update(self) -> None:
+        if self._unended == (("after_epoch",), None):
+            self.log_writer.restate()
+        self._unended = None
 
     def _call(self, *due: str) -> None:
         """Call periodic hooks of all callbacks, flush what they log, and raise the first error."""
@@ -161,64 +145,7 @@ class OpenRun:
         if errors:
             raise errors[0]
 
-    # ------------------------------------------------------------------ values of one's own
-
-    def log(self, values: Mapping[str, Any]) -> None:
-        """Log values of your own at the current iteration, into the entry that its update has.
-
-        In `evaluate` their keys get its prefix. They are in the file when this returns.
-
-        Args:
-            values: a dict from names to numbers (single-element arrays too), strings, or lists of these; nested dicts are
-                flattened with `/`.
-
-        Raises:
-            HookOrderError: before the run has started, or after it has ended.
-            DuplicateKeyError: if a key was logged for this update already; all the others are logged.
-            NoetherError: for a value that cannot be logged, likewise.
-        """
-        self._refuse_unless_open("log")
-        prefix = "" if self._evaluation is None else f"{self._evaluation.prefix}/"
-        errors = self.log_writer.bind("run.log").add_values(
-            {prefix + key: value for key, value in flatten(values).items()}
-        )
-        if self._evaluation is None:
-            errors += hooks.periodic(self.callbacks, ("after_log",), self.counter)
-        self.log_writer.flush()
-        if errors:
-            raise errors[0]
-
-    @contextmanager
-    def evaluate(self, prefix: str = "eval", *, processes: Literal[1] | None = None) -> Iterator[None]:
-        """Evaluate: what is tracked by `step` and logged by `log` in this context goes under `{prefix}/`.
-
-        Its steps are no training steps: nothing counts them, and the intervals under way stay as they are. At its end, what the
-        tracking callbacks name of its outputs is logged, reduced over all of them, and every callback's `at_eval` is called. If
-        it raises, what it tracked is dropped.
-
-        Args:
-            prefix: such as `eval` or `test`.
-            processes: 1 if this process evaluates without the others; None: all do, each its part.
-
-        Raises:
-            HookOrderError: outside of training, or within another evaluation.
-            NoetherError: for a prefix that cannot be one.
-        """
-        self._refuse_unless_open("evaluate")
-        if processes is not None and is_exchange(processes, "run.evaluate"):
-            raise NoetherError("run.evaluate got an Exchange as processes; expected 1 or None: the run has one for all")
-        if self._evaluation is not None:
-            raise HookOrderError(
-                "run.evaluate was called within run.evaluate; end the first evaluation before the next"
-            )
-        self._evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
-        try:
-            yield
-            self._evaluation.log(self.log_writer, self.counter)
-        finally:
-            self._evaluation = None
-            self.log_writer.flush()
-        self._call("at_eval")
+    # ------------------------------------------------------------------ the end
 
     @property
     def is_finished(self) -> bool:
@@ -232,27 +159,50 @@ class OpenRun:
         """
         self._finish(failed=False)
 
-    def _finish(self, *, failed: bool) -> None:
+    def _finish(self, *, failed: bool, time_limit: float = CLOSING_TIME) -> None:
         if self._state != "training":
             return
-        self._state = "finished"
+
+        def close() -> None:
+            if self.pooling is None:
+                self._end(failed, time_limit)
+            else:  # the other processes do not come again
+                self.log_writer.close(time_limit)
+
+        with self.interrupts:
+            try:
+                self._end(failed, time_limit)
+                self._state = "finished"
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    complete(error, close)
+                self._state = "finished"
+                raise
+            finally:
+                if self._state == "finished":  # else Ctrl-C came twice: it can be called again
+                    self._unlisten()
+
+    def _end(self, failed: bool, time_limit: float) -> None:
+        errors: list[Exception] = []
+        try:
+            self._end_update()
+        except Exception as error:
+            errors.append(error)
+        self._keep_state()
         due = () if self._is_just_loaded else ("after_training",)  # whoever saved the interval under way has logged it
-        errors = self._finish_pooling(failed=failed, has_rest=bool(due))
-        errors += hooks.periodic(self.callbacks, due, self.counter)
-        self.log_writer.close()
+        try:
+            if self.pooling is not None:
+                errors += self.pooling.end(self.counter, failed=failed, has_rest=bool(due), writer=self.log_writer)
+            self.log_writer.begin_provisional()
+            errors += hooks.periodic(self.callbacks, due, self.counter)
+        except Exception as error:
+            errors.append(error)
+        self.log_writer.close(time_limit)
         if errors:
             raise errors[0]
 
-    def _finish_pooling(self, *, failed: bool, has_rest: bool) -> list[Exception]:
-        if self.pooling is None:
-            return []
-        if failed:
-            self.pooling.abandon(self.counter)
-            return []
-        try:
-            return self.pooling.finish(self.counter, has_rest=has_rest, writer=self.log_writer)
-        except Exception as error:
-            return [error]
+    def _keep_state(self) -> None:
+        """Keep what a checkpoint needs, before the end gives out what there is of the intervals under way."""
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
@@ -260,11 +210,13 @@ class OpenRun:
             return
         try:
             self._finish(failed=True)
-        except Exception as second:  # the loop's own error is the one to see
+        except BaseException as second:  # the loop's own error is the one to see, also when Ctrl-C is hit once more
             error.add_note(f"while ending the run, this was raised too: {second!r}")
+            self.log_writer.disk.close(PATIENCE)
 
-
-def _in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:
-    return [
-        each for each in trackers if not isinstance(each, str | Mapping) and getattr(each, "in_every_process", False)
-    ]
+    def _terminate(self, is_inside: bool) -> None:
+        """End the run, for the process is about to; if these packages still run, write at least what was flushed."""
+        if is_inside:
+            self.log_writer.disk.close(PATIENCE)
+        else:
+            self._finish(failed=True, time_limit=PATIENCE)

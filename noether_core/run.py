@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
-from noether_core.callbacks.build import tracking_callbacks
-from noether_core.errors import HookOrderError, NoetherError, ScheduleError
-from noether_core.open_run import OpenRun
-from noether_core.run_state import load_run_state, save_run_state
-from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter
+from noether_core.errors import HookOrderError, ScheduleError
+from noether_core.interrupts import complete
+from noether_core.saved_run import SavedRun
 from noether_core.select import unstack
 
 
-class Run(OpenRun):
+class Run(SavedRun):
     """Track a training run; the front-ends' classes of this name add the framework.
 
     Args:
@@ -35,21 +32,21 @@ class Run(OpenRun):
         processes: what talks to the other processes, whose values are pooled with this one's at each interval's end; None: all
             that the framework was told of; 1: none, what this process has is logged alone.
         time_limit: seconds that a process waits for the others.
+        durability: `interval`: what is logged and saved outlives the process a second later, and the machine six seconds
+            later. `flush`: it is on the disk when `step`, `log` and `evaluate` return. If the disk does not take it, training
+            goes on, with a warning: `noether_core.emit.disk`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
 
     Attributes:
-        counter: the epochs, updates and samples so far.
+        counter: the epochs, updates and samples so far. A step that Ctrl-C interrupts is counted, tracked and logged wholly
+            or not at all: this and `accumulated` tell.
         accumulated: the accumulation steps of the update under way.
         callbacks: the callback objects.
         recorder: the one of them that records update outputs, or None.
         log_writer: what they log to; values of your own go to `log`.
     """
-
-    _samples: int | None = None  # of the update under way, where `step` was told
-    _times: Mapping[str, float] | None = None  # likewise
-    _has_outputs = False  # has the update under way
 
     def step(
         self,
@@ -72,29 +69,28 @@ class Run(OpenRun):
             batch: handed to the hooks.
             losses: handed to the hooks.
             samples: how many this step had; None: its share of `effective_batch_size`, unless another step of the update says.
-            ends_update: whether this step ends an update, where another trainer decides that; None: as
-                `accumulation_steps` says.
+            ends_update: whether it ends an update, where another trainer decides that; None: as `accumulation_steps` says.
             ends_epoch: whether an update that ends now ends its epoch too; None: as `updates_per_epoch` says.
-            times: seconds by name, such as `{"data": 0.1, "update": 0.4}`; those of an update's accumulation steps are added up
-                and handed to the hooks. For calls of at most one update.
+            times: seconds by name, such as `{"data": 0.1}`, for calls of at most one update, of which they are added up.
 
         Raises:
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
         many = _each_step(update_outputs) if steps is None else unstack(update_outputs, steps)
         if self._evaluation is not None:
-            self._evaluation.add(many, losses)
-            return
+            return self._evaluation.add(many, losses)
         self._refuse_unless_training()
-        is_plain = samples is None and times is None
-        with nullcontext() if is_plain else self._uncounted_if_refused(samples, times, len(many)):
-            for outputs in many:
-                self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
+        is_told = samples is not None or times is not None
+        try:
+            self.interrupts.depth = 1  # as `with self.interrupts`, only faster
+            with self._unless_refused(samples, times, len(many)) if is_told else nullcontext():
+                for outputs in many:
+                    self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
+        finally:
+            self.interrupts.end()
 
     @contextmanager
-    def _uncounted_if_refused(
-        self, samples: int | None, times: Mapping[str, float] | None, steps: int
-    ) -> Iterator[None]:
+    def _unless_refused(self, samples: int | None, times: Mapping[str, float] | None, steps: int) -> Iterator[None]:
         """Count samples and times, and take them back if the call raises before any of its steps is counted."""
         before = self.counter.update, self.accumulated
         kept = self._samples, self._times
@@ -162,25 +158,37 @@ class Run(OpenRun):
             "accumulation_steps": steps if step < steps else step + 1,  # an outer trainer may make more
             "accumulation_step": step,
         }
-        hooks.accumulation_step(self.callbacks, arguments)
-        self._is_just_loaded = False
-        self.accumulated = step + 1
-        self._has_outputs = has_outputs
-        if ends_update:
-            self._end_update(ends_epoch)
+        done: list[CallbackBase] = []
+        update, kept = counter.update, (self._samples, self._times, self._has_outputs)
+        try:
+            hooks.accumulation_step(self.callbacks, arguments, done)
+            self._is_just_loaded = False
+            if ends_update:
+                self._count_update(ends_epoch)
+                self._end_update()
+            else:
+                self._has_outputs = has_outputs
+                self.accumulated = step + 1
+        except BaseException as error:
+            if (counter.update, self.accumulated) == (update, step):  # it is not counted
+                hooks.undo_accumulation_step(self.callbacks, done, update, step)
+                (self._samples, self._times, self._has_outputs), self._unended = kept, None
+            elif self._unended is not None:
+                complete(error, self._end_update)
+            raise
 
-    def _end_update(self, ends_epoch: bool | None) -> None:
+    def _count_update(self, ends_epoch: bool | None) -> None:
+        """Count the update whose last accumulation step is tracked, by one assignment in the end."""
         counter = self.counter
-        counter.add_samples(self._share(self.accumulated) if self._samples is None else self._samples)
-        self.accumulated, self._samples, self._has_outputs = 0, None, False
-        counter.next_update()
-        ends_epoch = counter.is_full_epoch if ends_epoch is None else ends_epoch
-        if ends_epoch:
-            counter.next_epoch()
-        times, self._times = self._times, None
-        for callback in self.callbacks:
-            callback.track_after_update_step(update_counter=counter, times=times)
-        self._call("after_update", "after_epoch") if ends_epoch else self._call("after_update")
+        samples = self._share(self.accumulated + 1) if self._samples is None else self._samples
+        update, sample = counter.update + 1, counter.sample + samples
+        if ends_epoch is None:
+            ends_epoch = counter.updates_per_epoch is not None and update % counter.updates_per_epoch == 0
+        epoch = counter.epoch + bool(ends_epoch)
+        hooks_due = ("after_update", "after_epoch") if ends_epoch else ("after_update",)
+        self._unended = hooks_due, self._times
+        self._samples, self._times, self._has_outputs = None, None, False
+        counter.epoch, counter.update, counter.sample, self.accumulated = epoch, update, sample, 0
 
     def _share(self, steps: int) -> int:
         """Return how many of `effective_batch_size` samples these accumulation steps had, if all had the same number."""
@@ -193,86 +201,18 @@ class Run(OpenRun):
         What epochs' ends log goes into that update's entry.
         """
         self._refuse_unless_open("end_epoch")
-        self.counter.next_epoch()
-        try:
-            self._call("after_epoch")
-        finally:
-            self.log_writer.restate()
-
-    # ------------------------------------------------------------------ checkpoints
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings."""
-        return {
-            "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
-            "accumulated": self.accumulated,
-            "samples": -1 if self._samples is None else self._samples,
-            "start": self.log_writer.start_id or "",
-            "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned. Call it inside the `with` block; what was logged after it is superseded.
-
-        It logs nothing itself: not in a run that makes no more steps, nor in one that has ended.
-
-        Raises:
-            NoetherError: if the state has not this run's callbacks.
-        """
-        if self._state == "new":
-            raise HookOrderError("load_state_dict was called on a run that is new; call it inside `with run:`")
-        named = self._named()
-        if set(state.get("callbacks", {})) != set(named):
-            raise NoetherError(
-                f"the state has the callbacks {sorted(state.get('callbacks', {}))}, this run {sorted(named)};"
-                " load it into a run of the same config"
-            )
-        for name, callback in named.items():
-            callback.load_state_dict(state["callbacks"][name])
-        start = TrainingIteration(**{unit: int(number) for unit, number in state["iteration"].items()})
-        before = self.counter
-        self.counter = UpdateCounter(start, before.end_iteration, before.updates_per_epoch, before.effective_batch_size)
-        self._is_just_loaded = True
-        if self._state == "training":
-            self.log_writer.begin(self._origin(start if start.update else None, str(state.get("start", "")) or None))
-        self.log_writer.update_counter = self.counter
-        self.accumulated = int(state["accumulated"])
-        samples = int(state.get("samples", -1))
-        self._samples = None if samples < 0 else samples
-
-    def save_state(self, path: str | Path) -> None:
-        """Write `state_dict()` to a file, which appears whole or not at all. All processes of a run call it, at one step.
-
-        Raises:
-            ProcessesMissingError: if some processes do not come.
-            NoetherError, OSError: if it cannot be written.
-        """
-        save_run_state(path, self.state_dict(), self.exchange)
-
-    def load_state(self, path: str | Path) -> None:
-        """Go on from what `save_state` wrote, in as many processes or not; see `load_state_dict`.
-
-        As many processes go on each with its own; of another number the main process goes on with the intervals under way of
-        all that saved, the others with empty ones.
-
-        Raises:
-            RunFormatError: for a file that is missing, damaged, or no state.
-            NoetherError: if the state has not this run's callbacks.
-            ProcessesMissingError: if some processes do not come.
-        """
-        self._refuse_unless_open("load_state")
-        self.load_state_dict(load_run_state(path, self.exchange, self.is_replicated))
-
-    def is_replicated(self, name: str, key: str) -> bool:
-        """Tell whether the callback of that name in a state takes a key as one that every process has alike."""
-        tracking = tracking_callbacks([callback for named, callback in self._named().items() if named == name])
-        return any(each.config.is_replicated(key) for each in tracking)
-
-    def _named(self) -> dict[str, CallbackBase]:
-        return {
-            f"{number}:{callback.callback_config.id or callback}": callback
-            for number, callback in enumerate(self.callbacks)
-        }
+        with self.interrupts:
+            before = self.counter.epoch
+            try:
+                self._unended = ("after_epoch",), None
+                self.counter.next_epoch()
+                self._end_update()
+            except BaseException as error:
+                if self.counter.epoch == before:
+                    self._unended = None
+                elif self._unended is not None:
+                    complete(error, self._end_update)
+                raise
 
 
 def _each_step(update_outputs: Any) -> Sequence[Any]:

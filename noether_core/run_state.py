@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from noether_core.checked import MOST_UPDATES, mapping, real, text, whole
 from noether_core.emit.state_file import decode_state, encode_state, read_state, write_state
-from noether_core.errors import NoetherError, RunFormatError
+from noether_core.errors import NoetherError, RunFormatError, listing
 from noether_core.reduce.elastic import IsReplicated, merged_states
 from noether_core.reduce.exchange import Exchange
+from noether_core.schedule import UNITS, TrainingIteration
+
+
+class Standing(NamedTuple):
+    """Hold what `Run.state_dict()` says, once it is known to be whole.
+
+    Attributes:
+        iteration: the epochs, updates and samples that were completed.
+        accumulated: the accumulation steps of the update under way.
+        samples: those of the update under way, where they were told.
+        times: its seconds by name, likewise.
+        has_outputs: whether it had update outputs.
+        start: the id of the start that saved it, if it has one.
+        callbacks: the callbacks' states, in their order.
+    """
+
+    iteration: TrainingIteration
+    accumulated: int
+    samples: int | None
+    times: dict[str, float] | None
+    has_outputs: bool
+    start: str | None
+    callbacks: list[Any]
+
+
+def read_standing(state: Any, names: Collection[str]) -> Standing:
+    """Read what a run's `state_dict()` returned.
+
+    Args:
+        state: what arrived.
+        names: those of the run's callbacks.
+
+    Raises:
+        NoetherError: if it is another run's; ValueError: if it is damaged.
+    """
+    named = mapping(mapping(state, "it", "callbacks", "iteration", "accumulated")["callbacks"], "'callbacks'")
+    if set(named) != set(names):
+        raise NoetherError(
+            f"the state has the callbacks {listing(map(str, named))}, this run {listing(names)}; load it into a run of the"
+            " same config"
+        )
+    iteration = mapping(state["iteration"], "'iteration'", *UNITS)
+    counts = {unit: whole(iteration[unit], f"{unit!r} of 'iteration'", 0, MOST_UPDATES) for unit in UNITS}
+    samples = whole(state.get("samples", -1), "'samples'", -1)
+    times = mapping(state.get("times", {}), "'times'")
+    return Standing(
+        TrainingIteration(**counts),
+        whole(state["accumulated"], "'accumulated'", 0, MOST_UPDATES),
+        None if samples < 0 else samples,
+        {str(name): real(seconds, "'times'", least=0) for name, seconds in times.items()} or None,
+        bool(whole(int(state.get("has_outputs", False)), "'has_outputs'", 0, 1)),
+        text(state.get("start", ""), "'start'") or None,
+        [named[name] for name in names],
+    )
 
 
 def save_run_state(path: str | Path, state: Mapping[str, Any], exchange: Exchange | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
 from noether_core.records import is_box_type, is_record_type, items_of
 
+MOST_KEY = 60_000  # characters; a log key is longer by a few
 _MOST = 256  # key sets, or types, that are kept in mind
 _DEEPEST = 100  # records within one another that are opened
 
@@ -61,6 +62,11 @@ def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str
     matched = set().union(*matches.values()) if matches else set()
     exact = dict.fromkeys(key for key in keys if key in present)
     by_pattern = [key for key in available if key in matched and key not in exact]
+    if long := next((key for key in (*exact, *by_pattern) if len(key) > MOST_KEY), None):
+        raise UpdateOutputError(
+            f"update output {long[:40]!r}... has a name of {len(long)} characters; expected at most {MOST_KEY}: give it a"
+            " shorter one, or do not track it"
+        )
     return Selection((*exact, *by_pattern), tuple(dict.fromkeys(key for key in keys if key not in present)), matches)
 
 

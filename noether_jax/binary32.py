@@ -29,9 +29,8 @@ class Binary32Ops(JaxOps):
         dtype = values.dtype
         if dtype == jnp.float64:
             parts = []
-            for _ in range(
-                3
-            ):  # cut off, not rounded: XLA takes rounding to binary32 and back for nothing at all on a GPU
+            # cut off, not rounded: on a GPU XLA takes rounding to binary32 and widening again for nothing at all
+            for _ in range(3):
                 leading = _leading(values)
                 parts.append(leading.astype(jnp.float32))
                 values = values - leading

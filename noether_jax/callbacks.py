@@ -12,6 +12,7 @@ from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
+from noether_core.run_state import Standing
 from noether_jax.backend import BACKEND
 from noether_jax.fused import Fused
 from noether_jax.members import AxisName, members_of
@@ -103,7 +104,10 @@ class Run(run.Run):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned. Call it inside the `with` block, before `init`."""
         super().load_state_dict(state)
-        self._loaded = self.counter.update * self.accumulation_steps + self.accumulated
+
+    def _load(self, standing: Standing) -> None:
+        self._loaded = (standing.iteration.update or 0) * self.accumulation_steps + standing.accumulated
+        super()._load(standing)
 
     @property
     def tracked(self) -> Tracked:
@@ -161,7 +165,8 @@ class Run(run.Run):
 
         For that, `update_outputs` is what a function that calls `track` returned, alone or in a pytree, such as the state of
         an optimizer, and `steps` is how many accumulation steps it made; what the next call is to carry is returned: take it.
-        Of one accumulation step, losses are handed to the hooks likewise.
+        Of one accumulation step, losses are handed to the hooks likewise. Where Ctrl-C interrupts it, `tracked` is what the
+        next call is to carry, if the steps are counted.
         """
         tracked, self._path = find_tracked(update_outputs, self._path)
         if tracked is None:
@@ -180,7 +185,7 @@ class Run(run.Run):
         self._refuse_unless_tracking()
         fused.check_step(tracked, steps)
         fused.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
-        with self._uncounted_if_refused(samples, times, steps):
+        with self.interrupts, self._unless_refused(samples, times, steps):
             new = fused.step(tracked, steps, batch, losses)
         return update_outputs if new is tracked else put_tracked(update_outputs, new)
 

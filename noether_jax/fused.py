@@ -8,9 +8,7 @@ The host counts along, and only at an interval's end fetches the windows, all in
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -18,95 +16,19 @@ import numpy as np
 
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.reduce.partial import Partials, no_partials, spread
+from noether_core.interrupts import Mark, complete
 from noether_core.run import Run
 from noether_jax.flax_state import make_serializable
 from noether_jax.members import Members
 from noether_jax.meshes import laid_like, no_mesh
 from noether_jax.output_tracker import OutputTracker
-from noether_jax.slots import Slot, slots_of
-from noether_jax.tracker_state import OutputTrackerState, other_state
+from noether_jax.slots import slots_of
+from noether_jax.tracker_state import other_state
 from noether_jax.transfers import Rows, rows_to_host, to_device
+from noether_jax.window_source import WindowSource
 from noether_jax.windows import Tracked, Window, check_is_one, renewed
 
 Tree = TypeVar("Tree")
-
-
-@dataclass
-class _WindowSource:
-    """Give one callback what its window holds."""
-
-    fused: Fused
-    number: int
-    callback: TrackAdditionalOutputsCallback
-    tracker: OutputTracker
-    slots: tuple[Slot, ...]
-    earliest: int  # the position at which the interval under way can have begun
-    latest: int
-    done: int = 0  # rows of the fetched window that were emitted
-
-    def next_ends(self) -> Iterator[int]:
-        """Yield the positions at which the callback's interval ends, from the counter's present place on."""
-        run, counter = self.fused.run, self.fused.run.counter
-        ends = self.callback.interval.ends(
-            counter.cur_iteration, counter.updates_per_epoch, counter.effective_batch_size
-        )
-        return (update * run.accumulation_steps for update in ends)
-
-    def rows(self, steps: int) -> OutputTrackerState:
-        """Return the rows of the window of a call of so many accumulation steps, empty, in NumPy arrays."""
-        counter, interval = self.fused.run.counter, self.callback.interval
-        per_unit = {
-            "update": 1.0,
-            "sample": 1 / counter.effective_batch_size,
-            "epoch": counter.updates_per_epoch or 1,
-        }[interval.unit]
-        shortest = max(1, int(interval.n * per_unit)) * self.fused.run.accumulation_steps
-        rows = 1 + -(-(steps - 1) // shortest)
-        state = self.tracker.blank(self.slots)
-        empty: OutputTrackerState = jax.tree.map(lambda array: np.broadcast_to(array, (rows, *array.shape)), state)
-        return empty
-
-    def lay(self, rows: int) -> np.ndarray[Any, Any]:
-        """Return the positions at which so many rows end, from the counter's present place on."""
-        self.done = 0
-        self.ends = np.array([*islice(self.next_ends(), rows - 1), np.iinfo(np.int32).max], np.int32)
-        return self.ends
-
-    def check(self, window: Window, position: int) -> None:
-        """Refuse a window, on the host, with other steps than those of the interval under way and of what follows it."""
-        if np.shape(window.ends)[1:] != self.ends.shape or not (window.ends == self.ends).all():
-            raise self._misused("its intervals end elsewhere than this run's")
-        for begun in (position - np.sum(window.rows.step, -1)).tolist():
-            if begun < self.earliest or begun > self.latest:
-                raise self._misused(
-                    f"{position - begun} steps were tracked where {position - self.latest} were to come"
-                )
-
-    def _misused(self, what: str) -> HookOrderError:
-        return HookOrderError(
-            f"run.step got what does not belong to the interval of {self.callback} under way: {what}. Take what run.step"
-            " returns, and give the compiled function that: tracked = run.step(tracked). From a checkpoint, make the run with"
-            " the config, steps_per_call and start at which it was saved"
-        )
-
-    def partials(self) -> Partials:
-        """Return what each key has of the interval under way."""
-        fetched = self.fused.fetched()
-        none = no_partials(self.tracker.fields)
-        if self.done >= len(self.ends) or not fetched.is_counted.size:
-            return none
-        is_elsewhere = not fetched.is_counted.any()
-        window = fetched.tree.windows[self.number]
-        row = jax.tree.map(lambda rows: rows[fetched.is_counted | is_elsewhere, self.done], window.rows)
-        found = self.tracker.partials(row, self.fused.decode_position)
-        # a key whose values another process counts is there, with no element, so that all have the same keys
-        return spread(none, found.keys) if is_elsewhere else found
-
-    def reset(self) -> None:
-        """Go on to the next interval's row."""
-        self.done += 1
-        self.earliest = self.latest = self.fused.run.counter.update * self.fused.run.accumulation_steps
 
 
 def _laid_by(run: Run, callback: TrackAdditionalOutputsCallback) -> str:
@@ -141,7 +63,7 @@ class Fused:
             OutputTracker(callback.config, names, meaning=_laid_by(run, callback)) for callback in callbacks
         )
         self._sources = [
-            _WindowSource(
+            WindowSource(
                 self,
                 number,
                 callback,
@@ -225,36 +147,55 @@ class Fused:
 
     def step(self, tracked: Tracked, steps: int, batch: Any = None, losses: Any = None) -> Tracked:
         """Count accumulation steps, emit what they completed, and return what the next call is to carry."""
-        before = self.tracked, self._fetched, self._position
-        self.tracked, self._fetched = tracked, None
-        self._position += steps
-        is_end = self._position >= self._next_end
-        if is_end:
-            try:
+        before, begun = (self.tracked, self._fetched, self._position), self._counted()
+        sources = Mark(self._sources)
+        errors: list[Exception] = []
+        try:
+            self.tracked, self._fetched = tracked, None
+            self._position += steps
+            if self._position >= self._next_end:
                 self.fetched()
-            except Exception:
+            self._count(begun + steps, errors, batch, losses)
+        except BaseException as error:
+            if self._counted() == begun:
                 self.tracked, self._fetched, self._position = before
-                raise
-        errors = []
-        for _ in range(steps):
-            try:
-                self.run.count_step(batch, losses)
-            except Exception as error:
-                errors.append(error)
-        if is_end:
-            self._renew()
+                sources.go_back()
+            elif not isinstance(error, Exception):
+                complete(error, lambda: self._count(begun + steps, errors, batch, losses))
+            raise
         if errors:
             raise errors[0]
         return self.tracked
 
+    def _counted(self) -> int:
+        return self.run.counter.update * self.run.accumulation_steps + self.run.accumulated
+
+    def _count(self, until: int, errors: list[Exception], batch: Any, losses: Any) -> None:
+        """Count so far, and renew what is carried at an interval's end. Where this was interrupted, it may be called again."""
+        while self._counted() < until:
+            before = self._counted()
+            try:
+                self.run.count_step(batch, losses)
+            except Exception as error:
+                errors.append(error)
+                if self._counted() == before:
+                    break
+        if self._position >= self._next_end:
+            self._renew()
+
     def _renew(self) -> None:
-        done = np.array([source.done for source in self._sources], np.int32)
-        with jax.transfer_guard("allow"), no_mesh():
-            ends = self._lay() if self.members is None else self.members.spread(self._lay())
-            new = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
-            self.tracked = jax.tree.map(laid_like, new, self.tracked)
-        self._fetched = None
-        self._next_end = self._end()
+        mark = Mark([self, *self._sources])
+        try:
+            done = np.array([source.done for source in self._sources], np.int32)
+            with jax.transfer_guard("allow"), no_mesh():
+                ends = self._lay() if self.members is None else self.members.spread(self._lay())
+                new = renewed(self.tracked, self._blanks, ends, done, axis=int(self.members is not None))
+                self.tracked = jax.tree.map(laid_like, new, self.tracked)
+            self._fetched = None
+            self._next_end = self._end()
+        except BaseException:
+            mark.go_back()
+            raise
 
     def _end(self) -> int:
         """Return the position at which the next interval ends."""
@@ -293,3 +234,6 @@ class Fused:
             )
         for source, window in zip(self._sources, fetched.windows, strict=True):
             source.check(window, position)
+        log = self.run.log_writer.run_log
+        if position - most < self._begun and log is not None:  # it carries what an earlier start began
+            log.carry_since((position - most) // self.run.accumulation_steps)

@@ -105,7 +105,7 @@ class JaxKernels:
         """Return how many steps of a layout `settle` takes at a time, a power of two."""
         return min(32, _power_of_two(1 + PENDING_VALUES // len(layout.slots)))
 
-    def take(self, step: Step) -> tuple[Pending, Taken]:
+    def take(self, step: Step, earlier: Sequence[Pending]) -> tuple[Pending, Taken]:
         """Return a step stacked, its arrays lifted; and copies of its values."""
         layout, weight = step.layout, step.weight
         if weight is not None:

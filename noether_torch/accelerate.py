@@ -122,7 +122,7 @@ class Run(torch_callbacks.Run):
         at_end = self._follows_epochs and ends_epoch is None and is_last
         try:
             super()._accumulation_step(outputs, batch, losses, ends_update, at_end or ends_epoch)
-        except Exception:
+        except BaseException:
             if self.counter.update == update:  # the step is not counted
                 self._samples = samples
             raise

@@ -161,6 +161,15 @@ class _TorchOps:
     def stack(self, values: Sequence[Tensor], dtype: str) -> Tensor:
         return torch.stack([value if value.ndim == 0 else value.reshape(()) for value in values])
 
+    def room(self, vectors: Sequence[Tensor], count: int) -> Sequence[Sequence[Tensor]] | None:
+        if not all(vector.is_cpu for vector in vectors):
+            return None  # an accelerator's memory has an allocator of its own
+        with torch.inference_mode(False):  # else nothing could be put into it outside of that mode
+            return [torch.empty((count, len(each)), dtype=each.dtype, device=each.device).unbind(0) for each in vectors]
+
+    def put_into(self, row: Tensor, vectors: list[Tensor]) -> Tensor:
+        return torch.cat(vectors, out=row)
+
     def stack_rows(self, rows: Sequence[Any]) -> Tensor:
         return torch.stack(list(rows)) if isinstance(rows[0], Tensor) else torch.from_numpy(np.array(rows))[:, None]
 
@@ -181,9 +190,9 @@ class _TorchOps:
 
 
 class _TorchKernels(EagerKernels):
-    def take(self, step: Step) -> tuple[Pending, Taken]:
+    def take(self, step: Step, earlier: Sequence[Pending]) -> tuple[Pending, Taken]:
         require_memory(step.arrays)
-        return EagerKernels.take(self, step)  # at every step: cheaper than super()
+        return EagerKernels.take(self, step, earlier)  # at every step: cheaper than super()
 
 
 _dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")

@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import Callbacks, build_callback, counts_samples, read_callbacks
 from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
-from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.checkpoints import for_checkpoint, load_state_of_all, own_state, state_of_all
 from noether_torch.trainer import TrainerLog
-from noether_torch.trainer_run import TrainerRun
+from noether_torch.trainer_run import RunOptions, TrainerRun, checked_options
 from noether_torch.used_rates import with_source
 
 try:
@@ -63,7 +62,7 @@ class TrackOutputs(Callback):
         batch_size: the samples of a batch in this process, or a function of the batch that returns them; None: the first
             dimension that all its arrays have in common, added up over the loaders where there are several.
         trainer_loggers: whether the trainer's loggers get what is logged too, with the update as the step.
-        time_limit: seconds that a process waits for the others, if there are several; see `Run`.
+        **options: `time_limit` and `durability`, as for `Run`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if a config or an argument cannot work.
@@ -79,7 +78,7 @@ class TrackOutputs(Callback):
         *,
         batch_size: BatchSize | None = None,
         trainer_loggers: bool = True,
-        time_limit: float = TIME_LIMIT,
+        **options: Unpack[RunOptions],
     ) -> None:
         self.run: TrainerRun | None = None
         self._callbacks = read_callbacks(callbacks)
@@ -92,8 +91,7 @@ class TrackOutputs(Callback):
         self._path = path
         self._batch_size = checked_batch_size(batch_size)
         self._trainer_loggers = trainer_loggers
-        require_time_limit(time_limit, "TrackOutputs")
-        self._time_limit = time_limit
+        self._options = checked_options(options)
         self._is_tracking = False
         self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
         self._global_step = 0
@@ -164,7 +162,7 @@ class TrackOutputs(Callback):
             accumulation_steps=trainer.accumulate_grad_batches,
             start=earlier(trainer, self._samples) if goes_on and not self._state else None,
             trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],
-            time_limit=self._time_limit,
+            **self._options,
         )
         end = estimated_end(trainer)
         run.counter.end_iteration = None if end is None else TrainingIteration(update=end)  # which is for display only

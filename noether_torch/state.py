@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from noether_core.reduce.state import damaged
+
 _ARRAY = "base64"
 
 
@@ -25,7 +27,11 @@ class TensorState:
         Raises:
             NoetherError: for a state of another form.
         """
-        super().load_state_dict(as_arrays(state))  # type: ignore[misc]
+        try:
+            arrays = as_arrays(state)
+        except Exception as error:
+            raise damaged(error) from error
+        super().load_state_dict(arrays)  # type: ignore[misc]
 
 
 def as_tensors(state: Any) -> Any:

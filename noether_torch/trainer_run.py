@@ -4,11 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
+from noether_core.emit.disk import Durability, require_durability
 from noether_core.emit.loggable import plain_value
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, suggest
+from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_torch.callbacks import Run
+
+
+class RunOptions(TypedDict, total=False):
+    """Name the options of `Run` that a trainer's callback hands on to its run."""
+
+    time_limit: float
+    durability: Durability
+
+
+def checked_options(options: RunOptions) -> RunOptions:
+    """Return options of a `TrackOutputs`, all of them.
+
+    Raises:
+        TypeError: for one that there is not.
+        NoetherError: for a value that cannot be.
+    """
+    whole: RunOptions = {"time_limit": TIME_LIMIT, "durability": "interval"}
+    for name in options:
+        if name not in whole:
+            raise TypeError(f"TrackOutputs got an unexpected argument {name!r}.{suggest(name, whole)}")
+    whole.update(options)
+    require_time_limit(whole["time_limit"], "TrackOutputs")
+    require_durability(whole["durability"], "TrackOutputs")
+    return whole
 
 
 class TrainerRun(Run):

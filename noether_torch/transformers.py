@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -21,7 +21,6 @@ from noether_core.callbacks.build import Callbacks, build_callback
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
-from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.checkpoints import load_state_of_all
 from noether_torch.state import as_arrays, as_json
@@ -36,6 +35,7 @@ except ImportError as error:
         "noether_torch.transformers needs transformers: pip install 'noether-callbacks[transformers]'"
     ) from error
 
+from noether_torch.trainer_run import RunOptions, checked_options
 from noether_torch.transformers_run import TransformersRun, configs_of, tell_callbacks
 from noether_torch.transformers_states import GatheredStates, forget_saved, saved_entry
 from noether_torch.used_rates import UsedRates, with_source
@@ -98,7 +98,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         callbacks: a YAML file with a `callbacks:` list, or configs. A `LearningRateCallback` with neither `key` nor `source`
             reads the trainer's optimizer.
         path: the run directory; None: `noether` in the trainer's output directory, for a second one `noether_2`.
-        time_limit: seconds that a process waits for the others, if there are several; see `Run`.
+        **options: `time_limit` and `durability`, as for `Run`.
 
     Attributes:
         run: the `Run` under way or ended; None before training.
@@ -107,11 +107,11 @@ class TrackOutputs(TrainerCallback, ExportableState):
         NoetherError, pydantic.ValidationError: if a config cannot work.
     """
 
-    def __init__(self, callbacks: Callbacks, path: str | Path | None = None, *, time_limit: float = TIME_LIMIT) -> None:
-        require_time_limit(time_limit, "TrackOutputs")
+    def __init__(self, callbacks: Callbacks, path: str | Path | None = None, **options: Unpack[RunOptions]) -> None:
+        self._options = checked_options(options)
         self.run: TransformersRun | None = None
         self._configs = configs_of(callbacks)
-        self._path, self._time_limit = path, time_limit
+        self._path = path
         self._states = GatheredStates()
         self._number = 0  # among those of its trainer
         self._rates = UsedRates()
@@ -136,7 +136,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             "args": {
                 "callbacks": [config.model_dump(mode="json", exclude_unset=True) for config in self._configs],
                 "path": None if self._path is None else str(self._path),
-                "time_limit": self._time_limit,
+                **self._options,
             },
             "attributes": {},
             "number": self._number,
@@ -202,7 +202,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             else None,
             end={"update": state.max_steps},
             trackers=[TrainerLog(self._to_trainer, in_every_process=True)],
-            time_limit=self._time_limit,
+            **self._options,
         )
 
     def _running(self) -> TransformersRun:

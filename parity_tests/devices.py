@@ -1,4 +1,4 @@
-"""Put arrays where the suite is to run: `PARITY_DEVICE=cuda pytest parity_tests`; JAX has a default device of its own."""
+"""Put arrays where the suite is to run: `PARITY_DEVICE=cuda` (docs/scale.md); JAX has a default device of its own."""
 
 from __future__ import annotations
 

@@ -26,12 +26,16 @@ MOST = 3  # processes
 
 
 class Restart(NamedTuple):
-    """Say how a training is done: its first `cut` accumulation steps by `before` processes, the others by `after`."""
+    """Say how a training is done: its first `cut` accumulation steps by `before` processes, the others by `after`.
+
+    The first ones end their run, which gives out what they had of the intervals under way, or are killed.
+    """
 
     training: Training
     cut: int
     before: int
     after: int
+    is_ended: bool
 
 
 def draw_restart(seed: int) -> Restart:
@@ -48,7 +52,7 @@ def draw_restart(seed: int) -> Restart:
     configs = training.configs
     if cut % training.accumulation_steps:  # the newest values of processes that are no more: of which of these, is open
         configs = [without_last(config) for config in configs]
-    return Restart(dataclasses.replace(training, steps=steps, configs=configs), cut, before, after)
+    return Restart(dataclasses.replace(training, steps=steps, configs=configs), cut, before, after, seed % 2 == 0)
 
 
 def _run(run_class: Any, restart: Restart, path: Path | str, **arguments: Any) -> Any:
@@ -74,10 +78,11 @@ def run_part(run_class: Any, seed: int, path: Path | str, index: int, *, is_seco
     for step in of_part[restart.cut :] if is_second else of_part[: restart.cut]:
         outputs = step[index]
         run.step(None if outputs is None else converted(run_class, outputs, restart.training))
-    if is_second:
+    if not is_second:
+        run.save_state(state)
+    if is_second or restart.is_ended:
         run.finish()
         return
-    run.save_state(state)
     run.log_writer.close()  # and no more: as if it were killed
     if run.exchange is not None:
         run.exchange.close()

@@ -1,7 +1,7 @@
 """What a compiled step computes and returns in a narrow dtype is tracked as it was rounded, and not as it was before.
 
 XLA may leave a rounding out where the value is widened again at once. On a CPU it does not, so what shows that nothing is left
-out here is the program that XLA gets; on a GPU (`PARITY_DEVICE=cuda`) the numbers show it too.
+out here is the program that XLA gets; where JAX has a GPU, the numbers show it too.
 """
 
 from __future__ import annotations

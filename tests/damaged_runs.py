@@ -14,6 +14,7 @@ import numpy as np
 import noether_torch
 from noether_core import LogWriter, RunFormatError, TrainingIteration, UpdateCounter, read_run
 from noether_core.config.load import load_callbacks
+from noether_core.emit.disk import Disk
 from noether_core.emit.reader import RunReader
 from noether_core.emit.state_file import read_state
 from noether_core.emit.unmerged import Unmerged, UnmergedFiles, read_unmerged
@@ -62,7 +63,9 @@ def _train_to(path: Path) -> None:
         train(run, 13, 2)
         run.save_state(path.parent / "state")
         partials = {0: next(iter(run.state_dict()["callbacks"].values()))}
-    UnmergedFiles(path, 0, 2).save(Unmerged(TrainingIteration(0, 13, 13), 0, 2, partials, {0: 2}, "abc", 3))
+    disk = Disk()
+    UnmergedFiles(path, 0, 2, disk).save(Unmerged(TrainingIteration(0, 13, 13), 0, 2, partials, {0: 2}, "abc", 3))
+    disk.close()
 
 
 def content(run: RunReader) -> tuple[dict[int, dict[str, Any]], dict[str, dict[str, Any]]]:

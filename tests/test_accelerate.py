@@ -133,6 +133,7 @@ def test_a_run_loaded_in_mid_interval_gives_the_uninterrupted_numbers(
     first.run.start()
     first.train(3, stop=at)
     first.accelerator.save_state(str(tmp_path / "state"))
+    first.run.log_writer.close()  # and no more: as if it were killed
     second = Loop(tmp_path / "cut", accumulate)
     if when == "in the run":
         with second.run:

@@ -384,16 +384,17 @@ HOOKS = [
     *case("a state of another config", loaded_into_another_config, NoetherError,
           "the state has the callbacks", "every_n_updates=1", "this run ", "every_n_updates=2",
           "a run of the same config"),
-    *case("a state that is none", state(lambda _: None), NoetherError, "the state NoneType", "what state_dict()"),
+    *case("a state that is none", state(lambda _: None), NoetherError, "the state None", "what state_dict()"),
     *case("a state of another thing", state(lambda _: {"optimizer": 1}), NoetherError,
-          "['optimizer']", "what state_dict()"),
+          "a dict with 'optimizer'", "what state_dict()"),
     *case("a state of another version", state(lambda whole: {**whole, "version": 99}), NoetherError,
           "version 99", "upgrade the package"),
     *case("a state without its sums",
           state(lambda whole: {k: v for k, v in whole.items() if k != "sums"}), NoetherError,
           "incomplete or damaged (KeyError('sums'))", "load what state_dict() returned"),
     *case("a state with a key too many", state(lambda whole: {**whole, "keys": ["loss", "lr"]}), NoetherError,
-          "2 keys, but 'total' has shape (1, 2)", "load what state_dict() returned"),
+          "'total' is ndarray of float64 and shape (1, 2); expected binary64s of shape (2, 2)",
+          "load what state_dict() returned"),
 ]  # fmt: skip
 
 CONSTRUCTION = [

@@ -100,8 +100,10 @@ def descents(draw: st.DrawFn) -> list[tuple[list[Entry], Start | None, dict[int,
     starts: list[tuple[list[Entry], Start | None, dict[int, float]]] = []
     for number in range(draw(st.integers(1, 5))):
         update = draw(st.none() | st.integers(0, 8))
-        parent = draw(st.none() | st.sampled_from([str(each) for each in range(number)] or ["gone"]))
-        start = draw(st.none() | st.just(Start(str(number), parent, update)))
+        names = st.sampled_from(["", "gone", *map(str, range(number))])
+        others = draw(st.lists(st.tuples(names, st.integers(0, 8)), max_size=2))
+        ancestors = () if update is None else ((draw(names), update), *others)
+        start = draw(st.none() | st.just(Start(str(number), ancestors, -1)))
         updates = sorted(draw(st.lists(st.integers(update or 0, 9), max_size=6)))
         entries = [draw(ENTRIES) | {"update": each, "sample": each} for each in updates]
         starts.append((entries, start, {each: number + each / 100 for each in updates}))
@@ -113,14 +115,21 @@ def descended(starts: Sequence[tuple[list[Entry], Start | None, dict[int, float]
     if at < 0:
         return []
     entries, start, times = starts[at]
-    if start is None:
-        most = entries[0]["update"] - 1 if entries else 99
-        parent = at - 1
-    else:
-        most = -1 if start.update is None else start.update
-        ids = [None if each is None else each.id for _, each, _ in starts[:at]]
-        parent = ids.index(start.parent) if start.parent in ids and start.parent else at - 1
-    standing = [] if most < 0 else [each for each in descended(starts, parent) if each["update"] <= most]
+    before = [each for _, each, _ in starts[:at]]
+    ids = ["" if each is None else each.id for each in before]
+    ancestors = start.ancestors if start else [("", entries[0]["update"] - 1 if entries else 99)]
+    most, parent = 99, -1
+    for name, until in ancestors:
+        most = min(most, until)
+        if not name:
+            parent = at - 1
+        elif name in ids:
+            parent = ids.index(name)
+        elif None in before:  # its record may be lost
+            parent = max(place for place, each in enumerate(before) if each is None)
+        if parent >= 0:
+            break
+    standing = [each for each in descended(starts, parent) if each["update"] <= most]
     for each in entries:
         each = {**each, "time": times[each["update"]]}
         if standing and standing[-1]["update"] == each["update"]:
@@ -137,6 +146,8 @@ def test_of_several_starts_the_newest_line_of_descent_stands(
     builder = TableBuilder()
     for start in starts:
         builder.add_start(*start)
+    while starts and not starts[-1][0]:  # a start that wrote nothing supersedes nothing
+        starts.pop()
     table, _ = builder.build()
     found = [{**each, "time": time} for each, time in zip(table.iter_entries(), table.times.tolist(), strict=True)]
     wanted = descended(starts, len(starts) - 1)

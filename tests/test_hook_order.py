@@ -96,6 +96,7 @@ def test_a_callback_that_fails_at_a_periodic_hook_costs_the_others_nothing(
         run.step({"loss": 1.0})
         run.finish()
     if hook != "after_training":
+        assert run.log_writer.disk.wait()
         assert [json.loads(line)["loss/E1"] for line in lines(tmp_path)] == [1.0]
         with pytest.raises(OSError, match="the first"):
             run.step({"loss": 3.0})
@@ -117,9 +118,11 @@ def test_a_callback_that_cannot_save_costs_the_others_nothing(front_end: Any, tm
     run = front_end.Run(tmp_path, configs)
     run.start()
     for n in (1.0, 2.0):
-        with pytest.raises(OSError, match="update_outputs"):
-            run.step({"a": n, "b": n})
-    run.finish()
+        run.step({"a": n, "b": n})
+    with pytest.warns(
+        RuntimeWarning, match=r"did not take .*update_outputs.* 2 files \(update_outputs/U1/E0_U1_S1.safeten"
+    ):
+        run.finish()
     assert logged(tmp_path, "a/U1") == logged(tmp_path, "b/U1") == [(1, 1.0), (2, 2.0)]
 
 

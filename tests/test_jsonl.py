@@ -30,6 +30,8 @@ SPECIAL_TEXT = {"NaN", "Infinity", "-Infinity"}
 def strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, str) and value.lstrip("\\") in SPECIAL_TEXT:
+        return f"\\{value}"
     if isinstance(value, dict):
         return {str(name): strict(item) for name, item in value.items()}
     return [strict(item) for item in value] if isinstance(value, list | tuple) else value
@@ -42,7 +44,9 @@ def reference_encode(entry: dict[Any, Any]) -> bytes:
 
 def named(value: Any) -> Any:
     if isinstance(value, str):
-        return {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
+        is_escaped = value.startswith("\\") and value.lstrip("\\") in SPECIAL_TEXT
+        found = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
+        return value[1:] if is_escaped else found
     if isinstance(value, dict):
         return {name: named(item) for name, item in value.items()}
     return [named(item) for item in value] if isinstance(value, list) else value

@@ -158,9 +158,7 @@ def test_a_run_resumed_in_mid_interval_gives_the_uninterrupted_numbers(
     resumed.fit(second, Batches(), ckpt_path=checkpoint, weights_only=True)
 
     assert len(second.seen) < len(whole.seen)
-    (entries, arrays), (expected, expected_arrays) = contents(tmp_path / "cut"), contents(tmp_path / "whole")
-    assert entries == expected
-    assert arrays.items() >= expected_arrays.items()  # the training that was cut saved an interval's beginning too
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 class Fails(pl.Callback):
@@ -182,12 +180,8 @@ def test_a_checkpoint_made_on_an_exception_holds_the_interval_under_way(tmp_path
         ).fit(Regression(), Batches())
     trainer(tmp_path, TrackOutputs(CONFIGS, tmp_path / "cut"), max_epochs=2).fit(
         Regression(), Batches(), ckpt_path=tmp_path / "rescue.ckpt", weights_only=True
-    )
-    entries, arrays = contents(tmp_path / "cut")
-    extra = [entry for entry in entries if entry["update"] == 4]  # what the exception's end of the run emitted
-    assert extra[0]["loss/count/E1"] == 4
-    del arrays["field/E1", "E0_U4_S16"]
-    assert ([entry for entry in entries if entry not in extra], arrays) == contents(tmp_path / "whole")
+    )  # what the exception's end gave out of the interval is superseded
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_a_second_fit_goes_on_with_the_interval(tmp_path: Path) -> None:

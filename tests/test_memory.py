@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -95,6 +97,39 @@ def test_what_is_held_does_not_grow(
     assert max(device) - device[0] <= 5_000
     assert max(host) <= 10**6 + 4 * np.prod(shape)  # JAX's ways hold an array here to send it
     assert max(device) <= 4 * 4 * np.prod(shape) + 100_000
+
+
+BESIDE_LARGE = """
+import sys, tempfile
+import torch
+from noether_torch import Run
+
+def resident() -> int:
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+config = {{"every_n_updates": 10**6, "keys": ["field", "small", "one"], "reduce": ["mean", "last"], "log_output": False,
+          "save_output": True}}
+run = Run(tempfile.mkdtemp(), [config])
+run.start()
+most = 0
+for number in range({steps}):
+    run.step({{"field": torch.ones(10**6), "small": torch.ones(17), "one": torch.ones(1)}})
+    if number == 5:
+        before = resident()
+    most = max(most, resident())
+print(most - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_small_arrays_beside_large_ones_do_not_scatter_the_heap(full: bool) -> None:
+    """The field's 4 MB are to find the place of the last step's free, though 256 small arrays are held meanwhile."""
+    program = BESIDE_LARGE.format(steps=10_000 if full else 300)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], env=environment, capture_output=True, check=True
+    )
+    assert int(done.stdout) < 60 * 2**20  # it was 950 MB
 
 
 # ---------------------------------------------------------------------- the user's buffers

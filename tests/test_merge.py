@@ -17,6 +17,7 @@ import noether_torch
 from noether_core import read_run
 from noether_core.cli import app
 from noether_core.config import OnlineLossCallbackConfig
+from noether_core.emit.disk import Disk
 from noether_core.emit.unmerged import Unmerged, UnmergedFiles, find_unmerged, read_unmerged, set_merged
 from noether_core.errors import NoetherError, ProcessesMissingError, RunFormatError
 from noether_core.parity import merge_run
@@ -181,7 +182,7 @@ def test_what_a_superseded_start_left_is_not_mixed_with_what_is_logged(tmp_path:
         number, key = {"loss": (3, "loss/online/total"), "arrays": (1, "x")}[name]
         other = dict(saved.callbacks[number])
         other["sums"] = {field: sums * 2 for field, sums in other["sums"].items()}
-        UnmergedFiles(tmp_path / "run", 0, 3).save(replace(saved, callbacks={**saved.callbacks, number: other}))
+        save(tmp_path / "run", replace(saved, callbacks={**saved.callbacks, number: other}))
         report = merge_run(tmp_path / "run")
         assert report.merged == []
         assert "of another start of the run; take their files away" in " ".join(report.problems[0].split())
@@ -203,12 +204,22 @@ def of(index: int, count: int, number: int, *callbacks: int, update: int = 4) ->
     return Unmerged(TrainingIteration(0, update, 2 * update), index, count, parts, due, "s", number)
 
 
+def save(path: Path, unmerged: Unmerged) -> None:
+    """Save it as its process does at its first meeting."""
+    disk = Disk()
+    UnmergedFiles(path, unmerged.index, unmerged.count, disk).save(unmerged)
+    disk.close()
+
+
 def test_what_is_saved_and_not_discarded_is_kept(tmp_path: Path) -> None:
+    disk = Disk()
+
     def found() -> dict[str, list[int]]:
+        assert disk.wait()
         files = [read_unmerged(file) for file in find_unmerged(tmp_path)]
         return {file.path.relative_to(tmp_path / "unmerged").as_posix(): sorted(file.callbacks) for file in files}
 
-    files = UnmergedFiles(tmp_path, 1, 2)
+    files = UnmergedFiles(tmp_path, 1, 2, disk)
     files.save(of(1, 2, 0, 0, 2))
     files.save(of(1, 2, 1, 1))
     assert found() == {"E0_U4_S8.s.0/1-of-2.safetensors": [0, 2], "1-of-2.safetensors": [1]}
@@ -217,7 +228,7 @@ def test_what_is_saved_and_not_discarded_is_kept(tmp_path: Path) -> None:
     before = {"1-of-2.before.safetensors": [1]}
     assert found() == {"E0_U4_S8.s.0/1-of-2.safetensors": [0, 2], **before, "1-of-2.safetensors": [5]}
     files.save(of(1, 2, 3, 0, update=6))
-    UnmergedFiles(tmp_path, 0, 2).save(of(0, 2, 3, 3, update=6))
+    save(tmp_path, of(0, 2, 3, 3, update=6))
     kept = {"E0_U4_S8.s.0/1-of-2.safetensors": [0, 2], "E0_U4_S8.s.2/1-of-2.safetensors": [5]}
     newest = {"0-of-2.safetensors": [3], "1-of-2.safetensors": [0]}
     assert found() == {**kept, **before, **newest}
@@ -225,7 +236,7 @@ def test_what_is_saved_and_not_discarded_is_kept(tmp_path: Path) -> None:
     assert found() == {**kept, **newest}
     files.discard()
     assert found() == {**kept, **newest}
-    UnmergedFiles(tmp_path, 1, 2).save(of(1, 2, 0, 7))  # of another start
+    save(tmp_path, of(1, 2, 0, 7))  # of another start
     kept |= {"E0_U6_S12.s.3/1-of-2.safetensors": [0]}
     assert found() == {**kept, "0-of-2.safetensors": [3], "1-of-2.safetensors": [7]}
     for file in find_unmerged(tmp_path):
@@ -236,16 +247,19 @@ def test_what_is_saved_and_not_discarded_is_kept(tmp_path: Path) -> None:
         "E0_U6_S12.s.3/merged/0-of-2.safetensors",
         "E0_U6_S12.s.3/merged/1-of-2.safetensors",
     ]
+    disk.close()
 
 
 def test_processes_that_save_and_discard_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     def body(exchange: ThreadExchange) -> None:
-        files = UnmergedFiles(tmp_path, exchange.index, exchange.count)
+        disk = Disk()
+        files = UnmergedFiles(tmp_path, exchange.index, exchange.count, disk)
         for number in range(60):
             files.save(of(exchange.index, exchange.count, number, 0, update=4 + number // 3))
             if number % 3:
                 files.set_pooled()
                 files.discard()
+        disk.close()
 
     run_threads(4, body)
     assert len(find_unmerged(tmp_path)) == 4 * 20
@@ -254,7 +268,7 @@ def test_processes_that_save_and_discard_at_once_do_not_disturb_each_other(tmp_p
 def test_damaged_and_misplaced_files_are_named(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path, CONFIGS, processes=1):
         pass
-    UnmergedFiles(tmp_path, 0, 1).save(of(0, 1, 0, 0))
+    save(tmp_path, of(0, 1, 0, 0))
     file = tmp_path / "unmerged" / "0-of-1.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1])
@@ -263,10 +277,10 @@ def test_damaged_and_misplaced_files_are_named(tmp_path: Path) -> None:
     file.rename(file.with_name("1-of-2.safetensors"))
     assert "it is of process 0 of 1" in merge_run(tmp_path).problems[0]
     file.with_name("1-of-2.safetensors").unlink()
-    UnmergedFiles(tmp_path, 0, 1).save(of(0, 1, 0, 7))
+    save(tmp_path, of(0, 1, 0, 7))
     assert "has values of tracking callback 7, which config.yaml has not" in merge_run(tmp_path).problems[0]
     file.unlink()
-    UnmergedFiles(tmp_path, 0, 1).save(of(0, 1, 0, 2))
+    save(tmp_path, of(0, 1, 0, 2))
     assert "or with another `reduce`" in merge_run(tmp_path).problems[0]
     with pytest.raises(NoetherError, match="does not exist"):
         merge_run(tmp_path / "absent")

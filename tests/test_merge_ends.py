@@ -15,7 +15,7 @@ import noether_jax
 import noether_torch
 from noether_core import read_run
 from noether_core.emit.unmerged import find_unmerged
-from noether_core.errors import ProcessesMissingError
+from noether_core.errors import ProcessesMissingError, RunLockedError
 from noether_core.parity import merge_run
 from noether_core.reduce.threads import ThreadExchange, run_threads
 
@@ -156,7 +156,7 @@ def test_files_of_two_starts_are_not_mixed(tmp_path: Path) -> None:
     assert any("lacks what other processes had: 0-of-2" in problem for problem in report.problems)
 
 
-def test_a_merge_while_the_run_goes_on_takes_nothing_from_it(tmp_path: Path) -> None:
+def test_a_merge_while_the_run_goes_on_is_refused_and_takes_nothing_from_it(tmp_path: Path) -> None:
     configs = [{"every_n_updates": 2, "keys": ["x"], "reduce": ["mean"], "save_output": True}]
     train(tmp_path / "whole", configs, [6, 6], noether_torch)
 
@@ -167,7 +167,8 @@ def test_a_merge_while_the_run_goes_on_takes_nothing_from_it(tmp_path: Path) -> 
 
             def after_a_merge(*arguments: Any) -> None:
                 if exchange.index == 0:
-                    merge_run(tmp_path / "run")
+                    with pytest.raises(RunLockedError, match="a run of this process"):
+                        merge_run(tmp_path / "run")
                 write(*arguments)
 
             run.callbacks[0]._write = after_a_merge  # type: ignore[attr-defined]

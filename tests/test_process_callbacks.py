@@ -15,7 +15,7 @@ from noether_core.errors import MissingKeyError, NoetherError, NonFiniteError, P
 from tests.virtual_processes import FRONT_ENDS, train
 
 
-def full_configs(**more: Any) -> list[dict[str, Any]]:
+def full_configs() -> list[dict[str, Any]]:
     return [
         {"every_n_updates": 3, "keys": ["a"], "reduce": ["mean", "max"]},
         {"every_n_epochs": 1, "patterns": ["b"], "id": "epochs"},
@@ -29,17 +29,13 @@ def full_configs(**more: Any) -> list[dict[str, Any]]:
             "higher_is_better": False,
         },
         {"kind": "ProgressCallback", "every_n_updates": 4},
-        *(
-            [
-                {
-                    "kind": "MetricEarlyStopCallback",
-                    "every_n_updates": 1,
-                    "source_metric_key": "loss/online/total/U1",
-                    "higher_is_better": False,
-                    "patience": 3,
-                }
-            ]
-        ),
+        {
+            "kind": "MetricEarlyStopCallback",
+            "every_n_updates": 1,
+            "source_metric_key": "loss/online/total/U1",
+            "higher_is_better": False,
+            "patience": 3,
+        },
     ]
 
 

@@ -299,12 +299,13 @@ def test_a_framework_s_own_complex_array_is_refused_at_its_step(tmp_path: Path) 
         assert list(read_recording(tmp_path / "r")) == []
 
 
-def test_a_name_that_no_file_holds_is_refused_at_its_step(tmp_path: Path) -> None:
+def test_a_name_that_no_file_holds_comes_back_and_one_that_is_too_long_is_refused_at_its_step(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path / "run", callbacks=[], record=tmp_path / "r") as run:
-        with pytest.raises(UpdateOutputError, match=r"'\\ud800'.*name"):
-            run.step(update_outputs={"\ud800": 1.0})
+        run.step(update_outputs={"\ud800": 1.0, "a\nb": 2.0})
+        with pytest.raises(UpdateOutputError, match=r"name"):
+            run.step(update_outputs={"x" * 2**26: 1.0})
         run.step(update_outputs={"loss": 1.0})
-    assert list(read_recording(tmp_path / "r")) == [{"loss": 1.0}]
+    assert list(read_recording(tmp_path / "r")) == [{"\ud800": 1.0, "a\nb": 2.0}, {"loss": 1.0}]
 
 
 def test_without_a_recording_none_of_this_matters(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from noether_core.config.base import CallbackBaseConfig
-from noether_core.emit.log_writer import LogWriter, ScalarWriter
+from noether_core.emit.log_writer import BoundLogWriter, LogWriter, ScalarWriter
 from noether_core.errors import warn
+from noether_core.interrupts import Mark
 from noether_core.schedule import Counter
 
 TRAINER_ARGUMENTS = ("trainer", "model", "data_container", "tracker", "checkpoint_writer", "metric_property_provider")
@@ -69,6 +71,29 @@ class CallbackBase:
     def __str__(self) -> str:
         return type(self).__name__
 
+    def stateful(self) -> Sequence[object]:
+        """Return the objects whose attributes are the callback's state. What these refer to is not changed in place."""
+        return [self]
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that brings the callback back to where it stands."""
+        return Mark(self.stateful()).go_back
+
+    def whole(self, hook: Callable[..., None], **arguments: Any) -> None:
+        """Call a hook that logs; if something other than an `Exception` interrupts it, as if it had not been called."""
+        go_back = self.mark()
+        writer = self.log_writer.writer if isinstance(self.log_writer, BoundLogWriter) else None
+        logged = None if writer is None else writer.mark()
+        try:
+            hook(**arguments)
+        except Exception:
+            raise
+        except BaseException:
+            go_back()
+            if writer is not None and logged is not None:
+                writer.go_back(logged)
+            raise
+
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:
             self._warned.add(subject)
@@ -92,6 +117,10 @@ class CallbackBase:
 
     def track_no_outputs(self) -> None:
         """Run before the last accumulation step of an update in which none had update outputs."""
+
+    def has_tracked(self, update: int, accumulation_step: int) -> bool:
+        """Tell whether the last `track_after_accumulation_step` was this step's, as far as the callback can tell."""
+        return False
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`: another callback refused that step, so it is not counted."""

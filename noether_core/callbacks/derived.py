@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.interrupts import Mark
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import Counter
 
@@ -53,6 +55,24 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         """Forget the last `track_after_accumulation_step`."""
         self.tracking.undo_accumulation_step()
 
+    def has_tracked(self, update: int, accumulation_step: int) -> bool:
+        """Tell whether the last `track_after_accumulation_step` was this step's."""
+        return self.tracking.has_tracked(update, accumulation_step)
+
+    def stateful(self) -> Sequence[object]:
+        """Return the objects whose attributes are the callback's state."""
+        return [self, *self.tracking.stateful()]
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that brings the callback back to where it stands."""
+        own, held = Mark([self]), self.tracking.mark()
+
+        def go_back() -> None:
+            own.go_back()
+            held()
+
+        return go_back
+
     def _emit(self, update_counter: Counter) -> None:
         self.tracking._advance(update_counter)
 
@@ -70,5 +90,6 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         Raises:
             NoetherError: for a state of another form; the callback stays as it was.
         """
-        self.tracking.load_state_dict(state)
-        super().load_state_dict(state)
+        with Mark(self.stateful()):
+            self.tracking.load_state_dict(state)
+            super().load_state_dict(state)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from noether_core.algebra.position import decode_position
-from noether_core.emit.arrays import write_savable
+from noether_core.emit.arrays import encode_savable
+from noether_core.emit.files import write_whole
 from noether_core.emit.log_writer import BoundLogWriter, LogWriter, ScalarWriter
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.computed import Computed
@@ -75,7 +76,12 @@ def nonfinite_error(title: str, partials: Partials, processes: Mapping[str, int]
 
 
 def save_arrays(writer: ScalarWriter, path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
-    """Write an array file of the run directory, of which a writer of this module notes which start did; see `write_savable`."""
-    if isinstance(writer, LogWriter | BoundLogWriter):
-        writer.note_arrays(path)
-    return write_savable(path, arrays)
+    """Write an array file, of which a writer of this package notes which start did, and does not wait for the disk.
+
+    Returns:
+        The error of the first array that the format cannot hold; all the others are written.
+    """
+    save = writer.save if isinstance(writer, LogWriter | BoundLogWriter) else write_whole
+    data, error = encode_savable(arrays)
+    save(path, data)
+    return error

@@ -15,6 +15,8 @@ from noether_core.callbacks.base import CallbackBase
 from noether_core.errors import HookOrderError
 from noether_core.schedule import Counter
 
+_OFTEN = frozenset({"after_update", "after_epoch"})
+
 
 def next_position(
     before: tuple[int, int], update: int, accumulation_steps: int, accumulation_step: int
@@ -39,17 +41,22 @@ def next_position(
     return position
 
 
-def accumulation_step(callbacks: Sequence[CallbackBase], arguments: Mapping[str, Any]) -> None:
-    """Call `track_after_accumulation_step` of each with these arguments; if one raises, those before it forget the step."""
-    done = 0
-    try:
-        for callback in callbacks:
-            callback.track_after_accumulation_step(**arguments)
-            done += 1
-    except Exception:
-        for earlier in callbacks[:done]:
-            earlier.undo_accumulation_step()
-        raise
+def accumulation_step(
+    callbacks: Sequence[CallbackBase], arguments: Mapping[str, Any], done: list[CallbackBase]
+) -> None:
+    """Call `track_after_accumulation_step` of each with these arguments; those that have made it are added to `done`."""
+    for callback in callbacks:
+        callback.track_after_accumulation_step(**arguments)
+        done.append(callback)
+
+
+def undo_accumulation_step(
+    callbacks: Sequence[CallbackBase], done: Sequence[CallbackBase], update: int, accumulation_step: int
+) -> None:
+    """Let those callbacks that have tracked a step forget it: the first ones, which are `done`, and maybe the next."""
+    for callback in callbacks[: len(done) + 1]:
+        if callback in done or callback.has_tracked(update, accumulation_step):
+            callback.undo_accumulation_step()
 
 
 def periodic(callbacks: Sequence[CallbackBase], hooks: Sequence[str], update_counter: Counter) -> list[Exception]:
@@ -59,8 +66,12 @@ def periodic(callbacks: Sequence[CallbackBase], hooks: Sequence[str], update_cou
         for hook in hooks:
             for callback in callbacks:
                 if callback.reads_log is reads_log:
+                    method = getattr(callback, hook)
                     try:
-                        getattr(callback, hook)(update_counter=update_counter)
+                        if hook in _OFTEN:  # their interval's end is whole
+                            method(update_counter=update_counter)
+                        else:
+                            callback.whole(method, update_counter=update_counter)
                     except Exception as error:
                         errors.append(error)
     return errors

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from noether_core import schedule
 from noether_core.callbacks.derived import DerivedOutputsCallback
+from noether_core.checked import whole_or_never
 from noether_core.config.loop import LearningRateCallbackConfig
 from noether_core.errors import MissingKeyError, NoetherError, UpdateOutputError, listing, suggest
 from noether_core.select import flat_outputs
@@ -27,7 +28,7 @@ class LearningRateCallback(DerivedOutputsCallback):
     """
 
     callback_config: LearningRateCallbackConfig
-    _kept: ClassVar = {"seen_at": int}
+    _kept: ClassVar = {"seen_at": whole_or_never}
     _seen_at = -1  # the last update that was logged from the source
 
     def __init__(self, callback_config: LearningRateCallbackConfig, **arguments: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
+from noether_core.emit.disk import Disk
 from noether_core.emit.state_file import decode_state, encode_state
 from noether_core.emit.unmerged import Unmerged, UnmergedFiles
 from noether_core.errors import NoetherError, ProcessesMissingError, UpdateOutputError, listing, warn
@@ -43,6 +44,7 @@ class Meeting:
         exchange: talks to the other processes.
         sources: the callbacks, in the same order in each process.
         path: the run directory, to which each process saves what it has before it meets the others; None saves nothing.
+        disk: writes there; this process waits for it before it meets the others, unless it stalls.
         pool: pools what sources of the same configs have, if there is one already.
 
     Attributes:
@@ -53,7 +55,12 @@ class Meeting:
     """
 
     def __init__(
-        self, exchange: Exchange, sources: Sequence[Source], path: Path | None, pool: Pool | None = None
+        self,
+        exchange: Exchange,
+        sources: Sequence[Source],
+        path: Path | None,
+        pool: Pool | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.exchange = exchange
         self.found: dict[int, Pooled | Exception] = {}
@@ -61,7 +68,8 @@ class Meeting:
         self.start, self.number = "", 0
         self._sources = sources
         self._path = path
-        self._files = None if path is None else UnmergedFiles(path, exchange.index, exchange.count)
+        self._disk = Disk() if disk is None else disk
+        self._files = None if path is None else UnmergedFiles(path, exchange.index, exchange.count, self._disk)
         self._pool = Pool(exchange, [source.config for source in sources]) if pool is None else pool
 
     def meet(
@@ -138,6 +146,11 @@ class Meeting:
         if self._files is not None:
             self._files.discard()
 
+    def wait_for_disk(self) -> None:
+        """Wait until what was saved and logged so far is written; the others forget their part of it once we come."""
+        self._disk.wait()
+        self._disk.report()
+
     def save(self, urgencies: Mapping[int, int], at: Counter) -> None:
         """Save what this process has for meetings to which it will not come, for `noether-parity merge`."""
         offers, failure = self._offers(urgencies, int(at.update))
@@ -151,10 +164,8 @@ class Meeting:
         parts = {number: pack(offers[number].partials) for number in urgencies}
         who = self.exchange.index, self.exchange.count
         saved = Unmerged(at.cur_iteration, *who, parts, urgencies, self.start, self.number, is_final, is_whole)
-        try:
-            self._files.save(saved)
-        except OSError as error:  # the others wait
-            warn(f"what this process has of the interval that ends at {at.cur_iteration} is not saved: {error}")
+        self._files.save(saved)
+        self.wait_for_disk()
 
     def _advise(self, error: ProcessesMissingError) -> None:
         if self._path is not None:

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar, Protocol, cast
 
 from noether_core.callbacks.periodic import PeriodicCallback
+from noether_core.checked import real, whole, whole_or_never
 from noether_core.config.loop import BestMetricCallbackConfig, MetricConfig, MetricEarlyStopCallbackConfig
 from noether_core.emit.log_writer import ScalarWriter
 from noether_core.errors import NoetherError, listing, suggest
@@ -31,7 +32,7 @@ class MetricCallback(PeriodicCallback):
     """
 
     reads_log: ClassVar[bool] = True
-    _kept: ClassVar = {"best": float, "best_at": int, "seen_at": int}
+    _kept: ClassVar = {"best": real, "best_at": whole, "seen_at": whole_or_never}
 
     def __init__(self, callback_config: MetricConfig, **arguments: Any) -> None:
         super().__init__(callback_config, **arguments)
@@ -155,7 +156,7 @@ class MetricEarlyStopCallback(MetricCallback):
     """
 
     callback_config: MetricEarlyStopCallbackConfig
-    _kept: ClassVar = {**MetricCallback._kept, "waited": int}
+    _kept: ClassVar = {**MetricCallback._kept, "waited": whole}
     _waited = 0
 
     def _look(self, update_counter: Counter) -> None:

@@ -20,14 +20,21 @@ class Partners:
         backend: knows the processes that the framework was told of.
         processes: what talks to them; None: what the backend has; 1: nothing does.
         path: the run directory.
+        writer: what the callback logs to.
 
     Attributes:
         drives: whether the callback is nobody else's, so that it begins and finishes the pooling by its own hooks.
     """
 
     def __init__(
-        self, member: Member, backend: Backend, processes: Exchange | Literal[1] | None, path: Path | None
+        self,
+        member: Member,
+        backend: Backend,
+        processes: Exchange | Literal[1] | None,
+        path: Path | None,
+        writer: ScalarWriter,
     ) -> None:
+        self._disk = getattr(writer, "disk", None)
         self._member, self._backend, self._processes, self._path = member, backend, processes, path
         is_exchange(processes, str(member), backend.name)
         self._pooling: Pooling | None = None
@@ -44,7 +51,7 @@ class Partners:
         if not self._is_known:
             exchange = self._backend.exchange(TIME_LIMIT) if self._processes is None else self._processes
             if exchange is not None and exchange != 1:
-                self._pooling, self.drives = Pooling(exchange, [self._member], self._path), True
+                self._pooling, self.drives = Pooling(exchange, [self._member], self._path, self._disk), True
             self._is_known = True
         return self._pooling
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from noether_core.callbacks.base import CallbackBase
+from noether_core.checked import mapping, whole
 from noether_core.config.base import PeriodicCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
+from noether_core.interrupts import Mark
 from noether_core.schedule import Counter
 
 IntervalType = Literal["epoch", "update", "sample", "eval"]
@@ -25,7 +27,8 @@ class PeriodicCallback(CallbackBase):
     """
 
     callback_config: PeriodicCallbackConfig
-    _kept: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # `{"best": float}`: a state has `_best`, read by `float`
+    # `{"best": real}`: a state has `_best`, read by `real`, which takes what is there and what a message calls it
+    _kept: ClassVar[Mapping[str, Callable[[Any, str], Any]]] = {}
 
     def __init__(self, callback_config: PeriodicCallbackConfig, **arguments: Any) -> None:
         for hook in ("after_update", "after_epoch"):
@@ -103,10 +106,14 @@ class PeriodicCallback(CallbackBase):
         return self.interval.ends_between(before, now)
 
     def _advance(self, update_counter: Counter) -> None:
-        has_ended = self._has_ended(update_counter)
+        if self._has_ended(update_counter):
+            self.whole(self._end_interval, update_counter=update_counter)
+        else:
+            self._reached = self._count(update_counter)
+
+    def _end_interval(self, *, update_counter: Counter) -> None:
         self._reached = self._count(update_counter)
-        if has_ended:
-            self.periodic_callback(interval_type=self._unit, update_counter=update_counter)
+        self.periodic_callback(interval_type=self._unit, update_counter=update_counter)
 
     def at_eval(self, *, update_counter: Counter, **_: Any) -> None:
         """Call `periodic_callback` with the interval type `eval`."""
@@ -123,11 +130,15 @@ class PeriodicCallback(CallbackBase):
         Raises:
             NoetherError: for a state of another form; the callback stays as it was.
         """
-        try:
-            reached = int(state["reached"])
-            kept = {name: read(state[name]) for name, read in self._kept.items()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise NoetherError(f"{self} got the state {state!r:.200}; load what its state_dict() returned") from error
-        self._reached = None if reached < 0 else reached
-        for name, value in kept.items():
-            setattr(self, f"_{name}", value)
+        with Mark(self.stateful()):
+            try:
+                given = mapping(state, "it", "reached", *self._kept)
+                reached = whole(given["reached"], "'reached'", -1)
+                kept = {name: read(given[name], repr(name)) for name, read in self._kept.items()}
+            except Exception as error:
+                raise NoetherError(
+                    f"{self} got a state that is incomplete or damaged ({error}); load what its state_dict() returned"
+                ) from error
+            self._reached = None if reached < 0 else reached
+            for name, value in kept.items():
+                setattr(self, f"_{name}", value)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from noether_core.callbacks.meeting import Meeting, Source
+from noether_core.emit.disk import Disk
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, ProcessesMissingError
 from noether_core.reduce.agreement import DUE, REST
@@ -38,17 +39,19 @@ class Pooling:
     Args:
         exchange: talks to the other processes.
         members: the callbacks, in the same order in each process.
-        path: the run directory; see `Meeting`.
+        path, disk: the run directory, and what writes there; see `Meeting`.
 
     Attributes:
         is_main: whether this process writes.
     """
 
-    def __init__(self, exchange: Exchange, members: Sequence[Member], path: Path | None) -> None:
+    def __init__(
+        self, exchange: Exchange, members: Sequence[Member], path: Path | None, disk: Disk | None = None
+    ) -> None:
         self.exchange = exchange
         self.is_main = exchange.index == 0
         self._members = members
-        self._meeting = Meeting(exchange, members, path)
+        self._meeting = Meeting(exchange, members, path, disk=disk)
         self.take = self._meeting.take
         self._evaluations: Pool | None = None
 
@@ -58,18 +61,24 @@ class Pooling:
             self._evaluations = Pool(self.exchange, [source.config for source in sources])
         return Meeting(self.exchange, sources, None, self._evaluations)
 
-    def begin(self, config: bytes) -> None:
+    def begin(self, config: bytes, failure: Exception | None = None) -> None:
         """Make sure that all processes track alike.
 
         Args:
             config: what this process tracks, and how.
+            failure: why this process cannot begin.
 
         Raises:
-            NoetherError: if they do not; ProcessesMissingError: if some do not come.
+            NoetherError: if they do not, or if another one cannot begin; ProcessesMissingError: if some do not come.
         """
         self.exchange.arrive("begin the training")
         own = hashlib.blake2b(config, digest_size=16).digest() + secrets.token_bytes(8)
-        of_each = self.exchange.all_gather(own)
+        of_each = self.exchange.all_gather(own + (b"" if failure is None else repr(failure).encode("utf-8")))
+        if failure is not None:
+            raise failure
+        for at, each in enumerate(of_each):
+            if told := each[24:].decode("utf-8"):
+                raise NoetherError(f"process {at} cannot begin the training, so this one does not: {told}")
         others = [at for at, each in enumerate(of_each) if each[:16] != of_each[0][:16]]
         if others:
             raise NoetherError(
@@ -77,7 +86,7 @@ class Pooling:
                 f" {', '.join(map(str, others))} is not that of process 0 (callbacks, updates_per_epoch, effective_batch_size,"
                 " accumulation_steps, end, or whether it has a `record`); give all of them the same"
             )
-        self._meeting.start = of_each[0][16:].hex()
+        self._meeting.start = of_each[0][16:24].hex()
 
     def of_main(self, values: Mapping[str, Any], at: Counter) -> dict[str, Any]:
         """Return the main process's numbers, in every process, which so decide alike by them; all make this call.
@@ -121,6 +130,8 @@ class Pooling:
             counter = update_counter if found is None else _counter(found.iteration)
             if writer is not None and self._meeting.found:
                 writer.update_counter = counter
+                if found is not None and found.are_all_final:  # then what is pooled is of intervals that are not over
+                    writer.begin_provisional()
             errors += self._emit(list(self._meeting.found), counter, resets=True)
             if writer is not None:
                 writer.flush()
@@ -134,10 +145,21 @@ class Pooling:
     def _close(self, *, is_complete: bool) -> None:
         """Forget what is saved when the main process has logged it, which is when it comes once more."""
         if is_complete:
+            self._meeting.wait_for_disk()
             with contextlib.suppress(ProcessesMissingError):
                 self.exchange.arrive("end the training")
                 self._meeting.discard()
         self.exchange.close()
+
+    def end(self, update_counter: Counter, *, failed: bool, has_rest: bool, writer: LogWriter) -> list[Exception]:
+        """Finish, or abandon what has failed; return what was raised."""
+        if failed:
+            self.abandon(update_counter)
+            return []
+        try:
+            return self.finish(update_counter, has_rest=has_rest, writer=writer)
+        except Exception as error:
+            return [error]
 
     def abandon(self, update_counter: Counter) -> None:
         """End this process's training without the others, after an error; what it has is saved for `noether-parity merge`."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noether_core.callbacks.periodic import PeriodicCallback
+from noether_core.checked import whole
 from noether_core.config.loop import ProgressCallbackConfig
 from noether_core.schedule import Counter
 
@@ -28,7 +29,7 @@ class ProgressCallback(PeriodicCallback):
         **arguments: see `CallbackBase`.
     """
 
-    _kept: ClassVar = {"update": int}
+    _kept: ClassVar = {"update": whole}
 
     def __init__(
         self,

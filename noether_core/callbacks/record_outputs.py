@@ -40,10 +40,12 @@ class OutputRecorder(CallbackBase):
         super().__init__(CallbackBaseConfig(kind="OutputRecorder"), log_writer=log_writer)
         self._path = Path(path)
         self._backend = backend
-        self._steps: list[dict[str, np.ndarray[Any, Any]]] = []
+        self._steps: list[tuple[tuple[int, int], dict[str, np.ndarray[Any, Any]]]] = []  # and where each step stood
         self._writable: set[tuple[str, np.dtype[Any]]] = set()
 
-    def track_after_accumulation_step(self, *, update_counter: Counter, update_outputs: Any = None, **_: Any) -> None:
+    def track_after_accumulation_step(
+        self, *, update_counter: Counter, update_outputs: Any = None, accumulation_step: int = 0, **_: Any
+    ) -> None:
         """Copy this step's outputs to the host: of one that is spread over processes, what this process counts of it.
 
         Raises:
@@ -64,7 +66,7 @@ class OutputRecorder(CallbackBase):
             self._require_writable(key, array.dtype)
             kind = "p" if type(value) in (bool, int, float) else "l" if type(value) in (list, tuple) else "a"
             step[f"{len(self._steps):08d}/{position:04d}{kind}/{key}"] = array
-        self._steps.append(step)
+        self._steps.append(((update_counter.update, accumulation_step), step))
 
     def _inspect(self, key: str, value: Any) -> ValueType | None:
         """Return the type of one of the framework's arrays; None for what is on the host."""
@@ -82,7 +84,9 @@ class OutputRecorder(CallbackBase):
         try:
             encode_arrays({f"/{key}": np.empty(0, dtype)})
         except NoetherError as error:
-            what = f"update output {key!r} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
+            what = (
+                f"update output {key!r:.200} has dtype {dtype}, and a safetensors file cannot hold that dtype or name"
+            )
             raise _not_recorded(what) from error
         self._writable.add((key, dtype))
 
@@ -90,10 +94,14 @@ class OutputRecorder(CallbackBase):
         """Forget the last step."""
         self._steps.pop()
 
+    def has_tracked(self, update: int, accumulation_step: int) -> bool:
+        """Tell whether the last `track_after_accumulation_step` was this step's."""
+        return bool(self._steps) and self._steps[-1][0] == (update, accumulation_step)
+
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Write the file."""
-        arrays = {name: array for step in self._steps for name, array in step.items()}
-        write_arrays(self._path, {**arrays, _COUNT: np.array(len(self._steps))})
+        arrays = {name: array for _, step in self._steps for name, array in step.items()}
+        write_arrays(self._path, {**arrays, _COUNT: np.array(len(self._steps))}, FORMAT_HEADER)
 
 
 def _not_recorded(reason: object) -> UpdateOutputError:

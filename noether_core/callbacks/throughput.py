@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from noether_core.callbacks.periodic import PeriodicCallback
+from noether_core.checked import listed, real, whole
 from noether_core.config.loop import ThroughputCallbackConfig
 from noether_core.errors import UpdateOutputError
 from noether_core.schedule import Counter
 
 
-def _pair(counts: Iterable[Any]) -> list[int]:
-    update, sample = counts
-    return [int(update), int(sample)]
+def _pair(counts: Any, what: str) -> list[int]:
+    update, sample = listed(counts, what)
+    return [whole(update, what), whole(sample, what)]
 
 
 class ThroughputCallback(PeriodicCallback):
@@ -38,7 +39,7 @@ class ThroughputCallback(PeriodicCallback):
         **arguments: see `CallbackBase`.
     """
 
-    _kept: ClassVar = {"start": _pair, "seconds": float, "waited": float}
+    _kept: ClassVar = {"start": _pair, "seconds": real, "waited": real}
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class ThroughputCallback(PeriodicCallback):
         super().__init__(callback_config, **arguments)
         self._clock = clock
         self._last = clock()
+        self._counted_at = -1  # the last update whose time is counted
         self._begin(0, 0)
 
     def _begin(self, update: int, sample: int) -> None:
@@ -61,7 +63,7 @@ class ThroughputCallback(PeriodicCallback):
         """Start the clock."""
         super().before_training(update_counter=update_counter)
         self._begin(update_counter.update, update_counter.sample)
-        self._last = self._clock()
+        self._last, self._counted_at = self._clock(), -1
 
     def track_after_update_step(
         self, *, update_counter: Counter, times: Mapping[str, float] | None = None, **_: Any
@@ -71,15 +73,18 @@ class ThroughputCallback(PeriodicCallback):
         Raises:
             UpdateOutputError: if `times` is neither None nor a mapping from names to seconds.
         """
-        now = self._clock()
+        now, counted_at = self._clock(), update_counter.update
+        if counted_at == self._counted_at:
+            return  # a run calls this again where that was interrupted
+        seconds, waited = self._seconds, self._waited
         if times is None:
-            self._seconds += now - self._last
+            seconds += now - self._last
         else:
-            seconds = _checked(times)
-            self._seconds += math.fsum(seconds.values())
-            if "data" in seconds:
-                self._waited = seconds["data"] + (0.0 if math.isnan(self._waited) else self._waited)
-        self._last = now
+            checked = _checked(times)
+            seconds += math.fsum(checked.values())
+            if "data" in checked:
+                waited = checked["data"] + (0.0 if math.isnan(waited) else waited)
+        self._seconds, self._waited, self._last, self._counted_at = seconds, waited, now, counted_at
 
     def after_training(self, *, update_counter: Counter, **_: Any) -> None:
         """Log the rates of the interval under way, if training ended in its middle."""
@@ -101,7 +106,7 @@ class ThroughputCallback(PeriodicCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as `PeriodicCallback` does; the time in between is not counted."""
         super().load_state_dict(state)
-        self._last = self._clock()
+        self._last, self._counted_at = self._clock(), -1
 
 
 def _checked(times: Mapping[str, float]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,10 @@ from noether_core.callbacks.matches import Matched, Matches
 from noether_core.callbacks.meeting import POOLED
 from noether_core.callbacks.partners import Partners
 from noether_core.callbacks.periodic import PeriodicCallback
+from noether_core.callbacks.saved_interval import SavedInterval, packed_interval, read_interval
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.errors import NoetherError
+from noether_core.interrupts import Mark
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.computed import Computed
@@ -22,7 +24,6 @@ from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.finish import Computation
 from noether_core.reduce.partial import Partials, PartialSource, merge_partials
 from noether_core.reduce.pool import Pooled
-from noether_core.reduce.state import DAMAGE, damaged, listed, pack, unpack
 from noether_core.schedule import Counter
 from noether_core.select import Selector, select, weight_of
 
@@ -71,9 +72,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.out: Path | None = None
         if self.save_output:
             if self.output_path is None:
-                raise NoetherError(
-                    f"{self} has save_output on, but output_path is None; give the run directory as output_path"
-                )
+                raise NoetherError(f"{self} has save_output on, but output_path is None; give the run directory")
             self.out = self.output_path.joinpath("update_outputs", config.id or "", str(self.interval))
         self._interval = OutputAccumulator(self.backend, config)
         self.sources: list[PartialSource] = [self._interval]
@@ -81,10 +80,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._selector = Selector(self.keys, self.patterns)
         self._matches = Matches(config, self._warn_once)
         self._position = (-1, -1)
-        self._before = (self._position, self._matches.so_far, False)
+        self._before = (self._position, self._matches.so_far, self._interval.now)
         self._emitted_at = -1
         self._unmatched: list[str] = []
-        self.partners = Partners(self, self.backend, processes, self.output_path)
+        self.partners = Partners(self, self.backend, processes, self.output_path, self.log_writer)
 
     def __str__(self) -> str:
         about = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
@@ -122,17 +121,20 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """
         super().track_after_accumulation_step(update_counter=update_counter)
         position = next_position(self._position, update_counter.update, accumulation_steps, accumulation_step)
-        before = (self._position, self._matches.so_far, update_outputs is not None)
-        if update_outputs is not None:
-            outputs, selection = self._selector(update_outputs)
-            if selection.missing:
-                self._matches.miss(selection, outputs)
-            tracked = selection.tracked
-            weight = weight_of(self.config.weight, outputs) if tracked else None
-            self._interval.add(tracked, selection.values(outputs), position[0] + 1, accumulation_step, weight)
-            self._matches.add(selection)
-        self._position = position
-        self._before = before
+        before = (self._position, self._matches.so_far, self._interval.now)
+        try:
+            if update_outputs is not None:
+                outputs, selection = self._selector(update_outputs)
+                if selection.missing:
+                    self._matches.miss(selection, outputs)
+                tracked = selection.tracked
+                weight = weight_of(self.config.weight, outputs) if tracked else None
+                self._interval.add(tracked, selection.values(outputs), position[0] + 1, accumulation_step, weight)
+                self._matches.add(selection)
+            self._before, self._position = before, position
+        except BaseException:
+            self._position, self._matches.so_far, self._interval.now = before
+            raise
 
     def track_after_update_step(self, *, update_counter: Counter, **_: Any) -> None:
         """Look, after the first update, whether the patterns match."""
@@ -160,9 +162,28 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def undo_accumulation_step(self) -> None:
         """Forget the last `track_after_accumulation_step`."""
-        self._position, self._matches.so_far, had_outputs = self._before
-        if had_outputs:
-            self._interval.undo()
+        self._position, self._matches.so_far, self._interval.now = self._before
+
+    def has_tracked(self, update: int, accumulation_step: int) -> bool:
+        """Tell whether the last `track_after_accumulation_step` was this step's."""
+        return self._position == (update, accumulation_step)
+
+    def stateful(self) -> Sequence[object]:
+        """Return the objects whose attributes are the callback's state."""
+        return [self, self._matches, *self.sources]
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that brings the callback back to where it stands: what an interval's end changes, for speed."""
+        matches, interval = self._matches, self._interval
+        kept = self._reached, self._emitted_at, self._unmatched, matches.so_far, interval.now
+        others = Mark(self.sources[1:]) if len(self.sources) > 1 else None
+
+        def go_back() -> None:
+            self._reached, self._emitted_at, self._unmatched, matches.so_far, interval.now = kept
+            if others is not None:
+                others.go_back()
+
+        return go_back
 
     @property
     def has_values(self) -> bool:
@@ -240,18 +261,11 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         return self._computation.of_lone_values(lone[0].keys, lone[0].wide, lone[1])
 
     def _computed_of_all(self, pooled: Pooled) -> Computed:
-        return self._computation.compute(self._in_order(pooled.partials), POOLED, pooled.lasts, pooled.errors)
+        return self._computation.compute(pooled.partials.keys_first(self.keys), POOLED, pooled.lasts, pooled.errors)
 
     def own_partials(self) -> Partials:
         """Return what this process has of the interval under way, the config's keys first. This waits for the device."""
-        return self._in_order(reduce(merge_partials, [source.partials() for source in self.sources]))
-
-    def _in_order(self, partials: Partials) -> Partials:
-        if partials.keys[: len(self.keys)] == tuple(self.keys):
-            return partials
-        present = set(partials.keys)
-        exact = (key for key in self.keys if key in present)
-        return partials.in_order(tuple(dict.fromkeys([*exact, *partials.keys])))
+        return reduce(merge_partials, [source.partials() for source in self.sources]).keys_first(self.keys)
 
     # ------------------------------------------------------------------ what others may read
 
@@ -268,12 +282,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the interval under way as plain arrays, numbers and strings, the same for every framework."""
-        return pack(self.own_partials()) | {
-            "reached": -1 if self._reached is None else self._reached,
-            "position": list(self._position),
-            "steps": self._matches.so_far.steps,
-            "matched": sorted(self._matches.so_far.patterns),
-        }
+        matched = self._matches.so_far
+        return packed_interval(
+            SavedInterval(self.own_partials(), self._reached, self._position, matched, self._emitted_at)
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, here or in another framework.
@@ -281,18 +293,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         Raises:
             NoetherError: for a state of another form; the callback stays as it was.
         """
-        partials = unpack(state)
-        try:
-            matched = Matched(int(state["steps"]), frozenset(map(str, listed(state["matched"]))))
-            reached, (update, step) = int(state["reached"]), map(int, listed(state["position"]))
-        except DAMAGE as error:
-            raise damaged(error) from error
-        wanted = fields_of(self.config)
-        if partials.fields != wanted and partials.keys:
-            raise NoetherError(
-                f"the state has the fields {partials.fields._asdict()}, {self} needs {wanted._asdict()}; load a state that was"
-                " made with the same `reduce` and `weight`"
-            )
-        self._interval.load(partials)
-        self._reached = None if reached < 0 else reached
-        self._position, self._matches.so_far = (update, step), matched
+        saved = read_interval(state, str(self), fields_of(self.config))
+        with Mark(self.stateful()):
+            self._interval.load(saved.partials)
+            self._reached, self._position, self._matches.so_far = saved.reached, saved.position, saved.matched
+            self._emitted_at = saved.emitted_at

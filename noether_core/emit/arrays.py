@@ -22,30 +22,32 @@ from noether_core.emit.array_header import (
     header_crc,
     read_header,
 )
+from noether_core.emit.escapes import escaped_name, name_of
 from noether_core.emit.files import write_whole
-from noether_core.errors import NoetherError, RunFormatError
+from noether_core.errors import NoetherError, RunFormatError, listing
 from noether_core.regular_files import open_regular
 
 MOST_BYTES = 2**34  # of a file
 _CHUNK = 2**24
 
 
-def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+def encode_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], most_header: int = MOST_HEADER) -> bytes:
     """Return arrays as the bytes of a safetensors file with checksums; equal arrays give equal bytes.
 
+    For names see `escaped_name`; those of all arrays, with their dtypes and shapes, take at most `most_header` bytes.
+
     Raises:
-        NoetherError: for a name or dtype that the format cannot hold.
+        NoetherError: for a dtype that the format cannot hold, or too many long names.
     """
-    if "__metadata__" in arrays:
-        raise NoetherError("an array is named '__metadata__', which safetensors reserves; rename the update output")
     try:
-        plain = {name: _plain(array) for name, array in sorted(arrays.items())}
-        return safetensors.numpy.save(plain, metadata=checksums_of(plain))
+        plain = {escaped_name(name): _plain(array) for name, array in sorted(arrays.items())}
+        data = safetensors.numpy.save(plain, metadata=checksums_of(plain))
+        if (length := int.from_bytes(data[:8], "little")) > most_header:
+            raise ValueError(f"the names of {len(arrays)} arrays take {length} bytes, of at most {most_header}")
+        return data
     except Exception as error:
-        dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-        raise NoetherError(
-            f"cannot save arrays of dtypes {dtypes} as safetensors: {error}; convert them first"
-        ) from error
+        dtypes = listing(f"{name:.200}: {array.dtype}" for name, array in arrays.items())
+        raise NoetherError(f"cannot save the arrays {dtypes} as safetensors: {error}; convert them first") from error
 
 
 def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -56,24 +58,31 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(array, dtype, order="C")
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], most_header: int = MOST_HEADER) -> None:
     """Write arrays to a safetensors file that appears whole or not at all."""
-    write_whole(path, encode_arrays(arrays))
+    write_whole(path, encode_arrays(arrays, most_header))
 
 
-def write_savable(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
-    """Write all arrays that the format can hold; return the error of the first that it cannot."""
-    errors: dict[str, NoetherError] = {}
+def encode_savable(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, NoetherError | None]:
+    """Return the bytes of a file of all arrays that the format can hold, and the error of the first that it cannot."""
     try:
-        write_arrays(path, arrays)
+        return encode_arrays(arrays), None
     except NoetherError:
+        errors: dict[str, NoetherError] = {}
         for name, array in arrays.items():
             try:
                 encode_arrays({name: array})
             except NoetherError as error:
                 errors[name] = error
-        write_arrays(path, {name: array for name, array in arrays.items() if name not in errors})
-    return next(iter(errors.values()), None)
+        savable = {name: array for name, array in arrays.items() if name not in errors}
+        return encode_arrays(savable), next(iter(errors.values()), None)
+
+
+def write_savable(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> NoetherError | None:
+    """Write all arrays that the format can hold; return the error of the first that it cannot."""
+    data, error = encode_savable(arrays)
+    write_whole(path, data)
+    return error
 
 
 def read_arrays(
@@ -101,7 +110,7 @@ def read_arrays(
         )
     if problems is not None:
         problems += found
-    return {place.name: data[place.name].view(DTYPES[place.dtype]).reshape(place.shape) for place in intact}
+    return {name_of(place.name): data[place.name].view(DTYPES[place.dtype]).reshape(place.shape) for place in intact}
 
 
 def check_arrays(path: Path, root: Path | None = None) -> tuple[list[str], bool]:
@@ -167,7 +176,7 @@ def read_headers(path: Path, root: Path | None = None) -> dict[str, ArrayHeader]
         checksums = header.checksums
         if checksums is not None and checksums[0] != _header_crc(header):
             raise ValueError("byte 8: its header is damaged: its CRC-32 does not match")
-    return {place.name: ArrayHeader(DTYPES[place.dtype], place.shape) for place in header.places}
+    return {name_of(place.name): ArrayHeader(DTYPES[place.dtype], place.shape) for place in header.places}
 
 
 @contextlib.contextmanager

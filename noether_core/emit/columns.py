@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from noether_core.emit.starts import Start, standing
+from noether_core.emit.lineage import Lineage
+from noether_core.emit.starts import Start, start_without_record
 from noether_core.errors import RunFormatError
 from noether_core.schedule import UNITS
 
@@ -103,7 +105,7 @@ def joined_entry(flushes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class TableBuilder:
-    """Collect entries, start by start, and make a table of them; what stands of each start, `starts.standing` says.
+    """Collect entries, start by start, and make a table of them; what stands of each start, its `Lineage` says.
 
     What was logged for one update is one row, however many flushes it came in, or starts: a later value of a key wins.
     """
@@ -116,27 +118,42 @@ class TableBuilder:
         self._times = array("d")
         self.starts: list[Start] = []
         self._begun: list[int] = []  # each start's first row
+        self._whole: list[int] = []  # and its first one that is provisional
 
     def add_start(
-        self, entries: Iterable[dict[str, Any]], start: Start | None = None, times: Mapping[int, float] | None = None
+        self,
+        entries: Iterable[dict[str, Any]],
+        start: Start | None = None,
+        times: Mapping[int, float] | None = None,
+        provisional: Iterable[dict[str, Any]] = (),
     ) -> None:
         """Add the entries that one process start logged.
 
         Args:
             entries: as they were flushed.
-            start: its record; None: it went on from what was before its first entry.
+            start: what its record says; None: it has none.
             times: when the entry of each update was written.
+            provisional: what was logged of intervals that were not over.
         """
-        first = len(self._layout)
-        self.starts.append(start or Start("", None, math.inf))
-        self._begun.append(first)
+        self._begun.append(len(self._layout))
+        self._whole.append(sys.maxsize)  # until it is known, also if reading them fails
+        self.starts.append(start or start_without_record(None))
+        self._add_all(entries, times)
+        self._whole[-1] = len(self._layout)
+        self._add_all(provisional, times)
+        updates = self.updates(len(self._begun) - 1)
+        self.starts[-1] = start or start_without_record(updates[0] if updates else None)
+
+    def _add_all(self, entries: Iterable[dict[str, Any]], times: Mapping[int, float] | None) -> None:
         rows = (joined_entry(flushes) for _, flushes in groupby(entries, _update))
         while batch := list(islice(rows, _BATCH)):
             self._add(batch)
             self._times.extend([times.get(row["update"], math.nan) if times else math.nan for row in batch])
-        updates = self._iterations[first * len(UNITS) + UNITS.index("update") :: len(UNITS)]
-        if start is None and updates:
-            self.starts[-1] = Start("", None, updates[0] - 1)
+
+    def updates(self, start: int) -> Sequence[int]:
+        """Return the updates at which a start logged, by its place among all."""
+        first, end, *_ = [*self._begun[start : start + 2], len(self._layout)]
+        return self._iterations[first * len(UNITS) + UNITS.index("update") : end * len(UNITS) : len(UNITS)]
 
     def _add(self, batch: Sequence[dict[str, Any]]) -> None:
         groups: dict[tuple[str, ...], list[int]] = {}
@@ -154,13 +171,22 @@ class TableBuilder:
             for name, values in zip(names, columns, strict=True):
                 self._columns.setdefault(name, []).append((rows, _array(values)))
 
-    def build(self) -> tuple[Table, int]:
-        """Return the table, and how many entries were superseded; the builder is then empty."""
+    def build(self, lineage: Lineage | None = None) -> tuple[Table, int]:
+        """Return the table, and how many entries were superseded; the builder is then empty.
+
+        Args:
+            lineage: what stands of the starts; None: what is known of it from their entries.
+        """
+        lineage = lineage or Lineage(self.starts, [self.updates(start) for start in range(len(self.starts))])
         layout = np.array(self._layout, np.int64)
         iterations = np.array(self._iterations, np.int64).reshape(-1, len(UNITS))
         update = iterations[:, UNITS.index("update")]
-        until = np.repeat(standing(self.starts), np.diff([*self._begun, len(layout)]))
-        kept = np.flatnonzero(update <= until)
+        until = np.repeat(lineage.until, np.diff([*self._begun, len(layout)]))
+        is_kept = update <= until
+        for start, (first, end) in enumerate(pairwise([*self._begun, len(layout)])):
+            for row in range(max(first, self._whole[start]), end):
+                is_kept[row] = lineage.stands(start, int(update[row]), is_provisional=True)
+        kept = np.flatnonzero(is_kept)
         is_new = np.append(True, np.diff(update[kept]) != 0)[: len(kept)]  # else it goes on with the row before
         place = np.full(len(layout), -1)
         place[kept] = np.cumsum(is_new) - 1

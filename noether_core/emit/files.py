@@ -2,38 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
+import re
 import secrets
+import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+# which machine a temporary file is of: the numbers of processes say nothing elsewhere
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.tmp", re.DOTALL)
+_OLD = 24 * 3600.0  # seconds, after which no process of another machine still writes a file
+_PLACES = ("", "metrics/", "starts/", "update_outputs/**/", "unmerged/**/", "exports/")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
-def _opener(name: str, flags: int) -> int:
-    return os.open(name, flags | _NO_LINK, 0o666)
-
-
-def write_whole(path: Path, data: bytes | Iterable[bytes], *, is_durable: bool = True) -> None:
+def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_durable: bool = True) -> None:
     """Write a file, at once or in parts, by way of a temporary one: write, fsync, rename. The directory is made if need be.
 
     A file that is not `is_durable` is whole too when this process is killed, but not when the machine is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{os.getpid()}.tmp")  # nobody can have put it there
+    # nobody can have put it there
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{_HOST}-{os.getpid()}.tmp")
     try:
-        with open(temporary, "xb", opener=_opener) as file:
-            file.writelines([data] if isinstance(data, bytes) else data)
-            file.flush()
+        descriptor = os.open(temporary, _NEW, 0o666)
+        try:
+            for part in [data] if isinstance(data, bytes) else data:
+                write_all(descriptor, part, temporary)
             if is_durable:
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if not is_durable:
-        return
-    directory = os.open(path.parent, os.O_RDONLY)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if is_durable:
+        sync_directory(path.parent)  # makes the rename itself durable
+
+
+def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
+    """Write all of the data, in as many calls as that takes."""
+    rest = memoryview(data)
+    while rest:
+        if not (written := os.write(descriptor, rest)):
+            raise OSError(f"wrote none of {len(rest)} bytes to {path}: is the disk full?")
+        rest = rest[written:]
+
+
+def sync_directory(directory: Path) -> None:
+    """Make durable which files a directory has."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)  # makes the rename itself durable
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Remove from a run directory what `write_whole` left there in processes that were killed."""
+    for place in _PLACES:
+        for path in directory.glob(f"{place}.*.tmp"):
+            with contextlib.suppress(OSError):
+                if (found := _TEMPORARY.fullmatch(path.name)) and _is_stale(path, found[1], int(found[2])):
+                    path.unlink()
+
+
+def _is_stale(path: Path, host: str | None, process: int) -> bool:
+    """Tell whether the process that wrote a temporary file is gone; this one has none when it opens a run."""
+    if host != _HOST:
+        return time.time() - path.lstat().st_mtime > _OLD
+    if process != os.getpid():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+    return process == os.getpid()

@@ -1,27 +1,33 @@
 """Write and read lines of strict JSON (RFC 8259), each with its CRC-32.
 
 A line is one JSON object whose last member is `crc32`, the CRC-32 (RFC 1952) of the bytes before that member's comma.
-NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity".
+NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity"; a text that is one of these is written
+otherwise (`noether_core.emit.escapes`).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from noether_core.emit.lines import MOST_DEPTH
+from noether_core.emit.escapes import escaped_text
+from noether_core.emit.files import sync_directory
+from noether_core.emit.lines import MOST_DEPTH, MOST_LINE
 from noether_core.emit.lines import decode_line as decode_line  # what is written here is read there
 from noether_core.emit.lines import iter_lines as iter_lines
+from noether_core.schedule import UNITS
 
-_ALIKE = frozenset({int, bool, str, type(None)})  # types that orjson writes as `json` does, if at all
+_ALIKE = frozenset({int, bool, type(None)})  # types that orjson writes as `json` does, if at all
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")  # of a start, as we write it
 
 
@@ -48,6 +54,19 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
 
 
+def encode_entry(entry: Mapping[str, Any]) -> bytes:
+    """Return an entry of the log as one line; as several of its update where one would be longer than is read."""
+    line = encode_line(entry)
+    if len(line) <= MOST_LINE:
+        return line
+    counts: dict[str, Any] = {unit: entry[unit] for unit in UNITS}
+    values = [each for each in entry.items() if each[0] not in counts]
+    if len(values) < 2:
+        return line
+    half = len(values) // 2
+    return b"".join(encode_entry({**counts, **dict(part)}) for part in (values[:half], values[half:]))
+
+
 def _exact(value: Any, depth: int = 0) -> str:
     if type(value) is float and math.isfinite(value):
         return repr(value)  # as `json` does, only faster
@@ -59,6 +78,8 @@ def _strict(value: Any, depth: int) -> Any:
         raise ValueError(f"lists and dicts are nested more than {MOST_DEPTH} deep")
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, str):
+        return escaped_text(value)
     if isinstance(value, Mapping):
         return {str(name): _strict(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -96,25 +117,59 @@ class LineFile:
         self._directory = directory
         self._suffix = suffix
         self._descriptor: int | None = None
+        self._size = 0  # what we know to be in the file
+        self._begun = 0  # so many bytes of `_line` are at its end
+        self._line = b""
+        self._may_be_longer = False
         self._is_torn = False
+        self._is_listed = False  # in the directory, for good
         self.path: Path | None = None
         self.torn = 0
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry.
+        """Write one entry; raises as `write`."""
+        self.write(deque([encode_line(entry)]))
+
+    def write(self, lines: deque[bytes]) -> None:
+        """Write lines, and take out of these what is in the file.
 
         Raises:
-            OSError: if it is not written whole; the next entry then starts a line of its own, so it may be given again.
+            OSError: if they are not written whole. What is left may be given again, and goes on where the file ends; another
+                line then starts a line of its own.
         """
-        line = encode_line(entry)
+        if not lines:
+            return
         descriptor = self.open()
+        if self._begun and lines[0] != self._line:
+            self._is_torn = True
+        self._end_torn_line(descriptor)
+        rest = memoryview(b"".join(lines))[self._begun :]
+        while rest:
+            try:
+                written = os.write(descriptor, rest)
+            except OSError:
+                self._may_be_longer = True
+                raise
+            if not written:
+                raise OSError(errno.ENOSPC, f"wrote none of {len(rest)} bytes: is the disk full?", str(self.path))
+            self._size += written
+            rest = rest[written:]
+            written += self._begun
+            while lines and written >= len(lines[0]):
+                written -= len(lines.popleft())
+            self._begun, self._line = written, lines[0] if lines else b""
+
+    def _end_torn_line(self, descriptor: int) -> None:
+        """End a line of which nobody knows how much is there, or of which the rest will not come."""
+        if self._may_be_longer:
+            size = os.fstat(descriptor).st_size
+            self._is_torn |= size != self._size
+            self._size, self._may_be_longer = size, False
         if self._is_torn:
-            line = b"\n" + line
-        written = os.write(descriptor, line)
-        self._is_torn = written < len(line)
-        if self._is_torn:
+            self._may_be_longer = True
+            self._size += os.write(descriptor, b"\n")
             self.torn += 1
-            raise OSError(f"wrote {written} of {len(line)} bytes to {self.path}: is the disk full?")
+            self._begun, self._is_torn, self._may_be_longer = 0, False, False
 
     def open(self) -> int:
         """Make the file, if that was not done yet; return its descriptor."""
@@ -125,19 +180,30 @@ class LineFile:
     def _create_next(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True)
         number = max(start_numbers(self._directory), default=0) + 1
-        self.path = self._directory / f"{number}{self._suffix}"
+        path = self._directory / f"{number}{self._suffix}"
         try:
-            return self._create(self.path)
+            descriptor = self._create(path)
         except FileExistsError:  # another process took the number
             return self._create_next()
+        self.path = path
+        return descriptor
 
     @staticmethod
     def _create(path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
+    def sync(self) -> None:
+        """Make the lines durable."""
+        if self._descriptor is None or self.path is None:
+            return
+        os.fsync(self._descriptor)
+        if not self._is_listed:
+            sync_directory(self.path.parent)
+            self._is_listed = True
+
     def close(self) -> None:
         """Make the lines durable and close the file."""
+        self.sync()
         if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)

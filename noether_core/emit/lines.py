@@ -6,7 +6,6 @@ Nothing here takes more memory than the longest line that is read, or more time 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import zlib
@@ -17,11 +16,11 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from noether_core.emit.escapes import text_or_float
 from noether_core.errors import RunFormatError
 from noether_core.regular_files import open_regular
 from noether_core.schedule import UNITS
 
-_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _WIDE = 2.0**63  # from here on orjson may have made a float of an int
 MOST_LINE = 2**25  # bytes of a line that is read
 MOST_DEPTH = 100  # lists and dicts around a value
@@ -79,7 +78,7 @@ def _decoded_exactly(document: bytes) -> dict[str, Any] | str:
 def _named(value: Any, most: float | None = None, depth: int = 0) -> Any:
     """Return a value with the names of floats made floats; raise for a float from `most` on."""
     if isinstance(value, str):
-        return _NAMES.get(value, value)
+        return text_or_float(value)
     if depth > MOST_DEPTH:
         raise RecursionError
     if isinstance(value, dict):

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from logging import Logger
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from noether_core.emit.loggable import NUMBERS, plain_nonscalar, plain_number, plain_value
+from noether_core.emit.disk import Disk, Durability
+from noether_core.emit.loggable import plain_key, plain_nonscalar, plain_number, plain_value
+from noether_core.emit.parts import Parts, PartsMark
+from noether_core.emit.run_log import RunLog
 from noether_core.emit.start_log import StartLog
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker
 from noether_core.emit.trackers.feed import CLOSING_TIME, Feeds
-from noether_core.errors import DuplicateKeyError, HookOrderError, NoetherError
+from noether_core.errors import HookOrderError
 from noether_core.schedule import UNITS, Counter
 
 WINDOW = 1000  # entries
 Values = Mapping[str, Any]
-_RESERVED = frozenset({*UNITS, "crc32"})
-_TEXT = frozenset({str})
 
 
 class ScalarWriter(Protocol):
@@ -30,24 +31,21 @@ class ScalarWriter(Protocol):
         """Log one number."""
 
 
-class _Part(NamedTuple):
-    source: str | None
-    values: dict[str, Any]
-
-
 class LogWriter:
     """Log scalars and other values, one entry per update.
 
     Args:
         output_path: the run directory, in which `metrics/<n>.jsonl` is written; None keeps the entries in memory only.
         update_counter: says which epoch, update and sample an entry belongs to.
-        trackers: are given each entry after it is in the file, each on a thread of its own unless it is `inline`: the caller
-            never waits for one. What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills
-            later from the file.
+        trackers: are given each entry after it is in the file, each on a thread of its own; one that is `inline`, by `flush`.
+            What one misses that raises, or has 1,000 entries in its queue, `noether-parity export` fills later from the file.
         keeps_all: whether all entries stay in memory where no file has them.
+        durability: what holds when `flush` returns; see `noether_core.emit.disk`.
 
     Attributes:
         log_entries: the entries that are flushed, all of them or the newest 1,000.
+        disk: writes them, on a thread of its own.
+        run_log: hands them to it for the run directory, if there is one.
 
     >>> from noether_core import UpdateCounter
     >>> writer = LogWriter(update_counter=UpdateCounter())
@@ -62,17 +60,18 @@ class LogWriter:
         update_counter: Counter,
         trackers: Sequence[Tracker] = (),
         keeps_all: bool = True,
+        durability: Durability = "interval",
     ) -> None:
         self.update_counter = update_counter
         self.log_entries: list[dict[str, Any]] = []
-        self._path = None if output_path is None else Path(output_path)
-        self._log = None if self._path is None else StartLog(self._path)
-        self._keeps_all = keeps_all and self._path is None
-        self._earlier: list[tuple[StartLog, int]] = []  # of this writer, and up to which update what they wrote stands
-        self._feeds = Feeds(trackers, self._path)
+        self.disk = Disk(durability)
+        path = None if output_path is None else Path(output_path)
+        self._feeds = Feeds(trackers, path)
+        self.run_log = None if path is None else RunLog(path, self.disk, self._feeds.put)
+        self._keeps_all = keeps_all and path is None
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
-        self._parts: list[_Part] = []  # what is logged for it, by who did
-        self._flushed = 0  # so many of these
+        self._parts = Parts()  # what is logged for it
+        self._flushes = 0
         self._is_closed = False
 
     def begin(self, origin: Origin) -> None:
@@ -83,25 +82,26 @@ class LogWriter:
         self.flush()
         update = 0 if origin.iteration is None else origin.iteration.update or 0
         self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
-        self._at, self._parts, self._flushed = (0, -1, 0), [], 0
-        if self._log is not None and self._path is not None:
-            if self._log.is_open:
-                self._log.close()
-                self._earlier = [(log, min(most, update)) for log, most in [*self._earlier, (self._log, update)]]
-            self._log = StartLog(self._path, origin)
+        self._at, self._parts = (0, -1, 0), Parts()
+        if self.run_log is not None:
+            self.run_log.begin(origin, update)  # last of all: it has begun
 
     @property
-    def start_id(self) -> str | None:
-        """Return the id of the start that wrote the newest entries; None if there is none."""
-        origin = None if self._log is None else self._log.origin
-        if self._log is None or origin is None:
-            return None
-        return origin.id if self._log.is_open else origin.parent
+    def start_log(self) -> StartLog | None:
+        """Return what writes the entries to come; None where no file has them."""
+        return None if self.run_log is None else self.run_log.newest
 
-    def note_arrays(self, path: Path) -> None:
-        """Note that an array file of the run directory is saved now, so that a reader knows which start did."""
-        if self._log is not None and self._path is not None and path.is_relative_to(self._path):
-            self._log.note_arrays(path)
+    def begin_provisional(self) -> None:
+        """Flush; what is logged and saved from here on is of intervals that are not over when training ends."""
+        if self.run_log is not None and not self.run_log.is_provisional:
+            self.flush()
+            self.run_log.begin_provisional()
+
+    def save(self, path: Path, data: bytes) -> None:
+        """Write a file of arrays, after what was flushed before; a reader of the run directory knows which start did."""
+        if self.run_log is not None:
+            self.run_log.note_arrays(path)
+        self.disk.put_file(path, data)
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -143,8 +143,8 @@ class LogWriter:
             DuplicateKeyError, NoetherError: the first error of `add_scalar`, after all that can be logged is.
         """
         self._begin()
-        if values and logger is None and self._takes_all(values):
-            self._parts.append(_Part(source, dict(values)))
+        if values and logger is None and self._parts.takes_all(values):
+            self._parts.add_all(values, source)
             return
         errors = self._add_each(values, plain_number, source, logger, format_str)
         if errors:
@@ -171,32 +171,13 @@ class LogWriter:
                 errors.append(error)
         return errors
 
-    def _takes_all(self, values: Values) -> bool:
-        return (
-            _TEXT.issuperset(map(type, values))
-            and NUMBERS.issuperset(map(type, values.values()))
-            and _RESERVED.isdisjoint(values)
-            and all(part.values.keys().isdisjoint(values) for part in self._parts)
-        )
-
     def _add(self, key: str, value: Any, logger: Logger | None, format_str: str | None, source: str | None) -> None:
-        if not isinstance(key, str) or key in _RESERVED:
-            raise NoetherError(
-                f"cannot log under the key {key!r}; expected a string other than epoch, update, sample, crc32"
-            )
+        key = plain_key(key)
+        shown = "" if logger is None else format(value, format_str or "")  # before anything is logged, for it may raise
         self._begin()
-        source = source or (None if logger is None else logger.name)
-        for part in self._parts:
-            if key in part.values:
-                raise DuplicateKeyError(
-                    f"key {key!r} is logged twice for update {self._at[1]}; it was logged first by"
-                    f" {part.source or 'a caller that named no logger'}: log each key once per update, under another name"
-                )
-        if len(self._parts) == self._flushed or self._parts[-1].source != source:
-            self._parts.append(_Part(source, {}))
-        self._parts[-1].values[key] = value
+        self._parts.add(key, value, source or (None if logger is None else logger.name), self._at[1])
         if logger is not None:
-            logger.info("%s: %s", key, format(value, format_str or ""))
+            logger.info("%s: %s", key, shown)
 
     def _begin(self) -> None:
         """Flush what is pending if the counter has moved on."""
@@ -209,44 +190,53 @@ class LogWriter:
         update = int(counter.update)
         if update != self._at[1]:
             self.flush()
-            self._parts, self._flushed = [], 0
+            self._parts = Parts()
         self._at = int(counter.epoch), update, int(counter.sample)
 
     def flush(self) -> None:
-        """Write what was logged since the last flush. A second flush for one update adds to that update's entry.
-
-        Raises:
-            OSError: if the file does not take it; it is then written by the next flush.
-        """
-        pending = self._parts[self._flushed :]
-        if not pending:
+        """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
+        count, number = len(self._parts), self._flushes
+        if count == self._parts.flushed:
+            self.disk.report()
             return
-        epoch, update, sample = self._at
-        entry = {"epoch": epoch, "update": update, "sample": sample}
-        for part in pending:
-            entry.update(part.values)
-        if self._log is not None:
-            self._log.append(entry)
-        if self._flushed and self.log_entries:
-            self.log_entries[-1].update(entry)
-        else:
+        entry: dict[str, Any] = dict(zip(UNITS, self._at, strict=True))
+        entry.update(self._parts.values(self._parts.flushed))
+        self._feeds.expect()
+        # if this is interrupted, it may be done again from here on, and changes nothing that it has changed
+        if self.run_log is not None:
+            self.run_log.append(entry, number)
+        if self._parts.flushed and self.log_entries:
+            self.log_entries[-1] = {**self.log_entries[-1], **entry}
+        elif self.log_entries[-1:] != [entry]:
             self.log_entries.append(entry)
-            if not self._keeps_all and len(self.log_entries) > WINDOW:
-                del self.log_entries[0]
-        self._flushed = len(self._parts)
-        self._feeds.put(entry)
+        if not self._keeps_all and len(self.log_entries) > WINDOW:
+            del self.log_entries[0]
+        self._feeds.put_inline(entry, number)
+        if self.run_log is None:
+            self._feeds.put(entry, number)
+        self._parts.flushed, self._flushes = count, number + 1
+        self.disk.settle()
+
+    def mark(self) -> PartsMark:
+        """Return what is logged for this update so far, for `go_back`."""
+        return self._parts.mark()
+
+    def go_back(self, mark: PartsMark) -> None:
+        """Forget what was logged since `mark`, but for what was flushed."""
+        self._parts.go_back(mark)
 
     def restate(self) -> None:
         """Write once more where the newest entry stands, if the counter came to show another epoch of its update since."""
         counter = self.update_counter
         at = int(counter.epoch), int(counter.update), int(counter.sample)
-        if not self._flushed or at == self._at or at[1] != self._at[1]:
+        if not self._parts.flushed or at == self._at or at[1] != self._at[1]:
             return
-        self._at = at
         entry: dict[str, Any] = dict(zip(UNITS, at, strict=True))
-        if self._log is not None:
-            self._log.append(entry)
-        self.log_entries[-1].update(entry)
+        if self.run_log is not None:
+            self.run_log.append(entry, self._flushes)
+        self.log_entries[-1] = {**self.log_entries[-1], **entry}
+        self._at, self._flushes = at, self._flushes + 1
+        self.disk.settle()
 
     @property
     def dropped_entries(self) -> dict[str, int]:
@@ -255,33 +245,41 @@ class LogWriter:
 
     def current_values(self) -> dict[str, Any]:
         """Return what is logged so far for the update that the counter shows, flushed or not."""
-        parts = self._parts if int(self.update_counter.update) == self._at[1] else []
-        return {key: value for part in parts for key, value in part.values.items()}
+        return self._parts.values() if int(self.update_counter.update) == self._at[1] else {}
 
     def get_all_metric_values(self, key: str) -> list[Any]:
         """Return every value flushed under a key, in order; what `log_entries` no longer has is read from the file.
 
         Raises:
-            OSError, RunFormatError: if the file is gone or damaged.
+            OSError, RunFormatError: if the file is gone or damaged, or the disk does not take what it is to have.
         """
-        if self._log is None or len(self.log_entries) < WINDOW:
+        if self.run_log is None or len(self.log_entries) < WINDOW:
             return [entry[key] for entry in self.log_entries if key in entry]
-        logs = [*self._earlier, (self._log, math.inf)]
-        return [value for log, most in logs for value in log.values(key, most)]
+        return self.run_log.values(key)
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
-        """Flush, and close the file and the trackers.
+        """Flush, and close the file and the trackers. What the disk does not take even now is warned about.
 
         Args:
             time_limit: how many seconds all trackers together have; one that needs longer is warned about and left behind.
         """
         try:
-            self.flush()
-            if self._log is not None:
-                self._log.close()
-        finally:
-            self._is_closed = True
-            self._feeds.close(time_limit)
+            if self.run_log is None or not self.run_log.is_forked:
+                self.flush()
+        except Exception:
+            self._close(time_limit)
+            raise
+        self._close(time_limit)
+
+    def _close(self, time_limit: float) -> None:
+        self._is_closed = True
+        with ExitStack() as last:  # each of these whatever became of those after it
+            last.callback(self._feeds.close, time_limit)
+            if self.run_log is not None:
+                last.callback(self.run_log.let_go)
+            last.callback(self.disk.close)
+            if self.run_log is not None:
+                last.callback(self.run_log.close)
 
 
 class BoundLogWriter:
@@ -293,6 +291,7 @@ class BoundLogWriter:
         self.add_scalars = partial(writer.add_scalars, source=source)
         self.add_nonscalar = partial(writer.add_nonscalar, source=source)
         self.add_values = partial(writer.add_values, source=source)
-        self.note_arrays = writer.note_arrays
+        self.save = writer.save
+        self.disk = writer.disk
         self.current_values = writer.current_values
-        self.is_in_memory = writer._path is None
+        self.is_in_memory = writer.run_log is None

@@ -3,57 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from noether_core.emit.arrays import ArrayHeader, read_arrays, read_headers
+from noether_core.emit.array_files import (
+    ArrayFile,
+    Saver,
+    add_those_that_set_aside,
+    array_files,
+    find_arrays,
+    lineage_of,
+)
 from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import start_numbers
+from noether_core.emit.lineage import Lineage
 from noether_core.emit.lines import beside_problem, entry_problem, lines_there
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
-from noether_core.emit.merged_log import read_merged, with_merged
+from noether_core.emit.merged_log import Merged, read_merged, with_merged
+from noether_core.emit.missing import words
 from noether_core.emit.problems import MOST, Problems
-from noether_core.emit.starts import Start, read_start, standing
-from noether_core.errors import MissingDependencyError, RunFormatError, ScheduleError
-from noether_core.regular_files import files_below, require_own_parts
-from noether_core.schedule import UNITS, TrainingIteration
-
-_ARRAYS = ("update_outputs", "superseded")
+from noether_core.emit.starts import PROVISIONAL, read_record
+from noether_core.errors import MissingDependencyError, RunFormatError
+from noether_core.regular_files import require_own_parts
+from noether_core.schedule import UNITS
 
 
 @dataclass(frozen=True)
-class ArrayFile:
-    """Point at the arrays saved at one interval's end.
+class RunStart:
+    """Say what a process start was.
 
     Attributes:
-        interval: the interval's short string, after the callback's id and `/` where it has one.
-        root: the run directory, below which no link is followed.
+        number: that of its files, such as `metrics/<number>.jsonl`.
+        record: what its record says, among that `id`, `time`, `host` and `callbacks`, its config; empty if it left none.
+        after: the update that it went on after; -1: it began at the beginning.
+        until: the last update up to which what it wrote stands; -1 if nothing does.
     """
 
-    interval: str
-    iteration: TrainingIteration
-    path: Path
-    root: Path | None = None
-
-    def load(self, problems: list[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the arrays by name.
-
-        Args:
-            problems: gets a sentence for each array that is damaged, and the others are returned; None: damage is raised.
-
-        Raises:
-            RunFormatError: for damage.
-        """
-        return read_arrays(self.path, problems, root=self.root)
-
-    def headers(self) -> dict[str, ArrayHeader]:
-        """Return the arrays' dtypes and shapes by name, without loading them."""
-        return read_headers(self.path, self.root)
+    number: int
+    record: Mapping[str, Any]
+    after: float
+    until: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +55,13 @@ class RunReader:
 
     Attributes:
         table: the log entries as columns, each update once; of several process starts what stands (`emit/starts.py`).
-        problems: a sentence for each line that is torn or damaged, and for what is no regular file; at most 1,000 of them, and
-            none for a run that ended well.
+        problems: a sentence for each line that is torn or damaged, for what the disk did not take, and for what is no regular
+            file; at most 1,000 of them, and none for a run that ended well.
         superseded: how many entries of earlier process starts the later ones replaced.
         arrays: the saved array files that stand, by interval and update.
         superseded_arrays: the others: an earlier start saved them at an update that a later one has not come to.
+        starts: the process starts that wrote something, the oldest first.
+        lineage: what of them stands.
     """
 
     path: Path
@@ -75,6 +70,25 @@ class RunReader:
     superseded: int
     arrays: list[ArrayFile]
     superseded_arrays: list[ArrayFile]
+    starts: list[RunStart]
+    lineage: Lineage
+
+    def iter_superseded(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield each entry that does not stand, with the number of the start that logged it; read from the files again."""
+        for place, start in enumerate(self.starts):
+            file = self.path / "metrics" / f"{start.number}.jsonl"
+            merged = read_merged(file.with_suffix(MERGED_SUFFIX), [])
+            for is_provisional, entries in enumerate(_entries_of(file, merged, [])):
+                for entry in entries:
+                    if not self.lineage.stands(place, entry["update"], is_provisional=bool(is_provisional)):
+                        yield start.number, entry
+
+    def start_of(self, update: int) -> RunStart | None:
+        """Return the start that was to log this update, of those that stand: its `record` says with which config."""
+        for start in reversed(self.starts):
+            if start.until >= update > start.after:
+                return start
+        return None
 
     @property
     def series(self) -> Mapping[str, Series]:
@@ -124,87 +138,85 @@ def read_run(path: str | Path) -> RunReader:
     problems: list[str] = Problems()
     require_own_parts(path)
     builder = TableBuilder()
-    savers: dict[str, list[tuple[int, str]]] = {}  # of each array file: the starts that saved it, and their numbers
+    savers: dict[str, list[Saver]] = {}  # of each array file
     doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
+    records: list[dict[str, Any]] = []
     numbers = start_numbers(metrics)
-    for number in numbers:
+    for place, number in enumerate(numbers):
         file, before = metrics / f"{number}.jsonl", len(problems)
-        times, saved = _read_beside(file.with_suffix(".time.jsonl"), problems)
-        merged, more = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
-        for name in dict.fromkeys([*saved, *more]):
-            savers.setdefault(name, []).append((len(builder.starts), str(number)))
+        beside = _read_beside(file.with_suffix(".time.jsonl"), problems)
+        merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
         if len(problems) > before or before >= MOST:
-            doubtful.append(len(builder.starts))
-        entries = lines_there(file, problems, entry_problem)  # none where a start only saved arrays
-        builder.add_start(with_merged(entries, merged), _start_of(path, number, problems), times)
-    stands = standing(builder.starts)
-    table, superseded = builder.build()
-    found = [file for part in _ARRAYS for file in files_below(path, part, problems) if file.suffix == ".safetensors"]
-    _add_those_that_set_aside(path, found, numbers, savers)
-    return RunReader(path, table, problems, superseded, *_array_files(path, savers, stands, found, doubtful))
+            doubtful.append(place)
+        problems.extend(beside.missing)
+        for name, is_provisional in (beside.arrays | _merged_arrays(merged)).items():
+            savers.setdefault(name, []).append(Saver(place, str(number), is_provisional))
+        records.append(record := _record_of(path, number, problems))
+        start = None if not record else record["start"]._replace(since=min(record["start"].since, beside.since))
+        whole, provisional = _entries_of(file, merged, problems)
+        builder.add_start(whole, start, beside.times, provisional)
+    found = find_arrays(path, problems)
+    add_those_that_set_aside(path, found, numbers, savers)
+    lineage = lineage_of(builder, savers)
+    table, superseded = builder.build(lineage)
+    starts = [
+        RunStart(number, record, start.ancestors[0][1] if start.ancestors else -1, until)
+        for number, record, start, until in zip(numbers, records, builder.starts, lineage.until, strict=True)
+    ]
+    arrays = array_files(path, savers, lineage, found, doubtful)
+    return RunReader(path, table, problems, superseded, *arrays, starts, lineage)
 
 
-def _add_those_that_set_aside(
-    path: Path, found: Sequence[Path], numbers: Sequence[int], savers: dict[str, list[tuple[int, str]]]
-) -> None:
-    """Add the starts whose own note is lost: each also set aside what it replaced, in `superseded/<n>/`."""
-    places = {str(number): at for at, number in enumerate(numbers)}
-    for file in found:
-        part, number, *names = file.relative_to(path).parts
-        if part == _ARRAYS[1] and number in places and names[:1] == [_ARRAYS[0]]:
-            of_name = savers.setdefault("/".join(names), [])
-            if (places[number], number) not in of_name:
-                of_name.append((places[number], number))
-                of_name.sort()
+def _merged_arrays(merged: Merged) -> dict[str, bool]:
+    """Return the names of array files, and whether each is of an interval that was not over."""
+    return {name: bool(is_provisional) for is_provisional, names in enumerate(merged.arrays) for name in names}
 
 
-def _array_files(
-    path: Path,
-    savers: Mapping[str, Sequence[tuple[int, str]]],
-    stands: Sequence[float],
-    found: Sequence[Path],
-    doubtful: Sequence[int],
-) -> tuple[list[ArrayFile], list[ArrayFile]]:
-    """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
-    kept: list[ArrayFile] = []
-    superseded: list[ArrayFile] = []
-    names = {file.relative_to(path).as_posix() for file in found if file.is_relative_to(path / _ARRAYS[0])}
-    there = frozenset(found)
-    for name in sorted(names | savers.keys()):
-        try:
-            iteration = TrainingIteration.from_string(Path(name).stem)
-        except ScheduleError:  # not ours: a file that the user put there, or a temporary one
-            continue
-        interval = Path(name).parent.relative_to("update_outputs").as_posix()
-        saved = savers.get(name, ())
-        starts = [-1, *(start for start, _ in saved)]  # -1: no start said that it did
-        files = [path / name, *(path / "superseded" / number / name for _, number in reversed(saved))]
-        is_found = False
-        for start, file in zip(reversed(starts), files, strict=True):  # each set aside what the one before had saved
-            if file in there:
-                by = doubtful if start < 0 else [start]
-                stands_here = not is_found and all((iteration.update or 0) <= stands[each] for each in by)
-                is_found |= stands_here
-                (kept if stands_here else superseded).append(ArrayFile(interval, iteration, file, path))
-    kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
-    return kept, superseded
+def _entries_of(
+    file: Path, merged: Merged, problems: list[str]
+) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
+    """Return what a start logged, by the name of its log: of whole intervals, and of those that were not over."""
+    whole, provisional = merged.entries  # none where a start only saved arrays
+    return (
+        with_merged(lines_there(file, problems, entry_problem), whole.values()),
+        with_merged(lines_there(file.with_suffix(PROVISIONAL), problems, entry_problem), provisional.values()),
+    )
 
 
-def _start_of(path: Path, number: int, problems: list[str]) -> Start | None:
+def _record_of(path: Path, number: int, problems: list[str]) -> dict[str, Any]:
     try:
-        return read_start(path, number, problems)
+        return read_record(path, number, problems) or {}
     except (RunFormatError, OSError) as error:
         problems.append(str(error))
-        return None
+        return {}
 
 
-def _read_beside(file: Path, problems: list[str]) -> tuple[dict[int, float], list[str]]:
-    """Return when the entry of each update was written, and which array files were saved."""
-    times: dict[int, float] = {}
-    saved: list[str] = []
+@dataclass
+class _Beside:
+    """Hold what lies beside a start's entries.
+
+    Attributes:
+        times: when the entry of each update was written.
+        arrays: which array files were saved, and whether the interval was not over.
+        since: see `Start`; infinity where its record says all.
+        missing: sentences for what the disk did not take.
+    """
+
+    times: dict[int, float] = field(default_factory=dict)
+    arrays: dict[str, bool] = field(default_factory=dict)
+    since: float = math.inf
+    missing: list[str] = field(default_factory=list)
+
+
+def _read_beside(file: Path, problems: list[str]) -> _Beside:
+    beside = _Beside()
     for line in lines_there(file, problems, beside_problem):
         if "arrays" in line:
-            saved.append(str(line["arrays"]))
+            beside.arrays[str(line["arrays"])] = bool(line.get("provisional"))
+        if "missing" in line:
+            with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError):  # what is none of ours
+                beside.missing.append(f"{file}: the disk did not take {words(line['missing'])}; they are lost")
+        beside.since = min(beside.since, line.get("since", math.inf))
         with contextlib.suppress(OverflowError):
-            times.update((update, float(time)) for update, time in line.get("times", ()))
-    return times, saved
+            beside.times.update((update, float(time)) for update, time in line.get("times", ()))
+    return beside

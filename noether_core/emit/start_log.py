@@ -5,104 +5,226 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from noether_core.emit.jsonl import LineFile
-from noether_core.emit.lines import iter_lines
-from noether_core.emit.starts import Origin
+from noether_core.emit.disk import LINE_COST, Disk, nothing
+from noether_core.emit.disk_thread import Job
+from noether_core.emit.jsonl import LineFile, encode_entry, encode_line, iter_lines
+from noether_core.emit.starts import PROVISIONAL, Origin
 from noether_core.errors import RunFormatError
 
 MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
 
 
+Written = Callable[[Mapping[str, Any], int], None]
+
+
+def _tell_nobody(values: Mapping[str, Any], number: int) -> None: ...
+
+
+class _Entry(NamedTuple):
+    values: Mapping[str, Any]
+    number: int
+    line: bytes
+    time: float
+
+
 class StartLog:
     """Append entries to `metrics/<n>.jsonl` of a run directory. Nothing is there before the first one.
 
-    An entry is with the operating system when `append` returns, its time at most a second later.
+    What a run's end gives out of intervals that are not over goes to `metrics/<n>.provisional.jsonl`. All that is written is
+    handed to the disk's thread, on which the private methods of this class run.
 
     Args:
         directory: the run directory.
+        disk: writes.
         origin: what the start goes on from, of which `starts/<n>.json` is written; None: it leaves no record.
+        written: is told of each entry, and its number, when it is in the file.
     """
 
-    def __init__(self, directory: Path, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        disk: Disk,
+        origin: Origin | None = None,
+        written: Written = _tell_nobody,
+    ) -> None:
         self._directory = directory
+        self._disk = disk
         self.origin = origin
+        self._tell = written
+        self.is_open = False  # something was handed over
+        self._new_since: int | None = None  # to be written
         self._saved: set[Path] = set()
-        self._times: list[
-            tuple[int, float]
-        ] = []  # of updates, written together: a line for each costs as much as its entry
+        # of updates, written together: a line for each costs as much as its entry
+        self._times: list[tuple[int, float]] = []
         self._written_at = -math.inf
         self._number = 0
-        self._has_entries = False
+        self._is_closed = False
         self._beside = LineFile(directory / "metrics", ".time.jsonl")
+        self._beside_lines: deque[bytes] = deque()  # which the disk did not take
         self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
+        self._provisional = LineFile(directory / "metrics", PROVISIONAL)
+        self._files: list[LineFile] = []  # of these two, those written
+        # methods made once: many wait where a disk stalls
+        self._write, self._write_provisional, self._lose = (
+            self._write_entries,
+            self._write_provisionals,
+            self._lose_entry,
+        )
 
-    @property
-    def is_open(self) -> bool:
-        """Tell whether anything was written."""
-        return self._number > 0
+    # ------------------------------------------------------------------ the training's thread
 
-    def _open(self) -> None:
-        self._beside.open()
-        assert self._beside.path is not None
-        self._number = int(self._beside.path.name.partition(".")[0])
-        self._entries.path = self._beside.path.with_name(f"{self._number}.jsonl")
-        if self.origin is not None:
-            self.origin.write(self._directory, self._number)
-
-    def append(self, entry: Mapping[str, Any]) -> None:
+    def append(self, entry: Mapping[str, Any], number: int, *, is_provisional: bool = False) -> None:
         """Write one entry, and when that was.
 
-        Raises:
-            OSError: if the entry is not written whole; it may be given again.
+        Args:
+            entry: what is written.
+            number: of several in a row that have the same number the first is written: a caller who was interrupted cannot
+                know whether it was.
+            is_provisional: whether it is of intervals that are not over.
         """
-        if not self.is_open:
-            self._open()
-        self._has_entries = True
-        self._entries.append(entry)
-        now = time.time()
-        self._times.append((entry["update"], now))
-        if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
-            self._write_times(now)
+        line = encode_entry(entry)
+        self._note_news()
+        write = self._write_provisional if is_provisional else self._write
+        item = _Entry(entry, number, line, time.time())
+        self._put(Job(write, item, len(line) + LINE_COST, self._lose, is_line=True, number=number))
 
-    def _write_times(self, now: float) -> None:
-        times, self._times, self._written_at = self._times, [], now
-        with contextlib.suppress(OSError):  # that a time is not known costs no entry
-            if times:
-                self._beside.append({"times": [[update, round(written, 6)] for update, written in times]})
+    def carry_since(self, update: int) -> None:
+        """Note that this start turns out to have every step of the intervals under way since an update."""
+        if self.origin is not None and update < self.origin.since:
+            self.origin = replace(self.origin, since=update)
+            self._new_since = update
 
-    def note_arrays(self, path: Path) -> None:
+    def note_arrays(self, path: Path, *, is_provisional: bool = False) -> None:
         """Write that this start saves an array file, and set aside the one that another start saved there."""
-        if not self.is_open:
-            self._open()
+        self._note_news()
         name = path.relative_to(self._directory)
-        if path.exists() and name not in self._saved:
+        self._put(Job(self._note_arrays, (name, is_provisional), LINE_COST, nothing))
+
+    def close(self) -> None:
+        """Make the lines durable and close the files, once all is written."""
+        if self.is_open:
+            self._disk.hand_over(Job(self._close, None, LINE_COST, nothing))
+
+    def _put(self, job: Job) -> None:
+        self.is_open |= self._disk.put(job)
+
+    def _lose_entry(self, entry: _Entry) -> None:
+        self._disk.missing.add_entry(entry.values["update"])
+
+    def _note_news(self) -> None:
+        """Note what turned out since the last line: what a start carries, and, once the disk has caught up, what is missing."""
+        if self._new_since is not None:
+            if self.is_open:  # else it will be in the record
+                self._hand_over({"since": self._new_since})
+            self._new_since = None
+        if not self._disk.missing.is_marked and self._disk.has_room:
+            self._hand_over({"missing": self._disk.missing.unmarked()})
+            self.is_open = True
+
+    def _hand_over(self, note: Mapping[str, Any]) -> None:
+        line = encode_line(note)
+        self._disk.hand_over(Job(self._note, line, len(line) + LINE_COST, nothing, is_line=True))
+
+    # ------------------------------------------------------------------ the disk's thread
+
+    def _open(self) -> None:
+        if self._number:
+            return
+        self._beside.open()
+        assert self._beside.path is not None
+        number = int(self._beside.path.name.partition(".")[0])
+        self._entries.path = self._beside.path.with_name(f"{number}.jsonl")
+        self._provisional.path = self._beside.path.with_name(f"{number}{PROVISIONAL}")
+        if self.origin is not None:
+            self.origin.write(self._directory, number)
+        self._number = number
+
+    def _write_entries(self, entries: deque[_Entry]) -> None:
+        self._write_to(self._entries, entries)
+
+    def _write_provisionals(self, entries: deque[_Entry]) -> None:
+        self._write_to(self._provisional, entries)
+
+    def _write_to(self, file: LineFile, entries: deque[_Entry]) -> None:
+        self._open()
+        if file not in self._files:
+            self._files.append(file)
+        lines = deque(entry.line for entry in entries)
+        try:
+            file.write(lines)
+        finally:
+            self._disk.note_written(file)
+            for entry in [entries.popleft() for _ in range(len(entries) - len(lines))]:
+                self._times.append((entry.values["update"], entry.time))
+                with contextlib.suppress(RuntimeError):  # no thread for a tracker can be started: the interpreter ends
+                    self._tell(entry.values, entry.number)
+        now = time.monotonic()
+        if len(self._times) >= MOST_TIMES or now - self._written_at >= TIMES_WAIT:
+            self._written_at = now
+            self._write_times()
+
+    def _write_times(self) -> None:
+        """Write when entries were written; what the disk does not take of that waits, for it is no reason to stop."""
+        times, self._times = self._times, []
+        if times:
+            self._beside_lines.append(encode_line({"times": [[update, round(time, 6)] for update, time in times]}))
+        with contextlib.suppress(OSError):
+            self._beside.write(self._beside_lines)
+        self._disk.note_written(self._beside)
+
+    def _note(self, lines: deque[bytes]) -> None:
+        self._open()
+        self._beside.write(self._beside_lines)
+        self._beside.write(lines)
+        self._disk.note_written(self._beside)
+
+    def _note_arrays(self, saved: deque[tuple[Path, bool]]) -> None:
+        self._open()
+        name, is_provisional = saved[0]
+        path = self._directory / name
+        if name not in self._saved and path.exists():
             aside = self._directory / "superseded" / str(self._number) / name
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
         self._saved.add(name)
-        self._beside.append({"arrays": name.as_posix()})
+        note = {"arrays": name.as_posix(), **({"provisional": True} if is_provisional else {})}
+        self._note(deque([encode_line(note)]))
+        saved.popleft()
+
+    def _close(self, items: deque[None]) -> None:
+        if self._is_closed:
+            items.clear()
+            return
+        self._write_times()
+        if not self._disk.missing.is_marked:
+            self._beside_lines.append(encode_line({"missing": self._disk.missing.unmarked()}))
+        self._beside.write(self._beside_lines)
+        for file in (self._entries, self._provisional, self._beside):
+            file.close()
+        self._is_closed = True
+        items.clear()
+
+    # ------------------------------------------------------------------ once it is written
 
     def values(self, key: str, most: float) -> Iterator[Any]:
         """Yield every value written under a key up to an update, in order.
 
         Raises:
-            OSError, RunFormatError: if the file is gone or damaged.
+            OSError, RunFormatError: if a file is gone or damaged.
         """
-        if self._entries.path is None or not self._has_entries:
-            return
-        problems: list[str] = []
-        for entry in iter_lines(self._entries.path, problems):
-            if key in entry and entry["update"] <= most:
-                yield entry[key]
-        if len(problems) > self._entries.torn:
-            raise RunFormatError(f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run")
-
-    def close(self) -> None:
-        """Make the lines durable and close the files."""
-        self._write_times(math.inf)
-        self._entries.close()
-        self._beside.close()
+        for file in self._files:
+            assert file.path is not None
+            problems: list[str] = []
+            for entry in iter_lines(file.path, problems):
+                if key in entry and entry["update"] <= most:
+                    yield entry[key]
+            if len(problems) > file.torn:
+                raise RunFormatError(
+                    f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run"
+                )

@@ -1,30 +1,34 @@
-"""Say which process start wrote what, and which of it stands: the newest start and those that it goes on from.
+"""Write what a process start goes on from, and read it back: each leaves a record, `starts/<n>.json`, of its log's number.
 
-Each start has a record, `starts/<n>.json`, of the number that its log has. Reading follows the newest line of descent: from a
-start that went on from update M, what its ancestors logged or saved after M is superseded, and so is all of a start that is no
-ancestor.
+What of the starts then stands, `noether_core.emit.lineage` says.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import platform
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from noether_core.emit.files import write_whole
+from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.record_file import decode_record, encode_record
-from noether_core.errors import RunFormatError
+from noether_core.errors import NoetherError, RunFormatError
 from noether_core.regular_files import read_regular
 from noether_core.schedule import UNITS, TrainingIteration
 
 _PACKAGES = ("noether-callbacks", "numpy", "jax", "torch")
-_MOST_BYTES = 2**20  # of a record
+_MOST_BYTES = 2**22  # of a record
+PROVISIONAL = ".provisional.jsonl"  # what follows a start's number in the name of the file of its provisional entries
+NEWEST = ""  # the id that stands for the newest start there is
+Ancestors = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,29 @@ class Origin:
 
     Attributes:
         iteration: what it goes on after; None: it starts at the beginning.
-        parent: the id of the start whose state it carries; None: the newest one there is.
+        ancestors: the starts that it goes on from, the newest first: the id of each, or `NEWEST`, and up to which update it
+            goes on from it. All of them, for those that wrote nothing left no record.
+        since: the update since which it has every step of the intervals under way; -1: it has them all, for it began at the
+            beginning, or carries the state of its ancestors, which did.
         about: what else its record says, such as the config's hash.
         id: its own.
     """
 
     iteration: TrainingIteration | None = None
-    parent: str | None = None
+    ancestors: Ancestors = ()
+    since: int = -1
     about: Mapping[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def write(self, directory: Path, number: int) -> None:
         """Write the record of this start."""
+        parent = self.ancestors[0][0] if self.ancestors else NEWEST
         record = {
             "id": self.id,
-            "parent": self.parent,
+            "parent": parent or None,
             "iteration": None if self.iteration is None else {unit: getattr(self.iteration, unit) for unit in UNITS},
+            "ancestors": self.ancestors,
+            "since": self.since,
             "time": time.time(),
             "host": platform.node(),
             "python": platform.python_version(),
@@ -56,6 +67,59 @@ class Origin:
             **self.about,
         }
         write_whole(directory / "starts" / f"{number}.json", encode_record(record))
+
+    def saved(self) -> str:
+        """Return what a state that is saved now says of this start; see `origin_after`."""
+        return json.dumps({"id": self.id, "since": self.since, "ancestors": self.ancestors}, separators=(",", ":"))
+
+    def in_directory(self, directory: Path) -> Origin:
+        """Return this with the start that is the newest in a run directory in the place of `NEWEST`."""
+        if not any(name == NEWEST for name, _ in self.ancestors):
+            return self
+        numbers = start_numbers(directory / "metrics")
+        newest = _id_of(directory, numbers[-1]) if numbers else NEWEST
+        return replace(self, ancestors=tuple((name or newest, update) for name, update in self.ancestors))
+
+    def parent_in(self, directory: Path) -> tuple[int, dict[str, Any]] | None:
+        """Return the number and the record of the newest ancestor that has one in a run directory; None if none has."""
+        wanted = {name: at for at, (name, _) in enumerate(self.ancestors)}
+        found: list[tuple[int, int, dict[str, Any]]] = []
+        for number in start_numbers(directory / "metrics") if wanted else ():
+            with contextlib.suppress(RunFormatError, OSError):
+                record = read_record(directory, number)
+                if record is not None and record["start"].id in wanted:
+                    found.append((wanted[record["start"].id], number, record))
+        return min(found, key=lambda each: each[0])[1:] if found else None
+
+
+def origin_at(iteration: TrainingIteration, about: Mapping[str, Any]) -> Origin:
+    """Return the origin of a start that goes on after an iteration; as far as is known it carries no interval under way."""
+    update = iteration.update or 0
+    return Origin(iteration, ((NEWEST, update),), update, about) if update else Origin(about=about)
+
+
+def origin_after(saved: str, iteration: TrainingIteration, about: Mapping[str, Any]) -> Origin:
+    """Return the origin of a start that goes on with a state.
+
+    Args:
+        saved: what the state says of the start that saved it: `Origin.saved()`, an id, or nothing.
+        iteration: where it was saved.
+        about: see `Origin`.
+
+    Raises:
+        NoetherError: if it is none of these.
+    """
+    update = iteration.update or 0
+    if not saved.startswith("{"):
+        return Origin(iteration, ((saved, update),), about=about)
+    try:
+        found = json.loads(saved)
+        ancestors = (str(found["id"]), update), *((str(name), int(until)) for name, until in found["ancestors"])
+        return Origin(iteration, ancestors, int(found["since"]), about)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise NoetherError(
+            f"the state's `start` is damaged ({error!r:.200}); load what state_dict() returned"
+        ) from error
 
 
 def _version(package: str) -> str | None:
@@ -66,22 +130,26 @@ def _version(package: str) -> str | None:
 
 
 class Start(NamedTuple):
-    """Hold what reading needs of a start's record.
+    """Hold what reading needs of a start.
 
     Attributes:
         id: its id; empty where it left no record.
-        parent: the id of the start whose state it carried.
-        update: the update that it went on after; None: it started at the beginning; infinity: it is not known to stand for
-            anything.
+        ancestors: see `Origin`; none: it started at the beginning.
+        since: see `Origin`; infinity where it is not known.
     """
 
     id: str
-    parent: str | None
-    update: float | None
+    ancestors: tuple[tuple[str, float], ...]
+    since: float
 
 
-def read_start(directory: Path, number: int, problems: list[str] | None = None) -> Start | None:
-    """Return the record of a start; None where it left none.
+def start_without_record(first: int | None) -> Start:
+    """Return what is known of a start that left no record: it went on from what was before the update that it logged first."""
+    return Start(NEWEST, ((NEWEST, math.inf if first is None else first - 1),), math.inf)
+
+
+def read_record(directory: Path, number: int, problems: list[str] | None = None) -> dict[str, Any] | None:
+    """Return the record of a start as it is, and as `start` what reading needs of it; None where it left none.
 
     Args:
         directory: the run directory.
@@ -95,35 +163,40 @@ def read_start(directory: Path, number: int, problems: list[str] | None = None) 
     path = directory / "starts" / f"{number}.json"
     try:
         record = decode_record(read_regular(path, _MOST_BYTES, directory), path, problems)
-        found, parent, iteration = record["id"], record["parent"], record["iteration"]
-        update = None if iteration is None else iteration["update"]
-        if not isinstance(found, str) or not isinstance(parent, str | None) or type(update) not in (int, type(None)):
-            raise TypeError("a field is of the wrong type")
+        return {**record, "start": _start(record)}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (RunFormatError, TypeError, KeyError) as error:
+    except (RunFormatError, ValueError, TypeError, KeyError, RecursionError) as error:
         reason = (
             error
             if isinstance(error, RunFormatError)
             else f"{path}, byte 0: it is no record of a start ({error!r:.200})"
         )
         raise RunFormatError(f"{reason}; the log goes by its first entry") from error
-    return Start(found, parent, update)
 
 
-def standing(starts: Sequence[Start]) -> list[float]:
-    """Return for each start, oldest first, the last update up to which what it wrote stands; -1 if nothing does.
+def _start(record: Any) -> Start:
+    found, iteration = record["id"], record["iteration"]
+    if iteration is None:
+        ancestors: Any = ()
+    else:
+        ancestors = record.get("ancestors", [[record["parent"] or NEWEST, iteration["update"]]])
+    since = record.get("since", -1)
+    is_typed = all(isinstance(name, str) and type(until) is int for name, until in ancestors)
+    if not isinstance(found, str) or not is_typed or type(since) is not int:
+        raise TypeError("a field is of the wrong type")
+    return Start(found, tuple((name, until) for name, until in ancestors), since)
 
-    >>> standing([Start("a", None, None), Start("b", "a", 12), Start("c", "a", 18)])
-    [18, -1, inf]
-    """
-    stands: list[float] = [-1] * len(starts)
-    at, limit = len(starts) - 1, math.inf
-    while at >= 0:
-        stands[at] = limit
-        _, parent, update = starts[at]
-        if update is None:
-            break
-        limit = min(limit, update)
-        at = next((older for older in range(at - 1, -1, -1) if parent and starts[older].id == parent), at - 1)
-    return stands
+
+def read_start(directory: Path, number: int) -> Start | None:
+    """Return what the record of a start says; None where it left none. Raises what `read_record` does."""
+    record = read_record(directory, number)
+    return None if record is None else record["start"]
+
+
+def _id_of(directory: Path, number: int) -> str:
+    try:
+        start = read_start(directory, number)
+    except (RunFormatError, OSError):
+        start = None
+    return NEWEST if start is None else start.id

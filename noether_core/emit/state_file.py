@@ -29,18 +29,17 @@ _KNOWN = {name: dtype for name, dtype in DTYPES.items() if dtype.isbuiltin == 1}
 _Array = np.ndarray[Any, Any]
 
 
-def write_state(path: str | Path, state: Mapping[str, Any], *, is_durable: bool = True) -> None:
+def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a state to a file that appears whole or not at all.
 
     Args:
         path: the file; its directory is made if need be.
         state: what a `state_dict()` returned; tensors and device arrays are copied to the host.
-        is_durable: whether to wait until the disk has it.
 
     Raises:
         NoetherError: for what is no state.
     """
-    write_whole(Path(path), encode_state(state), is_durable=is_durable)
+    write_whole(Path(path), encode_state(state))
 
 
 def read_state(path: str | Path, root: Path | None = None) -> dict[str, Any]:
@@ -70,8 +69,8 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
     arrays: list[_Array] = []
     try:
         structure = json.dumps(_encoded(state, arrays), separators=(",", ":"))
-    except (RecursionError, ValueError) as error:
-        raise NoetherError(f"cannot save the state ({error}); give what state_dict() returned") from error
+    except Exception as error:  # whatever an array raises that is none
+        raise NoetherError(f"cannot save the state ({error!s:.300}); give what state_dict() returned") from error
     named = {str(number): array for number, array in enumerate(arrays)}
     about = {"format": _FORMAT, "structure": structure, "crc32": _crc(structure, arrays)}
     data: bytes = safetensors.numpy.save(named, metadata=about)

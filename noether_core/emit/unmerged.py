@@ -15,7 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from noether_core.emit.state_file import read_state, write_state
+from noether_core.emit.disk import Disk
+from noether_core.emit.state_file import encode_state, read_state
 from noether_core.errors import RunFormatError
 from noether_core.regular_files import files_below
 from noether_core.schedule import UNITS, TrainingIteration
@@ -76,9 +77,11 @@ class UnmergedFiles:
         path: the run directory.
         index: this process's number.
         count: how many processes there are.
+        disk: does it, on its thread.
     """
 
-    def __init__(self, path: Path, index: int, count: int) -> None:
+    def __init__(self, path: Path, index: int, count: int, disk: Disk) -> None:
+        self._disk = disk
         self._path = path
         self._newest = path / "unmerged" / f"{index}-of-{count}.safetensors"
         self._before = self._newest.with_suffix(".before.safetensors")
@@ -87,8 +90,33 @@ class UnmergedFiles:
     def save(self, unmerged: Unmerged) -> None:
         """Save what this process has; what it saved before, and did not discard, is kept beside it.
 
-        It does not wait for the disk: the file outlives this process, but not the machine.
+        Once it is written, the file outlives this process, but not the machine.
         """
+        state = {
+            "iteration": {unit: getattr(unmerged.iteration, unit) for unit in UNITS},
+            **{name: getattr(unmerged, name) for name in ("index", "count", "start", "number", "is_final", "is_whole")},
+            "callbacks": {str(number): part for number, part in unmerged.callbacks.items()},
+            "urgencies": {str(number): urgency for number, urgency in unmerged.urgencies.items()},
+        }
+        data = encode_state(state)
+        if self._disk.call(self._keep_before):
+            self._disk.put_file(self._newest, data, is_durable=False)
+
+    def set_pooled(self) -> None:
+        """Note that all processes have pooled what was saved last; the main process may not have logged it."""
+        self._disk.call(self._set_pooled)
+
+    def discard_before(self) -> None:
+        """Forget what was pooled before the newest, now that the main process has logged it."""
+        self._disk.call(self._discard_before)
+
+    def discard(self) -> None:
+        """Forget all that was pooled."""
+        self._disk.call(self._discard)
+
+    # ------------------------------------------------------------------ on the disk's thread
+
+    def _keep_before(self) -> None:
         if self._is_pooled:
             with contextlib.suppress(FileNotFoundError):  # merged meanwhile
                 self._newest.replace(self._before)
@@ -97,27 +125,17 @@ class UnmergedFiles:
             for file in (self._newest, *(() if self._has_before else (self._before,))):  # of another start, maybe
                 if file.exists():
                     _put_away(self._path, file)
-        state = {
-            "iteration": {unit: getattr(unmerged.iteration, unit) for unit in UNITS},
-            **{name: getattr(unmerged, name) for name in ("index", "count", "start", "number", "is_final", "is_whole")},
-            "callbacks": {str(number): part for number, part in unmerged.callbacks.items()},
-            "urgencies": {str(number): urgency for number, urgency in unmerged.urgencies.items()},
-        }
-        write_state(self._newest, state, is_durable=False)
 
-    def set_pooled(self) -> None:
-        """Note that all processes have pooled what was saved last; the main process may not have logged it."""
+    def _set_pooled(self) -> None:
         self._is_pooled = True
 
-    def discard_before(self) -> None:
-        """Forget what was pooled before the newest, now that the main process has logged it."""
+    def _discard_before(self) -> None:
         if self._has_before:
             self._before.unlink(missing_ok=True)
             self._has_before = False
 
-    def discard(self) -> None:
-        """Forget all that was pooled."""
-        self.discard_before()
+    def _discard(self) -> None:
+        self._discard_before()
         if self._is_pooled:
             self._newest.unlink(missing_ok=True)
             self._is_pooled = False

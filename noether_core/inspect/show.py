@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from noether_core.emit.array_files import ArrayFile
 from noether_core.emit.columns import Series
-from noether_core.emit.reader import ArrayFile, RunReader
+from noether_core.emit.reader import RunReader
 from noether_core.errors import RunFormatError
 from noether_core.text import inert, number, sparkline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,10 @@ from noether_core.emit.arrays import check_arrays
 from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.lines import beside_problem, lines_there
 from noether_core.emit.problems import Problems
-from noether_core.emit.reader import RunReader, read_run
-from noether_core.emit.record_file import decode_record
+from noether_core.emit.reader import RunReader, RunStart, read_run
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
 from noether_core.errors import ConfigFileError, RunFormatError
-from noether_core.regular_files import files_below, read_regular
-
-_MOST_BYTES = 2**22  # of a start's record
+from noether_core.regular_files import files_below
 
 
 @dataclass
@@ -89,6 +87,7 @@ def check_run(path: str | Path) -> CheckReport:
     report.superseded_arrays.extend(file.path.relative_to(path).as_posix() for file in run.superseded_arrays)
     _check_config(path, report)
     _check_starts(path, report)
+    report.starts.extend(map(_words, run.starts))
     _check_arrays(run, report)
     _check_missing_arrays(path, report)
     _check_unmerged(path, report)
@@ -109,7 +108,7 @@ def _check_config(path: Path, report: CheckReport) -> None:
 
 
 def _check_starts(path: Path, report: CheckReport) -> None:
-    """Say where each start comes from, and which numbers are gone."""
+    """Say which starts are gone, and what was left behind."""
     for part in ("metrics", "starts"):
         for file in files_below(path, part, report.problems):
             if file.name.endswith(".tmp"):
@@ -121,21 +120,20 @@ def _check_starts(path: Path, report: CheckReport) -> None:
     present = recorded.union(numbers)
     gone = [number for number in range(1, min(max(present, default=0), 10**6)) if number not in present]
     report.problems.extend(f"all files of start {number} are missing" for number in gone)
-    for number in numbers:
-        report.starts.append(_start(path, number))
 
 
-def _start(path: Path, number: int) -> str:
-    file = path / "starts" / f"{number}.json"
-    try:
-        record = decode_record(read_regular(file, _MOST_BYTES, path), file, [])
-    except (OSError, RunFormatError):  # what is damaged, the reader has said
-        return f"start {number} left no record that can be read"
-    iteration, parent = record.get("iteration"), record.get("parent")
-    begin = "began anew"
-    if isinstance(iteration, dict):
-        begin = f"went on after update {iteration.get('update')!r:.20}{f' of {parent!r:.40}' if parent else ''}"
-    return f"start {number}, {record.get('id')!r:.40}, {begin} on {record.get('host')!r:.80}"
+def _words(start: RunStart) -> str:
+    """Say where a start comes from, and what of it stands."""
+    if not start.record:  # what is damaged, the reader has said
+        return f"start {start.number} left no record that can be read"
+    begin, parent = "began anew", start.record.get("parent")
+    if start.after >= 0:
+        begin = f"went on after update {start.after}{f' of {parent!r:.40}' if parent else ''}"
+    stands = "all of it stands" if start.until == math.inf else f"what it has up to update {start.until} stands"
+    return (
+        f"start {start.number}, {start.record.get('id')!r:.40}, {begin} on {start.record.get('host')!r:.80}:"
+        f" {'nothing of it stands' if start.until <= start.after else stands}"
+    )
 
 
 def _check_arrays(run: RunReader, report: CheckReport) -> None:

@@ -14,6 +14,7 @@ from noether_core.config.load import load_tracking
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.emit.merged_log import MergedLog
 from noether_core.emit.unmerged import Unmerged, find_unmerged, read_unmerged, set_merged
+from noether_core.emit.writer_lock import WriterLock
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.reduce.agreement import DUE, REST
 from noether_core.reduce.computed import Computed
@@ -59,21 +60,35 @@ def merge_run(path: str | Path, *, partial: bool = False) -> MergeReport:
         partial: whether to make do with the processes that are there.
 
     Raises:
+        RunLockedError: while the run goes on: what its processes lack may come yet.
         NoetherError: for a run directory without a config that can be read.
     """
     path = Path(path)
     require_own_parts(path)
-    configs, log, report = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport()
-    for meeting in _meetings(path, report):
-        try:
-            _merge(log, configs, meeting, report, partial=partial)
-        except (NoetherError, OSError) as error:
-            report.problems.append(str(error))
-        except Exception as error:  # numbers that no process of ours saves, in a file with a checksum
-            report.problems.append(
-                f"{meeting.files[-1].path} and the others of its meeting cannot be pooled: {error!r:.300}"
-            )
+    configs, log, report, lock = load_tracking(path / "config.yaml"), MergedLog(path), MergeReport(), WriterLock(path)
+    lock.hold()
+    try:
+        for meeting in _meetings(path, report):
+            try:
+                _merge(log, configs, meeting, report, partial=partial)
+            except (NoetherError, OSError) as error:
+                report.problems.append(str(error))
+            except Exception as error:  # numbers that no process of ours saves, in a file with a checksum
+                report.problems.append(
+                    f"{meeting.files[-1].path} and the others of its meeting cannot be pooled: {error!r:.300}"
+                )
+    finally:
+        lock.release()
     return report
+
+
+class _Entry(NamedTuple):
+    """Hold what processes give, and where: numbers by log key, arrays by the path of their file."""
+
+    iteration: TrainingIteration
+    scalars: dict[str, Any]
+    arrays: dict[str, Mapping[str, np.ndarray[Any, Any]]]
+    is_provisional: bool  # whether the intervals were not over
 
 
 class _Meeting(NamedTuple):
@@ -129,7 +144,7 @@ def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeRep
     files, absent = meeting
     count = files[0].count
     missing = ", ".join(f"{index}-of-{count}.safetensors" for index in sorted(absent))
-    iteration, scalars, arrays = _entry(configs, files, report)
+    iteration, scalars, arrays, is_provisional = _entry(configs, files, report)
     is_there = log.has(iteration, scalars, arrays)  # a process that died left what was pooled, and the others did not
     if missing and not partial and not is_there:
         report.problems.append(
@@ -138,7 +153,7 @@ def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeRep
         )
         return
     if not missing or not is_there:
-        log.add(iteration, scalars, arrays, is_whole=not missing)
+        log.add(iteration, scalars, arrays, is_whole=not missing, is_provisional=is_provisional)
     for saved in files:
         if not saved.is_merged and saved.path.exists():  # one that has ended is in later meetings too
             set_merged(log.path, saved)
@@ -149,10 +164,8 @@ def _merge(log: MergedLog, configs: Configs, meeting: _Meeting, report: MergeRep
     )
 
 
-def _entry(
-    configs: Configs, files: Sequence[Unmerged], report: MergeReport
-) -> tuple[TrainingIteration, dict[str, Any], dict[str, Mapping[str, np.ndarray[Any, Any]]]]:
-    """Return what these processes give, and where: numbers by log key, and arrays by the path of their file."""
+def _entry(configs: Configs, files: Sequence[Unmerged], report: MergeReport) -> _Entry:
+    """Return what these processes give."""
     found = _pooled(files, configs)
     iteration, main = TrainingIteration(**dict(zip(UNITS, found.iteration, strict=True))), files[0]
     if main.index == 0 and not main.is_final:  # it logs where it is
@@ -167,7 +180,7 @@ def _entry(
             name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
             arrays[name.as_posix()] = of_file
         report.problems += [f"{iteration}: {error}" for error in computed.errors]
-    return iteration, scalars, arrays
+    return _Entry(iteration, scalars, arrays, found.are_all_final)
 
 
 def _pooled(files: Sequence[Unmerged], configs: Configs) -> Round:

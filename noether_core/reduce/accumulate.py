@@ -79,6 +79,7 @@ class OutputAccumulator:
     Args:
         backend: knows the framework's arrays.
         config: says what is wanted of each key.
+        now: (attribute) the interval under way; what is kept of it can be put back.
     """
 
     def __init__(self, backend: Backend, config: TrackAdditionalOutputsCallbackConfig) -> None:
@@ -86,7 +87,7 @@ class OutputAccumulator:
         self._planner = Planner(backend, config)
         self._fields = fields_of(config)
         self._empty = _Interval(no_partials(self._fields))
-        self._interval = self._before = self._empty
+        self.now = self._before = self._empty
 
     def add(
         self, keys: tuple[str, ...], values: Sequence[Any], update: int, accumulation_step: int, weight: Any = None
@@ -100,7 +101,7 @@ class OutputAccumulator:
             accumulation_step: its accumulation step, from 0.
             weight: what weighs them, if the config names a weight.
         """
-        interval = self._before = self._interval
+        interval = self._before = self.now
         if not keys:
             return
         if weight is not None and host.is_converted(weight):
@@ -120,22 +121,22 @@ class OutputAccumulator:
             for key, value in zip(keys, values, strict=True):
                 self._planner.inspect(key, value)  # a value that was deleted looks as before, and is named here
             raise
-        self._interval = _noted(interval, plan, states, tuple(taken), position)
+        self.now = _noted(interval, plan, states, tuple(taken), position)
 
     def undo(self) -> None:
         """Forget the last step, which nobody has looked at since."""
-        self._interval = self._before
+        self.now = self._before
 
     # ------------------------------------------------------------------ results
 
     @property
     def has_values(self) -> bool:
         """Tell whether this interval had values, counted in this process or in others."""
-        return bool(self._interval.steps or self._interval.carried.keys)
+        return bool(self.now.steps or self.now.carried.keys)
 
     def partials(self) -> Partials:
         """Return what each key has so far, in the order they came. This waits for the device."""
-        interval = self._interval
+        interval = self.now
         if not interval.steps:
             return interval.carried
         newest, stacks = _newest(interval), _stacks(interval)
@@ -182,7 +183,7 @@ class OutputAccumulator:
         Their mean, sum, least and greatest are these values, so that nothing needs to be reduced: as where each update is
         logged. None for any other interval. This waits for the device.
         """
-        interval = self._interval
+        interval = self.now
         if interval.steps != 1 or interval.carried.keys:
             return None
         plan = next(iter(interval.uses))
@@ -195,11 +196,11 @@ class OutputAccumulator:
     def load(self, partials: Partials) -> None:
         """Go on from what another accumulator had, of this framework or another."""
         shapes = {key: stack.values[0].shape for key, stack in partials.stack.items()}
-        self._interval = self._before = _Interval(partials, shapes=shapes)
+        self.now = self._before = _Interval(partials, shapes=shapes)
 
     def reset(self) -> None:
         """Start the next interval."""
-        self._interval = self._before = self._empty
+        self.now = self._before = self._empty
 
 
 def _absorb(part: GroupPlan, state: Any, values: Sequence[Any], position: int, weight: Any) -> tuple[Any, Taken]:

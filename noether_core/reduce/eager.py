@@ -21,6 +21,7 @@ from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, into_sl
 from noether_core.reduce.layout import Layout, Step, Taken
 
 PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
+_LEAST_PENDING = 8  # steps, before there is room for so many times as many
 
 
 class EagerOps(SlotOps, Protocol):
@@ -31,6 +32,16 @@ class EagerOps(SlotOps, Protocol):
 
     def stack_rows(self, rows: Sequence[Any]) -> Array:
         """Return arrays of one shape and dtype, or single numbers (see `Ops`), stacked along a new leading axis."""
+
+    def room(self, vectors: Sequence[Array], count: int) -> Sequence[Sequence[Array]] | None:
+        """Return, for each of these, so many vectors like it, without values, that lie together in memory; None: as they come.
+
+        On the host each vector of its own, allocated among the large arrays of a training that come and go, would keep the
+        next large array out of the place of the last one.
+        """
+
+    def put_into(self, row: Array, vectors: list[Array]) -> Array:
+        """Return a vector of `room`, now with the values of these, joined."""
 
     def copy(self, value: Array) -> Array:
         """Return a copy of an array that keeps nothing else alive."""
@@ -45,13 +56,20 @@ class EagerOps(SlotOps, Protocol):
         """Return arrays as NumPy arrays that share nothing with them; of each device all in one transfer."""
 
 
+Room = tuple[Sequence[Sequence[Array]], int]
+
+
 class Pending(NamedTuple):
-    """Hold a step that is only stacked: a vector per group, its weight, and what was read of its other arrays."""
+    """Hold a step that is only stacked: a vector per group, its weight, and what was read of its other arrays.
+
+    `room` has the places of small arrays, and how many are used: those of the next steps go to the next ones.
+    """
 
     rows: tuple[Array, ...]
     weight: Array | None
     arrays: Any
     position: int
+    room: Room | None = None
 
 
 class Batch(NamedTuple):
@@ -92,8 +110,13 @@ class Kernels(Protocol):
     def most_pending(self, layout: Layout) -> int:
         """Return how many steps of a layout are only stacked before they are reduced together."""
 
-    def take(self, step: Step) -> tuple[Pending, Taken]:
-        """Return a step stacked, its arrays read; and copies of its values. It is called at every step: be quick."""
+    def take(self, step: Step, earlier: Sequence[Pending]) -> tuple[Pending, Taken]:
+        """Return a step stacked, its arrays read; and copies of its values. It is called at every step: be quick.
+
+        Args:
+            step: the step.
+            earlier: those before it that are to be reduced with it.
+        """
 
     def settle(self, state: ReducerState) -> Any:
         """Return the state's sums with all that is pending merged in: `most_pending` steps, or fewer."""
@@ -119,13 +142,13 @@ class PendingReducer:
 
     def absorb(self, state: ReducerState | None, step: Step) -> tuple[ReducerState, Taken]:
         """Return the state with a step merged in, and copies of the step's values."""
-        pending, taken = self._kernels.take(step)
         layout = step.layout
-        if state is None:
-            return ReducerState(None, (pending,), layout, step.num_slots), taken
-        if state.layout is layout and len(state.pending) < self._kernels.most_pending(layout):
+        if state is not None and state.layout is layout and len(state.pending) < self._kernels.most_pending(layout):
+            pending, taken = self._kernels.take(step, state.pending)
             return ReducerState(state.sums, (*state.pending, pending), layout, step.num_slots), taken
-        return ReducerState(self._kernels.settle(state), (pending,), layout, step.num_slots), taken
+        pending, taken = self._kernels.take(step, ())
+        sums = None if state is None else self._kernels.settle(state)
+        return ReducerState(sums, (pending,), layout, step.num_slots), taken
 
     def lone_row(self, state: ReducerState) -> np.ndarray[Any, Any]:
         """Return the values of a state of one step that has one group of scalars."""
@@ -182,7 +205,7 @@ class EagerKernels:
         """Return how many steps of a layout are only stacked before they are reduced together."""
         return min(256, 1 + PENDING_VALUES // layout.stacked)
 
-    def take(self, step: Step) -> tuple[Pending, Taken]:
+    def take(self, step: Step, earlier: Sequence[Pending]) -> tuple[Pending, Taken]:
         """Return a step stacked, its large arrays read; and copies of its values."""
         ops, layout = self._ops, step.layout
         with self._context():
@@ -194,9 +217,24 @@ class EagerKernels:
                 [ops.copy(value) if keep else None for value, keep in zip(step.arrays, layout.keep, strict=True)]
             )
             flat = iter([value.reshape(-1) for value in step.arrays])
-            joined = tuple([ops.xp.concat(list(islice(flat, len(sizes)))) for sizes in layout.small])
+            count, groups = len(rows), [list(islice(flat, len(sizes))) for sizes in layout.small]
+            rows, room = self._placed(rows, groups, earlier if layout.has_large and (rows or groups) else ())
             read = tuple([self._summary(value, step.position, layout.fields, weight) for value in flat])
-        return Pending(rows + joined, weight if rows or joined else None, read, step.position), Taken(rows, kept)
+        return Pending(rows, weight if rows else None, read, step.position, room), Taken(rows[:count], kept)
+
+    def _placed(
+        self, rows: tuple[Array, ...], groups: Sequence[list[Array]], earlier: Sequence[Pending]
+    ) -> tuple[tuple[Array, ...], Room | None]:
+        """Return vectors, and beside them the arrays of each group in one, where there is room for those of many steps."""
+        if (count := len(earlier)) >= _LEAST_PENDING:  # else the interval may be short
+            room, used = earlier[-1].room or (None, 0)
+            if room is None or used == len(room[0]):
+                room, used = self._ops.room(earlier[-1].rows, _LEAST_PENDING * count), 0
+            if room is not None:
+                vectors = [*([row] for row in rows), *groups]
+                placed = [self._ops.put_into(row[used], each) for row, each in zip(room, vectors, strict=True)]
+                return tuple(placed), (room, used + 1)
+        return rows + tuple(map(self._ops.xp.concat, groups)), None
 
     def _summary(self, flat: Array, position: int, fields: Fields, weight: Array | None) -> ArraySummary:
         return summarise(self._ops, flat, lambda: self._ops.positions([position], flat), fields, weight)
@@ -216,7 +254,7 @@ class EagerKernels:
 
     def _stacked(self, state: ReducerState) -> Pending:
         """Return all that is pending as one: each array with a leading axis of steps."""
-        rows, weights, arrays, _ = zip(*state.pending, strict=True)
+        rows, weights, arrays, *_ = zip(*state.pending, strict=True)
         stack = self._ops.stack_rows
         return Pending(
             tuple(map(stack, zip(*rows, strict=True))),

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from noether_core.checked import listed, text, whole
 from noether_core.errors import NoetherError, listing
 from noether_core.reduce.partial import merge_all, no_partials
-from noether_core.reduce.state import is_packed, listed, pack, unpack
+from noether_core.reduce.state import damaged, is_packed, pack, unpack
 
 State = Mapping[str, Any]
 IsReplicated = Callable[[str, str], bool]  # of a callback's name in the state, and a key
@@ -37,15 +38,20 @@ def merged_states(
     """
     _check_alike(states)
     first = states[0]
-    return {
-        **first,
-        "callbacks": {
-            name: _merged([state["callbacks"][name] for state in states], index, partial(is_replicated, name))
-            if is_packed(state)
-            else state
-            for name, state in first["callbacks"].items()
-        },
-    }
+    try:
+        return {
+            **first,
+            "callbacks": {
+                name: _merged([state["callbacks"][name] for state in states], index, partial(is_replicated, name))
+                if is_packed(state)
+                else state
+                for name, state in first["callbacks"].items()
+            },
+        }
+    except NoetherError:
+        raise
+    except Exception as error:
+        raise damaged(error) from error
 
 
 def _check_alike(states: Sequence[State]) -> None:
@@ -58,9 +64,9 @@ def _check_alike(states: Sequence[State]) -> None:
             )
             for state in states
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise NoetherError(
-            f"a process's state is incomplete ({error!r}); give what Run.state_dict() returned"
+            f"a process's state is incomplete ({error!r:.200}); give what Run.state_dict() returned"
         ) from error
     for process, found in enumerate(stands):
         for what, own, wanted in zip(("iteration", "accumulation steps", "callbacks"), found, stands[0], strict=True):
@@ -85,6 +91,6 @@ def _merged(states: Sequence[State], index: int, is_replicated: Callable[[str], 
     return {
         **states[0],
         **pack(merge_all(parts) if index == 0 else no_partials(common)),
-        "steps": max(int(state["steps"]) for state in states),
-        "matched": sorted({str(pattern) for state in states for pattern in listed(state["matched"])}),
+        "steps": max(whole(state["steps"], "'steps'") for state in states),
+        "matched": sorted({text(pattern, "a pattern") for state in states for pattern in listed(state["matched"])}),
     }

@@ -39,6 +39,14 @@ class _HostOps(NumpyOps):
     def stack_rows(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
         return np.stack(rows)
 
+    def room(
+        self, vectors: Sequence[np.ndarray[Any, Any]], count: int
+    ) -> Sequence[Sequence[np.ndarray[Any, Any]]] | None:
+        return [list(np.empty((count, len(each)), each.dtype)) for each in vectors]
+
+    def put_into(self, row: np.ndarray[Any, Any], vectors: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        return np.concatenate(vectors, out=row)
+
     def copy(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.array(value, order="C")
 
@@ -97,9 +105,9 @@ def _require_numbers(value: list[Any] | tuple[Any, ...], depth: int) -> None:
 class _HostKernels(EagerKernels):
     """Take the short ways: nothing is to be transferred, and nothing computed of scalars as they come."""
 
-    def take(self, step: Step) -> tuple[Pending, Taken]:
+    def take(self, step: Step, earlier: Sequence[Pending]) -> tuple[Pending, Taken]:
         if step.arrays or step.weight is not None:
-            return super().take(step)
+            return super().take(step, earlier)
         rows = tuple(map(self._ops.stack, step.scalars, step.layout.dtypes))
         return Pending(rows, None, (), step.position), Taken(rows, ())
 

@@ -36,6 +36,11 @@ class Layout:
         """Return how many values a step adds where small arrays are stacked; a large array counts as one, for its sums."""
         return len(self.slots) + sum(size - 1 for sizes in self.small for size in sizes)
 
+    @cached_property
+    def has_large(self) -> bool:
+        """Tell whether some of the arrays are none of `small`."""
+        return len(self.keep) > sum(map(len, self.small))
+
     def fills(self, num_slots: int) -> bool:
         """Tell whether the values are those of all the state's slots, in order."""
         return self.in_order and len(self.slots) == num_slots

@@ -97,6 +97,13 @@ class Partials(NamedTuple):
         places = {key: at for at, key in enumerate(self.keys)}
         return self.take(np.array([places[key] for key in keys], np.int64))
 
+    def keys_first(self, first: Sequence[str]) -> Partials:
+        """Return the same with these of its keys before the others."""
+        if self.keys[: len(first)] == tuple(first):
+            return self
+        present = set(self.keys)
+        return self.in_order(tuple(dict.fromkeys([*(key for key in first if key in present), *self.keys])))
+
 
 def no_partials(fields: Fields) -> Partials:
     """Return what no key has."""

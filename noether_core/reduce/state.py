@@ -11,14 +11,23 @@ import numpy as np
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.position import encode_position
 from noether_core.algebra.sums import Fields, Statistics, empty
+from noether_core.checked import described, listed, mapping, text, vector, whole
 from noether_core.errors import NoetherError, listing
 from noether_core.reduce.partial import Newest, Partials, Stack, Vector
 
 VERSION = 2
+_OWN = (
+    "bool",
+    *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
+_BITS = frozenset(  # dtypes that NumPy lacks
+    name for name in dir(ml_dtypes) if name.startswith(("bfloat", "float", "int", "uint")) and name != "finfo"
+)
 _READ = (1, 2)
 _UNKNOWN = encode_position(-1, 0)  # of what version 1 stacked: before all that follows
-DAMAGE = (KeyError, IndexError, TypeError, ValueError)  # what reading a damaged state raises
-_COUNTS = ("nan", "positive", "negative", "first_nonfinite")
 
 
 def pack(partials: Partials) -> dict[str, Any]:
@@ -67,15 +76,19 @@ def _grouped(values: Sequence[Vector]) -> list[dict[str, Any]]:
 
 def _ungrouped(groups: Any, count: int) -> list[Vector]:
     """Return what `_grouped` was given."""
-    found = [
-        pair
-        for group in listed(groups)
-        for pair in zip(np.asarray(group["places"]).tolist(), _each(_array(group)), strict=True)
-    ]
+    found: list[tuple[int, Vector]] = []
+    for group in listed(groups, "the values"):
+        values = _each(_array(group))
+        found += zip(_whole_numbers(group["places"], "the places of values"), values, strict=True)
     found.sort(key=lambda pair: pair[0])
     if [at for at, _ in found] != list(range(count)):
-        raise ValueError(f"expected {count} values, but got those at {[at for at, _ in found]}")
+        raise ValueError(f"expected {count} values, but got those at {[at for at, _ in found[:20]]}")
     return [value for _, value in found]
+
+
+def _whole_numbers(values: Any, what: str) -> list[int]:
+    numbers: list[int] = vector(values, what, (len(listed(values, what)),), "count").tolist()
+    return numbers
 
 
 def _each(array: Vector) -> list[Vector]:
@@ -95,15 +108,15 @@ def unpack(state: Any) -> Partials:
         NoetherError: if it is of another form or version; the message says what is wrong.
     """
     if not isinstance(state, Mapping) or "version" not in state:
-        shown = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise NoetherError(
-            f"got the state {shown}; expected what state_dict() of a TrackAdditionalOutputsCallback returned"
+            f"got the state {described(state)}; expected what state_dict() of a TrackAdditionalOutputsCallback returned:"
+            " load that"
         )
     try:
-        version = int(state["version"])
+        version = whole(state["version"], "its version")
         if version in _READ:
             return _unpack(state, version)
-    except DAMAGE as error:
+    except Exception as error:
         raise damaged(error) from error
     raise NoetherError(
         f"the state has version {version}; this version reads {listing(map(str, _READ))}: upgrade the package"
@@ -112,35 +125,32 @@ def unpack(state: Any) -> Partials:
 
 def damaged(error: Exception) -> NoetherError:
     """Return what to raise for a state that another error was found in."""
-    return NoetherError(f"the state is incomplete or damaged ({error!r}); load what state_dict() returned")
-
-
-def listed(saved: Any) -> list[Any]:
-    """Return a saved list; some libraries restore one as a dict of its places, `{"0": ..., "1": ...}`, or as an array."""
-    return [saved[place] for place in sorted(saved, key=int)] if isinstance(saved, Mapping) else list(saved)
+    found = f"{error}" if type(error) is ValueError else f"{error!r}"
+    return NoetherError(f"the state is incomplete or damaged ({found:.500}); load what state_dict() returned")
 
 
 def _unpack(state: Mapping[str, Any], version: int) -> Partials:
-    keys = [str(key) for key in listed(state["keys"])]
-    fields = Fields("squares" in state["sums"], "minimum" in state["sums"], "weights" in state["sums"])
+    keys = [text(key, "a key") for key in listed(state["keys"], "'keys'")]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"'keys' has one twice, of {listing(keys)}")
+    sums = mapping(state["sums"], "'sums'")
+    fields = Fields("squares" in sums, "minimum" in sums, "weights" in sums)
     blank = empty(NUMPY, fields)
-    vectors = {name: np.asarray(state["sums"][name]) for name in Statistics._fields if getattr(blank, name) != ()}
-    flags = {name: np.asarray(state[name]) for name in ("is_weighted", "elements", "wide", "whole")}
-    wanted = {name: (len(keys), *np.shape(getattr(blank, name, 0))) for name in (*vectors, *flags)}
-    for name, vector in (vectors | flags).items():
-        if vector.shape != wanted[name]:
-            raise ValueError(f"{len(keys)} keys, but {name!r} has shape {vector.shape}")
-    found: dict[str, Any] = {
-        name: vector.astype(np.int64) if vector.ndim == 1 else tuple(vector.T.astype(np.float64, order="C"))
-        for name, vector in vectors.items()
-    }
+    found: dict[str, Any] = {}
+    for name in Statistics._fields:
+        if (like := getattr(blank, name)) != ():
+            shape = (len(keys), *np.shape(like))
+            kind = "binary64" if len(shape) > 1 else "int" if name == "first_nonfinite" else "count"
+            array = vector(sums[name], repr(name), shape, kind)
+            found[name] = tuple(np.ascontiguousarray(array.T)) if array.ndim > 1 else array
+    flags = {name: vector(state[name], repr(name), (len(keys),), "flag") for name in ("wide", "whole", "is_weighted")}
     return Partials(
         tuple(keys),
         blank._replace(**found),
-        flags["elements"].astype(np.int64),
-        flags["wide"].astype(bool),
-        flags["whole"].astype(bool),
-        flags["is_weighted"].astype(bool),
+        vector(state["elements"], "'elements'", (len(keys),), "count"),
+        flags["wide"],
+        flags["whole"],
+        flags["is_weighted"],
         **(_kept_in_version_1(state, keys) if version == 1 else _kept(state, keys)),
     )
 
@@ -149,28 +159,32 @@ def _kept(state: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """Return the newest values and the stacks."""
     names = ("last", "keys"), ("last", "updates"), ("last", "steps"), ("stack", "keys"), ("stack", "lengths")
     places, updates, steps, stacked, lengths = [
-        np.asarray(state[part][name]).astype(np.int64).tolist() for part, name in names
+        _whole_numbers(mapping(state[part], repr(part))[name], f"{name!r} of {part!r}") for part, name in names
     ]
     newest = _ungrouped(state["last"]["values"], len(places))
-    positions = np.asarray(state["stack"]["positions"]).astype(np.int64)
+    positions = np.asarray(state["stack"]["positions"])
     values = _ungrouped(state["stack"]["values"], sum(lengths))
-    if len(positions) != len(values) or min(lengths, default=1) < 1 or min(*places, *stacked, 0, 0) < 0:
+    if len(set(places)) < len(places) or len(set(stacked)) < len(stacked):
+        raise ValueError(f"a key has two newest values or stacks: those of the keys {places} and {stacked}")
+    if positions.shape != (len(values),) or min(lengths, default=1) < 1:
         raise ValueError(f"{len(values)} stacked values, but stacks of {lengths} with {len(positions)} positions")
+    positions = vector(positions, "'positions'", positions.shape, "int")
     ends = np.cumsum([0, *lengths])
-    return {
-        "last": {keys[at]: Newest(*found) for at, *found in zip(places, newest, updates, steps, strict=True)},
-        "stack": {
-            keys[at]: Stack(tuple(values[start:end]), positions[start:end])
-            for at, start, end in zip(stacked, ends[:-1], ends[1:], strict=True)
-        },
+    stacks = {
+        keys[at]: Stack(tuple(values[start:end]), positions[start:end])
+        for at, start, end in zip(stacked, ends[:-1], ends[1:], strict=True)
     }
+    for key, stack in stacks.items():
+        if len(shapes := {value.shape for value in stack.values}) > 1:
+            raise ValueError(f"the stacked values of {key!r} have the shapes {sorted(shapes)}; expected one")
+    found = zip(places, newest, updates, steps, strict=True)
+    last = {keys[at]: Newest(value, update, step) for at, value, update, step in found}
+    return {"last": last, "stack": stacks}
 
 
 def _kept_in_version_1(state: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """Return the newest values, of steps that are not known, and the stacks, of positions that are not."""
-    updates = np.asarray(state["last_update"]).astype(np.int64)
-    if updates.shape != (len(keys),):
-        raise ValueError(f"{len(keys)} keys, but 'last_update' has shape {updates.shape}")
+    updates = vector(state["last_update"], "'last_update'", (len(keys),), "int")
     last = zip(keys, updates.tolist(), strict=True)
     stacks = {key: tuple(_each(_array(state["stack"][key]))) for key in keys if key in state["stack"]}
     return {
@@ -190,5 +204,12 @@ def _bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _array(plain: Any) -> Vector:
-    name, values = str(plain["dtype"]), np.asarray(plain["values"])
-    return values.view(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else values.astype(name, copy=False)
+    name, values = text(mapping(plain, "an array", "dtype", "values")["dtype"], "a dtype"), np.asarray(plain["values"])
+    dtype = np.dtype(getattr(ml_dtypes, name) if name in _BITS else name)
+    if dtype.name not in (*_OWN, *_BITS) or values.dtype.kind not in "biuf":
+        raise ValueError(f"values of dtype {name!r:.40} are {described(values)}; expected bools, ints or floats")
+    if name not in _BITS:
+        return values.astype(dtype, copy=False)
+    if values.dtype != _bits(dtype):
+        raise ValueError(f"values of dtype {name!r} are {described(values)}; expected {_bits(dtype)}, their bits")
+    return values.view(dtype)

@@ -54,6 +54,13 @@ def make_trackers(trackers: Sequence[Tracker | str | Mapping[str, Any]], run_pat
     return [_make(tracker, run_path) for tracker in trackers]
 
 
+def in_every_process(trackers: Sequence[Tracker | str | Mapping[str, Any]]) -> list[Tracker]:
+    """Return those trackers that want to be called in each process."""
+    return [
+        each for each in trackers if not isinstance(each, str | Mapping) and getattr(each, "in_every_process", False)
+    ]
+
+
 def _make(tracker: Tracker | str | Mapping[str, Any], run_path: Path) -> Tracker:
     if isinstance(tracker, str):
         tracker = {"kind": tracker}

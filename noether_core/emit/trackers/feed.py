@@ -6,6 +6,8 @@ Threads do not survive `os.fork`: in a forked child (a data loader's worker) not
 from __future__ import annotations
 
 import atexit
+import copy
+import logging
 import os
 import queue
 import shlex
@@ -17,9 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from noether_core.emit.trackers import TOOLS, Tracker
+from noether_core.text import inert
 
 QUEUE_SIZE = 1000  # entries, per tracker
 CLOSING_TIME = 10.0  # seconds
+
+
+def _shown(value: object) -> str:
+    """Return an object's repr, short and safe on a terminal, whatever the object does when it is asked for it."""
+    try:
+        return inert(f"{value!r:.500}")
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
 class Feed:
@@ -29,6 +40,7 @@ class Feed:
     is closed, if it will.
 
     Attributes:
+        name: the tracker's repr.
         dropped: how many entries met a full queue.
         error: what the tracker raised first; None if it raised nothing.
         failed_at: `log` or `close`, where that was.
@@ -36,36 +48,49 @@ class Feed:
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
+        self.name = _shown(tracker)
         self.dropped = 0
+        self._taken = -1  # the number of the entry that was given last
         self.error: BaseException | None = None
         self.failed_at = ""
-        self._entries: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # its put never blocks
-        self._is_inline = bool(getattr(tracker, "inline", False))
+        self._entries: queue.SimpleQueue[tuple[int, dict[str, Any]] | None]  # its put never blocks
+        self._entries = queue.SimpleQueue()
+        self.is_inline = bool(getattr(tracker, "inline", False))
         self._is_abandoned = False
         self._thread: threading.Thread | None = None
 
-    def put(self, entry: Mapping[str, Any]) -> None:
-        """Give one entry, without waiting and without raising."""
+    def put(self, entry: dict[str, Any], number: int) -> None:
+        """Give one entry, a copy for this tracker alone, without waiting and without raising.
+
+        Args:
+            entry: the entry.
+            number: greater than those before; of entries of one number the tracker gets the first.
+        """
         if self.error is not None:
             return
-        if self._is_inline:
-            self._log(dict(entry))
+        if self.is_inline:
+            self._log(entry, number)
         elif self._entries.qsize() >= QUEUE_SIZE:
             self.dropped += 1
         else:
-            self._entries.put(dict(entry))  # a copy, so that no tracker changes what another one gets
+            self._entries.put((number, entry))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"feed {self.tracker!r:.60}", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"feed {self.name:.60}", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
-        while (entry := self._entries.get()) is not None and not self._is_abandoned:
-            self._log(entry)
+        while (given := self._entries.get()) is not None and not self._is_abandoned:
+            number, entry = given
+            self._log(entry, number)
             if self.error is not None:
                 return
         self._try("close", self.tracker.close)
 
-    def _log(self, entry: dict[str, Any]) -> None:
+    def _log(self, entry: dict[str, Any], number: int) -> None:
+        if number <= self._taken:
+            return
+        self._taken = number
         self._try("log", self.tracker.log, entry)
         if self.error is not None:
             self._try("close", self.tracker.close)
@@ -74,8 +99,8 @@ class Feed:
         try:
             method(*arguments)
         except BaseException as error:
-            if self._is_inline and not isinstance(error, Exception):
-                raise  # Ctrl-C, on the training thread
+            if self.is_inline and isinstance(error, KeyboardInterrupt | SystemExit):
+                raise  # for the training, whose thread this is
             if self.error is None:  # the first one is the one to see
                 self.error, self.failed_at = error, name
 
@@ -104,7 +129,7 @@ class Feed:
         if self.dropped:
             parts.append(f"missed {self.dropped} entries, which met a full queue")
         if self.error is not None:
-            parts.append(f"failed to close: {self.error!r}")
+            parts.append(f"failed to close: {_shown(self.error)}")
         left = self._entries.qsize()  # with the end's mark for the entry that is being taken
         if not has_ended:
             what = f"take the last {left} entries" if left else "close"
@@ -123,32 +148,49 @@ class Feeds:
         self._is_awaited = False
         self._process = os.getpid()
 
-    def put(self, entry: Mapping[str, Any]) -> None:
-        """Give every tracker an entry."""
+    def expect(self) -> None:
+        """Close at the end of a program that does not, but after all that is registered for it from now on."""
+        if self._open and not self._is_awaited and os.getpid() == self._process:
+            atexit.register(self.close)
+            self._is_awaited = True
+
+    def put(self, entry: Mapping[str, Any], number: int) -> None:
+        """Give an entry to every tracker that has a thread; whoever wrote the entry calls this.
+
+        Args:
+            entry: the entry.
+            number: greater than those before; given again, the entry is not taken again.
+        """
+        self._put(entry, number, is_inline=False)
+
+    def put_inline(self, entry: Mapping[str, Any], number: int) -> None:
+        """Give an entry to every tracker that has none, and warn of those that failed; whoever logs calls this."""
+        self._put(entry, number, is_inline=True)
+        self._report_failures()
+
+    def _put(self, entry: Mapping[str, Any], number: int, *, is_inline: bool) -> None:
         if not self._open or os.getpid() != self._process:
             return
-        if not self._is_awaited:
-            atexit.register(self.close)  # for a program that ends without closing
-            self._is_awaited = True
         for feed in self._open:
-            feed.put(entry)
-        self._report_failures()
+            if feed.is_inline == is_inline:
+                feed.put(_copied(entry), number)
 
     @property
     def dropped(self) -> dict[str, int]:
         """Return how many entries each tracker missed because its queue was full, by the tracker's repr."""
-        return {repr(feed.tracker): feed.dropped for feed in self._all}
+        return {feed.name: feed.dropped for feed in self._all}
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Let every tracker empty its queue and close, all at once, for so many seconds at most."""
         atexit.unregister(self.close)
         if os.getpid() != self._process:
             return
-        feeds, self._open = self._open, []
+        feeds = self._open
         deadline = time.monotonic() + time_limit
         for feed in feeds:
             feed.finish()
         ended = [feed.wait(deadline) for feed in feeds]
+        self._open = []
         for feed, has_ended in zip(feeds, ended, strict=True):
             if missed := feed.missed(has_ended, time_limit):
                 self._warn(feed, missed)
@@ -159,12 +201,22 @@ class Feeds:
         for feed in self._all:
             if feed.failed_at == "log" and feed not in self._reported:
                 self._reported.append(feed)
-                self._warn(feed, f"failed and gets no more entries: {feed.error!r}")
+                self._warn(feed, f"failed and gets no more entries: {_shown(feed.error)}")
 
     def _warn(self, feed: Feed, what: str) -> None:
         remedy = ""
         if self._path is not None:
-            kind = getattr(feed.tracker, "kind", None)
-            command = f"noether-parity export {shlex.quote(str(self._path))} --to {kind if kind in TOOLS else 'csv'}"
+            kind = getattr(type(feed.tracker), "kind", None)
+            tool = kind if isinstance(kind, str) and kind in TOOLS else "csv"
+            command = f"noether-parity export {shlex.quote(str(self._path))} --to {tool}"
             remedy = f"; the entries are in the run directory: `{command}` writes them all"
-        warnings.warn(f"tracker {feed.tracker!r} {what}{remedy}", RuntimeWarning, stacklevel=4)
+        message = f"tracker {feed.name} {what}{remedy}"
+        try:
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        except Exception:  # of `-W error`, which is not to end a training whose log is whole
+            logging.getLogger(__name__).warning(message)
+
+
+def _copied(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an entry, so that no tracker changes what another one gets, or what the log has."""
+    return {name: copy.deepcopy(value) if type(value) in (list, dict) else value for name, value in entry.items()}

@@ -1,0 +1,153 @@
+"""Write what a process logs to a run directory: of its start, and of each time it goes on from somewhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from noether_core.emit.disk import CLOSING_PATIENCE, Disk
+from noether_core.emit.disk_thread import is_passing
+from noether_core.emit.start_log import StartLog, Written
+from noether_core.emit.starts import Origin
+from noether_core.emit.writer_lock import WriterLock
+from noether_core.errors import tell, warn
+
+
+class RunLog:
+    """Write to a run directory, as the only one that does, and read what was written there.
+
+    Args:
+        directory: the run directory.
+        disk: writes.
+        written: is told of each entry, and its number, when it is in the file.
+
+    Attributes:
+        newest: writes the entries to come.
+        is_provisional: whether these are of intervals that are not over.
+    """
+
+    def __init__(self, directory: Path, disk: Disk, written: Written) -> None:
+        self.directory = directory
+        self._disk = disk
+        self._written = written
+        self.newest = StartLog(directory, disk, written=written)
+        self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
+        self.is_provisional = False
+        self._lock = WriterLock(directory)
+        self._has_warned = False
+
+    @property
+    def is_forked(self) -> bool:
+        """Tell whether this is a copy in a child of the process that writes: it writes nothing."""
+        return self._lock.is_forked
+
+    def hold(self, give_way: Callable[[], None] | None = None) -> None:
+        """Be the one that writes to the directory; what is written first does this, too.
+
+        Args:
+            give_way: a method that closes this, for another one in this process that is to write there; None: that is refused.
+
+        Raises:
+            RunLockedError: if another one does.
+        """
+        if give_way is not None:
+            self._lock.give_way = weakref.WeakMethod(give_way)
+        if not self.is_forked:
+            self._lock.hold()
+
+    def let_go(self) -> None:
+        """Let others write to the directory."""
+        self._lock.release()
+
+    @property
+    def origin(self) -> Origin | None:
+        """Return what the newest entries go on from; None where that is not known."""
+        return self.newest.origin
+
+    def begin(self, origin: Origin, update: int) -> None:
+        """Go on from an update: what is written next begins a file of its own, with a record."""
+        before, earlier = self.newest, self._earlier
+        if before.is_open:
+            earlier = [(log, min(most, update)) for log, most in [*earlier, (before, update)]]
+        self._disk.wait()  # for the records of earlier starts
+        with contextlib.suppress(
+            OSError
+        ):  # where that cannot be read, it goes on from the newest, and nothing is warned of
+            origin = origin.in_directory(self.directory)
+            self._warn_of_others(origin)
+        newest = StartLog(self.directory, self._disk, origin, self._written)
+        self._earlier, self.is_provisional, self.newest = earlier, False, newest  # which last of all: it has begun
+        before.close()
+
+    def _warn_of_others(self, origin: Origin) -> None:
+        """Warn if the start that this one goes on from had other callbacks: one series may then be of two configs."""
+        found = origin.parent_in(self.directory)
+        if found is None or "callbacks" not in found[1] or found[1]["callbacks"] == origin.about.get("callbacks"):
+            return
+        number, record = found
+        before, now = (
+            {json.dumps(each, sort_keys=True) for each in callbacks}
+            for callbacks in (record["callbacks"], origin.about.get("callbacks", ()))
+        )
+        differing = [f"now {each:.300}" for each in sorted(now - before)] + [
+            f"then {each:.300}" for each in sorted(before - now)
+        ]
+        warn(
+            f"this run goes on in {str(self.directory)!r} with other callbacks than start {number} had, whose series it"
+            f" continues where the names are alike: {'; '.join(differing[:6]) or 'their order'}. Give another experiment a"
+            f" directory of its own; what each start had is in its record, such as starts/{number}.json"
+        )
+
+    def begin_provisional(self) -> None:
+        """Take what comes from here on as of intervals that are not over."""
+        self.is_provisional = True
+
+    def carry_since(self, update: int) -> None:
+        """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
+        self.newest.carry_since(update)
+
+    def append(self, entry: Mapping[str, Any], number: int) -> None:
+        """Write one entry; see `hold`, and `StartLog.append`."""
+        if self._is_writer():
+            self.newest.append(entry, number, is_provisional=self.is_provisional)
+
+    def note_arrays(self, path: Path) -> None:
+        """Note that an array file is saved now, if it is in the directory, so that a reader knows which start did."""
+        if path.is_relative_to(self.directory) and self._is_writer():
+            self.newest.note_arrays(path, is_provisional=self.is_provisional)
+
+    def _is_writer(self) -> bool:
+        """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""
+        try:
+            self.hold()
+        except OSError as error:  # a full disk say, which does not take what is written either; it is tried again
+            if not is_passing(error):
+                raise
+        if self.is_forked and not self._has_warned:
+            self._has_warned = True
+            tell(
+                f"process {os.getpid()} was forked from the one that writes to {str(self.directory)!r}, so what it logs there"
+                " is left out; log in the process that made the run, or make a run of its own in another directory"
+            )
+        return not self.is_forked
+
+    def values(self, key: str) -> list[Any]:
+        """Return every value that was written under a key and stands, in order; raises OSError, RunFormatError."""
+        if not self._disk.wait(patience=CLOSING_PATIENCE, insists=True):
+            raise OSError(
+                f"the disk has not taken what was logged in {self.directory} ({self._disk.trouble or 'it has stalled'}), so"
+                f" the values of {key!r} cannot be read back; ask again when it has"
+            )
+        logs = [*self._earlier, (self.newest, math.inf)]
+        return [value for log, most in logs for value in log.values(key, most)]
+
+    def close(self) -> None:
+        """Close the files, once all is written; `let_go` then."""
+        for log, _ in [] if self.is_forked else [*self._earlier, (self.newest, 0)]:
+            log.close()

@@ -1,0 +1,226 @@
+"""Let one process at a time write to a run directory.
+
+The lock is the operating system's, `flock` on `writer.lock`: it goes with the process that holds it, however that ends. Where a
+filesystem has none, a file `writer.pid` that names its holder takes its place; one whose holder is known to be gone is taken
+over. A forked child does not hold it, and its parent goes on to: such a lock goes with the open file, of which the child closes
+its copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import json
+import os
+import time
+import weakref
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noether_core.emit.files import write_whole
+from noether_core.emit.holders import about_this_process, is_gone, named_in, open_to_write
+from noether_core.errors import RunLockedError
+from noether_core.forks import in_children
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_HAS_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+_ADVICE = (
+    "Wait for its end, or end it; or give this run another directory. Processes of one training are one writer if they know of"
+    " each other when the run is made: initialize torch.distributed or jax.distributed before it, or give `processes`"
+)
+_TRIES = 100
+_WAIT = 0.02  # seconds, between looks at who holds what
+
+
+class WriterLock:
+    """Hold a run directory for this process, or nothing.
+
+    It is let go of by `release`, when nobody has this object any more, and with the process.
+
+    Args:
+        directory: the run directory; it is made when it is first held.
+
+    Attributes:
+        is_forked: whether this is a copy in a child of the process that had it.
+        give_way: releases this lock, if it gives way to another one in this process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._held: _Held | None = None
+        self._release: weakref.finalize[[], WriterLock] | None = None
+        self.is_forked = False
+        self.give_way: weakref.WeakMethod[Callable[[], None]] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether this process holds the directory by this lock."""
+        return self._release is not None and self._release.alive
+
+    def hold(self) -> None:
+        """Hold the directory, if that is not so yet.
+
+        Raises:
+            RunLockedError: if another one writes to it.
+            OSError: if the directory cannot be written.
+        """
+        if self.is_held:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            held = _hold(self._directory)
+        except RunLockedError as error:
+            if error.holder.get("pid") != os.getpid():
+                raise
+            gc.collect()  # a run that was dropped without its end, in a notebook say
+            self._ask_to_give_way()
+            held = _hold(self._directory)
+        self._release = weakref.finalize(self, held.release)
+        self._held = held
+        in_children(self, WriterLock._leave_to_parent)
+
+    def release(self) -> None:
+        """Let go of the directory."""
+        if self._release is not None:
+            self._release()
+
+    def _ask_to_give_way(self) -> None:
+        # seldom, and so without a list of locks
+        held = [each for each in gc.get_objects() if type(each) is WriterLock and each.is_held and each.give_way]
+        for each in held:
+            give_way = None if each.give_way is None else each.give_way()
+            if give_way is not None and each._directory.resolve() == self._directory.resolve():
+                give_way()
+
+    def _leave_to_parent(self) -> None:
+        if self.is_held and self._held is not None:
+            self.is_forked = True
+            self._held.close()
+
+
+class _Held:
+    """Let go of what is held, in the process that holds it.
+
+    Args:
+        path: the file that is gone afterwards.
+        descriptor: of that file, which has the lock; None for one that names its holder.
+    """
+
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        self._path, self._descriptor, self._process = path, descriptor, os.getpid()
+
+    def release(self) -> None:
+        if os.getpid() != self._process:
+            return
+        with contextlib.suppress(OSError):  # gone with the directory, say
+            self._path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _hold(directory: Path) -> _Held:
+    return _hold_by_the_system(directory / "writer.lock") or _hold_by_name(directory / "writer.pid")
+
+
+def _hold_by_the_system(path: Path) -> _Held | None:
+    """Return the lock of a file, made if need be; None where there are no locks."""
+    for _ in range(_TRIES if fcntl is not None else 0):
+        descriptor = open_to_write(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_there(path, descriptor):
+                held, descriptor = _Held(path, descriptor), -1
+                return held
+        except BlockingIOError:
+            raise _locked(path) from None
+        except OSError as error:
+            if error.errno not in _HAS_NO_LOCKS:
+                raise
+            path.unlink(missing_ok=True)
+            return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+    return None
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Tell whether a locked file is still the one of that path, and say in it who holds it."""
+    try:
+        if not os.path.samestat(os.fstat(descriptor), path.lstat()):
+            return False  # whoever held it has let go of it, and so removed it, since it was opened
+    except FileNotFoundError:
+        return False
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(about_this_process()).encode("ascii"), 0)
+    return True
+
+
+def _hold_by_name(path: Path) -> _Held:
+    """Return what lasts while a file names this process, which one that is gone may have left there."""
+    for _ in range(_TRIES):
+        own = about_this_process()
+        if _create(path, own):
+            return _Held(path, None)
+        holder = named_in(path)
+        if not holder or not is_gone(holder):
+            raise _locked(path)
+        # of all that would take over from this holder, one makes the file of that name
+        taking = path.with_name(f"{path.name}.{zlib.crc32(str(holder.get('token')).encode()):08x}")
+        if not _create(taking, own):
+            raise _locked(taking)
+        try:
+            if named_in(path).get("token") == holder.get("token"):
+                write_whole(path, json.dumps(own).encode("ascii"))
+                return _Held(path, None)
+        finally:
+            taking.unlink(missing_ok=True)
+    raise _locked(path)
+
+
+def _create(path: Path, about: dict[str, Any]) -> bool:
+    """Write a file unless there is one; tell whether there was none."""
+    try:
+        descriptor = open_to_write(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, json.dumps(about).encode("ascii"))
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _locked(path: Path) -> RunLockedError:
+    holder: dict[str, Any] = {}
+    for _ in range(_TRIES):  # it is said a moment after it is so
+        if holder := named_in(path):
+            break
+        time.sleep(_WAIT)
+    process, since = holder.get("pid"), ""
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError, OSError):
+        since = time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    if process == os.getpid():
+        who, advice = (
+            "a run of this process",
+            "Call its finish(), or leave its `with` block; or give this run another directory",
+        )
+    else:
+        who, advice = f"process {process!r:.20} on {holder.get('host')!r:.100}", _ADVICE
+    by_name = "" if path.name == "writer.lock" else f" If it is gone, delete {path}."
+    return RunLockedError(
+        f"{str(path.parent)!r} is being written by {who}{since}, and two writers would overwrite each other.{by_name} {advice}",
+        holder,
+    )

@@ -1,0 +1,114 @@
+"""Make what a run is made of: its callbacks, its log, and what talks to the other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from noether_core.callbacks.build import (
+    CORE_CLASSES,
+    CallbackClasses,
+    Callbacks,
+    build_callback,
+    read_callbacks,
+    refuse_units,
+    tracking_callbacks,
+)
+from noether_core.callbacks.evaluation import Evaluation
+from noether_core.callbacks.pooling import Pooling
+from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.emit.disk import Durability
+from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
+from noether_core.interrupts import Interrupts
+from noether_core.reduce.backend import Backend
+from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
+from noether_core.run_config import RunConfig
+from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
+
+
+class MadeRun:
+    """Hold what a run is made of; see `noether_core.run.Run`, whose arguments these are."""
+
+    backend: ClassVar[Backend]
+    callback_classes: ClassVar[CallbackClasses] = CORE_CLASSES
+    # whether a trainer drives it, which says when an epoch ends and how many samples there were, and stops when it likes
+    _is_driven: ClassVar[bool] = False
+    _evaluation: Evaluation | None = None
+    _is_just_loaded = False  # by `load_state_dict`, with no step since
+
+    def __init__(
+        self,
+        path: str | Path,
+        callbacks: Callbacks,
+        *,
+        updates_per_epoch: int | None = None,
+        effective_batch_size: int | None = None,
+        accumulation_steps: int = 1,
+        start: Mapping[str, int] | TrainingIteration | None = None,
+        end: Mapping[str, int] | TrainingIteration | None = None,
+        trackers: Sequence[Tracker | str | Mapping[str, Any]] = (),
+        record: str | Path | None = None,
+        processes: Exchange | Literal[1] | None = None,
+        time_limit: float = TIME_LIMIT,
+        durability: Durability = "interval",
+    ) -> None:
+        self.path = Path(path)
+        require_positive("Run", accumulation_steps=accumulation_steps)
+        self.accumulation_steps, self.accumulated = accumulation_steps, 0
+        batch_size = 1 if effective_batch_size is None else effective_batch_size
+        self.counter = UpdateCounter(
+            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
+        )
+        self._start = self.counter.cur_iteration
+        given = read_callbacks(callbacks)
+        self.exchange = self._exchange_of(processes, time_limit)
+        self.log_writer = LogWriter(
+            self.path if self.is_main else None,
+            update_counter=self.counter,
+            trackers=make_trackers(trackers if self.is_main else in_every_process(trackers), self.path),
+            keeps_all=False,
+            durability=durability,
+        )
+        self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
+        self.pooling = self._join_processes()
+        self.recorder = None if record is None else self._open_recorder(record)
+        self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
+        self.interrupts = Interrupts()
+        self._state = "new"
+
+    def _join_processes(self) -> Pooling | None:
+        tracking = tracking_callbacks(self.callbacks)
+        pooling = None if self.exchange is None else Pooling(self.exchange, tracking, self.path, self.log_writer.disk)
+        for callback in tracking:
+            callback.partners.join(pooling)
+        return pooling
+
+    def _open_recorder(self, path: str | Path) -> OutputRecorder:
+        """Return what records the update outputs of this process, each to a file of its own."""
+        if self.exchange is not None and self.exchange.index:
+            path = f"{path}.process{self.exchange.index}"
+        recorder = OutputRecorder(path, backend=self.backend, log_writer=self.log_writer)
+        self.callbacks.append(recorder)
+        return recorder
+
+    def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
+        require_time_limit(time_limit, "Run")
+        if is_exchange(processes, "Run", self.backend.name):
+            return processes
+        return self.backend.exchange(time_limit) if processes is None else None
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this process writes the log and the arrays: of several, the first one does."""
+        return self.exchange is None or self.exchange.index == 0
+
+    def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
+        if not self._is_driven:
+            refuse_units(self.callbacks, epochs=epochs, samples=samples)
+
+    @property
+    def _config(self) -> RunConfig:
+        processes = 1 if self.exchange is None else self.exchange.count
+        return RunConfig(self.counter, self.accumulation_steps, self.callbacks, processes)

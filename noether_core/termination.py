@@ -1,0 +1,107 @@
+"""End a run when the process is told to terminate, and then let that have its effect."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from noether_core.forks import in_children
+
+_OURS = ("noether_core", "noether_jax", "noether_torch")
+_AGAIN = 0.005  # seconds until a signal that came within our code is sent again
+_MOST_WAIT = 1.0  # seconds until it is no longer waited for
+
+
+class Termination:
+    """Handle SIGTERM where nobody else does: call `end`, then do what would have been done without this.
+
+    A signal that comes while these packages run is handled when they have returned, a second later at most.
+
+    Args:
+        end: a method, told whether they have not; this does not keep alive what it is of.
+    """
+
+    def __init__(self, end: Callable[[bool], None]) -> None:
+        self._end = weakref.WeakMethod(end)
+        self._before: signal.Handlers | Termination | None = None  # None: this was not installed
+        self._is_over = False
+        self._deadline: float | None = None
+
+    def install(self) -> None:
+        """Begin to handle the signal, if this is the main thread and nobody else but another run does."""
+        before = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread() and (
+            isinstance(before, Termination) or (before is signal.SIG_DFL and not _is_caught())
+        ):
+            self._before = before if isinstance(before, Termination) else signal.SIG_DFL
+            signal.signal(signal.SIGTERM, self)
+            in_children(self, Termination._forget)
+
+    def remove(self) -> None:
+        """Handle it no more."""
+        self._is_over = True
+        if self._before is None or threading.current_thread() is not threading.main_thread():
+            return
+        following = self._next
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, following)
+
+    @property
+    def _next(self) -> Termination | signal.Handlers:
+        """Return what handles the signal without this."""
+        before = self._before
+        while isinstance(before, Termination) and before._is_over:
+            before = before._before
+        return signal.SIG_DFL if before is None else before
+
+    def _forget(self) -> None:
+        """Leave a forked child as it would be without the handler."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        is_inside = _is_ours(frame)
+        now = time.monotonic()
+        self._deadline = self._deadline or now + _MOST_WAIT
+        if is_inside and now < self._deadline:
+            _thread.start_new_thread(_send_again, (number,))
+            return
+        end = None if self._is_over else self._end()
+        if end is not None:
+            with contextlib.suppress(Exception):  # the process is to end
+                end(is_inside)
+        self._is_over = True
+        signal.signal(number, self._next)
+        os.kill(os.getpid(), number)
+
+
+def _is_caught() -> bool:
+    """Tell whether a handler is in place that Python does not know: a library's, such as that of `jax.distributed`."""
+    with contextlib.suppress(OSError):  # only Linux says it
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if name != __name__ and name.partition(".")[0] in _OURS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    time.sleep(_AGAIN)
+    os.kill(os.getpid(), number)
