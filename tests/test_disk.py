@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,15 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 # ---------------------------------------------------------------------- a call fails
 
 
-def test_every_call_may_fail_once_and_costs_nothing(calls: list[str], tmp_path: Path, full: bool) -> None:
+def test_every_call_may_fail_once_and_costs_nothing(
+    calls: list[str], tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
+) -> None:
     assert {"open", "write", "fsync", "close", "replace", "mkdir", "scandir"} <= set(calls)
     train_twice(tmp_path / "whole")
     whole = result(tmp_path / "whole")
     assert (len(whole[0]), len(whole[1]), whole[2]) == (8, 4, [])
     cases = list(itertools.product(range(len(calls) + 5), KINDS))
-    for failing, kind in cases if full else random.sample(cases, 40):
+    for failing, kind in sized(cases if full else random.sample(cases, 40), "failing calls"):
         path = tmp_path / f"{failing} {kind}"
         disk = FaultyDisk(path, kind, lambda *call, failing=failing: call[0] == failing)
         with disk.installed(), warnings.catch_warnings(record=True) as caught:
@@ -98,7 +101,9 @@ def test_any_calls_may_fail_for_a_while_and_cost_nothing(seed: int, tmp_path: Pa
         assert result(path)[:2] == result(tmp_path / "whole")[:2]
 
 
-def test_in_several_processes_too_any_call_may_fail(tmp_path: Path, full: bool) -> None:
+def test_in_several_processes_too_any_call_may_fail(
+    tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
+) -> None:
     def run(path: Path, disk: FaultyDisk) -> Any:
         steps = [
             [{"loss": update + process, "field": np.full(2, process)} for update in range(6)] for process in range(3)
@@ -113,7 +118,8 @@ def test_in_several_processes_too_any_call_may_fail(tmp_path: Path, full: bool) 
     whole = run(tmp_path / "whole", disk)
     assert whole[1] == []
     assert len(whole[0][0]) == 6
-    for number in range(len(disk.calls)) if full else random.sample(range(len(disk.calls)), 8):
+    numbers = range(len(disk.calls)) if full else random.sample(range(len(disk.calls)), 8)
+    for number in sized(numbers, "failing calls of three processes"):
         kind = random.choice(KINDS)
         faulty = FaultyDisk(tmp_path / str(number), kind, lambda *call, number=number: call[0] == number)
         assert run(tmp_path / str(number), faulty) == whole, (number, kind, faulty.calls[number], faulty.paths[number])
@@ -249,13 +255,15 @@ def test_a_disk_that_is_full_for_a_while_costs_one_warning(tmp_path: Path) -> No
     assert problems == []
 
 
-def test_a_tail_torn_at_any_byte_costs_its_line_alone_and_the_run_goes_on(tmp_path: Path, full: bool) -> None:
+def test_a_tail_torn_at_any_byte_costs_its_line_alone_and_the_run_goes_on(
+    tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
+) -> None:
     train(tmp_path / "whole")
     log = Path("metrics/1.jsonl")
     data = (tmp_path / "whole" / log).read_bytes()
     lines = data.splitlines(keepends=True)
     cuts = range(len(data) - sum(map(len, lines[-3:])), len(data) + 1)
-    for cut in cuts if full else random.sample(cuts, 15):
+    for cut in sized(cuts if full else random.sample(cuts, 15), "cuts"):
         path = tmp_path / str(cut)
         shutil.copytree(tmp_path / "whole", path)
         (path / log).write_bytes(data[:cut])

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,9 +181,9 @@ def check_if_begun(path: Path, reported: Reported) -> None:
 
 
 def test_a_killed_run_has_every_entry_that_was_flushed(
-    server: subprocess.Popen[str], tmp_path: Path, full: bool
+    server: subprocess.Popen[str], tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
 ) -> None:
-    for trial in range(200 if full else 15):
+    for trial in sized(range(200 if full else 15), "kills"):
         path = tmp_path / str(trial)
         updates = 0 if trial % 5 == 0 else random.randrange(1, 80)
         reported = train_and_kill(server, path, updates, random.uniform(0, 0.01))
@@ -192,9 +192,9 @@ def test_a_killed_run_has_every_entry_that_was_flushed(
 
 
 def test_by_default_it_has_what_was_flushed_a_second_before(
-    server: subprocess.Popen[str], tmp_path: Path, full: bool
+    server: subprocess.Popen[str], tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
 ) -> None:
-    for trial in range(200 if full else 3):
+    for trial in sized(range(200 if full else 3), "kills with the default's bound"):
         path = tmp_path / str(trial)
         order = {"durability": "interval", "pause": random.choice([0.001, 0.003, 0.01])}
         reported = train_and_kill(server, path, 100, random.uniform(0, 1.5), **order)
@@ -203,9 +203,9 @@ def test_by_default_it_has_what_was_flushed_a_second_before(
 
 @pytest.mark.parametrize("durability", ["flush", "interval"])
 def test_a_run_killed_within_a_write_has_what_it_flushed_before(
-    server: subprocess.Popen[str], tmp_path: Path, durability: str, full: bool
+    server: subprocess.Popen[str], tmp_path: Path, durability: str, full: bool, sized: Callable[..., Iterator[Any]]
 ) -> None:
-    for trial in range(50 if full else 5):
+    for trial in sized(range(50 if full else 5), "kills inside a write"):
         path = tmp_path / str(trial)
         order = {"durability": durability, "cut": random.randrange(60), "pause": 0.005}
         reported = train_and_kill(server, path, sys.maxsize, 0, **order)
@@ -215,9 +215,9 @@ def test_a_run_killed_within_a_write_has_what_it_flushed_before(
 
 
 def test_a_run_that_is_told_to_terminate_ends_as_one_that_ends_by_itself(
-    server: subprocess.Popen[str], tmp_path: Path, full: bool
+    server: subprocess.Popen[str], tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
 ) -> None:
-    for trial in range(200 if full else 10):
+    for trial in sized(range(200 if full else 10), "SIGTERMs"):
         path = tmp_path / str(trial)
         order = {"durability": "interval", "pause": random.choice([0.0, 0.001])}
         reported = train_and_kill(
@@ -232,7 +232,7 @@ def test_a_run_that_is_told_to_terminate_ends_as_one_that_ends_by_itself(
 
 
 def test_a_killed_run_that_goes_on_from_its_state_is_as_one_that_was_not(
-    server: subprocess.Popen[str], tmp_path: Path, full: bool
+    server: subprocess.Popen[str], tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]
 ) -> None:
     def result(path: Path) -> Any:
         run = read_run(path)
@@ -240,7 +240,7 @@ def test_a_killed_run_that_goes_on_from_its_state_is_as_one_that_was_not(
         return run.entries, arrays
 
     train_to_the_end(server, tmp_path / "whole", last=150)
-    for trial in range(200 if full else 10):
+    for trial in sized(range(200 if full else 10), "killed and resumed runs"):
         path = tmp_path / str(trial)
         order: dict[str, Any] = {"state": f"{path}.state", "durability": random.choice(["flush", "interval"])}
         for _ in range(random.choice([1, 1, 2])):
