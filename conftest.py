@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -55,3 +56,17 @@ def _beyond_sweeps(items: list[pytest.Item]) -> Iterator[pytest.Item]:
 def full(request: pytest.FixtureRequest) -> bool:
     """Tell whether the bigger sweeps are asked for."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def sized(request: pytest.FixtureRequest) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Return what counts a test's trials, by a plural, as they are over: `for trial in sized(range(200), "kills")`."""
+    counts: dict[str, int] = {}
+
+    def count(items: Iterable[Any], what: str) -> Iterator[Any]:
+        for each in items:
+            yield each
+            counts[what] = counts.get(what, 0) + 1
+
+    yield count
+    request.node.user_properties.extend(counts.items())
