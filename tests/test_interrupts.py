@@ -289,13 +289,13 @@ def positions(count: int, full: bool) -> Iterator[int]:
 
 @pytest.mark.parametrize("interrupted", CALLS, ids=lambda function: function.__name__)
 def test_an_interrupted_call_counts_wholly_or_not_at_all(
-    interrupted: Callable[[Path, Call], Any], full: bool, tmp_path: Path
+    interrupted: Callable[[Path, Call], Any], full: bool, tmp_path: Path, sized: Callable[..., Iterator[Any]]
 ) -> None:
     for name in ("warm", "wanted"):
         counter = Interrupter()
         run = interrupted(tmp_path / name, counter.run)
     wanted = left(run, tmp_path / "wanted")
-    for at in positions(counter.count, full):
+    for at in sized(positions(counter.count, full), "interrupted lines"):
         interrupter = Interrupter(at)
         run = interrupted(tmp_path / "run", interrupter.run)
         assert interrupter.place

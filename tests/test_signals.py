@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ print(json.dumps([run.counter.update, interrupts, run.log_writer.log_entries[-1]
 IMPORTS = {"torch": "from noether_torch import Run", "jax": "from noether_jax import Run"}
 
 
-def train(path: Path, framework: str, signals: int) -> list[int]:
-    """Train in a process that gets so many signals; return what it says."""
+def train(path: Path, framework: str, signals: Iterable[int]) -> list[int]:
+    """Train in a process that gets a signal for each of these; return what it says."""
     program = TRAINING.format(imports=IMPORTS[framework])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-W", "ignore", "-c", program, str(path)]
@@ -60,7 +61,7 @@ def train(path: Path, framework: str, signals: int) -> list[int]:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             time.sleep(0.2)
-            for _ in range(signals):
+            for _ in signals:
                 process.send_signal(signal.SIGINT)
                 time.sleep(random.uniform(0.001, 0.01))
             path.with_suffix(".enough").touch()
@@ -89,9 +90,11 @@ def check(path: Path, updates: int) -> None:
 
 
 @pytest.mark.parametrize("framework", [pytest.param("torch"), pytest.param("jax", marks=pytest.mark.slow)])
-def test_no_signal_loses_doubles_or_changes_anything(framework: str, full: bool, tmp_path: Path) -> None:
+def test_no_signal_loses_doubles_or_changes_anything(
+    framework: str, full: bool, tmp_path: Path, sized: Callable[..., Iterator[Any]]
+) -> None:
     signals = 1000 if full else 60
-    updates, interrupts, last = train(tmp_path / "run", framework, signals)
+    updates, interrupts, last = train(tmp_path / "run", framework, sized(range(signals), "signals"))
     assert 0 < interrupts <= signals
     assert last == updates
     check(tmp_path / "run", updates)
