@@ -35,8 +35,10 @@ def group_of() -> Iterator[Callable[[str, int], Group]]:
         yield group
 
 
-@pytest.mark.sweep(1)
-@pytest.mark.parametrize(("count", "piece"), PIECES)
+@pytest.mark.parametrize(
+    ("count", "piece"),
+    [pytest.param(*each, marks=pytest.mark.slow if number else ()) for number, each in enumerate(PIECES)],
+)
 def test_values_are_exact_and_who_has_which_key_is_said(
     count: int,
     piece: int,

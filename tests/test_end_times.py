@@ -48,7 +48,7 @@ ENDINGS: dict[str, tuple[str, tuple[signal.Signals, ...], int, str]] = {
 SLOW = {"nothing slow": 0.0, "a tracker that needs 20 s to close": 20.0}
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("slow", [pytest.param(each, marks=pytest.mark.slow if SLOW[each] else ()) for each in SLOW])
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("framework", ["torch", "jax"])

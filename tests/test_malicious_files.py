@@ -192,7 +192,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds memory by RLIMIT_AS, and reads /proc")
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_is_unpickled_or_unpacked(
     attack: str, reader: subprocess.Popen[str], tmp_path: Path, full: bool, sized: Callable[..., Iterator[Any]]

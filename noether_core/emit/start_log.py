@@ -18,7 +18,7 @@ from noether_core.emit.starts import PROVISIONAL, Origin
 from noether_core.errors import RunFormatError
 
 MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
-MOST_SAVED = 1000  # names of array files that are kept in mind; one is saved twice, if at all, at one update
+MOST_SAVED = 200  # names of array files that are kept in mind; one is saved twice, if at all, at one update
 
 
 Written = Callable[[Mapping[str, Any], int], None]
@@ -60,7 +60,7 @@ class StartLog:
         self._tell = written
         self.is_open = False  # something was handed over
         self._new_since: int | None = None  # to be written
-        self._saved: dict[Path, None] = {}  # the newest array files of this start
+        self._saved: dict[str, None] = {}  # the newest array files of this start
         # of updates, written together: a line for each costs as much as its entry
         self._times: list[tuple[int, float]] = []
         self._written_at = -math.inf
@@ -189,11 +189,11 @@ class StartLog:
         self._open()
         name, is_provisional = saved[0]
         path = self._directory / name
-        if name not in self._saved and path.exists():
+        if name.as_posix() not in self._saved and path.exists():
             aside = self._directory / "superseded" / str(self._number) / name
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
-        self._saved[name] = None
+        self._saved[name.as_posix()] = None
         if len(self._saved) > MOST_SAVED:
             del self._saved[next(iter(self._saved))]
         note = {"arrays": name.as_posix(), **({"provisional": True} if is_provisional else {})}
