@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 
 from noether_core.text import message
 
@@ -46,7 +47,13 @@ class HookOrderError(NoetherError, RuntimeError):
 
 
 class NonFiniteError(NoetherError, ArithmeticError):
-    """Report NaN or infinities that a config with `nonfinite: raise` refuses."""
+    """Report NaN or infinities that a config with `nonfinite: raise` refuses.
+
+    Attributes:
+        capsule: the file that has the newest values of all keys, for `noether-parity show`; None if none was written.
+    """
+
+    capsule: Path | None = None
 
 
 class RunFormatError(NoetherError, ValueError):

@@ -29,10 +29,11 @@ from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.starts import Origin
 from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
 from noether_core.errors import HookOrderError
+from noether_core.flight_recorder import FlightRecorder
 from noether_core.interrupts import Interrupts, complete
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
-from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
+from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of, require_positive
 
 
 class OpenRun:
@@ -44,6 +45,7 @@ class OpenRun:
     _is_driven: ClassVar[bool] = False
     # the hooks of an update's end that are to be called, and its times, until they have been
     _unended: tuple[tuple[str, ...], Mapping[str, float] | None] | None = None
+    _evaluation: Evaluation | None = None
 
     def __init__(
         self,
@@ -59,11 +61,11 @@ class OpenRun:
         record: str | Path | None = None,
         processes: Exchange | Literal[1] | None = None,
         time_limit: float = TIME_LIMIT,
+        flight_recorder: int | None = None,
     ) -> None:
         self.path = Path(path)
         require_positive("Run", accumulation_steps=accumulation_steps)
-        self.accumulation_steps = accumulation_steps
-        self.accumulated = 0
+        self.accumulation_steps, self.accumulated = accumulation_steps, 0
         batch_size = 1 if effective_batch_size is None else effective_batch_size
         self.counter = UpdateCounter(
             iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
@@ -78,10 +80,10 @@ class OpenRun:
             keeps_all=False,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
+        self.flight_recorder = FlightRecorder(self.path, self.callbacks, self._about, flight_recorder)
         self.pooling = self._join_processes()
         self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
-        self._evaluation: Evaluation | None = None
         self.interrupts = Interrupts()
         self._is_just_loaded = False  # by `load_state_dict`, with no step since
         self._state = "new"
@@ -140,6 +142,19 @@ class OpenRun:
             iteration, parent, {"config": config, "processes": 1 if self.exchange is None else self.exchange.count}
         )
 
+    def _about(self) -> dict[str, Any] | None:
+        """Return what a capsule tells of a run under way; None if this is not."""
+        if self._state != "training":
+            return None
+        exchange = self.exchange
+        return {
+            "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
+            "accumulation_step": self.accumulated,
+            "start": self.log_writer.start_id,
+            "process": [0, 1] if exchange is None else [exchange.index, exchange.count],
+            "config": self._config_yaml().decode("utf-8", "replace"),
+        }
+
     def _config_yaml(self) -> bytes:
         end = self.counter.end_iteration
         document = {
@@ -187,6 +202,7 @@ class OpenRun:
         pooled = () if self.pooling is None else self.pooling.before(due, self.counter)
         errors = [*pooled, *hooks.periodic(self.callbacks, due, self.counter)]
         self.log_writer.flush()
+        self.flight_recorder.see(errors)
         if errors:
             raise errors[0]
 
@@ -228,6 +244,7 @@ class OpenRun:
         if self.pooling is not None:
             errors += self.pooling.end(self.counter, failed=failed, has_rest=bool(due), writer=self.log_writer)
         errors += hooks.periodic(self.callbacks, due, self.counter)
+        self.flight_recorder.see(errors)
         self.log_writer.close()
         if errors:
             raise errors[0]
@@ -237,6 +254,8 @@ class OpenRun:
             self.finish()
             return
         try:
-            self._finish(failed=True)
+            with self.interrupts:
+                self.flight_recorder.write(error)
+                self._finish(failed=True)
         except Exception as second:  # the loop's own error is the one to see
             error.add_note(f"while ending the run, this was raised too: {second!r}")

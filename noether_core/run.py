@@ -32,6 +32,9 @@ class Run(SavedRun):
         processes: what talks to the other processes, whose values are pooled with this one's at each interval's end; None: all
             that the framework was told of; 1: none, what this process has is logged alone.
         time_limit: seconds that a process waits for the others.
+        flight_recorder: how many of the newest values of each tracked key the run keeps, on its device, for a capsule that it
+            writes to `capsules/` when it fails: at values that are not finite where a config says `nonfinite: raise`, and at an
+            exception. None: 32, which costs nothing; 0: no capsule is written.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
@@ -43,6 +46,7 @@ class Run(SavedRun):
         callbacks: the callback objects.
         recorder: the one of them that records update outputs, or None.
         log_writer: what they log to; values of your own go to `log`.
+        flight_recorder: writes capsules; `noether_core.flight_recorder`.
     """
 
     def step(

@@ -15,11 +15,11 @@ from noether_core.callbacks.build import Callbacks, build_callback, counts_sampl
 from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
-from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
+from noether_core.reduce.exchange import TIME_LIMIT
 from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.checkpoints import for_checkpoint, load_state_of_all, own_state, state_of_all
 from noether_torch.trainer import TrainerLog
-from noether_torch.trainer_run import TrainerRun
+from noether_torch.trainer_run import TrainerRun, run_options
 from noether_torch.used_rates import with_source
 
 try:
@@ -64,6 +64,7 @@ class TrackOutputs(Callback):
             dimension that all its arrays have in common, added up over the loaders where there are several.
         trainer_loggers: whether the trainer's loggers get what is logged too, with the update as the step.
         time_limit: seconds that a process waits for the others, if there are several; see `Run`.
+        flight_recorder: how many of the newest values a capsule has, which is written when training fails; see `Run`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if a config or an argument cannot work.
@@ -80,6 +81,7 @@ class TrackOutputs(Callback):
         batch_size: BatchSize | None = None,
         trainer_loggers: bool = True,
         time_limit: float = TIME_LIMIT,
+        flight_recorder: int | None = None,
     ) -> None:
         self.run: TrainerRun | None = None
         self._callbacks = read_callbacks(callbacks)
@@ -89,15 +91,12 @@ class TrackOutputs(Callback):
         ]
         self._wants_losses = any(isinstance(each, OnlineLossCallbackConfig | CallbackBase) for each in self._callbacks)
         self._counts_samples = next((str(callback) for callback in built if counts_samples(callback)), None)
-        self._path = path
+        self._path, self._trainer_loggers = path, trainer_loggers
         self._batch_size = checked_batch_size(batch_size)
-        self._trainer_loggers = trainer_loggers
-        require_time_limit(time_limit, "TrackOutputs")
-        self._time_limit = time_limit
+        self._options = run_options(time_limit, flight_recorder)
         self._is_tracking = False
         self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
-        self._global_step = 0
-        self._evaluated_at = -1  # the update of the newest validation
+        self._global_step, self._evaluated_at = 0, -1  # the update of the newest validation
         self._reset()
 
     def _reset(self) -> None:
@@ -164,7 +163,7 @@ class TrackOutputs(Callback):
             accumulation_steps=trainer.accumulate_grad_batches,
             start=earlier(trainer, self._samples) if goes_on and not self._state else None,
             trackers=[TrainerLog(logger.log_metrics) for logger in trainer.loggers if self._trainer_loggers],
-            time_limit=self._time_limit,
+            **self._options,
         )
         end = estimated_end(trainer)
         run.counter.end_iteration = None if end is None else TrainingIteration(update=end)  # which is for display only
@@ -244,12 +243,14 @@ class TrackOutputs(Callback):
         """End the run; a checkpoint saved from here on still holds the interval under way."""
         self._end(trainer, state_of_all)
 
-    def _end(self, trainer: Trainer, state_of: Callable[[TrainerRun], dict[str, Any]], *, failed: bool = False) -> None:
+    def _end(
+        self, trainer: Trainer, state_of: Callable[[TrainerRun], dict[str, Any]], error: BaseException | None = None
+    ) -> None:
         WholeLoss.forget(trainer)
         if self._is_tracking:
             self._state, self._is_tracking = self._current_state(state_of), False
         if self.run is not None:
-            self.run._finish(failed=failed)
+            self.run.end(error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the run, so that what it tracked is not lost; an evaluation under way is."""
@@ -257,7 +258,7 @@ class TrackOutputs(Callback):
         try:
             if evaluating is not None:
                 evaluating.__exit__(type(exception), exception, exception.__traceback__)
-            self._end(trainer, own_state, failed=True)
+            self._end(trainer, own_state, exception)
         except Exception as second:  # the training's own error is the one to see
             exception.add_note(f"while ending the run, this was raised too: {second!r}")
 

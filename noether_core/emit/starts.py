@@ -52,10 +52,15 @@ class Origin:
             "time": time.time(),
             "host": platform.node(),
             "python": platform.python_version(),
-            "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+            "versions": versions(),
             **self.about,
         }
         write_whole(directory / "starts" / f"{number}.json", encode_record(record))
+
+
+def versions() -> dict[str, str]:
+    """Return which versions are installed of the packages that decide what a run computes."""
+    return {name: found for name in _PACKAGES if (found := _version(name)) is not None}
 
 
 def _version(package: str) -> str | None:
