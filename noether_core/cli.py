@@ -15,9 +15,11 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from noether_core.config.load import load_callbacks
+from noether_core.emit.capsule import read_capsule
 from noether_core.emit.export import export_run
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
+from noether_core.inspect.capsule import STEPS, show_capsule
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
@@ -62,11 +64,19 @@ def demo(
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, or a capsule that a run wrote when it failed.")],
     svg: Annotated[Path | None, typer.Option(help="Also save it as a picture.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=4096, help="How many steps of a capsule are shown.")] = STEPS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a capsule as JSON.")] = False,
 ) -> None:
-    """Show a run: its series with sparklines, and its saved arrays."""
-    screen = show_run(read_run(run))
+    """Show a run: its series with sparklines, and its saved arrays. Of a capsule: what ended the run, and the newest values."""
+    is_capsule = run.is_file()
+    if as_json and not is_capsule:
+        raise NoetherError(f"{str(run)!r} is a run directory, and --json is for a capsule: give one of its capsules/")
+    if as_json:
+        print(json.dumps(read_capsule(run).as_json(), indent=1))  # noqa: T201
+        return
+    screen = show_capsule(read_capsule(run), steps) if is_capsule else show_run(read_run(run))
     _console().print(screen)
     if svg is not None:
         save_svg(screen, svg, f"noether-parity show {inert(str(run))}")

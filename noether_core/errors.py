@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from noether_core.text import message
@@ -48,7 +49,13 @@ class HookOrderError(NoetherError, RuntimeError):
 
 
 class NonFiniteError(NoetherError, ArithmeticError):
-    """Report NaN or infinities that a config with `nonfinite: raise` refuses."""
+    """Report NaN or infinities that a config with `nonfinite: raise` refuses.
+
+    Attributes:
+        capsule: the file that has the newest values of all keys, for `noether-parity show`; None if none was written.
+    """
+
+    capsule: Path | None = None
 
 
 class RunFormatError(NoetherError, ValueError):

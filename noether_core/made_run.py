@@ -21,11 +21,12 @@ from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.emit.disk import Durability
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
+from noether_core.flight_recorder import FlightRecorder
 from noether_core.interrupts import Interrupts
 from noether_core.reduce.backend import Backend
 from noether_core.reduce.exchange import TIME_LIMIT, Exchange, is_exchange, require_time_limit
 from noether_core.run_config import RunConfig
-from noether_core.schedule import TrainingIteration, UpdateCounter, iteration_of, require_positive
+from noether_core.schedule import UNITS, TrainingIteration, UpdateCounter, iteration_of, require_positive
 
 
 class MadeRun:
@@ -36,6 +37,8 @@ class MadeRun:
     # whether a trainer drives it, which says when an epoch ends and how many samples there were, and stops when it likes
     _is_driven: ClassVar[bool] = False
     _evaluation: Evaluation | None = None
+    accumulated = 0
+    _state = "new"
     _is_just_loaded = False  # by `load_state_dict`, with no step since
 
     def __init__(
@@ -53,10 +56,11 @@ class MadeRun:
         processes: Exchange | Literal[1] | None = None,
         time_limit: float = TIME_LIMIT,
         durability: Durability = "interval",
+        flight_recorder: int | None = None,
     ) -> None:
         self.path = Path(path)
         require_positive("Run", accumulation_steps=accumulation_steps)
-        self.accumulation_steps, self.accumulated = accumulation_steps, 0
+        self.accumulation_steps = accumulation_steps
         batch_size = 1 if effective_batch_size is None else effective_batch_size
         self.counter = UpdateCounter(
             iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
@@ -72,11 +76,11 @@ class MadeRun:
             durability=durability,
         )
         self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
+        self.flight_recorder = FlightRecorder(self.path, self.callbacks, self._about, flight_recorder, self._write)
         self.pooling = self._join_processes()
         self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self.interrupts = Interrupts()
-        self._state = "new"
 
     def _join_processes(self) -> Pooling | None:
         tracking = tracking_callbacks(self.callbacks)
@@ -107,6 +111,23 @@ class MadeRun:
     def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
         if not self._is_driven:
             refuse_units(self.callbacks, epochs=epochs, samples=samples)
+
+    def _write(self, path: Path, data: bytes) -> bool:
+        """Write a file after what was logged; tell whether it is there."""
+        return self.log_writer.disk.put_file(path, data) and self.log_writer.disk.wait()
+
+    def _about(self) -> dict[str, Any] | None:
+        """Return what a capsule tells of a run under way; None if this is not."""
+        if self._state != "training":
+            return None
+        exchange, log = self.exchange, self.log_writer.start_log
+        return {
+            "iteration": {unit: getattr(self.counter, unit) for unit in UNITS},
+            "accumulation_step": self.accumulated,
+            "start": None if log is None or log.origin is None else log.origin.id,
+            "process": [0, 1] if exchange is None else [exchange.index, exchange.count],
+            "config": self._config.yaml().decode("utf-8", "replace"),
+        }
 
     @property
     def _config(self) -> RunConfig:

@@ -142,6 +142,7 @@ class OpenRun(MadeRun):
         pooled = () if self.pooling is None else self.pooling.before(due, self.counter)
         errors = [*pooled, *hooks.periodic(self.callbacks, due, self.counter)]
         self.log_writer.flush()
+        self.flight_recorder.see(errors)
         if errors:
             raise errors[0]
 
@@ -197,6 +198,7 @@ class OpenRun(MadeRun):
             errors += hooks.periodic(self.callbacks, due, self.counter)
         except Exception as error:
             errors.append(error)
+        self.flight_recorder.see(errors)
         self.log_writer.close(time_limit)
         if errors:
             raise errors[0]
@@ -209,7 +211,9 @@ class OpenRun(MadeRun):
             self.finish()
             return
         try:
-            self._finish(failed=True)
+            with self.interrupts:
+                self.flight_recorder.write(error)
+                self._finish(failed=True)
         except BaseException as second:  # the loop's own error is the one to see, also when Ctrl-C is hit once more
             error.add_note(f"while ending the run, this was raised too: {second!r}")
             self.log_writer.disk.close(PATIENCE)
@@ -219,4 +223,5 @@ class OpenRun(MadeRun):
         if is_inside:
             self.log_writer.disk.close(PATIENCE)
         else:
+            self.flight_recorder.write("SIGTERM")
             self._finish(failed=True, time_limit=PATIENCE)

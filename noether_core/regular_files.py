@@ -15,7 +15,7 @@ from typing import BinaryIO
 from noether_core.errors import RunFormatError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_PARTS = ("metrics", "starts", "update_outputs", "superseded", "unmerged")
+_PARTS = ("metrics", "starts", "update_outputs", "superseded", "unmerged", "capsules")
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",

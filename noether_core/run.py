@@ -35,6 +35,9 @@ class Run(SavedRun):
         durability: `interval`: what is logged and saved outlives the process a second later, and the machine six seconds
             later. `flush`: it is on the disk when `step`, `log` and `evaluate` return. If the disk does not take it, training
             goes on, with a warning: `noether_core.emit.disk`.
+        flight_recorder: how many of the newest values of each tracked key the run keeps, on its device, for a capsule that it
+            writes to `capsules/` when it fails: at values that are not finite where a config says `nonfinite: raise`, and at an
+            exception. None: 32, which costs nothing; 0: no capsule is written.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.
@@ -46,6 +49,7 @@ class Run(SavedRun):
         callbacks: the callback objects.
         recorder: the one of them that records update outputs, or None.
         log_writer: what they log to; values of your own go to `log`.
+        flight_recorder: writes capsules; `noether_core.flight_recorder`.
     """
 
     def step(

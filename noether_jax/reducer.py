@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import get_abstract_mesh
 
 from noether_core.algebra.sums import Fields, Statistics
-from noether_core.reduce.eager import PENDING_VALUES, Batch, Pending, ReducerState
-from noether_core.reduce.layout import Layout, Step, Taken
+from noether_core.reduce.eager import PENDING_VALUES, Batch, ReducerState
+from noether_core.reduce.layout import Layout, Pending, Step, Taken
 from noether_jax import packing
 from noether_jax.binary32 import ops_for
 from noether_jax.meshes import beside, no_mesh, reduced, together

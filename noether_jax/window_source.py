@@ -12,6 +12,7 @@ import numpy as np
 
 from noether_core.callbacks import TrackAdditionalOutputsCallback
 from noether_core.errors import HookOrderError
+from noether_core.reduce.latest import Latest
 from noether_core.reduce.partial import Partials, no_partials, spread
 from noether_core.run import Run
 from noether_jax.output_tracker import OutputTracker
@@ -113,6 +114,10 @@ class WindowSource:
         found = self.tracker.partials(row, self.fused.decode_position)
         # a key whose values another process counts is there, with no element, so that all have the same keys
         return spread(none, found.keys) if is_elsewhere else found
+
+    def newest(self) -> list[Latest] | None:
+        """Return what the newest steps had of each key."""
+        return None
 
     def reset(self) -> None:
         """Go on to the next interval's row."""

@@ -18,9 +18,9 @@ from noether_core.algebra.sums import Statistics, fold_tree
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce import host
 from noether_core.reduce.backend import ValueType
-from noether_core.reduce.eager import EagerKernels, Pending, PendingReducer
+from noether_core.reduce.eager import EagerKernels, PendingReducer
 from noether_core.reduce.exchange import Exchange
-from noether_core.reduce.layout import Step, Taken
+from noether_core.reduce.layout import Pending, Step, Taken
 from noether_torch import dtensors
 from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
 from noether_torch.processes import group_exchange

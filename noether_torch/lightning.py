@@ -62,7 +62,7 @@ class TrackOutputs(Callback):
         batch_size: the samples of a batch in this process, or a function of the batch that returns them; None: the first
             dimension that all its arrays have in common, added up over the loaders where there are several.
         trainer_loggers: whether the trainer's loggers get what is logged too, with the update as the step.
-        **options: `time_limit` and `durability`, as for `Run`.
+        **options: `time_limit`, `durability` and `flight_recorder`, as for `Run`.
 
     Raises:
         NoetherError, pydantic.ValidationError: if a config or an argument cannot work.
@@ -88,14 +88,12 @@ class TrackOutputs(Callback):
         ]
         self._wants_losses = any(isinstance(each, OnlineLossCallbackConfig | CallbackBase) for each in self._callbacks)
         self._counts_samples = next((str(callback) for callback in built if counts_samples(callback)), None)
-        self._path = path
+        self._path, self._trainer_loggers = path, trainer_loggers
         self._batch_size = checked_batch_size(batch_size)
-        self._trainer_loggers = trainer_loggers
         self._options = checked_options(options)
         self._is_tracking = False
         self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
-        self._global_step = 0
-        self._evaluated_at = -1  # the update of the newest validation
+        self._global_step, self._evaluated_at = 0, -1  # the update of the newest validation
         self._reset()
 
     def _reset(self) -> None:
@@ -242,12 +240,14 @@ class TrackOutputs(Callback):
         """End the run; a checkpoint saved from here on still holds the interval under way."""
         self._end(trainer, state_of_all)
 
-    def _end(self, trainer: Trainer, state_of: Callable[[TrainerRun], dict[str, Any]], *, failed: bool = False) -> None:
+    def _end(
+        self, trainer: Trainer, state_of: Callable[[TrainerRun], dict[str, Any]], error: BaseException | None = None
+    ) -> None:
         WholeLoss.forget(trainer)
         if self._is_tracking:
             self._state, self._is_tracking = self._current_state(state_of), False
         if self.run is not None:
-            self.run._finish(failed=failed)
+            self.run.end(error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the run, so that what it tracked is not lost; an evaluation under way is."""
@@ -255,7 +255,7 @@ class TrackOutputs(Callback):
         try:
             if evaluating is not None:
                 evaluating.__exit__(type(exception), exception, exception.__traceback__)
-            self._end(trainer, own_state, failed=True)
+            self._end(trainer, own_state, exception)
         except Exception as second:  # the training's own error is the one to see
             exception.add_note(f"while ending the run, this was raised too: {second!r}")
 

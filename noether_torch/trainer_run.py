@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypedDict
 from noether_core.emit.disk import Durability, require_durability
 from noether_core.emit.loggable import plain_value
 from noether_core.errors import NoetherError, suggest
+from noether_core.flight_recorder import require_steps
 from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_torch.callbacks import Run
 
@@ -18,6 +19,7 @@ class RunOptions(TypedDict, total=False):
 
     time_limit: float
     durability: Durability
+    flight_recorder: int | None
 
 
 def checked_options(options: RunOptions) -> RunOptions:
@@ -27,13 +29,14 @@ def checked_options(options: RunOptions) -> RunOptions:
         TypeError: for one that there is not.
         NoetherError: for a value that cannot be.
     """
-    whole: RunOptions = {"time_limit": TIME_LIMIT, "durability": "interval"}
+    whole: RunOptions = {"time_limit": TIME_LIMIT, "durability": "interval", "flight_recorder": None}
     for name in options:
         if name not in whole:
             raise TypeError(f"TrackOutputs got an unexpected argument {name!r}.{suggest(name, whole)}")
     whole.update(options)
     require_time_limit(whole["time_limit"], "TrackOutputs")
     require_durability(whole["durability"], "TrackOutputs")
+    require_steps(whole["flight_recorder"], "TrackOutputs")
     return whole
 
 
@@ -46,6 +49,12 @@ class TrainerRun(Run):
     def is_open(self) -> bool:
         """Tell whether training is under way."""
         return self._state == "training"
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End training, by an error of the trainer's if there is one."""
+        if error is not None:
+            self.flight_recorder.write(error)
+        self._finish(failed=error is not None)
 
     def of_main(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trainer's numbers as the main process has them; all processes make this call, and so decide alike by them.

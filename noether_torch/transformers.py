@@ -98,7 +98,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         callbacks: a YAML file with a `callbacks:` list, or configs. A `LearningRateCallback` with neither `key` nor `source`
             reads the trainer's optimizer.
         path: the run directory; None: `noether` in the trainer's output directory, for a second one `noether_2`.
-        **options: `time_limit` and `durability`, as for `Run`.
+        **options: `time_limit`, `durability` and `flight_recorder`, as for `Run`.
 
     Attributes:
         run: the `Run` under way or ended; None before training.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import numpy as np
 import noether_torch
 from noether_core import LogWriter, RunFormatError, TrainingIteration, UpdateCounter, read_run
 from noether_core.config.load import load_callbacks
+from noether_core.emit.capsule import read_capsule
 from noether_core.emit.disk import Disk
 from noether_core.emit.reader import RunReader
 from noether_core.emit.state_file import read_state
@@ -21,6 +23,7 @@ from noether_core.emit.unmerged import Unmerged, UnmergedFiles, read_unmerged
 from noether_core.errors import ConfigFileError
 from noether_core.parity.replay import read_recording
 
+CAPSULE = "capsules/E0_U16_S16-0.capsule"
 TRACKED = {"every_n_updates": 2, "keys": ["loss"], "patterns": ["grad"], "reduce": ["mean", "std"], "save_output": True}
 
 
@@ -55,9 +58,12 @@ def _train_to(path: Path) -> None:
         state = run.state_dict()
         run.log({"text": "fine", "nested": {"a": [1, 2.5, None], "ß": "NaN?"}, "large": 10**30})
         train(run, 14, 0)
-    with noether_torch.Run(path, [TRACKED]) as run:
+    with contextlib.suppress(RuntimeError), noether_torch.Run(path, [TRACKED]) as run:
         run.load_state_dict(state)
         train(run, 16, 1)
+        raise RuntimeError("the training failed")
+    (capsule,) = (path / "capsules").iterdir()
+    capsule.rename(path / CAPSULE)
     with noether_torch.Run(path, [TRACKED]) as run:
         run.load_state_dict(state)
         train(run, 13, 2)
@@ -95,6 +101,7 @@ class Expected:
         self.recording = shown(list(read_recording(path.parent / "recording")))
         (unmerged,) = (path / "unmerged").glob("*.safetensors")
         self.unmerged = shown(vars(read_unmerged(unmerged)))
+        self.capsule = read_capsule(path / CAPSULE)
 
     def reports(self, file: Path) -> list[str]:
         """Read what a file is read by, require that nothing is wrong, and return what was said about damage."""
@@ -106,6 +113,8 @@ class Expected:
             return self._alone(lambda: shown(list(read_recording(file))), self.recording)
         if "unmerged" in file.parts:
             return self._alone(lambda: shown(vars(read_unmerged(file))), self.unmerged)
+        if file.suffix == ".capsule":
+            return self._capsule(file)
         run = read_run(self.path)
         problems = list(run.problems)
         for entry in run.entries:
@@ -127,6 +136,18 @@ class Expected:
         assert len(run.arrays) >= len(self.arrays) - 1
         assert lost <= 1
         return problems
+
+    def _capsule(self, file: Path) -> list[str]:
+        try:
+            found = read_capsule(file)
+        except RunFormatError as error:
+            return [str(error)]
+        assert found.about in ({}, self.capsule.about)
+        whole = {each.key: each for each in self.capsule.values}
+        assert all(
+            each.values == whole[each.key].values and each.steps == whole[each.key].steps for each in found.values
+        )
+        return found.problems
 
     def _alone(self, read: Any, expected: Any) -> list[str]:
         try:

@@ -35,10 +35,12 @@ from noether_core.callbacks.record_outputs import read_recording
 from noether_core.config.load import load_callbacks, load_tracking
 from noether_core.config.yaml_file import with_checksum
 from noether_core.emit.arrays import check_arrays, read_arrays, read_headers
+from noether_core.emit.capsule import read_capsule
 from noether_core.emit.export.tables import csv_parts
 from noether_core.emit.record_file import encode_record
 from noether_core.emit.state_file import read_state
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
+from noether_core.inspect.capsule import show_capsule
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
 from noether_core.parity.check import check_run
@@ -110,6 +112,18 @@ def read_array_file(path: Path, file: Path) -> None:
     read_a_run(path, file)
 
 
+def read_capsule_file(path: Path, file: Path) -> None:
+    with ours():
+        capsule = read_capsule(file)
+        for problem in capsule.problems:
+            inert(problem)
+        json.dumps(capsule.as_json())
+        printed(show_capsule(capsule))
+    with ours():
+        if is_drawn(file, 8):
+            check_run(path)
+
+
 def read_config(path: Path, file: Path) -> None:
     for read in (load_callbacks, load_tracking, lambda file: read_outputs(file.with_suffix(".yaml"))):
         with ours():
@@ -170,6 +184,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "state": ("state", lambda _, file: read_state(file)),
     "strangers": ("strangers.json", read_with_strangers),
     "recording": ("recording", lambda _, file: list(read_recording(file))),
+    "capsule": ("run/capsules/E0_U16_S16-0.capsule", read_capsule_file),
 }
 
 # ------------------------------------------------------------------ made-up files
@@ -276,9 +291,38 @@ YAML = (
 JSON = VALUES.map(lambda value: json.dumps(value).encode()) | st.dictionaries(NAMES, VALUES).map(
     lambda value: json.dumps(value).encode()
 )
+STEPS = st.lists(st.lists(st.integers(-1, 9), min_size=1, max_size=3) | VALUES, max_size=4)
+CAPSULES = st.lists(
+    st.builds(
+        line_of,
+        st.fixed_dictionaries(
+            {
+                "key": TEXTS | VALUES,
+                "callback": st.integers(-1, 3) | VALUES,
+                "steps": STEPS,
+                "values": st.lists(VALUES, max_size=4),
+            }
+        )
+        | st.builds(
+            lambda fields: {"capsule": 1, **fields},
+            st.dictionaries(
+                st.sampled_from(
+                    ["reason", "iteration", "accumulation_step", "time", "versions", "notes", "config", "host"]
+                ),
+                VALUES
+                | st.dictionaries(st.sampled_from(["kind", "message", "traceback", "epoch", "update"]), VALUES | TEXTS),
+            ),
+        )
+        | st.fixed_dictionaries({name: st.integers() | VALUES for name in ("keys", "left_out", "most")}),
+    )
+    | LINES,
+    max_size=8,
+).map(b"".join)
 STRANGERS = st.lists(
     st.tuples(
-        st.sampled_from(["", "metrics", "starts", "update_outputs", "update_outputs/U2", "superseded/2", "unmerged"]),
+        st.sampled_from(
+            ["", "metrics", "starts", "update_outputs", "update_outputs/U2", "superseded/2", "unmerged", "capsules"]
+        ),
         st.builds(
             "".join, st.lists(st.sampled_from([*"0123456789", ".", "jsonl", "E0_U", "_S", "time"]) | TEXTS, max_size=5)
         )
@@ -286,7 +330,14 @@ STRANGERS = st.lists(
             [f"{n}{end}" for n in (1, 2, 7, "01", "٣", "9" * 200) for end in (".jsonl", ".time.jsonl", ".json")]
         )
         | st.sampled_from(
-            ["E0_U3_S3.safetensors", f"U{'9' * 200}.safetensors", "U.safetensors", "1-of-2.safetensors", "a.tmp"]
+            [
+                "1.capsule",
+                "E0_U3_S3.safetensors",
+                f"U{'9' * 200}.safetensors",
+                "U.safetensors",
+                "1-of-2.safetensors",
+                "a.tmp",
+            ]
         ),
         st.sampled_from([*MAKERS]),
     ),
@@ -303,6 +354,7 @@ MADE_UP: dict[str, st.SearchStrategy[bytes]] = {
     "unmerged": ARRAYS,
     "state": ARRAYS,
     "recording": ARRAYS,
+    "capsule": CAPSULES,
     "config": YAML | YAML.map(with_checksum),
     "example": JSON,
     "strangers": STRANGERS,

@@ -88,7 +88,7 @@ def test_however_a_program_ends_its_run_is_whole(tmp_path: Path, ending: str) ->
     script, code, words = ENDINGS[ending]
     returned, stderr = end(script, tmp_path / "run")
     assert returned == code, stderr
-    assert (stderr[-1:] == [words]) if words and "while ending" not in str(stderr) else not words or words in stderr
+    assert not words or words in stderr
     run = read_run(tmp_path / "run")
     assert [entry["update"] for entry in run.entries] == [*range(1, 51)]
     assert "loss/U1000" in run.entries[-1]  # the interval under way

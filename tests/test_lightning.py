@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from noether_core import HookOrderError, MissingKeyError, read_run
+from noether_core.emit.capsule import read_capsule
 from noether_torch import Run
 from noether_torch.lightning import TrackOutputs
 
@@ -182,6 +183,20 @@ def test_a_checkpoint_made_on_an_exception_holds_the_interval_under_way(tmp_path
         Regression(), Batches(), ckpt_path=tmp_path / "rescue.ckpt", weights_only=True
     )  # what the exception's end gave out of the interval is superseded
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("steps", [None, 2, 0])
+def test_an_exception_leaves_a_capsule(steps: int | None, tmp_path: Path) -> None:
+    callback = TrackOutputs(CONFIGS, tmp_path, flight_recorder=steps)
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, callback, max_epochs=2).fit(Regression(fails_at=5), Batches())
+    files = list(tmp_path.glob("capsules/*"))
+    assert len(files) == (steps != 0)
+    for file in files:
+        capsule = read_capsule(file)
+        assert capsule.about["reason"]["message"] == "on purpose"
+        assert {each.key for each in capsule.values} == {"loss", "part/bias", "part/half", "field"}
+        assert {len(each.values) for each in capsule.values} == {steps or 5}
 
 
 def test_a_second_fit_goes_on_with_the_interval(tmp_path: Path) -> None:

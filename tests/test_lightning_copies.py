@@ -154,7 +154,7 @@ def test_several_callbacks_each_have_their_own_run_and_state(tmp_path: Path) -> 
     first.save_checkpoint(tmp_path / "ten.ckpt")
     state = torch.load(tmp_path / "ten.ckpt", weights_only=True)
     assert [sorted(value["run"]) for value in state["noether_torch.TrackOutputs"].values()] == [
-        ["accumulated", "callbacks", "iteration", "samples", "start"]
+        ["accumulated", "callbacks", "has_outputs", "iteration", "samples", "start", "times"]
     ] * 3
     second = make_trainer(tmp_path, *three(), max_steps=14)
     second.fit(module, Batches(in_batches()), ckpt_path=tmp_path / "ten.ckpt", weights_only=True)

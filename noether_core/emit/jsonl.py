@@ -70,10 +70,11 @@ def encode_entry(entry: Mapping[str, Any]) -> bytes:
 def _exact(value: Any, depth: int = 0) -> str:
     if type(value) is float and math.isfinite(value):
         return repr(value)  # as `json` does, only faster
-    return json.dumps(_strict(value, depth), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return json.dumps(plain(value, depth), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
-def _strict(value: Any, depth: int) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as strict JSON can hold it; raises `ValueError` for one that is nested too deep."""
     if depth >= MOST_DEPTH and isinstance(value, Mapping | list | tuple):
         raise ValueError(f"lists and dicts are nested more than {MOST_DEPTH} deep")
     if isinstance(value, float) and not math.isfinite(value):
@@ -81,9 +82,9 @@ def _strict(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return escaped_text(value)
     if isinstance(value, Mapping):
-        return {str(name): _strict(item, depth + 1) for name, item in value.items()}
+        return {str(name): plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item, depth + 1) for item in value]
+        return [plain(item, depth + 1) for item in value]
     return value
 
 

@@ -63,7 +63,7 @@ class Origin:
             "time": time.time(),
             "host": platform.node(),
             "python": platform.python_version(),
-            "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+            "versions": versions(),
             **self.about,
         }
         write_whole(directory / "starts" / f"{number}.json", encode_record(record))
@@ -120,6 +120,11 @@ def origin_after(saved: str, iteration: TrainingIteration, about: Mapping[str, A
         raise NoetherError(
             f"the state's `start` is damaged ({error!r:.200}); load what state_dict() returned"
         ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return which versions are installed of the packages that decide what a run computes."""
+    return {name: found for name in _PACKAGES if (found := _version(name)) is not None}
 
 
 def _version(package: str) -> str | None:

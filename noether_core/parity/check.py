@@ -11,6 +11,7 @@ from typing import Any
 
 from noether_core.config.yaml_file import parse_yaml, read_text
 from noether_core.emit.arrays import check_arrays
+from noether_core.emit.capsule import DIRECTORY, read_capsule
 from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.lines import beside_problem, lines_there
 from noether_core.emit.problems import Problems
@@ -91,6 +92,7 @@ def check_run(path: str | Path) -> CheckReport:
     _check_arrays(run, report)
     _check_missing_arrays(path, report)
     _check_unmerged(path, report)
+    _check_capsules(path, report)
     return report
 
 
@@ -175,3 +177,16 @@ def _check_unmerged(path: Path, report: CheckReport) -> None:
         report.notes.append(
             f"{waiting} files have what processes had of intervals that are not in the log: noether-parity merge logs them"
         )
+
+
+def _check_capsules(path: Path, report: CheckReport) -> None:
+    for file in files_below(path, DIRECTORY, report.problems):
+        if file.suffix != ".capsule":
+            continue
+        try:
+            capsule = read_capsule(file, path)
+        except (OSError, RunFormatError) as error:
+            report.problems.append(str(error))
+            continue
+        report.problems.extend(capsule.problems)
+        report.notes.append(f"{file} has what a process had when it failed: noether-parity show prints it")

@@ -18,7 +18,7 @@ from noether_core.algebra.expansion import Array
 from noether_core.algebra.lift import ArraySummary, lift, statistics_of, summarise
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, into_slots
-from noether_core.reduce.layout import Layout, Step, Taken
+from noether_core.reduce.layout import Layout, Pending, Room, Step, Taken
 
 PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
 _LEAST_PENDING = 8  # steps, before there is room for so many times as many
@@ -54,22 +54,6 @@ class EagerOps(SlotOps, Protocol):
 
     def to_host(self, values: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
         """Return arrays as NumPy arrays that share nothing with them; of each device all in one transfer."""
-
-
-Room = tuple[Sequence[Sequence[Array]], int]
-
-
-class Pending(NamedTuple):
-    """Hold a step that is only stacked: a vector per group, its weight, and what was read of its other arrays.
-
-    `room` has the places of small arrays, and how many are used: those of the next steps go to the next ones.
-    """
-
-    rows: tuple[Array, ...]
-    weight: Array | None
-    arrays: Any
-    position: int
-    room: Room | None = None
 
 
 class Batch(NamedTuple):
@@ -154,6 +138,11 @@ class PendingReducer:
         """Return the values of a state of one step that has one group of scalars."""
         _, rows = self._kernels.to_host([], [state.pending[0].rows[0]])
         return rows[0]
+
+    def batch(self, state: ReducerState) -> Batch:
+        """Return what is pending of a state, in NumPy. This waits for the device."""
+        ((_, batch),), _ = self._kernels.to_host([state], [])
+        return batch
 
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[Array]

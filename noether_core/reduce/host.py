@@ -13,8 +13,8 @@ from noether_core.algebra.numpy_ops import NumpyOps
 from noether_core.algebra.sums import Statistics
 from noether_core.errors import UpdateOutputError
 from noether_core.reduce.backend import ValueType
-from noether_core.reduce.eager import Batch, EagerKernels, Pending, PendingReducer, ReducerState
-from noether_core.reduce.layout import Step, Taken
+from noether_core.reduce.eager import Batch, EagerKernels, PendingReducer, ReducerState
+from noether_core.reduce.layout import Pending, Step, Taken
 from noether_core.select import Doubled
 
 DEVICE = "host"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ class Layout:
         small: the sizes of the first arrays, which are merged element by element and may be stacked until then: a group
             for each dtype, and in it the sizes that are the same side by side.
         fields: what the sums carry; of all layouts of one state the same.
+        keys: of the values, in the order of the slots.
+        elements: how many each value has.
     """
 
     slots: np.ndarray[Any, np.dtype[np.int64]]
@@ -30,6 +33,8 @@ class Layout:
     keep: tuple[bool, ...]
     small: tuple[tuple[int, ...], ...]
     fields: Fields
+    keys: tuple[str, ...]
+    elements: tuple[int, ...]
 
     @cached_property
     def stacked(self) -> int:
@@ -76,3 +81,19 @@ class Taken(NamedTuple):
 
     rows: tuple[Array, ...]
     arrays: tuple[Array | None, ...]
+
+
+Room = tuple[Sequence[Sequence[Array]], int]
+
+
+class Pending(NamedTuple):
+    """Hold a step that is only stacked: a vector per group, its weight, and what was read of its other arrays.
+
+    `room` has the places of small arrays, and how many are used: those of the next steps go to the next ones.
+    """
+
+    rows: tuple[Array, ...]
+    weight: Array | None
+    arrays: Any
+    position: int
+    room: Room | None = None

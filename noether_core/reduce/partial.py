@@ -9,6 +9,7 @@ import numpy as np
 
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, each, empty, merge
+from noether_core.reduce.latest import Latest
 
 WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
 
@@ -177,3 +178,6 @@ class PartialSource(Protocol):
 
     def reset(self) -> None:
         """Start the next interval."""
+
+    def newest(self) -> list[Latest] | None:
+        """Return what the newest steps had, of this interval and others; None if that is not kept. This may wait likewise."""

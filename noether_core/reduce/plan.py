@@ -276,6 +276,8 @@ class Planner:
             tuple(self._keeps(keys[at]) for at in arrays),
             tuple(tuple(sizes[at] for at in group) for _, group in by_dtype),
             self._fields._replace(weights=self._is_weighted(keys[members[0]])),
+            tuple(keys[at] for at in order),
+            tuple(prod(types[at].found.shape) for at in order),
         )
         tallies = Tallies.of_step({keys[at]: types[at].found for at in order}, layout.slots)
         return GroupPlan(own, layout, tuple(map(_pick, groups.values())), _pick(arrays), tuple(kept), tallies)
