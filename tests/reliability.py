@@ -64,7 +64,7 @@ def run_row(row: Row, *, is_small: bool, workers: int = 1) -> Result:
     for command in row.commands:
         words = (command.small if is_small else command.arguments).split()
         troubles += _run([sys.executable, "-m", *words], sizes, command.size)
-    said = [f"{count:,} {what}" for what, count in sizes.items()]
+    said = [f"{count:,} {'test' if (count, what) == (1, 'tests') else what}" for what, count in sizes.items()]
     is_failed = any(not each.startswith("not shown") for each in troubles)
     return {
         "result": "failed" if is_failed else "not shown" if troubles or not said else "passed",

@@ -106,12 +106,18 @@ ROWS = {
             "tests/test_hostile_keys.py",
             "tests/test_hostile_runs.py::test_a_hostile_key_stays_in_the_directory_in_every_export",
             "tests/test_hostile_runs.py::test_no_escape_of_a_file_reaches_the_terminal",
+            "tests/test_poison.py::test_any_name_of_an_array_reads_back",
         ),
     ),
     "10": Row(
         "malicious artefacts: pickles, giant headers, zip bombs, links, devices",
         "nothing unpickles, everything is bounded, the error is clear",
-        ("tests/test_malicious_files.py", "tests/test_hostile_runs.py", "tests/test_hostile_configs.py"),
+        (
+            "tests/test_malicious_files.py",
+            "tests/test_hostile_runs.py",
+            "tests/test_hostile_configs.py",
+            "tests/test_capsule.py",
+        ),
     ),
     "11": Row(
         "a full disk, and space again",
