@@ -21,7 +21,6 @@ from noether_core.algebra.position import decode_position
 from noether_core.callbacks.base import CallbackBase
 from noether_core.callbacks.build import tracking_callbacks
 from noether_core.emit.capsule import Step, encode_capsule, write_capsule
-from noether_core.emit.files import write_whole
 from noether_core.emit.starts import versions
 from noether_core.errors import NoetherError, NonFiniteError
 from noether_core.reduce.accumulate import OutputAccumulator
@@ -50,7 +49,6 @@ class FlightRecorder:
         about: says where the run stands, its iteration, its config and all else that a capsule is to tell; None while it is not
             under way.
         steps: how many values of a key are kept; None: 32, but none of what compiled functions track; 0: there are no capsules.
-        write: writes a file whole; None: at once, and not durably.
 
     Attributes:
         steps: how many values of each key are kept.
@@ -66,12 +64,10 @@ class FlightRecorder:
         callbacks: Sequence[CallbackBase],
         about: Callable[[], dict[str, Any] | None],
         steps: int | None = None,
-        write: Callable[[Path, bytes], None] | None = None,
     ) -> None:
         require_steps(steps, "Run")
         self.steps, self.in_compiled = STEPS if steps is None else steps, steps or 0
         self._path, self._callbacks, self._about = path, tracking_callbacks(callbacks), about
-        self._write_file = partial(write_whole, is_durable=False) if write is None else write
         self._process = os.getpid()
         self._written = 0
         at_exit = partial(_write_at_exit, weakref.ref(self))
@@ -132,7 +128,7 @@ class FlightRecorder:
             "notes": notes,
         }
         name = "_".join(f"{unit[0].upper()}{iteration[unit]}" for unit in UNITS)
-        return write_capsule(self._path, name, encode_capsule(what, values, self.steps), self._write_file)
+        return write_capsule(self._path, name, encode_capsule(what, values, self.steps))
 
     def _values(self, notes: list[str]) -> Iterator[_Newest]:
         """Yield the newest values of each key; what could not be read is noted."""

@@ -202,8 +202,8 @@ class OpenRun:
         pooled = () if self.pooling is None else self.pooling.before(due, self.counter)
         errors = [*pooled, *hooks.periodic(self.callbacks, due, self.counter)]
         self.log_writer.flush()
-        self.flight_recorder.see(errors)
         if errors:
+            self.flight_recorder.see(errors)
             raise errors[0]
 
     @property
@@ -244,7 +244,7 @@ class OpenRun:
         if self.pooling is not None:
             errors += self.pooling.end(self.counter, failed=failed, has_rest=bool(due), writer=self.log_writer)
         errors += hooks.periodic(self.callbacks, due, self.counter)
-        self.flight_recorder.see(errors)
+        self.flight_recorder.see(errors)  # while it is under way
         self.log_writer.close()
         if errors:
             raise errors[0]

@@ -21,11 +21,12 @@ from noether_core.callbacks.build import Callbacks, build_callback
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import MissingDependencyError, NoetherError
-from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
+from noether_core.reduce.exchange import TIME_LIMIT
 from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.checkpoints import load_state_of_all
 from noether_torch.state import as_arrays, as_json
 from noether_torch.trainer import TrainerLog
+from noether_torch.trainer_run import run_options
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -99,6 +100,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             reads the trainer's optimizer.
         path: the run directory; None: `noether` in the trainer's output directory, for a second one `noether_2`.
         time_limit: seconds that a process waits for the others, if there are several; see `Run`.
+        flight_recorder: how many of the newest values a capsule has, which is written when training fails; see `Run`.
 
     Attributes:
         run: the `Run` under way or ended; None before training.
@@ -107,14 +109,19 @@ class TrackOutputs(TrainerCallback, ExportableState):
         NoetherError, pydantic.ValidationError: if a config cannot work.
     """
 
-    def __init__(self, callbacks: Callbacks, path: str | Path | None = None, *, time_limit: float = TIME_LIMIT) -> None:
-        require_time_limit(time_limit, "TrackOutputs")
+    def __init__(
+        self,
+        callbacks: Callbacks,
+        path: str | Path | None = None,
+        *,
+        time_limit: float = TIME_LIMIT,
+        flight_recorder: int | None = None,
+    ) -> None:
         self.run: TransformersRun | None = None
         self._configs = configs_of(callbacks)
-        self._path, self._time_limit = path, time_limit
+        self._path, self._options = path, run_options(time_limit, flight_recorder)
         self._states = GatheredStates()
-        self._number = 0  # among those of its trainer
-        self._rates = UsedRates()
+        self._number, self._rates = 0, UsedRates()  # which it is among those of its trainer
         self._trainer: Trainer | None = None
         self._state: TrainerState | None = None
         for config in self._given():  # what cannot work says so now
@@ -136,7 +143,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
             "args": {
                 "callbacks": [config.model_dump(mode="json", exclude_unset=True) for config in self._configs],
                 "path": None if self._path is None else str(self._path),
-                "time_limit": self._time_limit,
+                **self._options,
             },
             "attributes": {},
             "number": self._number,
@@ -191,25 +198,22 @@ class TrackOutputs(TrainerCallback, ExportableState):
     ) -> TransformersRun:
         batch_size = (state.train_batch_size or args.train_batch_size) * args.world_size
         steps, done = args.gradient_accumulation_steps, state.global_step
+        at = TrainingIteration(int(state.epoch or 0), done, done * steps * batch_size)
         return TransformersRun(
             path,
             self._given(),
             loader=loader,
             batch_size=batch_size,
             accumulation_steps=steps,
-            start=TrainingIteration(int(state.epoch or 0), done, done * steps * batch_size)
-            if done and is_whole
-            else None,
+            start=at if done and is_whole else None,
             end={"update": state.max_steps},
             trackers=[TrainerLog(self._to_trainer, in_every_process=True)],
-            time_limit=self._time_limit,
+            **self._options,
         )
 
     def _running(self) -> TransformersRun:
         if self.run is None:
-            raise NoetherError(
-                f"{type(self).__name__} saw no begin of this training; give it to the trainer before train()"
-            )
+            raise NoetherError(f"{type(self).__name__} saw no training begin; give it to the trainer before train()")
         return self.run
 
     def on_step_begin(self, *_: Any, **named: Any) -> None:
@@ -220,9 +224,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         """Note the learning rates, if the optimizer cannot tell at its step."""
         self._rates.before_step(named.get("optimizer"))
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> Any:
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> Any:
         """Track a micro-batch that ends no update."""
         run, fetched = self._running(), getattr(self._trainer, "current_gradient_accumulation_steps", None)
         run.end_micro_batch(ends_update=False, is_last_fetched=run.accumulated + 1 == fetched)
@@ -264,9 +266,8 @@ class TrackOutputs(TrainerCallback, ExportableState):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """Log an evaluation."""
         self._end_evaluation(named.get("metrics"), "eval")
-        return self._steer(
-            control, state, is_saved=args.save_strategy == "best"
-        )  # which the trainer decides after this
+        # whether it is the best one the trainer decides after this
+        return self._steer(control, state, is_saved=args.save_strategy == "best")
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **named: Any

@@ -8,11 +8,12 @@ key with its newest values, those first that have NaN or infinities, and at last
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from noether_core.emit.files import write_whole
 from noether_core.emit.jsonl import encode_line, plain
 from noether_core.emit.lines import iter_lines
 from noether_core.emit.problems import Problems
@@ -85,7 +86,7 @@ def _size(values: Newest, most: int) -> int:
     return 80 + len(values.key) + most * per_value
 
 
-def write_capsule(root: Path, iteration: str, data: bytes, write: Callable[[Path, bytes], None]) -> Path:
+def write_capsule(root: Path, iteration: str, data: bytes) -> Path:
     """Write a capsule into a run directory, under a name of its own; return its path.
 
     Raises:
@@ -93,7 +94,7 @@ def write_capsule(root: Path, iteration: str, data: bytes, write: Callable[[Path
     """
     path = root / DIRECTORY / f"{iteration}-{secrets.token_hex(4)}.capsule"
     require_no_links(root, path)
-    write(path, data)
+    write_whole(path, data, is_durable=False)  # an fsync may stall, and the process is to end
     return path
 
 
