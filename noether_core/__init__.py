@@ -24,6 +24,7 @@ from noether_core.config.loop import (
     ThroughputCallbackConfig,
 )
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.emit.capsule import Capsule, read_capsule
 from noether_core.emit.export import export_run
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.reader import RunReader, read_run
@@ -48,6 +49,7 @@ __all__ = [
     "BestMetricCallbackConfig",
     "CallbackBase",
     "CallbackBaseConfig",
+    "Capsule",
     "ConfigFileError",
     "DuplicateKeyError",
     "HookOrderError",
@@ -78,5 +80,6 @@ __all__ = [
     "UpdateOutputError",
     "export_run",
     "load_callbacks",
+    "read_capsule",
     "read_run",
 ]

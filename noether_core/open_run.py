@@ -142,8 +142,8 @@ class OpenRun(MadeRun):
         pooled = () if self.pooling is None else self.pooling.before(due, self.counter)
         errors = [*pooled, *hooks.periodic(self.callbacks, due, self.counter)]
         self.log_writer.flush()
-        self.flight_recorder.see(errors)
         if errors:
+            self.flight_recorder.see(errors)
             raise errors[0]
 
     # ------------------------------------------------------------------ the end

@@ -37,7 +37,8 @@ class Run(SavedRun):
             goes on, with a warning: `noether_core.emit.disk`.
         flight_recorder: how many of the newest values of each tracked key the run keeps, on its device, for a capsule that it
             writes to `capsules/` when it fails: at values that are not finite where a config says `nonfinite: raise`, and at an
-            exception. None: 32, which costs nothing; 0: no capsule is written.
+            exception. None: 32 of what `step` gets, which costs nothing; a number: also of what a compiled JAX function tracks,
+            in arrays that it carries; 0: no capsule is written.
 
     Raises:
         NoetherError, pydantic.ValidationError: if an argument or a config cannot work.

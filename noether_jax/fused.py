@@ -22,11 +22,12 @@ from noether_jax.flax_state import make_serializable
 from noether_jax.members import Members
 from noether_jax.meshes import laid_like, no_mesh
 from noether_jax.output_tracker import OutputTracker
+from noether_jax.recent import no_steps
 from noether_jax.slots import slots_of
 from noether_jax.tracker_state import other_state
 from noether_jax.transfers import Rows, rows_to_host, to_device
 from noether_jax.window_source import WindowSource
-from noether_jax.windows import Tracked, Window, check_is_one, renewed
+from noether_jax.windows import Remembering, Tracked, Window, check_is_one, renewed
 
 Tree = TypeVar("Tree")
 
@@ -50,6 +51,7 @@ class Fused:
         if isinstance(steps_per_call, bool) or not isinstance(steps_per_call, int) or steps_per_call < 1:
             raise NoetherError(f"run.init got steps_per_call={steps_per_call!r}; expected an int of at least 1")
         make_serializable(Tracked, "position", "windows")
+        make_serializable(Remembering, "position", "windows", "recent")
         self.run = run
         self._counter = run.counter
         self._steps_per_call = steps_per_call
@@ -76,13 +78,19 @@ class Fused:
         ]
         self._rows = tuple(source.rows(steps_per_call) for source in self._sources)
         self._blanks = self._placed(self._rows)
-        self.tracked: Tracked = self._placed(
-            Tracked(np.int32(self._position), tuple(map(Window, self._rows, self._lay())))
-        )
+        self.tracked: Tracked = self._placed(self._tracked(run.flight_recorder.in_compiled))
         self._next_end = self._end()
         for callback, source in zip(callbacks, self._sources, strict=True):
             callback.note_example(example)
             callback.sources[1:] = [source]
+
+    def _tracked(self, kept: int) -> Tracked:
+        """Return what is carried, empty, in NumPy arrays; with room for so many of the newest steps."""
+        position, windows = np.int32(self._position), tuple(map(Window, self._rows, self._lay()))
+        if not kept:
+            return Tracked(position, windows)
+        recent = tuple(no_steps(each.tracker.ops, len(each.slots), each.tracker.fields, kept) for each in self._sources)
+        return Remembering(position, windows, recent)
 
     def _placed(self, tree: Tree) -> Tree:
         """Return a pytree of NumPy arrays on the device, or in each member's row."""

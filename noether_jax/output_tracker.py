@@ -33,6 +33,7 @@ from noether_jax.fetched_state import PositionOf, read_state
 from noether_jax.flax_state import make_serializable
 from noether_jax.members import AxisName, as_row, members_of, own_row
 from noether_jax.meshes import brought_together, together
+from noether_jax.recent import blank_row, row_of
 from noether_jax.rows import joined, lift_scalars, lift_step_arrays, merge_rows, source_of, stacked
 from noether_jax.slots import Slot, checked, kept_form, kind_of, present_of, slots_of, value_of
 from noether_jax.tracker_state import (
@@ -44,6 +45,8 @@ from noether_jax.tracker_state import (
     stack_members,
 )
 from noether_jax.transfers import ours, to_device, to_host
+
+_How = tuple[tuple[Slot, ...], bool]  # which slots a step has, and whether its row is wanted
 
 
 def track_outputs(
@@ -111,7 +114,7 @@ class OutputTracker:
         self.fields = fields_of(wanted)
         self._computation = Computation(wanted)
         self.members = members_of(axis_name, mesh)
-        self._ops = ops_for(precision)
+        self.ops = ops_for(precision)
         self._meaning = meaning
         make_serializable(OutputTrackerState, "words", "last", "step")
         self._blanks: dict[tuple[Slot, ...], OutputTrackerState] = {}
@@ -127,9 +130,9 @@ class OutputTracker:
         """Return the state of no values, in NumPy arrays."""
         if slots not in self._blanks:
             last = {slot.key: _zeros(*kept_form(slot)) for slot in slots if "last" in self.config.reductions(slot.key)}
-            what = identities(self.config, self._ops, slots, self._meaning)
+            what = identities(self.config, self.ops, slots, self._meaning)
             # one slot at least, for Orbax saves no array without elements
-            words = packing.initial(self._ops, self.fields, len(what), 0, -1, what)
+            words = packing.initial(self.ops, self.fields, len(what), 0, -1, what)
             self._blanks[slots] = OutputTrackerState(words, last, np.zeros((), np.int32), slots)
         return self._blanks[slots]
 
@@ -141,14 +144,15 @@ class OutputTracker:
         No gradient flows into a state.
         """
         if self.members is None or not isinstance(state, OutputTrackerState):
-            return self._updated(state, outputs, step)
+            return self.updated(state, outputs, step)[0]
         if not self.members.is_row(np.shape(state.step), "update"):
-            return self._updated(state, outputs, step)
-        return as_row(self._updated(own_row(state), outputs, step))
+            return self.updated(state, outputs, step)[0]
+        return as_row(self.updated(own_row(state), outputs, step)[0])
 
-    def _updated(
-        self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array | None
-    ) -> OutputTrackerState:
+    def updated(
+        self, state: OutputTrackerState, outputs: Mapping[str, Any], step: jax.Array | None, keeps_row: bool = False
+    ) -> tuple[OutputTrackerState, jax.Array | None]:
+        """Return the state as `update` does, of a member its own; and the words of the step if they are wanted."""
         self._check_alone(state, "update")
         flat = flat_outputs(outputs)
         present = present_of(self.config, state.slots, flat)
@@ -158,37 +162,40 @@ class OutputTracker:
             factor = None if weight is None else checked(self.config.weight or "", weight)
             given = state, values, factor, step
             if (arrays := brought_together(given)) is not None:
-                return self._compiled(present, *arrays)  # type: ignore[no-any-return]
-            return self._together(present, *given)
+                return self._compiled((present, keeps_row), *arrays)  # type: ignore[no-any-return]
+            return self._together((present, keeps_row), *given)
 
-    def _together(self, present: tuple[Slot, ...], *given: Any) -> OutputTrackerState:
+    def _together(self, how: _How, *given: Any) -> tuple[OutputTrackerState, jax.Array | None]:
         with together(given) as shared:
             state, values, weight, step = jax.lax.stop_gradient(shared.taken(given))
             # as they were rounded: without this, XLA takes the widening of a narrow float that the step has just computed
             # for its undoing, and reduces what was there before it was rounded
             values, weight = jax.lax.optimization_barrier((values, weight))  # type: ignore[no-untyped-call]
-            new = self._merged_in(present, state, values, weight, step)
-        return shared.given(new, given[0])
+            new = self._merged_in(how, state, values, weight, step)
+        return shared.given(new, (given[0], None if new[1] is None else given[0].words))
 
     def _merged_in(
-        self, present: tuple[Slot, ...], state: OutputTrackerState, values: dict[str, jax.Array], weight: Any, step: Any
-    ) -> OutputTrackerState:
+        self, how: _How, state: OutputTrackerState, values: dict[str, jax.Array], weight: Any, step: Any
+    ) -> tuple[OutputTrackerState, jax.Array | None]:
+        present, keeps_row = how
         numbered = state.step + jnp.int32(1)
         if not present:
-            return OutputTrackerState(state.words, state.last, numbered, state.slots)
-        sums, (uses, newest, what) = packing.unpack(self._ops, self.fields, state.words)
+            row = jnp.asarray(blank_row(self.ops, len(state.slots), self.fields)) if keeps_row else None
+            return OutputTrackerState(state.words, state.last, numbered, state.slots), row
+        sums, (uses, newest, what) = packing.unpack(self.ops, self.fields, state.words)
         position = (state.step if step is None else step).astype(jnp.int64)
         if self.members is not None:
             self.members.check_covers(values)
         rows = self._lift(present, values, weight, position)
         source = source_of([state.slots.index(slot) for slot in present], len(state.slots))
-        total = merge_rows(self._ops, sums, rows, source, self.fields)
+        total = merge_rows(self.ops, sums, rows, source, self.fields)
         is_here = np.array([slot in present for slot in state.slots])
         packed = packing.pack(
-            self._ops, total, uses + is_here.astype(np.int64), jnp.where(is_here, position, newest), what
+            self.ops, total, uses + is_here.astype(np.int64), jnp.where(is_here, position, newest), what
         )
         last = {key: packing.bits(values[key]) if key in values else old for key, old in state.last.items()}
-        return OutputTrackerState(packed, last, numbered, state.slots)
+        row = row_of(self.ops, rows, source, is_here, self.fields) if keeps_row else None
+        return OutputTrackerState(packed, last, numbered, state.slots), row
 
     def _check_alone(self, state: OutputTrackerState, method: str) -> None:
         if not isinstance(state, OutputTrackerState):
@@ -210,12 +217,12 @@ class OutputTracker:
                 for slot in slots:
                     check_weight(self.config, slot.key, slot.shape, weight.shape)
             if is_array:
-                sums = lift_step_arrays(self._ops, own, beside, position, self.fields)
+                sums = lift_step_arrays(self.ops, own, beside, position, self.fields)
                 parts.append(each(lambda field: field[None], sums))
             else:
                 row = stacked(own)[None]
                 weights = None if beside is None else beside.reshape(1, 1)
-                parts.append(lift_scalars(self._ops, [row], weights, position.reshape(1), self.fields))
+                parts.append(lift_scalars(self.ops, [row], weights, position.reshape(1), self.fields))
         return joined(parts)
 
     def merge(self, a: OutputTrackerState, b: OutputTrackerState) -> OutputTrackerState:
@@ -243,10 +250,10 @@ class OutputTracker:
         with together(a, b) as shared:
             one, other = shared.taken((a, b))
             (first, (uses, newest, what)), (second, (more, newer, _)) = (
-                packing.unpack(self._ops, self.fields, state.words) for state in (one, other)
+                packing.unpack(self.ops, self.fields, state.words) for state in (one, other)
             )
-            total = merge_rows(self._ops, first, each(lambda field: field[None], second), None, self.fields)
-            packed = packing.pack(self._ops, total, uses + more, jnp.maximum(newest, newer), what)
+            total = merge_rows(self.ops, first, each(lambda field: field[None], second), None, self.fields)
+            packed = packing.pack(self.ops, total, uses + more, jnp.maximum(newest, newer), what)
             is_newer = newer >= newest
             last = {key: jnp.where(is_newer[keys.index(key)], other.last[key], old) for key, old in one.last.items()}
             new = OutputTrackerState(packed, last, jnp.maximum(one.step, other.step), a.slots)
@@ -283,7 +290,7 @@ class OutputTracker:
 
         The state's arrays are on the host, and each has a leading axis of members (at least one), which are joined.
         """
-        return read_state(self.config, self._ops, self.blank(state.slots), state, position_of)
+        return read_state(self.config, self.ops, self.blank(state.slots), state, position_of)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:

@@ -132,14 +132,20 @@ def _shared_out(
 
 def merge_rows(ops: JaxOps, sums: Statistics, rows: Statistics, source: Any, fields: Fields) -> Statistics:
     """Return sums, [slots], with rows of further ones, [rows, values], merged in; for `source` see `source_of`."""
-    if source is not None:
-        blank = empty(ops, fields, 1, sums.first_nonfinite)
-
-        def by_slot(values: jax.Array, none: jax.Array) -> jax.Array:
-            return jnp.concatenate([values, jnp.broadcast_to(none, (len(values), 1))], -1)[:, source]
-
-        rows = each(by_slot, rows, blank)
+    rows = in_slots(ops, rows, source, fields)
     return ops.fold(each(lambda old, new: jnp.concatenate([old[None], new]), sums, rows))
+
+
+def in_slots(ops: JaxOps, rows: Statistics, source: Any, fields: Fields) -> Statistics:
+    """Return rows, [rows, values], with each value at its slot, [rows, slots]; for `source` see `source_of`."""
+    if source is None:
+        return rows
+    blank = empty(ops, fields, 1, rows.first_nonfinite)
+
+    def by_slot(values: jax.Array, none: jax.Array) -> jax.Array:
+        return jnp.concatenate([values, jnp.broadcast_to(none, (len(values), 1))], -1)[:, source]
+
+    return each(by_slot, rows, blank)
 
 
 def source_of(slots: Sequence[int] | np.ndarray[Any, Any], num_slots: int) -> np.ndarray[Any, Any] | None:

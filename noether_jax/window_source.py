@@ -16,10 +16,11 @@ from noether_core.reduce.latest import Latest
 from noether_core.reduce.partial import Partials, no_partials, spread
 from noether_core.run import Run
 from noether_jax.output_tracker import OutputTracker
+from noether_jax.recent import latest_of
 from noether_jax.slots import Slot
 from noether_jax.tracker_state import OutputTrackerState
 from noether_jax.transfers import Rows
-from noether_jax.windows import Window
+from noether_jax.windows import Remembering, Window
 
 
 class Fetching(Protocol):
@@ -116,8 +117,14 @@ class WindowSource:
         return spread(none, found.keys) if is_elsewhere else found
 
     def newest(self) -> list[Latest] | None:
-        """Return what the newest steps had of each key."""
-        return None
+        """Return what the newest steps had of each key; None if the run keeps none of what is compiled."""
+        fetched = self.fused.fetched()
+        if not isinstance(fetched.tree, Remembering):
+            return None
+        if not fetched.is_counted.any():
+            return []
+        recent = jax.tree.map(lambda array: array[fetched.is_counted], fetched.tree.recent[self.number])
+        return latest_of(self.tracker.ops, self.tracker.fields, self.slots, recent, self.fused.decode_position)
 
     def reset(self) -> None:
         """Go on to the next interval's row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from noether_core.errors import NoetherError
 from noether_jax.members import Members, as_row, own_row
 from noether_jax.meshes import together
 from noether_jax.output_tracker import OutputTracker
+from noether_jax.recent import Recent, with_step
 from noether_jax.tracker_state import OutputTrackerState, other_state
 from noether_jax.transfers import ours
 
@@ -48,6 +49,18 @@ class Tracked:
     windows: tuple[Window, ...]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Remembering(Tracked):
+    """Hold the newest steps too.
+
+    Attributes:
+        recent: of each window a ring.
+    """
+
+    recent: tuple[Recent, ...]
+
+
 def track(
     output_trackers: tuple[OutputTracker, ...],
     tracked: Tracked,
@@ -59,18 +72,24 @@ def track(
         raise other_state(f"it has {len(tracked.windows)} windows, and {len(output_trackers)} callbacks track")
     is_row = is_row_of(members, tracked, "run.track")
 
-    def updated(tracker: OutputTracker, window: Window, position: Array) -> Window:
+    keeps_rows = isinstance(tracked, Remembering)
+
+    def updated(tracker: OutputTracker, window: Window, position: Array) -> tuple[Window, jax.Array | None]:
         row = jnp.sum(position >= window.ends, dtype=jnp.int32)
         state = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, row, keepdims=False), window.rows)
-        new = tracker.update(state, outputs, position)
+        new, kept = tracker.updated(state, outputs, position, keeps_rows)
         rows = jax.tree.map(lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, row, 0), window.rows, new)
-        return Window(rows, window.ends)
+        return Window(rows, window.ends), kept
 
     with ours(), together(tracked) as shared:
         held = shared.taken(tracked)
         held = own_row(held) if is_row else held
-        windows = [updated(*each, held.position) for each in zip(output_trackers, held.windows, strict=True)]
-        new = Tracked(held.position + jnp.int32(1), tuple(windows))
+        found = [updated(*each, held.position) for each in zip(output_trackers, held.windows, strict=True)]
+        new = replace(held, position=held.position + jnp.int32(1), windows=tuple(window for window, _ in found))
+        if isinstance(held, Remembering):
+            kept = zip(held.recent, found, strict=True)
+            rings = tuple(with_step(ring, row, held.position) for ring, (_, row) in kept if row is not None)
+            new = Remembering(new.position, new.windows, rings)
         new = as_row(new) if is_row else new
     return shared.given(new, tracked)
 
@@ -116,5 +135,6 @@ def renewed(
     with together(tracked, blanks, ends, gathers=False) as shared:
         held, blanks, ends = shared.taken((tracked, blanks, ends))
         rows = [of_one(window.rows, *each) for window, *each in zip(held.windows, blanks, done, strict=True)]
-        new = Tracked(held.position + jnp.int32(0), tuple(map(Window, rows, map(jnp.asarray, ends))))
+        windows = tuple(map(Window, rows, map(jnp.asarray, ends)))
+        new = replace(held, position=held.position + jnp.int32(0), windows=windows)
     return shared.given(new, tracked)

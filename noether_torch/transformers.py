@@ -113,8 +113,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         self._configs = configs_of(callbacks)
         self._path = path
         self._states = GatheredStates()
-        self._number = 0  # among those of its trainer
-        self._rates = UsedRates()
+        self._number, self._rates = 0, UsedRates()  # which it is among those of its trainer
         self._trainer: Trainer | None = None
         self._state: TrainerState | None = None
         for config in self._given():  # what cannot work says so now
@@ -191,15 +190,14 @@ class TrackOutputs(TrainerCallback, ExportableState):
     ) -> TransformersRun:
         batch_size = (state.train_batch_size or args.train_batch_size) * args.world_size
         steps, done = args.gradient_accumulation_steps, state.global_step
+        at = TrainingIteration(int(state.epoch or 0), done, done * steps * batch_size)
         return TransformersRun(
             path,
             self._given(),
             loader=loader,
             batch_size=batch_size,
             accumulation_steps=steps,
-            start=TrainingIteration(int(state.epoch or 0), done, done * steps * batch_size)
-            if done and is_whole
-            else None,
+            start=at if done and is_whole else None,
             end={"update": state.max_steps},
             trackers=[TrainerLog(self._to_trainer, in_every_process=True)],
             **self._options,
@@ -207,9 +205,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
 
     def _running(self) -> TransformersRun:
         if self.run is None:
-            raise NoetherError(
-                f"{type(self).__name__} saw no begin of this training; give it to the trainer before train()"
-            )
+            raise NoetherError(f"{type(self).__name__} saw no training begin; give it to the trainer before train()")
         return self.run
 
     def on_step_begin(self, *_: Any, **named: Any) -> None:
@@ -220,9 +216,7 @@ class TrackOutputs(TrainerCallback, ExportableState):
         """Note the learning rates, if the optimizer cannot tell at its step."""
         self._rates.before_step(named.get("optimizer"))
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> Any:
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> Any:
         """Track a micro-batch that ends no update."""
         run, fetched = self._running(), getattr(self._trainer, "current_gradient_accumulation_steps", None)
         run.end_micro_batch(ends_update=False, is_last_fetched=run.accumulated + 1 == fetched)
@@ -264,9 +258,8 @@ class TrackOutputs(TrainerCallback, ExportableState):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> Any:
         """Log an evaluation."""
         self._end_evaluation(named.get("metrics"), "eval")
-        return self._steer(
-            control, state, is_saved=args.save_strategy == "best"
-        )  # which the trainer decides after this
+        # whether it is the best one the trainer decides after this
+        return self._steer(control, state, is_saved=args.save_strategy == "best")
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **named: Any

@@ -58,6 +58,13 @@ def test_outside_of_a_with_block_it_is_there_when_the_step_raises(front_end: Any
 
 
 @each_front_end
+def test_an_interval_that_training_s_end_cuts_short_leaves_one_too(front_end: Any, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError) as caught:
+        train(front_end, tmp_path, [every(2, nonfinite="raise")], losses(front_end, 1.0, 2.0, NAN))
+    assert caught.value.capsule == the_capsule(tmp_path).path
+
+
+@each_front_end
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, MemoryError, SystemExit])
 def test_an_exception_leaves_one(front_end: Any, kind: type[BaseException], tmp_path: Path) -> None:
     run = front_end.Run(tmp_path, [every(3)], accumulation_steps=2)

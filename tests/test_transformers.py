@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from noether_core import MissingKeyError, NoetherError, UpdateOutputError, read_run
+from noether_core.emit.capsule import read_capsule
 from noether_torch import Run
 from noether_torch.transformers import TrackOutputs, record
 
@@ -217,6 +218,22 @@ class Wrong(Tracked):
         loss = super().compute_loss(*arguments, **named)
         record(self, self.more)
         return loss
+
+
+def test_a_training_that_fails_has_the_newest_values(tmp_path: Path) -> None:
+    callback = TrackOutputs(CONFIGS, tmp_path / "run", flight_recorder=3)
+    failing = trainer(tmp_path, callback)
+    failing.fails_at = 5
+    with pytest.raises(ZeroDivisionError) as caught:
+        failing.train()
+    assert callback.run is not None
+    path = callback.run.flight_recorder.write(caught.value)  # which the process's end does
+    assert path is not None
+    assert {each.key: len(each.values) for each in read_capsule(path).values}["fit"] == 3
+    again = TrackOutputs(**callback.state()["args"])
+    assert again.state()["args"] == callback.state()["args"]
+    with pytest.raises(NoetherError, match="TrackOutputs got flight_recorder=-1"):
+        TrackOutputs(CONFIGS, flight_recorder=-1)
 
 
 def test_what_cannot_work_says_so(tmp_path: Path) -> None:
