@@ -71,6 +71,7 @@ ROWS = {
             "parity_tests/test_other_keys.py",
             "tests/test_processes.py::test_other_keys_orders_dtypes_and_updates",
             "tests/test_processes.py::test_one_warning_names_keys_and_processes",
+            "tests/test_processes.py::test_a_key_that_fewer_processes_have_later_is_told_of_with_how_many",
         ),
     ),
     "6": Row(
