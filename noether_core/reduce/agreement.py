@@ -20,7 +20,10 @@ WORDS = 6  # of a callback, in the header
 _MOST_UNSEEN = 1000  # keys that are remembered though nobody has them any more
 
 _LONGEST = 200  # letters of a key that a warning shows
-_ADVICE = "Each number is of the processes that had its key; return the same keys in every process, or expect this, which is said once"
+_ADVICE = (
+    "Each number is of the processes that had its key; return the same keys in every process, or expect this, which is"
+    " said once"
+)
 
 _Keys = tuple[str, ...]
 
