@@ -71,6 +71,7 @@ ROWS = {
             "parity_tests/test_other_keys.py",
             "tests/test_processes.py::test_other_keys_orders_dtypes_and_updates",
             "tests/test_processes.py::test_one_warning_names_keys_and_processes",
+            "tests/test_processes.py::test_a_key_that_fewer_processes_have_later_is_told_of_with_how_many",
         ),
     ),
     "6": Row(
@@ -154,7 +155,14 @@ ROWS = {
     "15": Row(
         "aliasing: changes in place, donated buffers, views",
         "what is tracked is what it was at the call; no large array is kept alive",
-        ("tests/test_taken_at_the_call.py", "tests/test_by_reference.py", "tests/test_memory.py"),
+        (
+            "tests/test_taken_at_the_call.py",
+            "tests/test_by_reference.py",
+            "tests/test_memory.py::test_a_view_keeps_no_tensor_alive",
+            "tests/test_memory.py::test_a_view_keeps_no_numpy_array_alive",
+            "tests/test_memory.py::test_a_jax_array_is_not_kept_alive",
+            "tests/test_memory.py::test_a_compiled_steps_output_is_taken_at_the_call_in_every_mode",
+        ),
     ),
     "16": Row(
         "eight processes",

@@ -102,6 +102,28 @@ def test_one_warning_names_keys_and_processes(tmp_path: Path) -> None:
     assert not any("'only in" in message for message in others)
 
 
+def test_a_key_that_fewer_processes_have_later_is_told_of_with_how_many(tmp_path: Path) -> None:
+    def loop(run: Any, index: int) -> None:
+        for update in range(8):
+            gone = (index == 1 and update >= 4) or (index == 2 and update >= 6)
+            run.step({"everywhere": 1.0} | ({} if gone else {"x": float(index), "y": 1.0}))
+
+    found, told = train(tmp_path, 3, [{"every_n_updates": 2, "patterns": [""], "missing": "skip"}], loop)
+    assert [outcome.error for outcome in found] == [None] * 3
+    assert [entry["x/U2"] for entry in found[0].entries] == [1.0, 1.0, 1.0, 0.0]
+    (only,) = [message for message in told if "have different keys" in message]
+    assert "of the 3 processes have different keys from now on; in 2 of them: 'x', 'y'. Each number" in only
+
+
+def test_a_process_that_ends_earlier_is_no_lack_of_keys(tmp_path: Path) -> None:
+    def loop(run: Any, index: int) -> None:
+        for _ in range(8 if index else 4):
+            run.step({"x": 1.0, "y": 1.0})
+
+    _, told = train(tmp_path, 3, [{"every_n_updates": 2, "patterns": [""]}], loop)
+    assert told == []
+
+
 def calls_of(tmp_path: Path, configs: Any, keys: int, steps: int) -> list[str]:
     def loop(run: Any, index: int) -> None:
         for update in range(steps):

@@ -20,6 +20,10 @@ WORDS = 6  # of a callback, in the header
 _MOST_UNSEEN = 1000  # keys that are remembered though nobody has them any more
 
 _LONGEST = 200  # letters of a key that a warning shows
+_ADVICE = (
+    "Each number is of the processes that had its key; return the same keys in every process, or expect this, which is"
+    " said once"
+)
 
 _Keys = tuple[str, ...]
 
@@ -134,10 +138,31 @@ def _differences(lacking: Mapping[str, tuple[int, ...]], count: int) -> str:
         f"in {count - len(processes)} of them, not in process {', '.join(map(str, processes))}: {listing(keys)}"
         for processes, keys in by_processes.items()
     )
-    return (
-        f"the update outputs of the {count} processes have different keys; {told}. Each number is of the processes that had"
-        " its key; return the same keys in every process, or expect this, which is said once"
-    )
+    return f"the update outputs of the {count} processes have different keys; {told}. {_ADVICE}"
+
+
+def fewer(agreement: Agreement, keys: _Keys, contributors: Vector, count: int) -> list[str]:
+    """Return what to warn of, once, where fewer processes had some keys of an interval than had others, though all had before.
+
+    Args:
+        agreement: of the callback.
+        keys: of the interval's values.
+        contributors: how many processes had each.
+        count: how many processes there are.
+    """
+    if agreement.told is not None or not len(contributors):
+        return []
+    places = np.flatnonzero((contributors > 0) & (contributors < contributors.max())).tolist()
+    lacked = {keys[at]: int(contributors[at]) for at in places if not agreement.config.is_replicated(keys[at])}
+    if not lacked:
+        return []
+    agreement.told = frozenset(lacked)
+    by_count: dict[int, list[str]] = {}
+    for key, had in lacked.items():
+        by_count.setdefault(had, []).append(key[:_LONGEST])
+    told = "; ".join(f"in {had} of them: {listing(names)}" for had, names in by_count.items())
+    said = f"the update outputs of the {count} processes have different keys from now on; {told}. {_ADVICE}"
+    return [said]
 
 
 def hash_of(value: object) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError, listing
-from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree
+from noether_core.reduce.agreement import DUE, REST, WORDS, Agreement, Offer, agree, fewer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.partial import Partials, Vector, spread
 from noether_core.reduce.wire import (
@@ -131,6 +131,7 @@ class Pool:
         due = [] if failed else np.flatnonzero(of_each[:, 0] >= (DUE if is_training else REST)).tolist()
         pooled = {}
         for number, (found, told) in self._pooled(due, offers, -of_each[:, 5], terms).items():
+            warnings += fewer(self._agreements[number], found.partials.keys, found.contributors, self._exchange.count)
             pooled[number] = _present(found, offers[number].partials.keys, of_each[number])
             self._agreements[number].forget(pooled[number].partials.keys, pooled[number].lasts.keys)
             warnings += told
