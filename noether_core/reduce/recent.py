@@ -24,6 +24,7 @@ MOST_VALUES = 2**18  # of all steps of a layout together, but of two steps alway
 _MOST_LAYOUTS = 32
 
 _Array = np.ndarray[Any, Any]
+_Steps = deque[tuple[Pending, ...]]
 
 
 class RecentSteps:
@@ -35,27 +36,41 @@ class RecentSteps:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: dict[Layout, tuple[DeviceGroup, deque[tuple[Pending, ...]]]] = {}  # what came last is at the end
+        self._kept: dict[Layout, tuple[DeviceGroup, _Steps]] = {}  # what came last is at the end
+        self._last: tuple[Layout | None, _Steps] = None, deque()
 
     def keep_all(self, states: Mapping[DeviceGroup, ReducerState]) -> None:
-        """Keep what is pending of each device group."""
+        """Keep what is pending of each device group. It is called at every interval's end: be quick."""
+        layout, kept = self._last
         for group, state in states.items():
-            self.keep(group, state)
+            pending = state.pending
+            if state.layout is layout and len(pending) == 1:
+                kept.append(pending)
+            else:
+                self.keep(group, state)
 
     def keep(self, group: DeviceGroup, state: ReducerState) -> None:
         """Keep what is pending of a state."""
-        layout = state.layout
-        _, kept = found = self._kept.pop(layout, None) or (group, deque(maxlen=self._most))
-        self._kept[layout] = found
-        most = min(self._most, max(2, MOST_VALUES // layout.stacked))
+        layout, kept = self._last
+        if state.layout is not layout:
+            kept = self._turned_to(group, state.layout)
+        most = kept.maxlen or 1
         kept.append(state.pending[-most:])
-        while len(kept) > 1 and sum(map(len, kept)) - len(kept[0]) >= most:
+        while sum(map(len, kept)) - len(kept[0]) >= most:
             kept.popleft()
+
+    def _turned_to(self, group: DeviceGroup, layout: Layout) -> _Steps:
+        most = min(self._most, max(2, MOST_VALUES // layout.stacked))
+        found = self._kept.pop(layout, None) or (group, deque(maxlen=most))
+        self._kept[layout] = found
+        self._last = layout, found[1]
         if len(self._kept) > _MOST_LAYOUTS:
             del self._kept[next(iter(self._kept))]
+        return found[1]
 
     def clear(self) -> None:
         """Forget all."""
+        self._last = None, deque()
         self._kept.clear()
 
     def read(self, states: Mapping[DeviceGroup, ReducerState]) -> list[Latest]:
