@@ -12,6 +12,7 @@ from noether_core import read_run
 
 PROGRAM = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from noether_core.errors import HookOrderError
 from noether_torch import Run
 

@@ -20,9 +20,10 @@ from noether_core import read_run
 from noether_core.interrupts import Interrupts
 
 TRAINING = """
-import json, os, sys, time
+import json, os, signal, sys, time
 import numpy as np
 {imports}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 path, interrupts = sys.argv[1], 0
 run = Run(path, [{{"every_n_updates": 2, "keys": ["loss", "field"], "reduce": {{"loss": ["mean", "last"], "field": "stack"}},
                    "save_output": True}}, {{"every_n_updates": 1, "keys": ["loss"], "id": "each"}}], effective_batch_size=4)

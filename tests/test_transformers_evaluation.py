@@ -137,11 +137,14 @@ def test_an_evaluation_after_training_is_of_its_last_update(tmp_path: Path) -> N
 
 def test_an_evaluation_after_a_resumed_training_keeps_all_that_stands(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
-    made = training(tmp_path, TrackOutputs([EVERY], tmp_path / "run"), **arguments)
+    callback = TrackOutputs([EVERY], tmp_path / "run")
+    made = training(tmp_path, callback, **arguments)
     made.fails_at = {5: ZeroDivisionError()}
     with pytest.raises(ZeroDivisionError):
         made.train()
     made.evaluate()  # while the training that was cut off is still open
+    assert callback.run is not None
+    callback.run.log_writer.disk.wait()
     assert points(tmp_path / "run", "eval/v/max") == [(5, 22.0)]
     again = training(tmp_path, TrackOutputs([EVERY], tmp_path / "run"), **arguments)
     again.train(resume_from_checkpoint=True)
