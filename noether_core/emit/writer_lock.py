@@ -126,7 +126,8 @@ class _Held:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
 
 
 def _hold(directory: Path) -> _Held:
