@@ -19,18 +19,22 @@ class Interrupter:
     Attributes:
         count: how many lines there were.
         place: where it raised.
+        ends: the numbers of each line's first and last execution.
     """
 
     def __init__(self, at: int = 0) -> None:
         self._at = at
         self.count = 0
         self.place = ""
+        self.ends: dict[tuple[str, int], tuple[int, int]] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(_OURS):
             return None
         if event == "line":
             self.count += 1
+            line = frame.f_code.co_filename, frame.f_lineno
+            self.ends[line] = self.ends.get(line, (self.count,))[0], self.count
             if self.count == self._at:
                 self.place = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}"
                 raise KeyboardInterrupt(self.place)

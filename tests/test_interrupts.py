@@ -282,9 +282,10 @@ CALLS = (
 )
 
 
-def positions(count: int, full: bool) -> Iterator[int]:
-    every = range(1, count + 1)
-    yield from every if full else sorted(random.sample(every, min(count, 10)))
+def positions(counter: Interrupter, full: bool) -> list[int]:
+    """Return where to interrupt: at each line as it is executed first and last, and at others; or at a few."""
+    drawn = random.sample(range(1, counter.count + 1), min(counter.count, 300 if full else 10))
+    return sorted({*drawn, *(at for ends in counter.ends.values() for at in ends if full)})
 
 
 @pytest.mark.parametrize("interrupted", CALLS, ids=lambda function: function.__name__)
@@ -295,7 +296,7 @@ def test_an_interrupted_call_counts_wholly_or_not_at_all(
         counter = Interrupter()
         run = interrupted(tmp_path / name, counter.run)
     wanted = left(run, tmp_path / "wanted")
-    for at in sized(positions(counter.count, full), "interrupted lines"):
+    for at in sized(positions(counter, full), "interrupted lines"):
         interrupter = Interrupter(at)
         run = interrupted(tmp_path / "run", interrupter.run)
         assert interrupter.place
