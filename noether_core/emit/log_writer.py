@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from logging import Logger
 from pathlib import Path
@@ -272,14 +271,17 @@ class LogWriter:
         self._close(time_limit)
 
     def _close(self, time_limit: float) -> None:
+        """Close one after the other, each whatever the others raise; if this is interrupted, it may be called again."""
         self._is_closed = True
-        with ExitStack() as last:  # each of these whatever became of those after it
-            last.callback(self._feeds.close, time_limit)
-            if self.run_log is not None:
-                last.callback(self.run_log.let_go)
-            last.callback(self.disk.close)
-            if self.run_log is not None:
-                last.callback(self.run_log.close)
+        log, errors = self.run_log, []
+        closing = [self.disk.close] if log is None else [log.close, self.disk.close, log.let_go]
+        for close in (*closing, partial(self._feeds.close, time_limit)):
+            try:
+                close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 class BoundLogWriter:

@@ -52,12 +52,14 @@ class WriterLock:
         give_way: releases this lock, if it gives way to another one in this process.
     """
 
+    # of the class, for another thread may look at one that is being made
+    _held: _Held | None = None
+    _release: weakref.finalize[[], WriterLock] | None = None
+    is_forked = False
+    give_way: weakref.WeakMethod[Callable[[], None]] | None = None
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._held: _Held | None = None
-        self._release: weakref.finalize[[], WriterLock] | None = None
-        self.is_forked = False
-        self.give_way: weakref.WeakMethod[Callable[[], None]] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -87,9 +89,10 @@ class WriterLock:
         in_children(self, WriterLock._leave_to_parent)
 
     def release(self) -> None:
-        """Let go of the directory."""
-        if self._release is not None:
-            self._release()
+        """Let go of the directory. If this is interrupted, it may be called again."""
+        if self._release is not None and self._held is not None and self._release.alive:
+            self._held.release()
+            self._release.detach()
 
     def _ask_to_give_way(self) -> None:
         # seldom, and so without a list of locks
@@ -115,13 +118,23 @@ class _Held:
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self._path, self._descriptor, self._process = path, descriptor, os.getpid()
+        self._is_by_name = descriptor is None
 
     def release(self) -> None:
         if os.getpid() != self._process:
             return
         with contextlib.suppress(OSError):  # gone with the directory, say
-            self._path.unlink()
+            if self._is_there():
+                self._path.unlink()
+            if self._descriptor is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.close()
+
+    def _is_there(self) -> bool:
+        """Tell whether the file is still this one's: what was interrupted after that was gone is done again."""
+        if self._is_by_name:
+            return named_in(self._path).get("pid") == self._process
+        return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
