@@ -78,8 +78,9 @@ class LoggedRun(OpenRun):
             raise HookOrderError(
                 "run.evaluate was called within run.evaluate; end the first evaluation before the next"
             )
-        evaluation = self._evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
+        evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
         try:
+            self._evaluation = evaluation
             yield
             self._refuse_unless_open("evaluate")
         except BaseException:

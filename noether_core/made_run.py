@@ -58,7 +58,7 @@ class MadeRun:
         durability: Durability = "interval",
         flight_recorder: int | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # wherever the process goes
         require_positive("Run", accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         batch_size = 1 if effective_batch_size is None else effective_batch_size

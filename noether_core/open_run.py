@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from noether_core.callbacks import hooks
-from noether_core.config.yaml_file import with_checksum
+from noether_core.config.yaml_file import require_readable, with_checksum
 from noether_core.emit.disk import PATIENCE
 from noether_core.emit.disk_thread import is_passing
 from noether_core.emit.files import remove_temporaries, write_whole
@@ -18,6 +18,7 @@ from noether_core.errors import HookOrderError, NoetherError
 from noether_core.forks import in_children
 from noether_core.interrupts import complete
 from noether_core.made_run import MadeRun
+from noether_core.regular_files import require_own_parts
 from noether_core.termination import Termination
 
 
@@ -41,6 +42,7 @@ class OpenRun(MadeRun):
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
         log = self.log_writer.run_log
+        self._listen()
         try:
             failure = None if log is None else self._open_directory(log)
             if self.pooling is not None:
@@ -49,11 +51,12 @@ class OpenRun(MadeRun):
                 raise failure
             self._state = "training"
             in_children(self, OpenRun._leave_to_parent)
-            self._listen()
             self.log_writer.begin(origin_at(self._start, self._config.about()))
             for callback in self.callbacks:
                 callback.before_training(update_counter=self.counter)
         except BaseException:
+            if self._state == "training":
+                self._state = "broken by its failed start"
             self._unlisten()
             if log is not None:
                 log.let_go()
@@ -66,7 +69,9 @@ class OpenRun(MadeRun):
         """
         config, data = self.path / "config.yaml", with_checksum(self._config.yaml())
         try:
+            require_readable(data)
             log.hold(self._give_way if self._is_driven else None)
+            require_own_parts(self.path)
             remove_temporaries(self.path)
             write_whole(config, data)
         except (NoetherError, OSError) as error:

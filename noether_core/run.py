@@ -83,7 +83,7 @@ class Run(SavedRun):
         """
         many = _each_step(update_outputs) if steps is None else unstack(update_outputs, steps)
         if self._evaluation is not None:
-            return self._evaluation.add(many, losses)
+            return self._track_in_evaluation(many, losses)
         self._refuse_unless_training()
         is_told = samples is not None or times is not None
         try:
@@ -93,6 +93,11 @@ class Run(SavedRun):
                     self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
         finally:
             self.interrupts.end()
+
+    def _track_in_evaluation(self, many: Sequence[Any], losses: Any) -> None:
+        assert self._evaluation is not None
+        with self.interrupts:
+            self._evaluation.add(many, losses)
 
     @contextmanager
     def _unless_refused(self, samples: int | None, times: Mapping[str, float] | None, steps: int) -> Iterator[None]:

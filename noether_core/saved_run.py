@@ -70,6 +70,7 @@ class SavedRun(LoggedRun):
             raise HookOrderError("load_state_dict was called on a run that is new; call it inside `with run:`")
         with self.interrupts:
             self._end_update()
+            self.log_writer.flush()  # what is pending is no part of what may be taken back
             parts = [part for callback in self.callbacks for part in callback.stateful()]
             mark, begun = Mark([self, self.log_writer, *parts]), self.log_writer.start_log
             try:

@@ -367,3 +367,42 @@ def test_more_than_the_queue_holds_is_written_where_the_disk_works(tmp_path: Pat
         writer.save(tmp_path / "large" / str(number), bytes(MOST_BYTES // 2))
     writer.close()
     assert [(tmp_path / "large" / str(number)).stat().st_size for number in range(6)] == [MOST_BYTES // 2] * 6
+
+
+def test_what_one_large_file_keeps_waiting_is_written_at_the_end_and_the_log_says_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import resource, warnings
+import numpy as np
+from noether_torch import Run
+warnings.simplefilter("ignore")
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
+with Run({str(tmp_path / "run")!r}, {CALLBACKS!r}, processes=1) as run:
+    for update in range(60):
+        run.step({{"loss": update / 3, "field": np.zeros(10_000 if update < 2 else 10)}})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    entries, arrays, problems = result(tmp_path / "run")
+    assert [entry["update"] for entry in entries] == [*range(1, 61)]
+    assert len(arrays) == 29
+    assert ["the disk did not take 1 file (update_outputs/U2/E0_U2_S2" in problem for problem in problems] == [True]
+
+
+def test_a_flush_is_durable_where_only_arrays_are_saved(tmp_path: Path) -> None:
+    with Run(tmp_path, CALLBACKS[1:], processes=1, durability="flush") as run:
+        for update in range(1, 7):
+            run.step({"field": np.full(3, update)})
+            assert len(result(tmp_path)[1]) == update // 2
+
+
+def test_a_run_stays_where_it_began_wherever_the_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Run("run", CALLBACKS, processes=1) as run:
+        for update in range(1, 7):
+            run.step({"loss": update / 3, "field": np.full(3, update)})
+            os.chdir(tmp_path / ("elsewhere" if update % 2 else ""))
+    entries, arrays, problems = result(tmp_path / "run")
+    assert (len(entries), len(arrays), problems) == (6, 3, [])
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -172,15 +172,12 @@ def test_whatever_is_raised_is_what_comes_out(error: Exception, tmp_path: Path) 
     assert capsule.path.stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("kind", ["a file", "a link"])
-def test_a_capsule_that_cannot_be_written_costs_nothing(kind: str, tmp_path: Path) -> None:
-    path, home, gone = tmp_path / "run", tmp_path / "home", RuntimeError("gone")
-    home.mkdir()
+def test_a_capsule_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    path, gone = tmp_path / "run", RuntimeError("gone")
     path.mkdir()
-    (path / "capsules").touch() if kind == "a file" else (path / "capsules").symlink_to(home)
+    (path / "capsules").touch()
     assert ended(noether_torch.Run(path, [every(3)]), gone, steps(noether_torch, 2)) is gone
     assert gone.__notes__[0].startswith("no capsule of the newest values could be written: ")
-    assert list(home.iterdir()) == []
     (path / "capsules").unlink()
     assert len(read_run(path).series["loss/U3"]) == 1
 

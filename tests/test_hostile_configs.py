@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 import noether_torch
-from noether_core import ConfigFileError, TrackAdditionalOutputsCallbackConfig
+from noether_core import ConfigFileError, NoetherError, TrackAdditionalOutputsCallbackConfig
 from noether_core.config.load import load_callbacks, parse_callback
 from noether_core.config.yaml_file import with_checksum
 
@@ -149,3 +149,11 @@ def test_a_config_without_a_checksum_is_read_as_before(tmp_path: Path) -> None:
     for data in (text, b"# crc32 is the name of an output\n" + text, with_checksum(text)):
         (tmp_path / "c.yaml").write_bytes(data)
         assert len(load_callbacks(tmp_path / "c.yaml")) == 1
+
+
+def test_a_config_that_would_not_be_read_back_is_refused_when_the_run_starts(tmp_path: Path) -> None:
+    keys = [f"layer_{number}/gradient_norm/of_the_weights" for number in range(30_000)]
+    run = noether_torch.Run(tmp_path, [{"every_n_updates": 1, "keys": keys}], processes=1)
+    with pytest.raises(NoetherError, match="at most 1,048,576 are read back; name keys by `patterns`"):
+        run.start()
+    assert not (tmp_path / "config.yaml").exists()

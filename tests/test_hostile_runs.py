@@ -10,6 +10,7 @@ import resource
 import socket
 import subprocess
 import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,13 @@ from noether_core.emit.arrays import encode_arrays, read_arrays, read_headers, w
 from noether_core.emit.export import export_run
 from noether_core.emit.jsonl import encode_line
 from noether_core.emit.lines import MOST_DEPTH, MOST_LINE, iter_lines
+from noether_core.emit.record_file import decode_record, encode_record
 from noether_core.emit.state_file import read_state, write_state
 from noether_core.emit.unmerged import find_unmerged
 from noether_core.errors import listing, suggest
 from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run
+from noether_torch import Run
 
 UNITS = {"epoch": 0, "update": 4, "sample": 4}
 ESCAPES = "\x1b]0;owned\x07\x1b[31m\r\x9b\u202e\x00"
@@ -482,3 +485,38 @@ def test_a_line_reader_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(RunFormatError, match="is a symbolic link"):
         list(iter_lines(tmp_path / "b", []))
+
+
+@pytest.mark.parametrize("part", ["metrics", "starts", "update_outputs", "superseded", "unmerged", "capsules"])
+def test_a_run_writes_through_no_link(part: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".a.1.tmp").touch()
+    os.utime(tmp_path / "elsewhere" / ".a.1.tmp", (0, 0))
+    (tmp_path / "run" / part).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunFormatError, match="is a symbolic link; a run's files are in its directory"):
+        Run(tmp_path / "run", [{"every_n_updates": 1, "keys": ["a"]}], processes=1).start()
+    assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == [".a.1.tmp"]
+
+
+@pytest.mark.parametrize("name", [f"U1/E0_U{10**19}_S1", f"U1/E{10**30}_U{10**19}_S{10**19}"])
+def test_an_array_file_of_no_update_that_there_can_be_is_none(name: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    file = tmp_path / "run" / "metrics" / "1.time.jsonl"
+    file.write_bytes(file.read_bytes() + encode_line({"arrays": f"update_outputs/{name}.safetensors"}))
+    assert read_run(tmp_path / "run").entries
+    check_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("callbacks", [5, None, {"a": 1}, "abc", [5], []])
+def test_a_run_goes_on_from_a_start_whose_record_says_anything_of_its_callbacks(callbacks: Any, tmp_path: Path) -> None:
+    configs = [{"every_n_updates": 1, "keys": ["a"]}]
+    with Run(tmp_path, configs, processes=1) as run:
+        run.step({"a": 1.0})
+    file = tmp_path / "starts" / "1.json"
+    file.write_bytes(encode_record(decode_record(file.read_bytes(), file, []) | {"callbacks": callbacks}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Run(tmp_path, configs, start={"update": 1}, processes=1) as run:
+            run.step({"a": 2.0})
+    assert read_run(tmp_path).series["a/U1"].value.tolist() == [1.0, 2.0]

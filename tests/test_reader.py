@@ -12,6 +12,7 @@ from noether_core import LogWriter, RunFormatError, TrainingIteration, UpdateCou
 from noether_core.emit.arrays import write_arrays
 from noether_core.emit.columns import Point
 from noether_core.emit.jsonl import encode_line
+from noether_torch import Run
 
 
 def log(path: Path, first: int, last: int, **values: Any) -> LogWriter:
@@ -147,3 +148,20 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     assert seen == UPDATES
     assert len(lengths) > 2  # it was read in the middle
     assert read_run(tmp_path).problems == []
+
+
+def test_entries_that_are_gone_are_told_of(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", [{"every_n_updates": 1, "keys": ["loss"]}], processes=1) as run:
+        for _ in range(9):
+            run.step({"loss": 1.0})
+    file = tmp_path / "run" / "metrics" / "1.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    for left, said in (
+        (lines[:-1], "lacks 1 entries that it had, of updates from 9 to 9"),
+        (lines[:3] + lines[5:], "lacks 2 entries that it had, of updates from 4 to 5"),
+        ([], "lacks 9 entries that it had, of updates from 1 to 9"),
+        (None, "lacks 9 entries that it had, of updates from 1 to 9"),
+    ):
+        file.unlink() if left is None else file.write_bytes(b"".join(left))
+        (problem,) = read_run(tmp_path / "run").problems
+        assert said in problem

@@ -7,6 +7,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch.utils.data
+from faulty_disk import FaultyDisk
 
 from noether_core import LogWriter, RunLockedError, UpdateCounter, read_run
 from noether_core.emit import writer_lock
@@ -414,3 +416,58 @@ def test_the_workers_of_a_data_loader_leave_the_run_alone(tmp_path: Path) -> Non
     series = read_run(tmp_path).series["x/U2"]
     assert series.update.tolist() == [2, 4, 6, 8]
     assert series.value.tolist() == [3.5, 11.5, 3.5, 11.5]
+
+
+def held_until(disk: FaultyDisk, path: Path, run: Run | None) -> None:
+    """Require that nobody may write there as long as the disk hangs, and that all is well then."""
+    try:
+        with pytest.raises(RunLockedError, match="a run of this process"):
+            Run(path, [CONFIG], processes=1).start()
+        assert run is None or run.log_writer.disk.is_stuck
+    finally:
+        disk.opened.set()
+    for _ in range(500):
+        with contextlib.suppress(RunLockedError):
+            with Run(path, [CONFIG], processes=1) as later:
+                step(later, 4)
+            break
+    assert read_run(path).series["x/U2"].value.tolist() == [0.5, 2.5]
+
+
+def test_a_run_that_was_dropped_is_a_writer_until_the_disk_has_it(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path / "run")
+    with disk.installed():
+        run = Run(tmp_path / "run", [CONFIG], processes=1)
+        run.start()
+        disk.opened.clear()
+        step(run, 2)
+        del run
+        held_until(disk, tmp_path / "run", None)
+
+
+def test_a_run_whose_disk_hangs_at_its_end_is_a_writer_until_that_has_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noether_core.emit.disk.CLOSING_PATIENCE", 0.2)
+    monkeypatch.setattr("noether_core.emit.disk.PATIENCE", 0.2)
+    disk = FaultyDisk(tmp_path / "run")
+    with disk.installed():
+        run = Run(tmp_path / "run", [CONFIG], processes=1)
+        run.start()
+        disk.opened.clear()
+        step(run, 2)
+        with pytest.warns(RuntimeWarning):
+            run.log_writer.disk.close(0.2)
+        run.finish()
+        held_until(disk, tmp_path / "run", None)
+
+
+@pytest.mark.parametrize("locked", ["writer.lock"])
+def test_a_lock_that_another_one_has_made_meanwhile_stays(locked: str, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", [CONFIG], processes=1)
+    run.start()
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / locked).write_text("another one's")
+    run.finish()
+    assert (tmp_path / "run" / locked).read_text() == "another one's"

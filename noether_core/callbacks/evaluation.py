@@ -15,6 +15,7 @@ from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, NonFiniteError
+from noether_core.interrupts import Mark
 from noether_core.reduce.accumulate import OutputAccumulator
 from noether_core.reduce.agreement import DUE
 from noether_core.reduce.computed import Computed
@@ -75,15 +76,9 @@ class Evaluation:
             self._add(update_outputs, losses)
 
     def _add(self, update_outputs: Mapping[str, Any] | None, losses: Any) -> None:
-        done = 0
-        try:
+        with Mark(each for part in self._parts for each in part.stateful()):
             for part in self._parts:
                 part.step(update_outputs, losses)
-                done += 1
-        except Exception:
-            for part in self._parts[:done]:
-                part.undo()
-            raise
 
     def give_way(self, values: Mapping[str, Any]) -> None:
         """Log these numbers of a trainer's at the end, but for those whose name is logged already or was tracked."""
@@ -150,8 +145,8 @@ class _Part:
             self._interval.add(selection.tracked, selection.values(outputs), _UPDATE, self._steps, weight)
         self._steps += 1
 
-    def undo(self) -> None:
-        self._interval.undo()
+    def stateful(self) -> Sequence[object]:
+        return self, self._interval
 
     def own_partials(self) -> Partials:
         return self._interval.partials()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from noether_core.errors import ConfigFileError, RunFormatError
+from noether_core.errors import ConfigFileError, NoetherError, RunFormatError
 from noether_core.regular_files import read_regular
 
 MOST_BYTES = 2**20  # of a file
@@ -114,6 +114,15 @@ def read_text(path: Path) -> str:
             " take its first line away"
         )
     return text
+
+
+def require_readable(document: bytes) -> None:
+    """Raise `NoetherError` for a run's config that is larger than what is read back."""
+    if len(document) > MOST_BYTES:
+        raise NoetherError(
+            f"the run's config has {len(document):,} bytes in YAML, and at most {MOST_BYTES:,} are read back; name keys by"
+            " `patterns` instead of one by one"
+        )
 
 
 def with_checksum(document: bytes) -> bytes:

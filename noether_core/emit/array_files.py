@@ -69,9 +69,10 @@ def lineage_of(builder: TableBuilder, savers: Mapping[str, Sequence[Saver]]) -> 
 
 def _iteration_of(name: str) -> TrainingIteration | None:
     try:
-        return TrainingIteration.from_string(Path(name).stem)
+        iteration = TrainingIteration.from_string(Path(name).stem)
     except ScheduleError:  # not ours: a file that the user put there, or a temporary one
         return None
+    return iteration if (iteration.update or 0) < 2**63 else None
 
 
 def find_arrays(path: Path, problems: list[str]) -> list[Path]:

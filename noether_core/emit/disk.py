@@ -39,6 +39,9 @@ _POLL = 0.05  # seconds
 _CHUNK = 2**22  # bytes
 
 
+_File = tuple[Path, bytes, bool, object]  # and what it keeps alive
+
+
 class Disk:
     """Write jobs in the order they were given. The thread is there from the first one on.
 
@@ -55,7 +58,7 @@ class Disk:
         self.durability = durability
         self.missing = Missing()
         self._thread = DiskThread()
-        self._cost_given = 0
+        self._cost_given = self._cost_settled = 0
         self._is_running = self._has_ended = self._is_told = False
         self._process: int | None = None  # that writes
 
@@ -97,9 +100,16 @@ class Disk:
         if not self._is_running:
             self._start()
 
-    def put_file(self, path: Path, data: bytes, *, is_durable: bool = True) -> bool:
-        """Hand over a whole file; tell whether it was not dropped."""
-        return self.put(Job(self._write_file, (path, data, is_durable), len(data) + FILE_COST, self._lose_file))
+    def put_file(self, path: Path, data: bytes, *, is_durable: bool = True, keeps: object = None) -> bool:
+        """Hand over a whole file; tell whether it was not dropped.
+
+        Args:
+            path: the file.
+            data: what it is to hold.
+            is_durable: whether it is to outlive the machine.
+            keeps: is kept alive until it is written.
+        """
+        return self.put(Job(self._write_file, (path, data, is_durable, keeps), len(data) + FILE_COST, self._lose_file))
 
     def call(self, function: Callable[[], None]) -> bool:
         """Hand over a call that does something with files; where it raises an OSError it is made again."""
@@ -114,8 +124,8 @@ class Disk:
         atexit.register(self._end)
         self._is_running = self._thread.start()
 
-    def _write_file(self, items: deque[tuple[Path, bytes, bool]]) -> None:
-        path, data, is_durable = items[0]
+    def _write_file(self, items: deque[_File]) -> None:
+        path, data, is_durable, _ = items[0]
         write_whole(path, self._parts(data), is_durable=is_durable)
         items.popleft()
 
@@ -124,7 +134,7 @@ class Disk:
             self._thread.moved_at = time.monotonic()
             yield memoryview(data)[at : at + _CHUNK]
 
-    def _lose_file(self, item: tuple[Path, bytes, bool]) -> None:
+    def _lose_file(self, item: _File) -> None:
         self.missing.add_file("/".join(item[0].parts[-3:]))  # as in `update_outputs/U3/E0_U3_S3.safetensors`
 
     # ------------------------------------------------------------------ waiting
@@ -190,8 +200,10 @@ class Disk:
 
     def settle(self) -> None:
         """Wait as `durability` says, and warn if the disk does not take what was handed over."""
-        if self.durability == "flush":
+        if self.durability == "flush" and self._cost_settled != self._cost_given:
+            given = self._cost_given
             self.wait(is_durable=True)
+            self._cost_settled = given
         self.report()
 
     def close(self, patience: float = CLOSING_PATIENCE) -> None:
@@ -205,9 +217,13 @@ class Disk:
             tell(said)
         else:
             self._has_ended = True
-            self._thread.abandon(_POLL)
+            self._thread.abandon(PATIENCE)
             tell(self._last_words())
         atexit.unregister(self._end)
+
+    def when_still(self, call: Callable[[], None]) -> None:
+        """Call when nothing is written any more: now, or when a call of the operating system that hangs has come back."""
+        self._thread.when_still(call)
 
     def _end(self) -> None:
         """Close, at the end of a program that did not."""

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -96,7 +97,8 @@ class DiskThread:
         self._tries = 0
         self._unsynced: dict[Synced, None] = {}
         self._sync_at = 0.0
-        self._is_abandoned = False
+        self._is_abandoned = self._is_given_up = False
+        self._at_end: list[Callable[[], None]] = []
         self._thread: weakref.ref[threading.Thread] | None = None  # the interpreter holds it while it runs
 
     def start(self) -> bool:
@@ -136,14 +138,28 @@ class DiskThread:
             thread.join(seconds)
 
     def abandon(self, seconds: float) -> None:
-        """Have it write no more; what waits is lost."""
+        """Have it try each of those that wait once more, and then no more; what the disk does not take is lost."""
         self._is_abandoned = True
         self.hurry()
-        self.join(seconds)
+        if self.is_alive:
+            self.join(seconds)
+        else:
+            self._try_each()
         self._take_given()
+        self._is_given_up = True  # where it hangs
         for job in list(self._waiting):
             if isinstance(job, Job):
                 job.lost(job.item)
+
+    def when_still(self, call: Callable[[], None]) -> None:
+        """Call when this writes no more: now, or at the thread's end."""
+        self._at_end.append(call)
+        if not (self._is_abandoned and self.is_alive):
+            self._end()
+
+    def _end(self) -> None:
+        while self._at_end:
+            self._at_end.pop()()
 
     # ------------------------------------------------------------------ on the thread
 
@@ -162,6 +178,20 @@ class DiskThread:
                 self._pause_after_failure()
             if self._waiting and self._do_first():
                 return
+        self._try_each()
+        self._end()
+
+    def _try_each(self) -> None:
+        """Try each job once, so that what is written last, such as what is missing, comes after what the disk takes of them."""
+        self._take_given()
+        while self._waiting and not self._is_given_up:
+            job = self._waiting[0]
+            if isinstance(job, Job):
+                items = deque([job.item])
+                self._try(partial(job.write, items))
+                if items:
+                    job.lost(job.item)
+            self._waiting.popleft()
 
     def _take_next(self) -> None:
         """Wait for the next job, at most until something is to be made durable."""

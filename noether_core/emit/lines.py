@@ -9,6 +9,7 @@ import json
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,7 @@ from noether_core.regular_files import open_regular
 from noether_core.schedule import UNITS
 
 _WIDE = 2.0**63  # from here on orjson may have made a float of an int
-MOST_LINE = 2**25  # bytes of a line that is read
+MOST_LINE = 2**22  # bytes of a line that is read
 MOST_DEPTH = 100  # lists and dicts around a value
 MOST_DIGITS = 4300  # of an int, as Python reads them
 _CHUNK = 2**16
@@ -180,7 +181,7 @@ def _begins(stretch: bytes) -> list[int]:
     after = begins[-1] if begins else 0
     if begins and not isinstance(_decoded(stretch[after:]), str):
         return begins
-    objects = [found.start() for found in _OBJECT.finditer(stretch, after + 1)][-_MOST_TRIES:]
+    objects = deque((found.start() for found in _OBJECT.finditer(stretch, after + 1)), _MOST_TRIES)
     whole = next((at for at in objects if not isinstance(_decoded(stretch[at:]), str)), None)
     return begins if whole is None else [*begins, whole]
 

@@ -99,8 +99,9 @@ class LogWriter:
     def save(self, path: Path, data: bytes) -> None:
         """Write a file of arrays, after what was flushed before; a reader of the run directory knows which start did."""
         if self.run_log is not None:
-            self.run_log.note_arrays(path)
-        self.disk.put_file(path, data)
+            self.run_log.save(path, data)
+        else:
+            self.disk.put_file(path, data)
 
     def bind(self, source: str) -> BoundLogWriter:
         """Return a view of this writer that notes `source` as the one who logs."""
@@ -196,7 +197,7 @@ class LogWriter:
         """Write what was logged since the last flush. A second flush for one update adds to that update's entry."""
         count, number = len(self._parts), self._flushes
         if count == self._parts.flushed:
-            self.disk.report()
+            self.disk.settle()
             return
         entry: dict[str, Any] = dict(zip(UNITS, self._at, strict=True))
         entry.update(self._parts.values(self._parts.flushed))

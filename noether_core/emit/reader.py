@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -130,17 +130,13 @@ def read_run(path: str | Path) -> RunReader:
     """Read a run directory; raises `RunFormatError` if it is none."""
     path = Path(path)
     metrics = path / "metrics"
-    if not metrics.is_dir() and not (path / "config.yaml").is_file() and not (path / "update_outputs").is_dir():
-        state = "is a file" if path.exists() else "does not exist"
-        if path.is_dir():
-            state = "has no config.yaml, metrics/ or update_outputs/"
-        raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
+    _require_run(path)
     problems: list[str] = Problems()
-    require_own_parts(path)
     builder = TableBuilder()
     savers: dict[str, list[Saver]] = {}  # of each array file
     doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
     records: list[dict[str, Any]] = []
+    lost: list[list[int]] = []  # the updates of entries that are not there any more
     numbers = start_numbers(metrics)
     for place, number in enumerate(numbers):
         file, before = metrics / f"{number}.jsonl", len(problems)
@@ -154,10 +150,14 @@ def read_run(path: str | Path) -> RunReader:
         records.append(record := _record_of(path, number, problems))
         start = None if not record else record["start"]._replace(since=min(record["start"].since, beside.since))
         whole, provisional = _entries_of(file, merged, problems)
+        before = len(problems)
         builder.add_start(whole, start, beside.times, provisional)
+        is_told = len(problems) > before  # what is lost
+        lost.append([] if is_told else sorted(beside.times.keys() - set(builder.updates(place))))
     found = find_arrays(path, problems)
     add_those_that_set_aside(path, found, numbers, savers)
     lineage = lineage_of(builder, savers)
+    problems.extend(_lost(metrics, numbers, lost, lineage))
     table, superseded = builder.build(lineage)
     starts = [
         RunStart(number, record, start.ancestors[0][1] if start.ancestors else -1, until)
@@ -165,6 +165,29 @@ def read_run(path: str | Path) -> RunReader:
     ]
     arrays = array_files(path, savers, lineage, found, doubtful)
     return RunReader(path, table, problems, superseded, *arrays, starts, lineage)
+
+
+def _require_run(path: Path) -> None:
+    if (
+        not (path / "metrics").is_dir()
+        and not (path / "config.yaml").is_file()
+        and not (path / "update_outputs").is_dir()
+    ):
+        state = "is a file" if path.exists() else "does not exist"
+        if path.is_dir():
+            state = "has no config.yaml, metrics/ or update_outputs/"
+        raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
+    require_own_parts(path)
+
+
+def _lost(metrics: Path, numbers: Sequence[int], lost: Sequence[Sequence[int]], lineage: Lineage) -> Iterator[str]:
+    """Say which entries would stand and are gone: what lies beside them says when each was written."""
+    for number, of_start, until in zip(numbers, lost, lineage.until, strict=True):
+        if gone := [update for update in of_start if update <= until]:
+            yield (
+                f"{metrics / f'{number}.jsonl'} lacks {len(gone)} entries that it had, of updates from {gone[0]} to"
+                f" {gone[-1]}; they are lost"
+            )
 
 
 def _merged_arrays(merged: Merged) -> dict[str, bool]:

@@ -36,10 +36,11 @@ class RunLog:
         self.directory = directory
         self._disk = disk
         self._written = written
-        self.newest = StartLog(directory, disk, written=written)
+        self._lock = WriterLock(directory)
+        self._lock.owner = weakref.ref(self)
+        self.newest = StartLog(directory, disk, self._lock, written=written)
         self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
         self.is_provisional = False
-        self._lock = WriterLock(directory)
         self._has_warned = False
 
     @property
@@ -62,8 +63,8 @@ class RunLog:
             self._lock.hold()
 
     def let_go(self) -> None:
-        """Let others write to the directory."""
-        self._lock.release()
+        """Let others write to the directory, once nothing is written there any more."""
+        self._disk.when_still(self._lock.release)
 
     @property
     def origin(self) -> Origin | None:
@@ -81,16 +82,18 @@ class RunLog:
         ):  # where that cannot be read, it goes on from the newest, and nothing is warned of
             origin = origin.in_directory(self.directory)
             self._warn_of_others(origin)
-        newest = StartLog(self.directory, self._disk, origin, self._written)
+        newest = StartLog(self.directory, self._disk, self._lock, origin, self._written)
         self._earlier, self.is_provisional, self.newest = earlier, False, newest  # which last of all: it has begun
         before.close()
 
     def _warn_of_others(self, origin: Origin) -> None:
         """Warn if the start that this one goes on from had other callbacks: one series may then be of two configs."""
         found = origin.parent_in(self.directory)
-        if found is None or "callbacks" not in found[1] or found[1]["callbacks"] == origin.about.get("callbacks"):
+        if found is None or not isinstance(found[1].get("callbacks"), list):
             return
         number, record = found
+        if record["callbacks"] == origin.about.get("callbacks"):
+            return
         before, now = (
             {json.dumps(each, sort_keys=True) for each in callbacks}
             for callbacks in (record["callbacks"], origin.about.get("callbacks", ()))
@@ -112,15 +115,18 @@ class RunLog:
         """Note that the intervals under way turn out to have every step since an update, that of an earlier start."""
         self.newest.carry_since(update)
 
+    def save(self, path: Path, data: bytes) -> None:
+        """Write a file of arrays, after what was written before; a reader of the directory knows which start did."""
+        if path.is_relative_to(self.directory):
+            if not self._is_writer():
+                return
+            self.newest.note_arrays(path, is_provisional=self.is_provisional)
+        self._disk.put_file(path, data, keeps=self._lock)
+
     def append(self, entry: Mapping[str, Any], number: int) -> None:
         """Write one entry; see `hold`, and `StartLog.append`."""
         if self._is_writer():
             self.newest.append(entry, number, is_provisional=self.is_provisional)
-
-    def note_arrays(self, path: Path) -> None:
-        """Note that an array file is saved now, if it is in the directory, so that a reader knows which start did."""
-        if path.is_relative_to(self.directory) and self._is_writer():
-            self.newest.note_arrays(path, is_provisional=self.is_provisional)
 
     def _is_writer(self) -> bool:
         """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""

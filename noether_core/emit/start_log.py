@@ -43,6 +43,7 @@ class StartLog:
     Args:
         directory: the run directory.
         disk: writes.
+        lock: is kept alive as long as something of this is to be written.
         origin: what the start goes on from, of which `starts/<n>.json` is written; None: it leaves no record.
         written: is told of each entry, and its number, when it is in the file.
     """
@@ -51,11 +52,12 @@ class StartLog:
         self,
         directory: Path,
         disk: Disk,
+        lock: object = None,
         origin: Origin | None = None,
         written: Written = _tell_nobody,
     ) -> None:
         self._directory = directory
-        self._disk = disk
+        self._disk, self._lock = disk, lock
         self.origin = origin
         self._tell = written
         self.is_open = False  # something was handed over

@@ -50,12 +50,14 @@ class WriterLock:
     Attributes:
         is_forked: whether this is a copy in a child of the process that had it.
         give_way: releases this lock, if it gives way to another one in this process.
+        owner: whom it is held for; None: nobody in particular. What is still to be written keeps the lock longer.
     """
 
     # of the class, for another thread may look at one that is being made
     _held: _Held | None = None
     _release: weakref.finalize[[], WriterLock] | None = None
     is_forked = False
+    owner: weakref.ref[object] | None = None
     give_way: weakref.WeakMethod[Callable[[], None]] | None = None
 
     def __init__(self, directory: Path) -> None:
@@ -83,7 +85,7 @@ class WriterLock:
                 raise
             gc.collect()  # a run that was dropped without its end, in a notebook say
             self._ask_to_give_way()
-            held = _hold(self._directory)
+            held = self._hold_after_dropped()
         self._release = weakref.finalize(self, held.release)
         self._held = held
         in_children(self, WriterLock._leave_to_parent)
@@ -94,13 +96,28 @@ class WriterLock:
             self._held.release()
             self._release.detach()
 
+    def _hold_after_dropped(self) -> _Held:
+        """Return what is held, once all is written of runs that were dropped."""
+        for _ in range(_TRIES):
+            try:
+                return _hold(self._directory)
+            except RunLockedError:
+                if not any(each.owner is not None and each.owner() is None for each in self._others()):
+                    raise
+                time.sleep(_WAIT)
+                gc.collect()
+        return _hold(self._directory)
+
     def _ask_to_give_way(self) -> None:
-        # seldom, and so without a list of locks
-        held = [each for each in gc.get_objects() if type(each) is WriterLock and each.is_held and each.give_way]
-        for each in held:
-            give_way = None if each.give_way is None else each.give_way()
-            if give_way is not None and each._directory.resolve() == self._directory.resolve():
+        for each in self._others():
+            if each.give_way is not None and (give_way := each.give_way()) is not None:
                 give_way()
+
+    def _others(self) -> list[WriterLock]:
+        """Return those of this process that hold this directory."""
+        # seldom, and so without a list of locks
+        held = [each for each in gc.get_objects() if type(each) is WriterLock and each.is_held]
+        return [each for each in held if each._directory.resolve() == self._directory.resolve()]
 
     def _leave_to_parent(self) -> None:
         if self.is_held and self._held is not None:
