@@ -57,9 +57,9 @@ class Saver(NamedTuple):
     is_provisional: bool
 
 
-def lineage_of(builder: TableBuilder, savers: Mapping[str, Sequence[Saver]]) -> Lineage:
-    """Return what of the starts stands, of which each wrote entries and array files."""
-    updates = [list(builder.updates(start)) for start in range(len(builder.starts))]
+def lineage_of(builder: TableBuilder, savers: Mapping[str, Sequence[Saver]], lost: Sequence[Sequence[int]]) -> Lineage:
+    """Return what of the starts stands, of which each wrote entries, also those that are lost, and array files."""
+    updates = [[*builder.updates(start), *of_start] for start, of_start in enumerate(lost)]
     for name, of_name in savers.items():
         if (iteration := _iteration_of(name)) is not None:
             for saver in of_name:

@@ -136,7 +136,7 @@ def read_run(path: str | Path) -> RunReader:
     savers: dict[str, list[Saver]] = {}  # of each array file
     doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
     records: list[dict[str, Any]] = []
-    lost: list[list[int]] = []  # the updates of entries that are not there any more
+    lost: list[tuple[list[int], bool]] = []  # the updates of entries that are gone, and whether it is told already
     numbers = start_numbers(metrics)
     for place, number in enumerate(numbers):
         file, before = metrics / f"{number}.jsonl", len(problems)
@@ -152,11 +152,10 @@ def read_run(path: str | Path) -> RunReader:
         whole, provisional = _entries_of(file, merged, problems)
         before = len(problems)
         builder.add_start(whole, start, beside.times, provisional)
-        is_told = len(problems) > before  # what is lost
-        lost.append([] if is_told else sorted(beside.times.keys() - set(builder.updates(place))))
+        lost.append((sorted(beside.times.keys() - set(builder.updates(place))), len(problems) > before))
     found = find_arrays(path, problems)
     add_those_that_set_aside(path, found, numbers, savers)
-    lineage = lineage_of(builder, savers)
+    lineage = lineage_of(builder, savers, [updates for updates, _ in lost])
     problems.extend(_lost(metrics, numbers, lost, lineage))
     table, superseded = builder.build(lineage)
     starts = [
@@ -180,10 +179,12 @@ def _require_run(path: Path) -> None:
     require_own_parts(path)
 
 
-def _lost(metrics: Path, numbers: Sequence[int], lost: Sequence[Sequence[int]], lineage: Lineage) -> Iterator[str]:
+def _lost(
+    metrics: Path, numbers: Sequence[int], lost: Sequence[tuple[Sequence[int], bool]], lineage: Lineage
+) -> Iterator[str]:
     """Say which entries would stand and are gone: what lies beside them says when each was written."""
-    for number, of_start, until in zip(numbers, lost, lineage.until, strict=True):
-        if gone := [update for update in of_start if update <= until]:
+    for number, (of_start, is_told), until in zip(numbers, lost, lineage.until, strict=True):
+        if not is_told and (gone := [update for update in of_start if update <= until]):
             yield (
                 f"{metrics / f'{number}.jsonl'} lacks {len(gone)} entries that it had, of updates from {gone[0]} to"
                 f" {gone[-1]}; they are lost"
@@ -241,5 +242,6 @@ def _read_beside(file: Path, problems: list[str]) -> _Beside:
                 beside.missing.append(f"{file}: the disk did not take {words(line['missing'])}; they are lost")
         beside.since = min(beside.since, line.get("since", math.inf))
         with contextlib.suppress(OverflowError):
-            beside.times.update((update, float(time)) for update, time in line.get("times", ()))
+            times = line.get("times", ())
+            beside.times.update((update, float(time)) for update, time in times if 0 <= update < 2**63)
     return beside
