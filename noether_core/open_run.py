@@ -19,7 +19,7 @@ from noether_core.forks import in_children
 from noether_core.interrupts import complete
 from noether_core.made_run import MadeRun
 from noether_core.regular_files import require_own_parts
-from noether_core.termination import Termination
+from noether_core.termination import SIGNALS, Termination
 
 
 class OpenRun(MadeRun):
@@ -27,7 +27,7 @@ class OpenRun(MadeRun):
 
     # the hooks of an update's end that are to be called, and its times, until they have been
     _unended: tuple[tuple[str, ...], Mapping[str, float] | None] | None = None
-    _termination: Termination | None = None
+    _terminations: tuple[Termination, ...] = ()
 
     def __enter__(self) -> Self:
         self.start()
@@ -83,14 +83,15 @@ class OpenRun(MadeRun):
     def _listen(self) -> None:
         """Answer signals."""
         self.interrupts.listen()
-        self._termination = Termination(self._terminate)
-        self._termination.install()
+        self._terminations = tuple(Termination(self._terminate, number) for number in SIGNALS)
+        for each in self._terminations:
+            each.install()
 
     def _unlisten(self) -> None:
         """Answer them no more."""
         self.interrupts.release()
-        if self._termination is not None:
-            self._termination.remove()
+        for each in self._terminations:
+            each.remove()
 
     def _give_way(self) -> None:
         """End this run, whose trainer may have failed without saying so, for another one in its directory."""
@@ -223,10 +224,10 @@ class OpenRun(MadeRun):
             error.add_note(f"while ending the run, this was raised too: {second!r}")
             self.log_writer.disk.close(PATIENCE)
 
-    def _terminate(self, is_inside: bool) -> None:
+    def _terminate(self, signal: str, is_inside: bool) -> None:
         """End the run, for the process is about to; if these packages still run, write at least what was flushed."""
         if is_inside:
             self.log_writer.disk.close(PATIENCE)
         else:
-            self.flight_recorder.write("SIGTERM")
+            self.flight_recorder.write(signal)
             self._finish(failed=True, time_limit=PATIENCE)

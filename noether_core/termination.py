@@ -1,4 +1,4 @@
-"""End a run when the process is told to terminate, and then let that have its effect."""
+"""End a run when the process is told to terminate or its terminal is gone, and then let that have its effect."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ _OURS = ("noether_core", "noether_jax", "noether_torch")
 _AGAIN = 0.005  # seconds until a signal that came within our code is sent again
 _MOST_WAIT = 1.0  # seconds until it is no longer waited for
 
+SIGNALS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None)
+
 
 class Termination:
-    """Handle SIGTERM where nobody else does: call `end`, then do what would have been done without this.
+    """Handle a signal where nobody else does: call `end`, then do what would have been done without this.
 
     A signal that comes while these packages run is handled when they have returned, a second later at most.
 
     Args:
-        end: a method, told whether they have not; this does not keep alive what it is of.
+        end: a method, told the signal's name and whether they have not; this does not keep alive what it is of.
+        number: the signal.
     """
 
-    def __init__(self, end: Callable[[bool], None]) -> None:
+    def __init__(self, end: Callable[[str, bool], None], number: signal.Signals) -> None:
+        self._number = number
         self._end = weakref.WeakMethod(end)
         self._before: signal.Handlers | Termination | None = None  # None: this was not installed
         self._is_over = False
@@ -37,12 +41,12 @@ class Termination:
 
     def install(self) -> None:
         """Begin to handle the signal, if this is the main thread and nobody else but another run does."""
-        before = signal.getsignal(signal.SIGTERM)
+        before = signal.getsignal(self._number)
         if threading.current_thread() is threading.main_thread() and (
-            isinstance(before, Termination) or (before is signal.SIG_DFL and not _is_caught())
+            isinstance(before, Termination) or (before is signal.SIG_DFL and not _is_caught(self._number))
         ):
             self._before = before if isinstance(before, Termination) else signal.SIG_DFL
-            signal.signal(signal.SIGTERM, self)
+            signal.signal(self._number, self)
             in_children(self, Termination._forget)
 
     def remove(self) -> None:
@@ -51,8 +55,9 @@ class Termination:
         if self._before is None or threading.current_thread() is not threading.main_thread():
             return
         following = self._next
-        if signal.getsignal(signal.SIGTERM) is self:
-            signal.signal(signal.SIGTERM, following)
+        number = self._number
+        if signal.getsignal(number) is self:
+            signal.signal(number, following)
 
     @property
     def _next(self) -> Termination | signal.Handlers:
@@ -64,8 +69,9 @@ class Termination:
 
     def _forget(self) -> None:
         """Leave a forked child as it would be without the handler."""
-        if signal.getsignal(signal.SIGTERM) is self:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        number = self._number
+        if signal.getsignal(number) is self:
+            signal.signal(number, signal.SIG_DFL)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""
@@ -77,19 +83,19 @@ class Termination:
             return
         end = None if self._is_over else self._end()
         if end is not None:
-            with contextlib.suppress(Exception):  # the process is to end
-                end(is_inside)
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # the process is to end
+                end(self._number.name, is_inside)
         self._is_over = True
         signal.signal(number, self._next)
         os.kill(os.getpid(), number)
 
 
-def _is_caught() -> bool:
+def _is_caught(number: signal.Signals) -> bool:
     """Tell whether a handler is in place that Python does not know: a library's, such as that of `jax.distributed`."""
     with contextlib.suppress(OSError):  # only Linux says it
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
 
 

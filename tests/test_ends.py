@@ -12,7 +12,8 @@ from noether_core import read_run
 
 PROGRAM = """
 import os, signal, sys, threading, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and `nohup`'s the next one
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from noether_core.errors import HookOrderError
 from noether_torch import Run
 
@@ -58,6 +59,7 @@ ENDINGS = {
         "ValueError: the loop failed",
     ),
     "SIGTERM": ("with run:\n    train()\n    os.kill(os.getpid(), signal.SIGTERM)", -15, ""),
+    "SIGHUP": ("with run:\n    train()\n    os.kill(os.getpid(), signal.SIGHUP)", -1, ""),
     "SIGTERM without a block": ("run.start()\ntrain()\nos.kill(os.getpid(), signal.SIGTERM)", -15, ""),
     "SIGTERM within a wait": (
         "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()\nwith run:\n    train()\n    time.sleep(30)",

@@ -71,7 +71,7 @@ class LogWriter:
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts = Parts()  # what is logged for it
         self._flushes = 0
-        self._is_closed = False
+        self._is_closed = self._is_cut = False  # `log_entries` has not all
 
     def begin(self, origin: Origin) -> None:
         """Go on from another iteration: what was logged after it is superseded.
@@ -210,7 +210,7 @@ class LogWriter:
         elif self.log_entries[-1:] != [entry]:
             self.log_entries.append(entry)
         if not self._keeps_all and len(self.log_entries) > WINDOW:
-            del self.log_entries[0]
+            self._is_cut = bool(self.log_entries.pop(0))
         self._feeds.put_inline(entry, number)
         if self.run_log is None:
             self._feeds.put(entry, number)
@@ -253,7 +253,7 @@ class LogWriter:
         Raises:
             OSError, RunFormatError: if the file is gone or damaged, or the disk does not take what it is to have.
         """
-        if self.run_log is None or len(self.log_entries) < WINDOW:
+        if self.run_log is None or not self._is_cut:
             return [entry[key] for entry in self.log_entries if key in entry]
         return self.run_log.values(key)
 

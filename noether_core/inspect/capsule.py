@@ -50,12 +50,19 @@ def _heading(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield message(reason["message"], 4000), ""
     versions = {"python": about.get("python", "?"), **_dict(about.get("versions"))}
     yield ", ".join(f"{_short(name)} {_short(version)}" for name, version in list(versions.items())[:20]), "dim"
-    where = f"start {_short(about.get('start'))}, process {_short(about.get('process'))} on {_short(about.get('host'))}"
+    process, of, *_ = [*_list(about.get("process")), "?", "?"]
+    where = (
+        f"start {_short(about.get('start'))}, process {_short(process)} of {_short(of)} on {_short(about.get('host'))}"
+    )
     yield f"{_time(about.get('time'))}, {where}", "dim"
 
 
 def _also(step: Any) -> str:
     return f", and {_short(step)} accumulation steps of the next" if step not in (None, 0) else ""
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _dict(value: Any) -> dict[str, Any]:
