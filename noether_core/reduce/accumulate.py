@@ -38,7 +38,7 @@ class OutputAccumulator:
         self._planner = Planner(backend, config)
         self._fields = fields_of(config)
         self._empty = Interval(no_partials(self._fields))
-        self.now = self._before = self._empty
+        self.now = self._empty
         self._recent: RecentSteps | None = None
 
     def add(
@@ -53,7 +53,7 @@ class OutputAccumulator:
             accumulation_step: its accumulation step, from 0.
             weight: what weighs them, if the config names a weight.
         """
-        interval = self._before = self.now
+        interval = self.now
         if not keys:
             return
         if weight is not None and host.is_converted(weight):
@@ -78,10 +78,6 @@ class OutputAccumulator:
                 self._planner.inspect(key, value)  # a value that was deleted looks as before, and is named here
             raise
         self.now = noted(interval, plan, states, tuple(taken), position)
-
-    def undo(self) -> None:
-        """Forget the last step, which nobody has looked at since."""
-        self.now = self._before
 
     # ------------------------------------------------------------------ results
 
@@ -160,7 +156,7 @@ class OutputAccumulator:
     def load(self, partials: Partials) -> None:
         """Go on from what another accumulator had, of this framework or another."""
         shapes = {key: stack.values[0].shape for key, stack in partials.stack.items()}
-        self.now = self._before = Interval(partials, shapes=shapes)
+        self.now = Interval(partials, shapes=shapes)
         if self._recent is not None:
             self._recent.clear()
 
@@ -168,7 +164,7 @@ class OutputAccumulator:
         """Start the next interval."""
         if self._recent is not None:
             self._recent.keep_all(self.now.states)
-        self.now = self._before = self._empty
+        self.now = self._empty
 
 
 def _absorb(part: GroupPlan, state: Any, values: Sequence[Any], position: int, weight: Any) -> tuple[Any, Taken]:
