@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,6 @@ from parity_tests.processes import Group
 COUNTS = range(2, 9)
 PIECE = 20  # seeds
 PIECES = sorted((2 + piece % len(COUNTS), piece) for piece in range(50))  # by how many processes; 1,000 seeds in all
-
-
-@pytest.fixture(scope="module")
-def group_of() -> Iterator[Callable[[str, int], Group]]:
-    """Return what gives the processes of a front-end, which are started once."""
-    with ExitStack() as stack:
-        groups: dict[tuple[str, int], Group] = {}
-
-        def group(front_end: str, count: int) -> Group:
-            for key in [key for key in groups if key[1] != count]:
-                groups.pop(key).close()
-            if (front_end, count) not in groups:
-                groups[front_end, count] = stack.enter_context(Group(front_end, count))
-            return groups[front_end, count]
-
-        yield group
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,6 @@ PIECES = {
     4: range(1, 11),
     8: range(1, 6),
 }  # 1,500 runs in all; without --full each first one
-
-
-@pytest.fixture(scope="module")
-def group_of() -> Iterator[Callable[[str, int], Group]]:
-    """Return what gives the processes of a front-end, which are started once."""
-    with ExitStack() as stack:
-        groups: dict[tuple[str, int], Group] = {}
-
-        def group(front_end: str, count: int) -> Group:
-            for key in [key for key in groups if key[1] != count]:
-                groups.pop(key).close()
-            if (front_end, count) not in groups:
-                groups[front_end, count] = stack.enter_context(Group(front_end, count))
-            return groups[front_end, count]
-
-        yield group
 
 
 @pytest.mark.sweep(1)

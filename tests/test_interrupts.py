@@ -304,3 +304,51 @@ def test_an_interrupted_call_counts_wholly_or_not_at_all(
         for name, value in wanted.items():
             assert repr(found[name]) == repr(value), f"{name}, interrupted at line {at}, {interrupter.place}"
         shutil.rmtree(tmp_path / "run")
+
+
+def test_wherever_entering_an_evaluation_is_interrupted_the_steps_after_it_are_training_steps(tmp_path: Path) -> None:
+    def enter(at: int) -> Interrupter:
+        run, interrupter = open_run(tmp_path / str(at), TIMELESS), Interrupter(at)
+        context = run.evaluate()
+        if not interrupter.run(context.__enter__):
+            context.__exit__(None, None, None)
+        run.step(outputs(1), losses=torch.tensor(2.0))
+        assert run.counter.update == 1, interrupter.place
+        run.finish()
+        return interrupter
+
+    count = enter(0).count
+    for at in {*range(1, 30), *range(count - 60, count + 1)}:
+        assert enter(at).place
+
+
+def test_a_step_of_an_evaluation_counts_for_all_callbacks_or_for_none(tmp_path: Path) -> None:
+    configs = [{"every_n_updates": 9, "keys": [key], "reduce": ["mean", "count"]} for key in ("loss", "field")]
+    for at in range(1, 2000, 23):
+        run = open_run(tmp_path / str(at), configs)
+        interrupter = Interrupter(at)
+        with run.evaluate():
+            run.step(outputs(1))
+            is_interrupted = interrupter.run(lambda run=run: run.step(outputs(2)))
+        (entry,) = run.log_writer.log_entries
+        assert entry["eval/field/count"] == 20 * entry["eval/loss/count"], interrupter.place
+        run.finish()
+        if not is_interrupted:
+            return
+    raise AssertionError("a step has more lines")
+
+
+def test_a_load_that_is_interrupted_costs_no_later_entry(tmp_path: Path) -> None:
+    for at in (*range(1, 40), *range(40, 3000, 97)):
+        run = open_run(tmp_path / str(at), [{"every_n_updates": 1, "keys": ["loss"]}])
+        run.step(outputs(1))
+        state = run.state_dict()
+        run.log_writer.add_scalar("pending", 1.0)
+        is_interrupted = Interrupter(at).run(lambda run=run, state=state: run.load_state_dict(state))
+        for number in range(2, 5):
+            run.step(outputs(number))
+        run.finish()
+        assert read_run(tmp_path / str(at)).series["loss/U1"].update.tolist() == [1, 2, 3, 4], at
+        if not is_interrupted:
+            return
+    raise AssertionError("a load has more lines")

@@ -77,9 +77,8 @@ class RunLog:
         if before.is_open:
             earlier = [(log, min(most, update)) for log, most in [*earlier, (before, update)]]
         self._disk.wait()  # for the records of earlier starts
-        with contextlib.suppress(
-            OSError
-        ):  # where that cannot be read, it goes on from the newest, and nothing is warned of
+        # where they cannot be read, it goes on from the newest, and nothing is warned of
+        with contextlib.suppress(OSError):
             origin = origin.in_directory(self.directory)
             self._warn_of_others(origin)
         newest = StartLog(self.directory, self._disk, self._lock, origin, self._written)
