@@ -74,6 +74,10 @@ class RunLockedError(NoetherError, RuntimeError):
         self.holder = dict(holder or {})
 
 
+class RunDirectoryError(NoetherError, OSError):
+    """Report a run directory that cannot be made or written."""
+
+
 class ProcessesMissingError(NoetherError, TimeoutError):
     """Report processes that did not come to an interval's end within the time limit.
 

@@ -71,7 +71,6 @@ class FlightRecorder:
         self.steps, self.in_compiled = STEPS if steps is None else steps, steps or 0
         self._path, self._callbacks, self._about = path, tracking_callbacks(callbacks), about
         self._write_file = write
-        self._process = os.getpid()
         self._written = 0
         at_exit = partial(_write_at_exit, weakref.ref(self))
         atexit.register(at_exit)
@@ -95,7 +94,7 @@ class FlightRecorder:
         """
         if isinstance(reason, NonFiniteError) and reason.capsule is not None:
             return reason.capsule
-        if not self.steps or self._written >= _MOST_CAPSULES or os.getpid() != self._process or _is_well(reason):
+        if not self.steps or self._written >= _MOST_CAPSULES or _is_well(reason):
             return None
         path: Path | None
         try:

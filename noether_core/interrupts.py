@@ -10,9 +10,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, Self
+
+from noether_core.signal_handlers import Link, lasting
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -40,40 +43,35 @@ class Interrupts:
         self._waits_since = 0.0
         self.depth = 0
         self.is_waiting = False
-        self._handler: Handler = self._handle  # one object, to be found again
-        self._user: Handler | None = None
-        self._is_released = False
+        self._handler: _Handler | None = None  # which has the place of the user's
 
     def listen(self) -> None:
         """Take the place of the user's handler until `release`."""
         handler = signal.getsignal(signal.SIGINT)
-        if callable(handler) and self._user is None and threading.current_thread() is threading.main_thread():
-            self._user = handler
+        if callable(handler) and self._handler is None and threading.current_thread() is threading.main_thread():
+            self._handler = _Handler(self, lasting(handler))
             signal.signal(signal.SIGINT, self._handler)
 
     def release(self) -> None:
         """Give the user's handler its place back, unless another one has taken it since."""
-        self._is_released = True  # if it stays, it passes all on
-        if self._user is None or threading.current_thread() is not threading.main_thread():
+        handler = self._handler
+        if handler is None:
             return
-        if signal.getsignal(signal.SIGINT) is self._handler:
-            user = self._user
-            while (
-                isinstance(other := getattr(user, "__self__", None), Interrupts) and other._is_released and other._user
-            ):
-                user = other._user
-            signal.signal(signal.SIGINT, user)
-            self._user = None
+        handler.is_released = True  # if it stays, it passes all on
+        is_there = signal.getsignal(signal.SIGINT) is handler
+        if is_there and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, lasting(handler))
+        self._handler = None
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def holds_back(self) -> bool:
+        """Tell of one that has come whether it is held back; another one that will be answered stands for it."""
         now = time.monotonic()
         if self.depth and not self.is_waiting:
             self.is_waiting, self._waits_since = True, now
-        elif self.depth and now - self._waits_since < self._patience:
-            pass  # that one will be answered
-        elif self._user is not None:
+        elif not self.depth or now - self._waits_since >= self._patience:
             self.is_waiting = False
-            self._user(number, frame)
+            return False
+        return True
 
     def answer(self) -> None:
         """Answer the one that has come, if nothing is under way."""
@@ -94,6 +92,28 @@ class Interrupts:
     def __exit__(self, *_: object) -> None:
         self.depth -= 1
         self.answer()
+
+
+class _Handler(Link):
+    """Ask `Interrupts` of each signal; what they do not hold back is for the handler before this."""
+
+    def __init__(self, interrupts: Interrupts, before: Handler) -> None:
+        self._interrupts = weakref.ref(interrupts)
+        self.before = before
+        self.is_released = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_released or self._interrupts() is None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        handler: Any = self
+        while isinstance(handler, _Handler):  # of many runs, say: no call within a call
+            interrupts = handler._interrupts()
+            if interrupts is not None and not handler.is_released and interrupts.holds_back():
+                return
+            handler = handler.before
+        handler(number, frame)
 
 
 class Mark:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Self
 
 from noether_core.callbacks import hooks
@@ -14,7 +15,7 @@ from noether_core.emit.files import remove_temporaries, write_whole
 from noether_core.emit.run_log import RunLog
 from noether_core.emit.starts import origin_at
 from noether_core.emit.trackers.feed import CLOSING_TIME
-from noether_core.errors import HookOrderError, NoetherError
+from noether_core.errors import HookOrderError, NoetherError, RunDirectoryError
 from noether_core.forks import in_children
 from noether_core.interrupts import complete
 from noether_core.made_run import MadeRun
@@ -38,6 +39,7 @@ class OpenRun(MadeRun):
 
         Raises:
             RunLockedError: if another run, here or in another process, writes to the run directory.
+            RunDirectoryError: if it cannot be made or written.
         """
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
@@ -75,8 +77,10 @@ class OpenRun(MadeRun):
             remove_temporaries(self.path)
             write_whole(config, data)
         except (NoetherError, OSError) as error:
-            if isinstance(error, NoetherError) or not is_passing(error):
+            if isinstance(error, NoetherError):
                 return error
+            if not is_passing(error):
+                return _cannot_be_written(self.path, error)
             self.log_writer.disk.put_file(config, data)
         return None
 
@@ -89,9 +93,9 @@ class OpenRun(MadeRun):
 
     def _unlisten(self) -> None:
         """Answer them no more."""
-        self.interrupts.release()
         for each in self._terminations:
             each.remove()
+        self.interrupts.release()  # last: it holds Ctrl-C back meanwhile
 
     def _give_way(self) -> None:
         """End this run, whose trainer may have failed without saying so, for another one in its directory."""
@@ -104,6 +108,7 @@ class OpenRun(MadeRun):
         """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""
         if self._state == "training":
             self._state = "forked"
+            self.interrupts.depth = 0
 
     def _refuse_unless_open(self, method: str) -> None:
         if self._state == "forked":
@@ -231,3 +236,12 @@ class OpenRun(MadeRun):
         else:
             self.flight_recorder.write(signal)
             self._finish(failed=True, time_limit=PATIENCE)
+
+
+def _cannot_be_written(path: Path, error: OSError) -> RunDirectoryError:
+    found = RunDirectoryError(
+        f"the run directory {str(path)!r} cannot be written: {error.strerror or error!s} ({error.filename!s:.300}); give"
+        " the run a directory that this user may write to"
+    )
+    found.__cause__ = error
+    return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from noether_core.forks import in_children
+from noether_core.signal_handlers import Link, lasting
 
 _OURS = ("noether_core", "noether_jax", "noether_torch")
 _AGAIN = 0.005  # seconds until a signal that came within our code is sent again
@@ -22,7 +23,7 @@ _MOST_WAIT = 1.0  # seconds until it is no longer waited for
 SIGNALS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None)
 
 
-class Termination:
+class Termination(Link):
     """Handle a signal where nobody else does: call `end`, then do what would have been done without this.
 
     A signal that comes while these packages run is handled when they have returned, a second later at most.
@@ -35,37 +36,33 @@ class Termination:
     def __init__(self, end: Callable[[str, bool], None], number: signal.Signals) -> None:
         self._number = number
         self._end = weakref.WeakMethod(end)
-        self._before: signal.Handlers | Termination | None = None  # None: this was not installed
         self._is_over = False
         self._deadline: float | None = None
 
     def install(self) -> None:
         """Begin to handle the signal, if this is the main thread and nobody else but another run does."""
-        before = signal.getsignal(self._number)
-        if threading.current_thread() is threading.main_thread() and (
-            isinstance(before, Termination) or (before is signal.SIG_DFL and not _is_caught(self._number))
-        ):
-            self._before = before if isinstance(before, Termination) else signal.SIG_DFL
+        found = signal.getsignal(self._number)
+        before = lasting(found)
+        is_ours = isinstance(found, Termination) and (before is signal.SIG_DFL or isinstance(before, Termination))
+        is_free = found is signal.SIG_DFL and not _is_caught(self._number)
+        if threading.current_thread() is threading.main_thread() and (is_ours or is_free):
+            self.before = before
             signal.signal(self._number, self)
             in_children(self, Termination._forget)
 
     def remove(self) -> None:
         """Handle it no more."""
         self._is_over = True
-        if self._before is None or threading.current_thread() is not threading.main_thread():
+        if self.before is None or threading.current_thread() is not threading.main_thread():
             return
-        following = self._next
-        number = self._number
+        number, following = self._number, lasting(self)
         if signal.getsignal(number) is self:
             signal.signal(number, following)
 
     @property
-    def _next(self) -> Termination | signal.Handlers:
-        """Return what handles the signal without this."""
-        before = self._before
-        while isinstance(before, Termination) and before._is_over:
-            before = before._before
-        return signal.SIG_DFL if before is None else before
+    def is_over(self) -> bool:
+        """Tell whether it is removed, or nobody has any more what it is to end."""
+        return self._is_over or self._end() is None
 
     def _forget(self) -> None:
         """Leave a forked child as it would be without the handler."""
@@ -86,7 +83,7 @@ class Termination:
             with contextlib.suppress(Exception, KeyboardInterrupt):  # the process is to end
                 end(self._number.name, is_inside)
         self._is_over = True
-        signal.signal(number, self._next)
+        signal.signal(number, lasting(self) or signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
 

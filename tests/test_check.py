@@ -18,6 +18,7 @@ import noether_torch
 from noether_core import RunFormatError
 from noether_core.cli import main
 from noether_core.emit.arrays import write_arrays
+from noether_core.emit.holders import about_this_process
 from noether_core.parity import check_run
 
 
@@ -118,6 +119,20 @@ def test_a_run_that_is_being_written_is_checked_without_an_exception(tmp_path: P
     assert entries == sorted(entries)
     report = check_run(tmp_path)
     assert (report.is_clean, report.entries) == (True, 50)
+
+
+def test_arrays_that_a_run_under_way_is_about_to_write_are_not_missing(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [TRACKED]) as run:
+        train(run, 5, 0)
+        run.log_writer.disk.wait()
+        next((tmp_path / "update_outputs").glob("**/*.safetensors")).rename(tmp_path / "kept")
+        report = check_run(tmp_path)
+        assert report.is_clean
+        assert any("is being written" in note for note in report.notes)
+    assert "is missing" in check_run(tmp_path).problems[0]
+    holder = {**about_this_process(), "host": "another"}  # the run was copied while it was written, or its machine died
+    (tmp_path / "writer.lock").write_text(json.dumps(holder))
+    assert "is missing" in check_run(tmp_path).problems[0]
 
 
 def test_a_resumed_run_is_clean(tmp_path: Path) -> None:

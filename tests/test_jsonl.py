@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import multiprocessing
+import os
 import uuid
 import zlib
 from datetime import UTC, datetime
@@ -283,6 +286,45 @@ def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
         assert [entry["update"] for entry in read_lines(file.path).entries] == list(range(update + 1))
     file.close()
     file.close()
+
+
+def test_what_an_fsync_lost_is_written_again_before_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an fsync that failed, Linux no longer knows that the pages are to be written."""
+    lines = LineFile(tmp_path)
+    own, real_write, real_fsync = lines.open(), os.write, os.fsync
+    on_disk = bytearray()
+    dirty: list[tuple[int, bytes]] = []
+    fails = False
+
+    def write(descriptor: int, data: Any) -> int:
+        at = os.fstat(own).st_size if descriptor == own else os.lseek(descriptor, 0, os.SEEK_CUR)
+        written = real_write(descriptor, data)
+        dirty.append((at, bytes(data)[:written]))
+        return written
+
+    def fsync(descriptor: int) -> None:
+        pages = list(dirty)
+        dirty.clear()
+        if fails:
+            raise OSError(errno.EIO, "injected")
+        for at, data in pages:
+            on_disk[len(on_disk) : at] = b"?" * (at - len(on_disk))
+            on_disk[at : at + len(data)] = data
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "fsync", fsync)
+    for update in range(8):
+        lines.append({"update": update})
+        fails = update in (2, 3, 6)
+        with contextlib.suppress(OSError):
+            lines.sync()
+    assert lines.path is not None
+    assert on_disk == lines.path.read_bytes()
+    assert len(on_disk.splitlines()) == 8
+    lines.close()
 
 
 def test_each_start_gets_the_next_number(tmp_path: Path) -> None:

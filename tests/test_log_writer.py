@@ -193,7 +193,7 @@ def test_values_whose_file_is_gone_or_damaged_are_not_made_up(tmp_path: Path) ->
     data = bytearray(file.read_bytes())
     data[100] ^= 1
     file.write_bytes(data)
-    with pytest.raises(RunFormatError, match=r"1\.jsonl, byte .*the values of 'loss' there are lost"):
+    with pytest.raises(RunFormatError, match=r"1\.jsonl, byte .*what was logged there is lost"):
         writer.get_all_metric_values("loss")
     file.unlink()
     with pytest.raises(FileNotFoundError):

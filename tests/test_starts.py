@@ -65,6 +65,24 @@ def test_a_state_loaded_in_mid_training_takes_back_what_came_after_it(front_end:
 
 
 @both
+def test_the_values_in_mid_training_are_those_of_the_branch_that_it_goes_on(front_end: Any, tmp_path: Path) -> None:
+    every = {"every_n_updates": 1, "keys": ["loss"]}
+    states = {}
+    with front_end.Run(tmp_path, [every]) as run:
+        for until in (5, 8, 10):
+            train(run, until)
+            states[until] = run.state_dict()
+        run.load_state_dict(states[5])
+        train(run, 12, attempt=1)
+        run.load_state_dict(states[8])  # of the first branch
+        train(run, 9, attempt=2)
+        expected = [*range(1, 9), 209]
+        assert run.log_writer.get_all_metric_values("loss/U1") == expected
+        assert [entry["loss/U1"] for entry in run.log_writer.log_entries] == expected
+    assert read_run(tmp_path).series["loss/U1"].value.tolist() == expected
+
+
+@both
 def test_a_start_from_the_beginning_supersedes_all_before_it(front_end: Any, tmp_path: Path) -> None:
     with front_end.Run(tmp_path, [TRACKED]) as run:
         train(run, 9)

@@ -22,7 +22,7 @@ from faulty_disk import FaultyDisk
 from noether_core import LogWriter, RunLockedError, UpdateCounter, read_run
 from noether_core.emit import writer_lock
 from noether_core.emit.holders import about_this_process, is_gone
-from noether_core.errors import HookOrderError, NoetherError, RunFormatError
+from noether_core.errors import HookOrderError, NoetherError, RunDirectoryError, RunFormatError
 from noether_core.parity import merge_run
 from noether_core.reduce.threads import ThreadExchange, run_threads
 from noether_torch import Run
@@ -200,6 +200,41 @@ def test_what_a_lock_file_says_is_only_read(content: bytes, monkeypatch: pytest.
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_lock_that_a_full_disk_has_no_room_for_keeps_nobody_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(writer_lock, "fcntl", None)
+    real = writer_lock.write_all
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(writer_lock, "write_all", refuse)
+    with contextlib.suppress(OSError):
+        writer_lock.WriterLock(tmp_path).hold()
+    monkeypatch.setattr(writer_lock, "write_all", real)
+    with Run(tmp_path, [CONFIG]) as run:
+        step(run, 2)
+    assert len(read_run(tmp_path).entries) == 1
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "too long", "of another user"])
+def test_a_directory_that_cannot_be_written_is_refused_by_name(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    path = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "run", "too long": tmp_path / ("x" * 300)}
+    if kind == "of another user":
+
+        def refuse(lock: Path, _: int) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied", str(lock))
+
+        monkeypatch.setattr(writer_lock, "open_to_write", refuse)
+    with pytest.raises(RunDirectoryError, match=r"cannot be written: .*; give the run a directory") as caught:
+        Run(path.get(kind, tmp_path), [CONFIG]).start()
+    assert isinstance(caught.value, OSError)
+
+
 def test_who_is_gone() -> None:
     own = about_this_process()
     assert not is_gone(own)
@@ -340,15 +375,48 @@ def test_a_child_may_have_a_run_of_its_own(tmp_path: Path) -> None:
         assert len(read_run(tmp_path / name).series["x/U2"]) == 1
 
 
+class Noting:
+    """Note the updates that it is given in a file, as whichever process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, entry: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{entry['update']}\n")
+
+    def close(self) -> None:
+        self.log({"update": "closed"})
+
+
 def test_a_run_that_was_made_before_the_fork_may_begin_after_it(tmp_path: Path) -> None:
-    run = Run(tmp_path, [CONFIG])
+    run = Run(tmp_path / "run", [CONFIG], trackers=[Noting(tmp_path / "noted")])
 
     def train() -> None:
-        with run:
+        with contextlib.suppress(ZeroDivisionError), run:
             step(run, 2)
+            raise ZeroDivisionError
 
     assert in_child(train) == 0
-    assert len(read_run(tmp_path).series["x/U2"]) == 1
+    assert len(read_run(tmp_path / "run").series["x/U2"]) == 1
+    assert (tmp_path / "noted").read_text() == "2\nclosed\n"
+    assert len(list((tmp_path / "run" / "capsules").iterdir())) == 1
+
+
+def test_a_fork_within_a_step_leaves_ctrl_c_to_the_child(tmp_path: Path) -> None:
+    with Run(tmp_path, [CONFIG]) as run:
+        run.interrupts.depth = 1
+        raised = []
+
+        def interrupted() -> None:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raised.append(True)
+            assert raised
+
+        assert in_child(interrupted) == 0
+        run.interrupts.depth = 0
 
 
 def test_a_child_that_outlives_its_parent_does_not_hold_the_directory(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ TRAINER_ARGUMENTS = ("trainer", "model", "data_container", "tracker", "checkpoin
 class CallbackBase:
     """Do nothing at every hook; a callback overrides the hooks it needs.
 
-    Hooks take keyword arguments only, and ignore those they do not know.
+    Hooks take keyword arguments only, and ignore those they do not know. Where Ctrl-C comes a second time within a hook of an
+    update's end, the run calls the hooks of that end once more when it goes on: `counter.update` tells which it was.
 
     Args:
         callback_config: the callback's config.

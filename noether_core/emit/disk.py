@@ -19,8 +19,10 @@ import contextlib
 import os
 import queue
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,10 +59,12 @@ class Disk:
         require_durability(durability, "Run")
         self.durability = durability
         self.missing = Missing()
-        self._thread = DiskThread()
+        self._thread = DiskThread(self)
         self._cost_given = self._cost_settled = 0
         self._is_running = self._has_ended = self._is_told = False
         self._process: int | None = None  # that writes
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
 
     @property
     def is_elsewhere(self) -> bool:
@@ -121,7 +125,7 @@ class Disk:
 
     def _start(self) -> None:
         self._process = os.getpid()
-        atexit.register(self._end)
+        atexit.register(self._at_exit)
         self._is_running = self._thread.start()
 
     def _write_file(self, items: deque[_File]) -> None:
@@ -213,21 +217,17 @@ class Disk:
         if self._wait_for(Mark(queue.SimpleQueue(), is_durable=True, ends=True), patience, insists=True):
             self._thread.join(PATIENCE)
             said = self._last_words() if self.missing else ""
-            self._thread, self._cost_given, self._is_running = DiskThread(), 0, False
+            self._thread, self._cost_given, self._is_running = DiskThread(self), 0, False
             tell(said)
         else:
             self._has_ended = True
             self._thread.abandon(PATIENCE)
             tell(self._last_words())
-        atexit.unregister(self._end)
+        atexit.unregister(self._at_exit)
 
     def when_still(self, call: Callable[[], None]) -> None:
         """Call when nothing is written any more: now, or when a call of the operating system that hangs has come back."""
         self._thread.when_still(call)
-
-    def _end(self) -> None:
-        """Close, at the end of a program that did not."""
-        self.close(PATIENCE)
 
     # ------------------------------------------------------------------ what is wrong, in words
 
@@ -260,6 +260,12 @@ def require_durability(durability: Any, owner: str) -> None:
     """Refuse what is no `Durability`, with the name of what was given it."""
     if durability not in get_args(Durability):
         raise NoetherError(f"{owner} got durability={durability!r:.80}; expected 'interval' or 'flush'")
+
+
+def _close_at_exit(found: weakref.ref[Disk]) -> None:
+    """Close, at the end of a program that did not."""
+    if (disk := found()) is not None:
+        disk.close(PATIENCE)
 
 
 def nothing(item: Any) -> None:

@@ -77,6 +77,9 @@ class Mark(NamedTuple):
 class DiskThread:
     """Write jobs in the order they were given.
 
+    Args:
+        owner: who gives them; when nobody has it any more, the thread ends.
+
     Attributes:
         given: where the next ones are put; a signal handler may do so in the middle of that.
         cost_done: of all jobs that are no more.
@@ -85,7 +88,8 @@ class DiskThread:
         moved_at: `time.monotonic()` when a call of the operating system was made, or when it came back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object) -> None:
+        self._owner = weakref.ref(owner, self._end_of_owner)
         self.given: queue.SimpleQueue[Job | Mark] = queue.SimpleQueue()
         self.cost_done = 0
         self.trouble: BaseException | None = None
@@ -100,6 +104,9 @@ class DiskThread:
         self._is_abandoned = self._is_given_up = False
         self._at_end: list[Callable[[], None]] = []
         self._thread: weakref.ref[threading.Thread] | None = None  # the interpreter holds it while it runs
+
+    def _end_of_owner(self, _: object) -> None:
+        self.given.put(Mark(queue.SimpleQueue(), is_durable=True, ends=True))
 
     def start(self) -> bool:
         """Start the thread, if need be; tell whether there can be one. Where not, what was given is written here and now."""

@@ -25,7 +25,7 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
 
     A file that is not `is_durable` is whole too when this process is killed, but not when the machine is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent, is_durable=is_durable)
     # nobody can have put it there
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{_HOST}-{os.getpid()}.tmp")
     try:
@@ -44,6 +44,16 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
         raise
     if is_durable:
         sync_directory(path.parent)  # makes the rename itself durable
+
+
+def make_directory(directory: Path, *, is_durable: bool = True) -> None:
+    """Make a directory, and those it is in; each that is new outlives the machine if they are to be durable."""
+    if directory.is_dir():
+        return
+    new = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for each in reversed(new) if is_durable else ():
+        sync_directory(each.parent)
 
 
 def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:

@@ -52,6 +52,12 @@ def is_gone(holder: dict[str, Any]) -> bool:
     return holder.get("started") != _started(process)  # else the number is another one's now
 
 
+def is_here(holder: dict[str, Any]) -> bool:
+    """Tell whether a process is known to run, here and now."""
+    own = about_this_process()
+    return all(holder.get(name) == own[name] for name in ("host", "boot", "namespace")) and not is_gone(holder)
+
+
 def named_in(path: Path) -> dict[str, Any]:
     """Return what a file says of a process; nothing where it does not."""
     try:

@@ -7,6 +7,7 @@ otherwise (`noether_core.emit.escapes`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -21,13 +22,14 @@ from typing import Any
 import orjson
 
 from noether_core.emit.escapes import escaped_text
-from noether_core.emit.files import sync_directory
+from noether_core.emit.files import make_directory, sync_directory, write_all
 from noether_core.emit.lines import MOST_DEPTH, MOST_LINE
 from noether_core.emit.lines import decode_line as decode_line  # what is written here is read there
 from noether_core.emit.lines import iter_lines as iter_lines
 from noether_core.schedule import UNITS
 
 _ALIKE = frozenset({int, bool, type(None)})  # types that orjson writes as `json` does, if at all
+_CHUNK = 2**20  # bytes
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")  # of a start, as we write it
 
 
@@ -54,9 +56,14 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
     return b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def encode_entry(entry: Mapping[str, Any]) -> bytes:
-    """Return an entry of the log as one line; as several of its update where one would be longer than is read."""
-    line = encode_line(entry)
+def encode_entry(entry: Mapping[str, Any], within: str | None = None) -> bytes:
+    """Return an entry of the log as one line; as several of its update where one would be longer than is read.
+
+    Args:
+        entry: the entry.
+        within: the name of the member that each line has it as; None: they are its members.
+    """
+    line = encode_line(entry if within is None else {within: entry})
     if len(line) <= MOST_LINE:
         return line
     counts: dict[str, Any] = {unit: entry[unit] for unit in UNITS}
@@ -64,7 +71,7 @@ def encode_entry(entry: Mapping[str, Any]) -> bytes:
     if len(values) < 2:
         return line
     half = len(values) // 2
-    return b"".join(encode_entry({**counts, **dict(part)}) for part in (values[:half], values[half:]))
+    return b"".join(encode_entry({**counts, **dict(part)}, within) for part in (values[:half], values[half:]))
 
 
 def _exact(value: Any, depth: int = 0) -> str:
@@ -124,6 +131,8 @@ class LineFile:
         self._may_be_longer = False
         self._is_torn = False
         self._is_listed = False  # in the directory, for good
+        self._synced = 0  # so many bytes are on the disk
+        self._is_unsure = False  # whether what follows these is still in the operating system's memory
         self.path: Path | None = None
         self.torn = 0
 
@@ -179,7 +188,7 @@ class LineFile:
         return self._descriptor
 
     def _create_next(self) -> int:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
         number = max(start_numbers(self._directory), default=0) + 1
         path = self._directory / f"{number}{self._suffix}"
         try:
@@ -194,13 +203,36 @@ class LineFile:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def sync(self) -> None:
-        """Make the lines durable."""
+        """Make the lines durable.
+
+        After an fsync that failed, Linux takes what it could not write as written, so that the next one would succeed with
+        nothing on the disk (https://wiki.postgresql.org/wiki/Fsync_Errors): those bytes are first written again.
+        """
         if self._descriptor is None or self.path is None:
             return
+        if self._is_unsure:
+            self._write_again(self.path)
+        self._is_unsure = True
         os.fsync(self._descriptor)
+        self._synced, self._is_unsure = self._size, False
         if not self._is_listed:
             sync_directory(self.path.parent)
             self._is_listed = True
+
+    def _write_again(self, path: Path) -> None:
+        assert self._descriptor is not None
+        with contextlib.suppress(FileNotFoundError), path.open("r+b", buffering=0) as file:
+            if not os.path.samestat(os.fstat(file.fileno()), os.fstat(self._descriptor)):
+                return  # it was taken away
+            file.seek(self._synced)
+            while data := file.read(_CHUNK):
+                file.seek(-len(data), os.SEEK_CUR)
+                write_all(file.fileno(), data, path)
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:  # of a run that nobody ended
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
 
     def close(self) -> None:
         """Make the lines durable and close the file."""

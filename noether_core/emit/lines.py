@@ -30,6 +30,7 @@ _CHUNK = 2**16
 _MOST_TRIES = 4
 _MOST_COUNT = 2**63
 _MOST_NAME = 1024  # characters of a file's name in a run directory
+_NO_NAMES = frozenset({"", ".", ".."})  # of what is in a directory
 _TORN = "the line is torn or damaged: its CRC-32 does not match"
 _TAIL = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
 _OBJECT = re.compile(rb'(?<![:,\[])\{"')
@@ -208,11 +209,11 @@ def merged_problem(line: Mapping[str, Any]) -> str | None:
 
 def beside_problem(line: Mapping[str, Any]) -> str | None:
     """Say what keeps a line from being one that lies beside entries: when these were written, or an array file's name."""
-    name = line.get("arrays", "update_outputs/")
+    name = line.get("arrays", "update_outputs/file")
     if (
         not isinstance(name, str)
         or not name.startswith("update_outputs/")
-        or ".." in name.split("/")
+        or not _NO_NAMES.isdisjoint(name.split("/"))
         or len(name) > _MOST_NAME
     ):
         return f"it names the array file {name!r:.80}; expected one in update_outputs"

@@ -67,10 +67,9 @@ class LogWriter:
         path = None if output_path is None else Path(output_path)
         self._feeds = Feeds(trackers, path)
         self.run_log = None if path is None else RunLog(path, self.disk, self._feeds.put)
-        self._keeps_all = keeps_all and path is None
         self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
         self._parts = Parts()  # what is logged for it
-        self._flushes = 0
+        self._flushes, self._keeps_all = 0, keeps_all and path is None
         self._is_closed = self._is_cut = False  # `log_entries` has not all
 
     def begin(self, origin: Origin) -> None:
@@ -79,11 +78,12 @@ class LogWriter:
         The next entry begins a new file of the run directory, with a record of this start.
         """
         self.flush()
-        update = 0 if origin.iteration is None else origin.iteration.update or 0
-        self.log_entries = [entry for entry in self.log_entries if entry["update"] <= update]
-        self._at, self._parts = (0, -1, 0), Parts()
+        read = None if self.run_log is None else self.run_log.newest_entries(origin, WINDOW)
+        entries = [each for each in self.log_entries if each["update"] <= origin.update] if read is None else read
+        self._is_cut |= len(entries) == WINDOW
+        self.log_entries, self._at, self._parts = entries, (0, -1, 0), Parts()
         if self.run_log is not None:
-            self.run_log.begin(origin, update)  # last of all: it has begun
+            self.run_log.begin(origin)  # last of all: it has begun
 
     @property
     def start_log(self) -> StartLog | None:
@@ -255,7 +255,7 @@ class LogWriter:
         """
         if self.run_log is None or not self._is_cut:
             return [entry[key] for entry in self.log_entries if key in entry]
-        return self.run_log.values(key)
+        return [entry[key] for entry in self.run_log.entries() if key in entry]
 
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Flush, and close the file and the trackers. What the disk does not take even now is warned about.

@@ -12,7 +12,7 @@ import numpy as np
 from noether_core.emit.arrays import read_arrays, write_savable
 from noether_core.emit.columns import joined_entry
 from noether_core.emit.files import write_whole
-from noether_core.emit.jsonl import encode_line, start_numbers
+from noether_core.emit.jsonl import encode_entry, encode_line, start_numbers
 from noether_core.emit.lineage import standing
 from noether_core.emit.lines import entry_problem, lines_there, merged_problem
 from noether_core.emit.starts import PROVISIONAL, Origin, Start, read_start, start_without_record
@@ -49,7 +49,8 @@ def read_merged(file: Path, problems: list[str]) -> Merged:
         else:
             is_provisional = "update" not in line
             entry = line["provisional"] if is_provisional else line
-            merged.entries[is_provisional][entry["update"]] = entry
+            of_update = merged.entries[is_provisional].get(entry["update"], {})
+            merged.entries[is_provisional][entry["update"]] = {**of_update, **entry}  # a long one has several lines
     return merged
 
 
@@ -147,12 +148,12 @@ class MergedLog:
     def _write(self, number: int, merged: Merged) -> None:
         if number == _BEFORE_ALL and not (self.path / "starts" / f"{number}.json").exists():
             Origin().write(self.path, number)
-        lines: list[Mapping[str, Any]] = []
+        lines: list[bytes] = []
         for is_provisional, (entries, names) in enumerate(zip(merged.entries, merged.arrays, strict=True)):
-            of_update = [entries[update] for update in sorted(entries)]
-            lines += [{"provisional": entry} for entry in of_update] if is_provisional else of_update
-            lines += [{"arrays": name, **({"provisional": True} if is_provisional else {})} for name in names]
-        write_whole(self._metrics / f"{number}{SUFFIX}", b"".join(map(encode_line, lines)))
+            within = "provisional" if is_provisional else None
+            lines += [encode_entry(entries[update], within) for update in sorted(entries)]
+            lines += [encode_line({"arrays": name, **({within: True} if within else {})}) for name in names]
+        write_whole(self._metrics / f"{number}{SUFFIX}", b"".join(lines))
 
     def _start_of(self, update: int) -> int:
         """Return the number of the start whose log of an update stands."""

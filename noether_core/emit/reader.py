@@ -229,7 +229,7 @@ class _Beside:
     times: dict[int, float] = field(default_factory=dict)
     arrays: dict[str, bool] = field(default_factory=dict)
     since: float = math.inf
-    missing: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=Problems)
 
 
 def _read_beside(file: Path, problems: list[str]) -> _Beside:

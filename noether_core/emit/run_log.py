@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from noether_core.emit.columns import joined_entry
 from noether_core.emit.disk import CLOSING_PATIENCE, Disk
 from noether_core.emit.disk_thread import is_passing
+from noether_core.emit.lineage import standing
 from noether_core.emit.start_log import StartLog, Written
-from noether_core.emit.starts import Origin
+from noether_core.emit.starts import NEWEST, Origin, Start
 from noether_core.emit.writer_lock import WriterLock
-from noether_core.errors import tell, warn
+from noether_core.errors import RunFormatError, tell, warn
 
 
 class RunLog:
@@ -39,7 +43,7 @@ class RunLog:
         self._lock = WriterLock(directory)
         self._lock.owner = weakref.ref(self)
         self.newest = StartLog(directory, disk, self._lock, written=written)
-        self._earlier: list[tuple[StartLog, int]] = []  # and up to which update what they wrote stands
+        self._earlier: list[StartLog] = []  # of which this process went back from, the oldest first
         self.is_provisional = False
         self._has_warned = False
 
@@ -71,11 +75,10 @@ class RunLog:
         """Return what the newest entries go on from; None where that is not known."""
         return self.newest.origin
 
-    def begin(self, origin: Origin, update: int) -> None:
-        """Go on from an update: what is written next begins a file of its own, with a record."""
-        before, earlier = self.newest, self._earlier
-        if before.is_open:
-            earlier = [(log, min(most, update)) for log, most in [*earlier, (before, update)]]
+    def begin(self, origin: Origin) -> None:
+        """Go on from another iteration: what is written next begins a file of its own, with a record."""
+        before = self.newest
+        earlier = [*self._earlier, before] if before.is_open else self._earlier
         self._disk.wait()  # for the records of earlier starts
         # where they cannot be read, it goes on from the newest, and nothing is warned of
         with contextlib.suppress(OSError):
@@ -142,17 +145,38 @@ class RunLog:
             )
         return not self.is_forked
 
-    def values(self, key: str) -> list[Any]:
-        """Return every value that was written under a key and stands, in order; raises OSError, RunFormatError."""
+    def newest_entries(self, then: Origin, most: int) -> list[dict[str, Any]] | None:
+        """Return the newest entries that stand if it goes on from there; None where the files cannot be read."""
+        with contextlib.suppress(OSError, RunFormatError):
+            return list(deque(self.entries(then), most))
+        return None
+
+    def entries(self, then: Origin | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the entry of each update that this process wrote one of and that stands, in order.
+
+        Args:
+            then: says what stands if it goes on from there; None: what does now.
+
+        Raises:
+            OSError: if the disk has not taken all, or a file is gone.
+            RunFormatError: if one is damaged.
+        """
         if not self._disk.wait(patience=CLOSING_PATIENCE, insists=True):
             raise OSError(
                 f"the disk has not taken what was logged in {self.directory} ({self._disk.trouble or 'it has stalled'}), so"
-                f" the values of {key!r} cannot be read back; ask again when it has"
+                " it cannot be read back; ask again when it has"
             )
-        logs = [*self._earlier, (self.newest, math.inf)]
-        return [value for log, most in logs for value in log.values(key, most)]
+        logs = [*self._earlier, self.newest]
+        origins = [log.origin for log in logs] + ([] if then is None else [then])
+        stands = zip(logs, standing([_start(origin) for origin in origins]), strict=False)
+        for _, parts in groupby((entry for log, until in stands for entry in log.entries(until)), itemgetter("update")):
+            yield joined_entry(parts)
 
     def close(self) -> None:
         """Close the files, once all is written; `let_go` then."""
-        for log, _ in [] if self.is_forked else [*self._earlier, (self.newest, 0)]:
+        for log in () if self.is_forked else (*self._earlier, self.newest):
             log.close()
+
+
+def _start(origin: Origin | None) -> Start:
+    return Start(NEWEST, (), -1) if origin is None else Start(origin.id, origin.ancestors, origin.since)

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 from noether_core.emit.disk import LINE_COST, Disk, nothing
 from noether_core.emit.disk_thread import Job
 from noether_core.emit.jsonl import LineFile, encode_entry, encode_line, iter_lines
+from noether_core.emit.lines import entry_problem
 from noether_core.emit.starts import PROVISIONAL, Origin
 from noether_core.errors import RunFormatError
 
 MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
+MOST_BESIDE = 4096  # lines with times that wait where the disk takes entries alone; of more the oldest are lost
 MOST_SAVED = 200  # names of array files that are kept in mind; one is saved twice, if at all, at one update
 
 
@@ -69,7 +71,7 @@ class StartLog:
         self._number = 0
         self._is_closed = False
         self._beside = LineFile(directory / "metrics", ".time.jsonl")
-        self._beside_lines: deque[bytes] = deque()  # which the disk did not take
+        self._beside_lines: deque[bytes] = deque(maxlen=MOST_BESIDE)  # which the disk did not take
         self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
         self._provisional = LineFile(directory / "metrics", PROVISIONAL)
         self._files: list[LineFile] = []  # of these two, those written
@@ -127,8 +129,10 @@ class StartLog:
                 self._hand_over({"since": self._new_since})
             self._new_since = None
         if not self._disk.missing.is_marked and self._disk.has_room:
-            self._hand_over({"missing": self._disk.missing.unmarked()})
+            missing, told = self._disk.missing.unmarked()
+            self._hand_over({"missing": missing})
             self.is_open = True
+            self._disk.missing.mark(told)
 
     def _hand_over(self, note: Mapping[str, Any]) -> None:
         line = encode_line(note)
@@ -208,7 +212,9 @@ class StartLog:
             return
         self._write_times()
         if not self._disk.missing.is_marked:
-            self._beside_lines.append(encode_line({"missing": self._disk.missing.unmarked()}))
+            missing, told = self._disk.missing.unmarked()
+            self._beside_lines.append(encode_line({"missing": missing}))
+            self._disk.missing.mark(told)
         self._beside.write(self._beside_lines)
         for file in (self._entries, self._provisional, self._beside):
             file.close()
@@ -217,8 +223,8 @@ class StartLog:
 
     # ------------------------------------------------------------------ once it is written
 
-    def values(self, key: str, most: float) -> Iterator[Any]:
-        """Yield every value written under a key up to an update, in order.
+    def entries(self, most: float) -> Iterator[dict[str, Any]]:
+        """Yield every entry written up to an update, in order.
 
         Raises:
             OSError, RunFormatError: if a file is gone or damaged.
@@ -226,10 +232,8 @@ class StartLog:
         for file in self._files:
             assert file.path is not None
             problems: list[str] = []
-            for entry in iter_lines(file.path, problems):
-                if key in entry and entry["update"] <= most:
-                    yield entry[key]
+            for entry in iter_lines(file.path, problems, entry_problem):
+                if entry["update"] <= most:
+                    yield entry
             if len(problems) > file.torn:
-                raise RunFormatError(
-                    f"{problems[0]}; the values of {key!r} there are lost, read the others with read_run"
-                )
+                raise RunFormatError(f"{problems[0]}; what was logged there is lost, read the rest with read_run")

@@ -51,6 +51,11 @@ class Origin:
     about: Mapping[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    @property
+    def update(self) -> int:
+        """Return the update that it goes on after; 0: it starts at the beginning."""
+        return 0 if self.iteration is None else self.iteration.update or 0
+
     def write(self, directory: Path, number: int) -> None:
         """Write the record of this start."""
         parent = self.ancestors[0][0] if self.ancestors else NEWEST

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noether_core.emit.files import write_whole
-from noether_core.emit.holders import about_this_process, is_gone, named_in, open_to_write
+from noether_core.emit.files import make_directory, write_all, write_whole
+from noether_core.emit.holders import about_this_process, is_gone, is_here, named_in, open_to_write
 from noether_core.errors import RunLockedError
 from noether_core.forks import in_children
 
@@ -37,6 +37,11 @@ _ADVICE = (
 )
 _TRIES = 100
 _WAIT = 0.02  # seconds, between looks at who holds what
+
+
+def is_written_now(directory: Path) -> bool:
+    """Tell whether a process of this machine is known to write to a run directory; it is not disturbed."""
+    return any(is_here(named_in(directory / name)) for name in ("writer.lock", "writer.pid"))
 
 
 class WriterLock:
@@ -77,7 +82,7 @@ class WriterLock:
         """
         if self.is_held:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
         try:
             held = _hold(self._directory)
         except RunLockedError as error:
@@ -228,7 +233,10 @@ def _create(path: Path, about: dict[str, Any]) -> bool:
     except FileExistsError:
         return False
     try:
-        os.write(descriptor, json.dumps(about).encode("ascii"))
+        write_all(descriptor, json.dumps(about).encode("ascii"), path)
+    except BaseException:  # a full disk: a file that names nobody would keep everybody out
+        path.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
     return True

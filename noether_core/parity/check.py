@@ -17,6 +17,7 @@ from noether_core.emit.lines import beside_problem, lines_there
 from noether_core.emit.problems import Problems
 from noether_core.emit.reader import RunReader, RunStart, read_run
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
+from noether_core.emit.writer_lock import is_written_now
 from noether_core.errors import ConfigFileError, RunFormatError
 from noether_core.regular_files import files_below
 
@@ -154,14 +155,29 @@ def _check_arrays(run: RunReader, report: CheckReport) -> None:
 
 def _check_missing_arrays(path: Path, report: CheckReport) -> None:
     """Say which array files starts say that they saved, and are not there: what replaces one has its name."""
-    there = {file.relative_to(path).as_posix() for file in files_below(path, "update_outputs")}
+    there = _array_names(path)
+    missing: dict[str, int] = {}
     for number in start_numbers(path / "metrics"):
         for suffix in (".time.jsonl", ".merged.jsonl"):
             file = path / "metrics" / f"{number}{suffix}"
             for line in lines_there(file, Problems(), beside_problem):
                 if (name := line.get("arrays")) is not None and name not in there:
-                    there.add(name)  # once is enough
-                    report.problems.append(f"{path / name} is missing: start {number} says that it saved it")
+                    missing.setdefault(name, number)
+    if missing and is_written_now(path):
+        report.notes.append(
+            "the run is being written: of the array files that it notes the newest may not be there yet"
+        )
+    elif missing:
+        there = _array_names(path)  # once more, for the run may have ended meanwhile
+        report.problems.extend(
+            f"{path / name} is missing: start {number} says that it saved it"
+            for name, number in missing.items()
+            if name not in there
+        )
+
+
+def _array_names(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in files_below(path, "update_outputs")}
 
 
 def _check_unmerged(path: Path, report: CheckReport) -> None:

@@ -146,10 +146,11 @@ class Feeds:
         self._reported: list[Feed] = []
         self._path = run_path
         self._is_awaited = False
-        self._process = os.getpid()
+        self._process: int | None = None  # that logs
 
     def expect(self) -> None:
         """Close at the end of a program that does not, but after all that is registered for it from now on."""
+        self._process = self._process or os.getpid()
         if self._open and not self._is_awaited and os.getpid() == self._process:
             atexit.register(self.close)
             self._is_awaited = True
@@ -183,7 +184,7 @@ class Feeds:
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Let every tracker empty its queue and close, all at once, for so many seconds at most."""
         atexit.unregister(self.close)
-        if os.getpid() != self._process:
+        if self._process is not None and os.getpid() != self._process:
             return
         feeds = self._open
         deadline = time.monotonic() + time_limit
