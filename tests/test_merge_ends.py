@@ -13,7 +13,8 @@ from test_merge import shown
 
 import noether_jax
 import noether_torch
-from noether_core import read_run
+from noether_core import TrainingIteration, read_run
+from noether_core.emit.merged_log import MergedLog
 from noether_core.emit.unmerged import find_unmerged
 from noether_core.errors import ProcessesMissingError, RunLockedError
 from noether_core.parity import merge_run
@@ -179,3 +180,15 @@ def test_a_merge_while_the_run_goes_on_is_refused_and_takes_nothing_from_it(tmp_
     run_threads(2, body)
     merge_run(tmp_path / "run")
     assert shown(tmp_path / "run")[:3] == shown(tmp_path / "whole")[:3]
+
+
+@pytest.mark.parametrize("is_provisional", [False, True])
+def test_an_entry_that_is_longer_than_a_line_may_be_is_merged_whole(is_provisional: bool, tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path, [{"every_n_updates": 1, "keys": ["loss"]}]) as run:
+        run.step({"loss": 1.0})
+    values = {f"{'x' * 100}{number}": number / 3 for number in range(80_000)}  # 10 MB
+    MergedLog(tmp_path).add(TrainingIteration(0, 1, 1), values, {}, is_whole=True, is_provisional=is_provisional)
+    read = read_run(tmp_path)
+    assert read.problems == []
+    assert read.entries == [{"epoch": 0, "update": 1, "sample": 1, "loss/U1": 1.0, **values}]
+    assert MergedLog(tmp_path).has(TrainingIteration(0, 1, 1), values, {})
