@@ -27,7 +27,7 @@ test: .venv/.ready lint types ## every check
 	$(BIN)/pytest $(SHARED)
 
 test-full: .venv/.ready lint types ## the same with the bigger sweeps
-	$(BIN)/pytest $(SHARED) --full
+	PARITY_SCHEDULES=600 PARITY_FUSED=16 $(BIN)/pytest $(SHARED) --full
 
 reliability: .venv/.ready ## inject every fault at its full size (hours), and write docs/reliability.md
 	$(BIN)/python -m tests.reliability

@@ -32,7 +32,7 @@ def drawn(sizes: tuple[int, ...], *, with_nan: bool) -> list[np.ndarray[Any, Any
     return arrays
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("ops", [BINARY64, BINARY32], ids=["binary64", "binary32"])
 @pytest.mark.parametrize("weight", [None, np.float32([0.5])], ids=["unweighted", "a scalar weight"])
 @pytest.mark.parametrize("with_nan", [False, True], ids=["finite", "some with a NaN"])
