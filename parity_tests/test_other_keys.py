@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +65,29 @@ def read_warning(text: str, count: int) -> dict[str, list[int]]:
 
 
 def lacking(training: Training) -> dict[str, list[int]]:
-    """Return which processes lack which keys, in the first interval at whose end that is so of a callback."""
+    """Return which processes lack which keys: of each callback at the first end of an interval by which that is so."""
     found: dict[str, list[int]] = {}
-    count = len(training.updates)
-    firsts = [(interval_ends(config, len(training.steps))[0], at, config) for at, config in enumerate(training.configs)]
-    for end, _, config in sorted(firsts, key=lambda first: first[:2]):
-        have: dict[str, set[int]] = {}
-        for step in (step for update in training.steps[:end] for step in update):
-            for process, outputs in enumerate(step):
-                for key in outputs or {}:
-                    if key in config.get("keys", ()) or any(each in key for each in config.get("patterns", ())):
-                        have.setdefault(key, set()).add(process)
-        for key, processes in have.items():
-            if len(processes) < count:
-                found.setdefault(key, [process for process in range(count) if process not in processes])
+    told: set[int] = set()
+    ends = sorted(
+        (end, at) for at, config in enumerate(training.configs) for end in interval_ends(config, len(training.steps))
+    )
+    for end, together in groupby(ends, itemgetter(0)):
+        before = set(found)
+        for _, at in together:
+            differing = {} if at in told else _differing(training, training.configs[at], end)
+            told |= {at} if differing else set()
+            found |= {key: processes for key, processes in differing.items() if key not in before}
     return found
+
+
+def _differing(training: Training, config: dict[str, Any], end: int) -> dict[str, list[int]]:
+    """Return which processes lack which keys of a callback, of those that any had by an update."""
+    have: dict[str, set[int]] = {}
+    for step in (step for update in training.steps[:end] for step in update):
+        for process, outputs in enumerate(step):
+            for key in outputs or {}:
+                if key in config.get("keys", ()) or any(each in key for each in config.get("patterns", ())):
+                    have.setdefault(key, set()).add(process)
+    count = range(len(training.updates))
+    lacked = {key: [process for process in count if process not in processes] for key, processes in have.items()}
+    return {key: processes for key, processes in lacked.items() if processes}
