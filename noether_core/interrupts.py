@@ -90,7 +90,7 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.depth -= 1
+        self.depth = max(0, self.depth - 1)  # in a child that was forked within it is 0 already
         self.answer()
 
 

@@ -79,16 +79,16 @@ class LoggedRun(OpenRun):
                 "run.evaluate was called within run.evaluate; end the first evaluation before the next"
             )
         evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
-        try:
+        try:  # whatever is raised from here on, on which line, ends the evaluation
             self._evaluation = evaluation
             yield
             self._refuse_unless_open("evaluate")
+            with self.interrupts:
+                self._end_evaluation(evaluation)
         except BaseException:
             self._evaluation = None
             self.log_writer.flush()
             raise
-        with self.interrupts:
-            self._end_evaluation(evaluation)
 
     def _end_evaluation(self, evaluation: Evaluation) -> None:
         mark, is_logged = self.log_writer.mark(), False

@@ -44,18 +44,10 @@ class OpenRun(MadeRun):
         if self._state != "new":
             raise HookOrderError(f"this run is {self._state}; a Run is used once: make another one")
         log = self.log_writer.run_log
-        self._listen()
         try:
-            failure = None if log is None else self._open_directory(log)
-            if self.pooling is not None:
-                self.pooling.begin(self._config.yaml(), failure)
-            if failure is not None:
-                raise failure
-            self._state = "training"
-            in_children(self, OpenRun._leave_to_parent)
-            self.log_writer.begin(origin_at(self._start, self._config.about()))
-            for callback in self.callbacks:
-                callback.before_training(update_counter=self.counter)
+            self._listen()
+            with self.interrupts:
+                self._begin(log)
         except BaseException:
             if self._state == "training":
                 self._state = "broken by its failed start"
@@ -63,6 +55,18 @@ class OpenRun(MadeRun):
             if log is not None:
                 log.let_go()
             raise
+
+    def _begin(self, log: RunLog | None) -> None:
+        failure = None if log is None else self._open_directory(log)
+        if self.pooling is not None:
+            self.pooling.begin(self._config.yaml(), failure)
+        if failure is not None:
+            raise failure
+        self._state = "training"
+        in_children(self, OpenRun._leave_to_parent)
+        self.log_writer.begin(origin_at(self._start, self._config.about()))
+        for callback in self.callbacks:
+            callback.before_training(update_counter=self.counter)
 
     def _open_directory(self, log: RunLog) -> Exception | None:
         """Be the one that writes to the run directory; return what is against it, which other processes are to be told.
@@ -108,7 +112,7 @@ class OpenRun(MadeRun):
         """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""
         if self._state == "training":
             self._state = "forked"
-            self.interrupts.depth = 0
+            self.interrupts.depth, self.interrupts.is_waiting = 0, False
 
     def _refuse_unless_open(self, method: str) -> None:
         if self._state == "forked":
@@ -239,9 +243,11 @@ class OpenRun(MadeRun):
 
 
 def _cannot_be_written(path: Path, error: OSError) -> RunDirectoryError:
+    where = f" ({error.filename!s:.300})" if error.filename else ""
     found = RunDirectoryError(
-        f"the run directory {str(path)!r} cannot be written: {error.strerror or error!s} ({error.filename!s:.300}); give"
-        " the run a directory that this user may write to"
+        f"the run directory {str(path)!r} cannot be written: {error.strerror or error!s}{where}; give the run a"
+        " directory that this user may write to"
     )
+    found.errno, found.filename = error.errno, error.filename
     found.__cause__ = error
     return found

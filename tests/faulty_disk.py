@@ -29,7 +29,7 @@ class FaultyDisk:
 
     Attributes:
         calls: the names of those so far.
-        paths: their first arguments.
+        paths: what files they were on.
         opened: is waited for in each write and fsync.
     """
 
@@ -43,7 +43,7 @@ class FaultyDisk:
         self.opened.set()
         self._directory = os.fspath(directory)
         self._kind = kind
-        self._descriptors: set[int] = set()
+        self._descriptors: dict[int, str] = {}
         self._real = {name: getattr(os, name) for name in CALLS}
         self._lock = threading.Lock()
 
@@ -59,7 +59,7 @@ class FaultyDisk:
         with self._lock:
             number = len(self.calls)
             self.calls.append(name)
-            self.paths.append(str(arguments[0]))
+            self.paths.append(self._descriptors.get(arguments[0], str(arguments[0])))
         if name in ("write", "fsync"):
             self.opened.wait()
         fails = self._fails(number, name)
@@ -69,15 +69,15 @@ class FaultyDisk:
                 return written
         elif fails and name == "close":
             real(*arguments)
-            self._descriptors.discard(arguments[0])
+            self._descriptors.pop(arguments[0], None)
         if fails:
             code = errno.ENOSPC if self._kind == "ENOSPC" else errno.EIO
             raise OSError(code, f"injected into call {number}, {name}", os.fspath(self._directory))
         result = real(*arguments, **named)
         if name == "open":
-            self._descriptors.add(result)
+            self._descriptors[result] = str(arguments[0])
         elif name == "close":
-            self._descriptors.discard(arguments[0])
+            self._descriptors.pop(arguments[0], None)
         return result
 
     @contextmanager

@@ -29,7 +29,8 @@ class Interrupter:
         self.ends: dict[tuple[str, int], tuple[int, int]] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(_OURS):
+        code = frame.f_code
+        if not code.co_filename.startswith(_OURS) or code.co_name == "__del__":  # what that raises, Python ignores
             return None
         if event == "line":
             self.count += 1

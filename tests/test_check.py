@@ -68,8 +68,8 @@ def test_damage_and_what_is_missing_exit_1(
     assert done.code == 1
     for phrase in (
         "E0_U2_S2.safetensors is missing: start 1 says that it saved it",
-        "the log of start 2, metrics/2.jsonl, is missing",
-        "the log of start 7, metrics/7.jsonl, is missing",
+        "is missing, as is all else that start 2 logged",
+        "is missing, as is all else that start 7 logged",
         "all files of start 4 are missing",
         "start 1 left no record that can be read",
     ):
@@ -125,10 +125,14 @@ def test_arrays_that_a_run_under_way_is_about_to_write_are_not_missing(tmp_path:
     with noether_torch.Run(tmp_path, [TRACKED]) as run:
         train(run, 5, 0)
         run.log_writer.disk.wait()
-        next((tmp_path / "update_outputs").glob("**/*.safetensors")).rename(tmp_path / "kept")
+        older, newest = sorted((tmp_path / "update_outputs").glob("**/*.safetensors"))
+        newest.rename(tmp_path / "kept")
         report = check_run(tmp_path)
         assert report.is_clean
-        assert any("is being written" in note for note in report.notes)
+        assert f"{newest} is being written" in report.notes
+        older.rename(tmp_path / "kept too")
+        assert [problem.partition(" is ")[0] for problem in check_run(tmp_path).problems] == [str(older)]
+        (tmp_path / "kept too").rename(older)
     assert "is missing" in check_run(tmp_path).problems[0]
     holder = {**about_this_process(), "host": "another"}  # the run was copied while it was written, or its machine died
     (tmp_path / "writer.lock").write_text(json.dumps(holder))

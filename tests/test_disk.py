@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -406,3 +408,72 @@ def test_a_run_stays_where_it_began_wherever_the_process_goes(tmp_path: Path, mo
     entries, arrays, problems = result(tmp_path / "run")
     assert (len(entries), len(arrays), problems) == (6, 3, [])
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("what", ["run", "metrics", "file"])
+@pytest.mark.parametrize("how", ["removed", "moved away and back"])
+@pytest.mark.filterwarnings(
+    "ignore:the disk did not make durable:RuntimeWarning", "ignore:missing in the:RuntimeWarning"
+)
+def test_a_run_whose_files_are_taken_away_is_told_and_goes_on_when_they_are_back(
+    what: str, how: str, tmp_path: Path
+) -> None:
+    path, away = tmp_path / "run", tmp_path / "away"
+    taken = {"run": path, "metrics": path / "metrics", "file": path / "metrics" / "1.jsonl"}[what]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Run(path, CALLBACKS[:1]) as run:
+            for update in range(3):
+                run.step({"loss": float(update)})
+            assert run.log_writer.disk.wait(is_durable=True)
+            taken.rename(away)
+            for update in range(3, 6):
+                run.step({"loss": float(update)})
+            deadline = time.monotonic() + 30
+            while run.log_writer.disk.trouble is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if how != "removed":
+                away.rename(taken)
+            run.step({"loss": 6.0})
+            assert [entry["loss/U1"] for entry in run.log_writer.log_entries] == [0, 1, 2, 3, 4, 5, 6]
+    told = " ".join(str(each.message) for each in caught)
+    assert "removed or replaced while it was written" in told
+    if how != "removed":
+        read = read_run(path)
+        assert (read.series["loss/U1"].value.tolist(), read.problems) == ([0, 1, 2, 3, 4, 5, 6], [])
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_a_file_system_that_makes_no_directories_durable_will_do(
+    code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(tmp_path / "run")
+    assert len(result(tmp_path / "run")[0]) == 6
+
+
+def test_a_load_does_not_wait_for_a_disk_that_stalls(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path)
+    with disk.installed(), Run(tmp_path / "run", CALLBACKS, processes=1) as run:
+        for update in range(1, 4):
+            run.step({"loss": update / 3, "field": np.full(3, update)})
+        state = run.state_dict()
+        run.step({"loss": 1.0, "field": np.full(3, 4)})
+        run.log_writer.disk.wait()
+        disk.opened.clear()
+        run.step({"loss": 2.0, "field": np.full(3, 5)})
+        waits: list[dict[str, Any]] = []
+        real = run.log_writer.disk.wait
+        run.log_writer.disk.wait = lambda **how: waits.append(how) or real(**how)  # type: ignore[method-assign, func-returns-value]
+        run.load_state_dict(state)
+        assert not any(how.get("insists") or how.get("patience", 0) > 2 for how in waits)
+        assert [entry["update"] for entry in run.log_writer.log_entries] == [1, 2, 3]
+        disk.opened.set()

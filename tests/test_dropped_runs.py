@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_disk import FaultyDisk
 
 from noether_core import read_run
 from noether_core.interrupts import Interrupts
@@ -72,6 +73,26 @@ def test_runs_that_are_dropped_leave_no_thread_descriptor_or_handler(answer: obj
         pass
     assert signal.getsignal(signal.SIGINT) is answer  # not that of a run that is no more
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_dropped_run_whose_disk_failed_for_a_while_lets_go_of_all(answer: object, tmp_path: Path) -> None:
+    failed = []
+
+    def fails(number: int, name: str) -> bool:
+        if name == "write" and disk.paths[number].endswith(".jsonl") and len(failed) < 2:
+            failed.append(name)
+        return bool(failed) and number < first_calls + 3 and name == "write"
+
+    threads, first_calls = len(disk_threads()), 0
+    disk = FaultyDisk(tmp_path, "ENOSPC", fails)
+    with disk.installed():
+        run = drop(tmp_path / "run")
+        first_calls = len(disk.calls)
+        assert comes_true(lambda: run() is None)
+        assert comes_true(lambda: len(disk_threads()) == threads)
+    with Run(tmp_path / "run", [CONFIG], start={"update": 3}):
+        pass
+    assert len(read_run(tmp_path / "run").entries) == 3
 
 
 def test_ctrl_c_is_answered_through_thousands_of_handlers(answer: object) -> None:

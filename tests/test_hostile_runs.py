@@ -449,7 +449,7 @@ def test_a_link_under_a_temporary_name_is_not_written_through(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "cell"),
     [
-        *((f"{sign}1+1", f"'{sign}1+1") for sign in "=+-@\t\r"),
+        *((f"{sign}1+1", f"'{sign}1+1") for sign in "=+-@\t\r＝＋－＠"),
         ("'quoted'", "''quoted'"),
         ("nan", "nan"),
         ("1.5", "1.5"),
@@ -466,6 +466,23 @@ def test_no_text_in_a_csv_is_a_formula_or_a_number(text: str, cell: str, tmp_pat
     assert head[3] == (f"'{text}key" if cell.startswith("'") else f"{text}key")
     assert row[3:] == [cell, "-1.5"]
     assert f'"{cell}",-1.5\r\n' in data  # text is in quotes, a number is not
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_no_reader_of_a_csv_finds_a_formula_in_a_key_whatever_it_splits_at(separator: str, tmp_path: Path) -> None:
+    write_log(tmp_path, {f"a{separator}=HYPERLINK(1)": 1.5, "b": 2.5}, 1)
+    data = export_run(tmp_path, "csv").path.read_bytes().decode()
+    cells = [cell for row in csv.reader(data.splitlines(), delimiter=separator) for cell in row]
+    assert not any(cell.startswith("=") for cell in cells)
+
+
+def test_no_name_of_a_file_forges_a_line_of_the_check(tmp_path: Path) -> None:
+    write_log(tmp_path, {"loss": 1.5}, 1)
+    (tmp_path / "update_outputs" / "U1").mkdir(parents=True)
+    (tmp_path / "update_outputs" / "U1" / "x\nnothing is damaged or missing\n.safetensors").symlink_to("/dev/null")
+    report = check_run(tmp_path)
+    assert not report.is_clean
+    assert "nothing is damaged or missing" not in "\n".join(report.lines()).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import jax
 import jax.numpy as jnp
@@ -288,6 +290,8 @@ def positions(counter: Interrupter, full: bool) -> list[int]:
     return sorted({*drawn, *(at for ends in counter.ends.values() for at in ends if full)})
 
 
+# what is opened and not yet anybody's is closed when it is collected
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("interrupted", CALLS, ids=lambda function: function.__name__)
 def test_an_interrupted_call_counts_wholly_or_not_at_all(
     interrupted: Callable[[Path, Call], Any], full: bool, tmp_path: Path, sized: Callable[..., Iterator[Any]]
@@ -306,20 +310,45 @@ def test_an_interrupted_call_counts_wholly_or_not_at_all(
         shutil.rmtree(tmp_path / "run")
 
 
-def test_wherever_entering_an_evaluation_is_interrupted_the_steps_after_it_are_training_steps(tmp_path: Path) -> None:
-    def enter(at: int) -> Interrupter:
-        run, interrupter = open_run(tmp_path / str(at), TIMELESS), Interrupter(at)
-        context = run.evaluate()
-        if not interrupter.run(context.__enter__):
-            context.__exit__(None, None, None)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_wherever_a_start_is_interrupted_another_run_may_begin_there(full: bool, tmp_path: Path) -> None:
+    def interrupted(at: int) -> Interrupter:
+        run, interrupter = noether_torch.Run(tmp_path, CONFIGS[:1], **ARGUMENTS), Interrupter(at)
+        interrupter.run(run.start)
+        assert run._state != "training" or not at, interrupter.place
+        run.finish()
+        with noether_torch.Run(tmp_path, CONFIGS[:1], **ARGUMENTS):  # while somebody still has the first
+            assert run is not None
+        return interrupter
+
+    interrupted(0)
+    count = interrupted(0).count
+    for at in range(1, count - 5) if full else random.sample(range(1, count - 5), 30):
+        interrupter = interrupted(at)
+        assert interrupter.place
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, interrupter.place
+
+
+def test_wherever_an_evaluation_is_interrupted_the_steps_after_it_are_training_steps(tmp_path: Path) -> None:
+    def interrupted(at: int) -> Interrupter:
+        run, interrupter = open_run(tmp_path / uuid4().hex, TIMELESS), Interrupter(at)
+
+        def evaluate() -> None:
+            with run.evaluate():
+                run.step(outputs(60), losses=torch.tensor(2.0))
+
+        interrupter.run(evaluate)
         run.step(outputs(1), losses=torch.tensor(2.0))
         assert run.counter.update == 1, interrupter.place
+        with run.evaluate():
+            run.step(outputs(2), losses=torch.tensor(2.0))
         run.finish()
         return interrupter
 
-    count = enter(0).count
-    for at in {*range(1, 30), *range(count - 60, count + 1)}:
-        assert enter(at).place
+    interrupted(0)  # what the first one makes, others have
+    count = interrupted(0).count
+    for at in {*range(1, 30), *range(30, count, 29), *range(count - 60, count - 5)}:
+        assert interrupted(at).place
 
 
 def test_a_step_of_an_evaluation_counts_for_all_callbacks_or_for_none(tmp_path: Path) -> None:

@@ -83,6 +83,20 @@ def test_the_values_in_mid_training_are_those_of_the_branch_that_it_goes_on(fron
 
 
 @both
+def test_what_is_logged_at_the_update_that_a_load_went_back_to_is_of_one_entry(front_end: Any, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path, [TRACKED]) as run:
+        train(run, 4)
+        run.log({"own": 1.0})
+        state = run.state_dict()
+        train(run, 6)
+        run.load_state_dict(state)
+        run.log({"own": 2.0})
+        assert run.log_writer.get_all_metric_values("own") == [2.0]
+        kept = run.log_writer.log_entries
+    assert kept == read_run(tmp_path).entries
+
+
+@both
 def test_a_start_from_the_beginning_supersedes_all_before_it(front_end: Any, tmp_path: Path) -> None:
     with front_end.Run(tmp_path, [TRACKED]) as run:
         train(run, 9)

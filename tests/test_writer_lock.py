@@ -210,7 +210,7 @@ def test_a_lock_that_a_full_disk_has_no_room_for_keeps_nobody_out(
         raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(writer_lock, "write_all", refuse)
-    with contextlib.suppress(OSError):
+    with pytest.raises(OSError, match="no space left"):
         writer_lock.WriterLock(tmp_path).hold()
     monkeypatch.setattr(writer_lock, "write_all", real)
     with Run(tmp_path, [CONFIG]) as run:
@@ -403,20 +403,43 @@ def test_a_run_that_was_made_before_the_fork_may_begin_after_it(tmp_path: Path) 
     assert len(list((tmp_path / "run" / "capsules").iterdir())) == 1
 
 
-def test_a_fork_within_a_step_leaves_ctrl_c_to_the_child(tmp_path: Path) -> None:
-    with Run(tmp_path, [CONFIG]) as run:
-        run.interrupts.depth = 1
-        raised = []
+class ChildError(Exception):
+    """Leave the step of a child."""
 
-        def interrupted() -> None:
+
+@pytest.mark.parametrize("within", ["a step", "an evaluation's step"])
+def test_a_fork_within_a_step_leaves_ctrl_c_to_the_child(within: str, tmp_path: Path) -> None:
+    statuses = []
+
+    def fork() -> None:
+        if (child := os.fork()) == 0:
+            raise ChildError
+        statuses.append(os.waitpid(child, 0)[1])
+
+    with Run(tmp_path, [CONFIG]) as run:
+        parent = os.getpid()
+        try:
+            with run.interrupts, run.interrupts if within != "a step" else contextlib.nullcontext():
+                fork()
+        except ChildError:
+            code = 1
             try:
                 signal.raise_signal(signal.SIGINT)
             except KeyboardInterrupt:
-                raised.append(True)
-            assert raised
+                code = 0
+            os._exit(code if run.interrupts.depth == 0 else 2)
+        assert os.getpid() == parent
+    assert statuses == [0]
 
-        assert in_child(interrupted) == 0
-        run.interrupts.depth = 0
+
+def test_a_child_closes_no_tracker_of_a_log_that_its_parent_has_not_written_to(tmp_path: Path) -> None:
+    counter = UpdateCounter()
+    writer = LogWriter(tmp_path / "run", update_counter=counter, trackers=[Noting(tmp_path / "noted")])
+    assert in_child(writer.close) == 0
+    counter.next_update()
+    writer.add_scalar("x", 1.0)
+    writer.close()
+    assert (tmp_path / "noted").read_text() == "1\nclosed\n"
 
 
 def test_a_child_that_outlives_its_parent_does_not_hold_the_directory(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,16 +82,26 @@ def find_arrays(path: Path, problems: list[str]) -> list[Path]:
 
 def add_those_that_set_aside(
     path: Path, found: Sequence[Path], numbers: Sequence[int], savers: dict[str, list[Saver]]
-) -> None:
-    """Add the starts whose own note is lost: each also set aside what it replaced, in `superseded/<n>/`."""
+) -> set[str]:
+    """Add the starts whose own note is lost: each also set aside what it replaced, in `superseded/<n>/`.
+
+    Returns:
+        The names of files that a start set aside of which nothing else is left, so that nobody knows who saved which.
+    """
+    unknown = set()
     places = {str(number): at for at, number in enumerate(numbers)}
     for file in found:
         part, number, *names = file.relative_to(path).parts
-        if part == _PARTS[1] and number in places and names[:1] == [_PARTS[0]]:
-            of_name = savers.setdefault("/".join(names), [])
+        if part == _PARTS[1] and names[:1] == [_PARTS[0]]:
+            name = "/".join(names)
+            if number not in places:
+                unknown.add(name)
+                continue
+            of_name = savers.setdefault(name, [])
             if not any(saver.number == number for saver in of_name):
                 of_name.append(Saver(places[number], number, is_provisional=False))
                 of_name.sort()
+    return unknown
 
 
 def array_files(
@@ -99,9 +109,21 @@ def array_files(
     savers: Mapping[str, Sequence[Saver]],
     lineage: Lineage,
     found: Sequence[Path],
-    doubtful: Sequence[int],
+    unknown: Set[str],
+    problems: list[str] | None,
 ) -> tuple[list[ArrayFile], list[ArrayFile]]:
-    """Return the array files that stand and those that do not: the newest of a name stands whose start does."""
+    """Return the array files that stand and those that do not: the newest of a name stands whose start does.
+
+    Of a file of which no start says that it saved it, any may have: it stands where what each of them wrote does.
+
+    Args:
+        path: the run directory.
+        savers: of each file.
+        lineage: says what stands.
+        found: the files that are there.
+        unknown: names of which nobody knows who saved which file.
+        problems: gets a sentence for each file of which no start says that it saved it; None: they do not say that of any.
+    """
     kept: list[ArrayFile] = []
     superseded: list[ArrayFile] = []
     names = {file.relative_to(path).as_posix() for file in found if file.is_relative_to(path / _PARTS[0])}
@@ -115,10 +137,15 @@ def array_files(
         is_found = False
         for saver, file in zip([*saved, None], files, strict=True):  # each set aside what the one before had saved
             if file in there:
-                by = [Saver(start, "", is_provisional=False) for start in doubtful] if saver is None else [saver]
-                stands = not is_found and all(
-                    lineage.stands(each.start, iteration.update or 0, is_provisional=each.is_provisional) for each in by
-                )
+                update = iteration.update or 0
+                if saver is not None and name not in unknown:
+                    stands = lineage.stands(saver.start, update, is_provisional=saver.is_provisional)
+                else:
+                    stands = update <= lineage.least
+                    if problems is not None:
+                        taken = "as the run's" if stands else "as superseded"
+                        problems.append(f"{file}: no start says that it saved this file; it is taken {taken}")
+                stands &= not is_found
                 is_found |= stands
                 (kept if stands else superseded).append(ArrayFile(interval, iteration, file, path))
     kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))

@@ -130,8 +130,12 @@ class Disk:
 
     def _write_file(self, items: deque[_File]) -> None:
         path, data, is_durable, _ = items[0]
-        write_whole(path, self._parts(data), is_durable=is_durable)
+        self.write_now(path, data, is_durable=is_durable)
         items.popleft()
+
+    def write_now(self, path: Path, data: bytes, *, is_durable: bool = True) -> None:
+        """Write a whole file, on the thread."""
+        write_whole(path, self._parts(data), is_durable=is_durable)
 
     def _parts(self, data: bytes) -> Iterator[memoryview]:
         for at in range(0, len(data), _CHUNK):

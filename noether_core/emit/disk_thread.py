@@ -237,7 +237,7 @@ class DiskThread:
         if isinstance(first, Mark):
             if first.is_durable and not self._try(self._sync):
                 self._pause_after_failure()
-                return False
+                return self._owner() is None and self._tries > len(_PAUSES)
             self._waiting.popleft()
             first.passed.put(None)
             return first.ends
@@ -278,6 +278,7 @@ class DiskThread:
             function()
         except BaseException as error:  # this thread goes on, whatever it is
             self._tries += 1
+            error.__traceback__ = error.__context__ = None  # which hold what was to be written, and all that has it
             self.trouble, self.first_trouble = error, self.first_trouble or error
             return False
         finally:

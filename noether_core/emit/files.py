@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -17,6 +18,8 @@ _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.tmp", re.DOTALL)
 _OLD = 24 * 3600.0  # seconds, after which no process of another machine still writes a file
 _PLACES = ("", "metrics/", "starts/", "update_outputs/**/", "unmerged/**/", "exports/")
+# of an fsync of a directory: Windows and some file systems have none, and one that may be written need not be readable
+_NOT_FOR_DIRECTORIES = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -28,19 +31,22 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
     make_directory(path.parent, is_durable=is_durable)
     # nobody can have put it there
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{_HOST}-{os.getpid()}.tmp")
-    try:
+    descriptor = -1
+    try:  # one, for no handler has the line on which another one begins
         descriptor = os.open(temporary, _NEW, 0o666)
-        try:
-            for part in [data] if isinstance(data, bytes) else data:
-                write_all(descriptor, part, temporary)
-            if is_durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        for part in [data] if isinstance(data, bytes) else data:
+            write_all(descriptor, part, temporary)
+        if is_durable:
+            os.fsync(descriptor)
+        written, descriptor = descriptor, -1
+        os.close(written)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if descriptor >= 0:
+                os.close(descriptor)
         raise
     if is_durable:
         sync_directory(path.parent)  # makes the rename itself durable
@@ -66,12 +72,17 @@ def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make durable which files a directory has."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    """Make durable which files a directory has, where the system can do that."""
+    descriptor = -1
     try:
+        descriptor = os.open(directory, os.O_RDONLY)
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_DIRECTORIES:
+            raise
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def remove_temporaries(directory: Path) -> None:

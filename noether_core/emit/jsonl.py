@@ -30,7 +30,7 @@ from noether_core.schedule import UNITS
 
 _ALIKE = frozenset({int, bool, type(None)})  # types that orjson writes as `json` does, if at all
 _CHUNK = 2**20  # bytes
-_NUMBER = re.compile("0|[1-9][0-9]{0,17}")  # of a start, as we write it
+NUMBER = re.compile("0|[1-9][0-9]{0,17}")  # of a start, as we write it
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
@@ -97,14 +97,14 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 def numbered_files(directory: Path) -> list[Path]:
     """Return a directory's files `<n>.jsonl`, by number."""
-    found = [path for path in directory.glob("*.jsonl") if _NUMBER.fullmatch(path.stem)]
+    found = [path for path in directory.glob("*.jsonl") if NUMBER.fullmatch(path.stem)]
     return sorted(found, key=lambda path: int(path.stem))
 
 
 def start_numbers(directory: Path) -> list[int]:
     """Return the numbers of the process starts that have files in a directory: `<n>.jsonl`, or what lies beside that."""
     stems = {path.name.partition(".")[0] for path in directory.glob("*.jsonl")}
-    return sorted(int(stem) for stem in stems if _NUMBER.fullmatch(stem))
+    return sorted(int(stem) for stem in stems if NUMBER.fullmatch(stem))
 
 
 class LineFile:
@@ -121,10 +121,11 @@ class LineFile:
         torn: how many of its lines were not written whole, and so are damaged.
     """
 
+    _descriptor: int | None = None
+
     def __init__(self, directory: Path, suffix: str = ".jsonl") -> None:
         self._directory = directory
         self._suffix = suffix
-        self._descriptor: int | None = None
         self._size = 0  # what we know to be in the file
         self._begun = 0  # so many bytes of `_line` are at its end
         self._line = b""
@@ -150,6 +151,7 @@ class LineFile:
         if not lines:
             return
         descriptor = self.open()
+        self._require_there(descriptor)
         if self._begun and lines[0] != self._line:
             self._is_torn = True
         self._end_torn_line(descriptor)
@@ -210,6 +212,7 @@ class LineFile:
         """
         if self._descriptor is None or self.path is None:
             return
+        self._require_there(self._descriptor)
         if self._is_unsure:
             self._write_again(self.path)
         self._is_unsure = True
@@ -219,11 +222,16 @@ class LineFile:
             sync_directory(self.path.parent)
             self._is_listed = True
 
+    def _require_there(self, descriptor: int) -> None:
+        """Raise an OSError where what is written would be lost: the file, or a directory that it is in, was taken away."""
+        assert self.path is not None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(os.fstat(descriptor), self.path.lstat()):
+                return
+        raise FileNotFoundError(errno.ENOENT, "removed or replaced while it was written; put it back", str(self.path))
+
     def _write_again(self, path: Path) -> None:
-        assert self._descriptor is not None
-        with contextlib.suppress(FileNotFoundError), path.open("r+b", buffering=0) as file:
-            if not os.path.samestat(os.fstat(file.fileno()), os.fstat(self._descriptor)):
-                return  # it was taken away
+        with path.open("r+b", buffering=0) as file:
             file.seek(self._synced)
             while data := file.read(_CHUNK):
                 file.seek(-len(data), os.SEEK_CUR)

@@ -8,7 +8,9 @@ comes after it, from a descendant that has all steps of that interval.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,19 @@ class Lineage:
 
     Attributes:
         until: of each start, the last update up to which what it wrote stands; -1 if nothing does.
+        least: the last update up to which all stands, whoever wrote it.
     """
 
     def __init__(self, starts: Sequence[Start], updates: Sequence[Any]) -> None:
         wrote = [at for at, each in enumerate(updates) if len(each)]
         newest = wrote[-1] + 1 if wrote else 0  # a start that wrote nothing supersedes nothing
         self.until = [*standing(starts[:newest]), *[-1.0] * (len(starts) - newest)]
-        self._since = [start.since for start in starts]
-        self._last = [_last(each, until) for each, until in zip(updates, self.until, strict=True)]
+        self.least = min([*self.until[:newest], *standing(starts)], default=math.inf)
+        last = [_last(each, until) for each, until in zip(updates, self.until, strict=True)]
+        # of what is between two of these updates, which start is the last that went over it with all its steps
+        self._updates, self._gone_over = _newest_over(
+            [(start.since + 1, end) for start, end in zip(starts, last, strict=True)]
+        )
 
     def stands(self, start: int, update: int, *, is_provisional: bool = False) -> bool:
         """Tell whether what a start wrote at an update stands.
@@ -44,8 +51,30 @@ class Lineage:
         """
         if update > self.until[start]:
             return False
-        later = range(start + 1, len(self.until)) if is_provisional else ()
-        return not any(self._since[each] < update < self._last[each] for each in later)
+        return not is_provisional or self._gone_over[bisect_right(self._updates, update)] <= start
+
+
+def _newest_over(stretches: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
+    """Return the ends of stretches, and what of them is before, between and after two ends the last one over that; -1: none is.
+
+    A stretch has its first number, and not its last.
+
+    >>> _newest_over([(0, 5), (3, 9), (7, 8)])
+    ([0, 3, 5, 7, 8, 9], [-1, 0, 1, 1, 2, 1, -1])
+    """
+    ends = sorted({end for first, last in stretches if first < last for end in (first, last)})
+    begins: dict[float, list[int]] = {}
+    for place, (first, last) in enumerate(stretches):
+        if first < last:
+            begins.setdefault(first, []).append(place)
+    newest, open_ones = [-1], list[int]()  # a heap, the last one first
+    for end in ends:
+        for place in begins.get(end, ()):
+            heappush(open_ones, -place)
+        while open_ones and stretches[-open_ones[0]][1] <= end:
+            heappop(open_ones)
+        newest.append(-open_ones[0] if open_ones else -1)
+    return ends, newest
 
 
 def _last(updates: Any, until: float) -> int:

@@ -78,6 +78,7 @@ class LogWriter:
         The next entry begins a new file of the run directory, with a record of this start.
         """
         self.flush()
+        self._feeds.own()
         read = None if self.run_log is None else self.run_log.newest_entries(origin, WINDOW)
         entries = [each for each in self.log_entries if each["update"] <= origin.update] if read is None else read
         self._is_cut |= len(entries) == WINDOW
@@ -205,9 +206,9 @@ class LogWriter:
         # if this is interrupted, it may be done again from here on, and changes nothing that it has changed
         if self.run_log is not None:
             self.run_log.append(entry, number)
-        if self._parts.flushed and self.log_entries:
+        if self.log_entries and self.log_entries[-1]["update"] == entry["update"]:
             self.log_entries[-1] = {**self.log_entries[-1], **entry}
-        elif self.log_entries[-1:] != [entry]:
+        else:
             self.log_entries.append(entry)
         if not self._keeps_all and len(self.log_entries) > WINDOW:
             self._is_cut = bool(self.log_entries.pop(0))

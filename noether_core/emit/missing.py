@@ -21,7 +21,7 @@ class Missing:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may end the run in here
         self._entries = self._files = 0
         self._updates: list[list[int]] = []  # the first and last of each stretch
         self._names: list[str] = []

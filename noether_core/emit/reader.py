@@ -25,8 +25,8 @@ from noether_core.emit.lines import beside_problem, entry_problem, lines_there
 from noether_core.emit.merged_log import SUFFIX as MERGED_SUFFIX
 from noether_core.emit.merged_log import Merged, read_merged, with_merged
 from noether_core.emit.missing import words
-from noether_core.emit.problems import MOST, Problems
-from noether_core.emit.starts import PROVISIONAL, read_record
+from noether_core.emit.problems import Problems
+from noether_core.emit.starts import PROVISIONAL, read_record, recorded_numbers
 from noether_core.errors import MissingDependencyError, RunFormatError
 from noether_core.regular_files import require_own_parts
 from noether_core.schedule import UNITS
@@ -134,16 +134,19 @@ def read_run(path: str | Path) -> RunReader:
     problems: list[str] = Problems()
     builder = TableBuilder()
     savers: dict[str, list[Saver]] = {}  # of each array file
-    doubtful: list[int] = []  # the starts of whose notes on what they saved something is lost
     records: list[dict[str, Any]] = []
     lost: list[tuple[list[int], bool]] = []  # the updates of entries that are gone, and whether it is told already
-    numbers = start_numbers(metrics)
+    found = find_arrays(path, problems)  # before the notes on them, for these are written first
+    logged = start_numbers(metrics)
+    numbers = sorted({*logged, *recorded_numbers(path)})
+    problems.extend(
+        f"{metrics / f'{number}.jsonl'} is missing, as is all else that start {number} logged"
+        for number in sorted(set(numbers).difference(logged))
+    )
     for place, number in enumerate(numbers):
-        file, before = metrics / f"{number}.jsonl", len(problems)
+        file = metrics / f"{number}.jsonl"
         beside = _read_beside(file.with_suffix(".time.jsonl"), problems)
         merged = read_merged(file.with_suffix(MERGED_SUFFIX), problems)
-        if len(problems) > before or before >= MOST:
-            doubtful.append(place)
         problems.extend(beside.missing)
         for name, is_provisional in (beside.arrays | _merged_arrays(merged)).items():
             savers.setdefault(name, []).append(Saver(place, str(number), is_provisional))
@@ -153,8 +156,7 @@ def read_run(path: str | Path) -> RunReader:
         before = len(problems)
         builder.add_start(whole, start, beside.times, provisional)
         lost.append((sorted(beside.times.keys() - set(builder.updates(place))), len(problems) > before))
-    found = find_arrays(path, problems)
-    add_those_that_set_aside(path, found, numbers, savers)
+    unknown = add_those_that_set_aside(path, found, numbers, savers)
     lineage = lineage_of(builder, savers, [updates for updates, _ in lost])
     problems.extend(_lost(metrics, numbers, lost, lineage))
     table, superseded = builder.build(lineage)
@@ -162,7 +164,7 @@ def read_run(path: str | Path) -> RunReader:
         RunStart(number, record, start.ancestors[0][1] if start.ancestors else -1, until)
         for number, record, start, until in zip(numbers, records, builder.starts, lineage.until, strict=True)
     ]
-    arrays = array_files(path, savers, lineage, found, doubtful)
+    arrays = array_files(path, savers, lineage, found, unknown, problems if (path / "starts").is_dir() else None)
     return RunReader(path, table, problems, superseded, *arrays, starts, lineage)
 
 

@@ -122,8 +122,9 @@ class RunLog:
         if path.is_relative_to(self.directory):
             if not self._is_writer():
                 return
-            self.newest.note_arrays(path, is_provisional=self.is_provisional)
-        self._disk.put_file(path, data, keeps=self._lock)
+            self.newest.save(path, data, is_provisional=self.is_provisional)
+        else:
+            self._disk.put_file(path, data, keeps=self._lock)
 
     def append(self, entry: Mapping[str, Any], number: int) -> None:
         """Write one entry; see `hold`, and `StartLog.append`."""
@@ -146,7 +147,13 @@ class RunLog:
         return not self.is_forked
 
     def newest_entries(self, then: Origin, most: int) -> list[dict[str, Any]] | None:
-        """Return the newest entries that stand if it goes on from there; None where the files cannot be read."""
+        """Return the newest entries that stand if it goes on from there.
+
+        None: they are those that stand now, up to that update; or the files cannot be read, and it has to do with these.
+        """
+        parent, now = then.ancestors[0][0] if then.ancestors else NEWEST, self.newest.origin
+        if not self.newest.is_open or now is None or parent in (now.id, NEWEST) or not self._disk.wait():
+            return None
         with contextlib.suppress(OSError, RunFormatError):
             return list(deque(self.entries(then), most))
         return None

@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from noether_core.emit.disk import LINE_COST, Disk, nothing
+from noether_core.emit.disk import FILE_COST, LINE_COST, Disk, nothing
 from noether_core.emit.disk_thread import Job
+from noether_core.emit.files import make_directory
 from noether_core.emit.jsonl import LineFile, encode_entry, encode_line, iter_lines
 from noether_core.emit.lines import entry_problem
 from noether_core.emit.starts import PROVISIONAL, Origin
 from noether_core.errors import RunFormatError
+from noether_core.regular_files import require_no_links
 
 MOST_TIMES, TIMES_WAIT = 64, 1.0  # how many times wait to be written, and for how many seconds
 MOST_BESIDE = 4096  # lines with times that wait where the disk takes entries alone; of more the oldest are lost
@@ -34,6 +36,12 @@ class _Entry(NamedTuple):
     number: int
     line: bytes
     time: float
+
+
+class _Arrays(NamedTuple):
+    name: Path
+    data: bytes
+    is_provisional: bool
 
 
 class StartLog:
@@ -65,6 +73,7 @@ class StartLog:
         self.is_open = False  # something was handed over
         self._new_since: int | None = None  # to be written
         self._saved: dict[str, None] = {}  # the newest array files of this start
+        self._noted: _Arrays | None = None  # that are to be written next
         # of updates, written together: a line for each costs as much as its entry
         self._times: list[tuple[int, float]] = []
         self._written_at = -math.inf
@@ -105,11 +114,11 @@ class StartLog:
             self.origin = replace(self.origin, since=update)
             self._new_since = update
 
-    def note_arrays(self, path: Path, *, is_provisional: bool = False) -> None:
-        """Write that this start saves an array file, and set aside the one that another start saved there."""
+    def save(self, path: Path, data: bytes, *, is_provisional: bool = False) -> None:
+        """Write an array file, after a note that this start does; the one that another start saved there is set aside."""
         self._note_news()
-        name = path.relative_to(self._directory)
-        self._put(Job(self._note_arrays, (name, is_provisional), LINE_COST, nothing))
+        item = _Arrays(path.relative_to(self._directory), data, is_provisional)
+        self._put(Job(self._save, item, len(data) + FILE_COST, self._lose_arrays))
 
     def close(self) -> None:
         """Make the lines durable and close the files, once all is written."""
@@ -118,6 +127,9 @@ class StartLog:
 
     def _put(self, job: Job) -> None:
         self.is_open |= self._disk.put(job)
+
+    def _lose_arrays(self, arrays: _Arrays) -> None:
+        self._disk.missing.add_file(arrays.name.as_posix())
 
     def _lose_entry(self, entry: _Entry) -> None:
         self._disk.missing.add_entry(entry.values["update"])
@@ -191,20 +203,31 @@ class StartLog:
         self._beside.write(lines)
         self._disk.note_written(self._beside)
 
-    def _note_arrays(self, saved: deque[tuple[Path, bool]]) -> None:
+    def _save(self, waiting: deque[_Arrays]) -> None:
+        """Write a file only once it is for good known which start wrote it: one that nobody knows of is not given out."""
         self._open()
-        name, is_provisional = saved[0]
-        path = self._directory / name
+        arrays = waiting[0]
+        path = self._directory / arrays.name
+        require_no_links(self._directory, path)
+        if self._noted is not arrays:
+            self._set_aside(arrays.name, path)
+            note = {"arrays": arrays.name.as_posix(), **({"provisional": True} if arrays.is_provisional else {})}
+            self._note(deque([encode_line(note)]))
+            self._noted = arrays
+        self._beside.sync()
+        self._disk.write_now(path, arrays.data)
+        self._noted = None
+        waiting.popleft()
+
+    def _set_aside(self, name: Path, path: Path) -> None:
+        """Keep what another start saved under a name."""
         if name.as_posix() not in self._saved and path.exists():
             aside = self._directory / "superseded" / str(self._number) / name
-            aside.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(aside.parent)
             path.replace(aside)
         self._saved[name.as_posix()] = None
         if len(self._saved) > MOST_SAVED:
             del self._saved[next(iter(self._saved))]
-        note = {"arrays": name.as_posix(), **({"provisional": True} if is_provisional else {})}
-        self._note(deque([encode_line(note)]))
-        saved.popleft()
 
     def _close(self, items: deque[None]) -> None:
         if self._is_closed:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from noether_core.emit.files import write_whole
-from noether_core.emit.jsonl import start_numbers
+from noether_core.emit.jsonl import NUMBER, start_numbers
 from noether_core.emit.record_file import decode_record, encode_record
 from noether_core.errors import NoetherError, RunFormatError
-from noether_core.regular_files import read_regular
+from noether_core.regular_files import files_below, read_regular
 from noether_core.schedule import UNITS, TrainingIteration
 
 _PACKAGES = ("noether-callbacks", "numpy", "jax", "torch")
@@ -196,6 +196,12 @@ def _start(record: Any) -> Start:
     if not isinstance(found, str) or not is_typed or type(since) is not int:
         raise TypeError("a field is of the wrong type")
     return Start(found, tuple((name, until) for name, until in ancestors), since)
+
+
+def recorded_numbers(directory: Path) -> list[int]:
+    """Return the numbers of the starts that left a record in a run directory."""
+    names = [file.stem for file in files_below(directory, "starts") if file.suffix == ".json"]
+    return sorted(int(name) for name in names if NUMBER.fullmatch(name))
 
 
 def read_start(directory: Path, number: int) -> Start | None:

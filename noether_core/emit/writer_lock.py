@@ -138,9 +138,14 @@ class _Held:
         descriptor: of that file, which has the lock; None for one that names its holder.
     """
 
+    _descriptor: int | None = None
+
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self._path, self._descriptor, self._process = path, descriptor, os.getpid()
         self._is_by_name = descriptor is None
+
+    def __del__(self) -> None:
+        self.close()  # of one that Ctrl-C came before anybody had: the lock goes with the descriptor
 
     def release(self) -> None:
         if os.getpid() != self._process:

@@ -16,10 +16,12 @@ from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.lines import beside_problem, lines_there
 from noether_core.emit.problems import Problems
 from noether_core.emit.reader import RunReader, RunStart, read_run
+from noether_core.emit.starts import recorded_numbers
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
 from noether_core.emit.writer_lock import is_written_now
 from noether_core.errors import ConfigFileError, RunFormatError
 from noether_core.regular_files import files_below
+from noether_core.text import inert
 
 
 @dataclass
@@ -64,8 +66,8 @@ class CheckReport:
                 f"superseded by later starts: {self.superseded} entries and {len(self.superseded_arrays)} array files"
                 f"{''.join(f'{chr(10)}  {name}' for name in self.superseded_arrays)}"
             )
-        yield from self.notes
-        yield from (f"✗ {problem}" for problem in self.problems)
+        yield from map(inert, self.notes)
+        yield from (f"✗ {inert(problem)}" for problem in self.problems)
         yield "nothing is damaged or missing" if self.is_clean else f"{len(self.problems)} problems"
 
 
@@ -117,10 +119,7 @@ def _check_starts(path: Path, report: CheckReport) -> None:
             if file.name.endswith(".tmp"):
                 report.notes.append(f"{file} was left behind by a process that was killed")
     numbers = start_numbers(path / "metrics")
-    recorded = {int(file.stem) for file in files_below(path, "starts") if file.stem.isdecimal() and len(file.stem) < 19}
-    for number in sorted(recorded.difference(numbers)):
-        report.problems.append(f"the log of start {number}, metrics/{number}.jsonl, is missing")
-    present = recorded.union(numbers)
+    present = {*recorded_numbers(path), *numbers}
     gone = [number for number in range(1, min(max(present, default=0), 10**6)) if number not in present]
     report.problems.extend(f"all files of start {number} are missing" for number in gone)
 
@@ -157,23 +156,24 @@ def _check_missing_arrays(path: Path, report: CheckReport) -> None:
     """Say which array files starts say that they saved, and are not there: what replaces one has its name."""
     there = _array_names(path)
     missing: dict[str, int] = {}
+    newest = None  # which a run under way may be about to write
     for number in start_numbers(path / "metrics"):
         for suffix in (".time.jsonl", ".merged.jsonl"):
             file = path / "metrics" / f"{number}{suffix}"
             for line in lines_there(file, Problems(), beside_problem):
-                if (name := line.get("arrays")) is not None and name not in there:
-                    missing.setdefault(name, number)
-    if missing and is_written_now(path):
-        report.notes.append(
-            "the run is being written: of the array files that it notes the newest may not be there yet"
-        )
-    elif missing:
-        there = _array_names(path)  # once more, for the run may have ended meanwhile
-        report.problems.extend(
-            f"{path / name} is missing: start {number} says that it saved it"
-            for name, number in missing.items()
-            if name not in there
-        )
+                if (name := line.get("arrays")) is not None:
+                    newest = name if suffix == ".time.jsonl" else newest
+                    if name not in there:
+                        missing.setdefault(name, number)
+    if newest in missing and is_written_now(path):
+        report.notes.append(f"{path / newest} is being written")
+        del missing[newest]
+    there = _array_names(path) if missing else there  # once more, for the run may have gone on
+    report.problems.extend(
+        f"{path / name} is missing: start {number} says that it saved it"
+        for name, number in missing.items()
+        if name not in there
+    )
 
 
 def _array_names(path: Path) -> set[str]:

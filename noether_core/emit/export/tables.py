@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
 from noether_core.text import as_float
 
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
+# before what others than ours may take for the beginning of a cell
+_SPLIT_OFF = re.compile(r"(?<=[;\t|])(?=[=+\-@＝＋－＠])")
+_PLAIN_NAME = re.compile(r"[\w/.-]+")  # that no reader splits, wherever it does
 
 
 def csv_parts(table: Table) -> Iterator[bytes]:
@@ -21,8 +25,9 @@ def csv_parts(table: Table) -> Iterator[bytes]:
 
     A number is bare: a float as its shortest decimal that reads back to the same bits (`nan`, `inf` and `-inf` among them).
     Text is in quotes, and so are a list or dict, as JSON. A key that an update did not log leaves its cell empty. Text and keys
-    that a spreadsheet would take for a formula, those that begin with `=`, `+`, `-`, `@`, a tab or a carriage return, have an
-    apostrophe before them, and so have those that begin with one: take it away, and the text is what was logged.
+    that a spreadsheet would take for a formula, those that begin with `=`, `+`, `-`, `@`, a tab or a line's end, have an
+    apostrophe before them, and so have those that begin with one: take it away, and the text is what was logged. One is also
+    before such a sign that follows a semicolon, a tab or a bar, for readers that split there.
     """
     columns = [*UNITS, *table.series]
     yield _line([_name(column) for column in columns])
@@ -35,8 +40,7 @@ def _line(cells: Sequence[str]) -> bytes:
 
 
 def _name(key: str) -> str:
-    needs_quotes = not key or any(char in key for char in ',"\r\n') or key != key.strip()
-    return _quoted(key) if needs_quotes else _harmless(key)
+    return _harmless(key) if _PLAIN_NAME.fullmatch(key) else _quoted(key)
 
 
 def _csv_cell(value: Any) -> str:
@@ -48,6 +52,7 @@ def _quoted(text: str) -> str:
 
 
 def _harmless(text: str) -> str:
+    text = _SPLIT_OFF.sub("'", text)
     return "'" + text if text.startswith(_FORMULAS) else text
 
 

@@ -29,7 +29,7 @@ def _shown(value: object) -> str:
     """Return an object's repr, short and safe on a terminal, whatever the object does when it is asked for it."""
     try:
         return inert(f"{value!r:.500}")
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
@@ -146,11 +146,14 @@ class Feeds:
         self._reported: list[Feed] = []
         self._path = run_path
         self._is_awaited = False
-        self._process: int | None = None  # that logs
+        self._process = os.getpid()
+
+    def own(self) -> None:
+        """Feed from this process, which may be a child of the one that made this."""
+        self._process = os.getpid()
 
     def expect(self) -> None:
         """Close at the end of a program that does not, but after all that is registered for it from now on."""
-        self._process = self._process or os.getpid()
         if self._open and not self._is_awaited and os.getpid() == self._process:
             atexit.register(self.close)
             self._is_awaited = True
@@ -184,7 +187,7 @@ class Feeds:
     def close(self, time_limit: float = CLOSING_TIME) -> None:
         """Let every tracker empty its queue and close, all at once, for so many seconds at most."""
         atexit.unregister(self.close)
-        if self._process is not None and os.getpid() != self._process:
+        if os.getpid() != self._process:
             return
         feeds = self._open
         deadline = time.monotonic() + time_limit
