@@ -20,7 +20,7 @@ from interrupting import Interrupter
 
 import noether_jax
 import noether_torch
-from noether_core import read_run
+from noether_core import NoetherError, read_run
 
 CONFIGS: list[dict[str, Any]] = [
     {
@@ -317,8 +317,11 @@ def test_wherever_a_start_is_interrupted_another_run_may_begin_there(full: bool,
         interrupter.run(run.start)
         assert run._state != "training" or not at, interrupter.place
         run.finish()
-        with noether_torch.Run(tmp_path, CONFIGS[:1], **ARGUMENTS):  # while somebody still has the first
-            assert run is not None
+        try:
+            with noether_torch.Run(tmp_path, CONFIGS[:1], **ARGUMENTS):  # while somebody still has the first
+                assert run is not None
+        except NoetherError as error:
+            raise AssertionError(interrupter.place) from error
         return interrupter
 
     interrupted(0)

@@ -71,7 +71,7 @@ class WriterLock:
     @property
     def is_held(self) -> bool:
         """Tell whether this process holds the directory by this lock."""
-        return self._release is not None and self._release.alive
+        return self._held is not None and not self._held.is_over
 
     def hold(self) -> None:
         """Hold the directory, if that is not so yet.
@@ -91,14 +91,15 @@ class WriterLock:
             gc.collect()  # a run that was dropped without its end, in a notebook say
             self._ask_to_give_way()
             held = self._hold_after_dropped()
-        self._release = weakref.finalize(self, held.release)
         self._held = held
+        self._release = weakref.finalize(self, held.release)
         in_children(self, WriterLock._leave_to_parent)
 
     def release(self) -> None:
         """Let go of the directory. If this is interrupted, it may be called again."""
-        if self._release is not None and self._held is not None and self._release.alive:
+        if self._held is not None:
             self._held.release()
+        if self._release is not None:
             self._release.detach()
 
     def _hold_after_dropped(self) -> _Held:
@@ -136,9 +137,13 @@ class _Held:
     Args:
         path: the file that is gone afterwards.
         descriptor: of that file, which has the lock; None for one that names its holder.
+
+    Attributes:
+        is_over: whether it is let go of.
     """
 
     _descriptor: int | None = None
+    is_over = False
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self._path, self._descriptor, self._process = path, descriptor, os.getpid()
@@ -148,7 +153,7 @@ class _Held:
         self.close()  # of one that Ctrl-C came before anybody had: the lock goes with the descriptor
 
     def release(self) -> None:
-        if os.getpid() != self._process:
+        if self.is_over or os.getpid() != self._process:
             return
         with contextlib.suppress(OSError):  # gone with the directory, say
             if self._is_there():
@@ -156,6 +161,7 @@ class _Held:
             if self._descriptor is not None:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.close()
+        self.is_over = True
 
     def _is_there(self) -> bool:
         """Tell whether the file is still this one's: what was interrupted after that was gone is done again."""
