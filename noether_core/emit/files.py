@@ -43,10 +43,10 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
             if descriptor >= 0:
                 os.close(descriptor)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     if is_durable:
         sync_directory(path.parent)  # makes the rename itself durable

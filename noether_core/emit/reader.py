@@ -137,8 +137,8 @@ def read_run(path: str | Path) -> RunReader:
     records: list[dict[str, Any]] = []
     lost: list[tuple[list[int], bool]] = []  # the updates of entries that are gone, and whether it is told already
     found = find_arrays(path, problems)  # before the notes on them, for these are written first
-    logged = start_numbers(metrics)
-    numbers = sorted({*logged, *recorded_numbers(path)})
+    recorded, logged = recorded_numbers(path), start_numbers(metrics)  # in this order, for a start logs before
+    numbers = sorted({*logged, *recorded})
     problems.extend(
         f"{metrics / f'{number}.jsonl'} is missing, as is all else that start {number} logged"
         for number in sorted(set(numbers).difference(logged))
