@@ -61,6 +61,7 @@ ROWS = {
         (
             "tests/test_restarts_from_older.py",
             "tests/test_starts.py::test_any_history_reads_back_as_its_last_line_of_descent",
+            "tests/test_lost_notes.py",
             "parity_tests/test_histories.py",
         ),
     ),
