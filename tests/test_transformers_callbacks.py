@@ -160,6 +160,7 @@ def test_what_cannot_work_is_refused_at_construction(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- several receivers
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("restore", [False, True])
 @pytest.mark.parametrize("count", [2, 3])
 def test_each_of_several_gets_what_is_recorded(count: int, restore: bool, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_loop_is_counted_as_it_ran(name: str, tmp_path: Path) -> None:
     assert row(name, run.entries) in DOCS.read_text(encoding="utf-8")
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("name", ["map", "stream", "short stream", "no length"])
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
