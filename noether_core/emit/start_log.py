@@ -204,7 +204,7 @@ class StartLog:
         self._disk.note_written(self._beside)
 
     def _save(self, waiting: deque[_Arrays]) -> None:
-        """Write a file only once it is for good known which start wrote it: one that nobody knows of is not given out."""
+        """Write a file only once it is noted which start wrote it: what nobody knows of stands only if all starts do."""
         self._open()
         arrays = waiting[0]
         path = self._directory / arrays.name
@@ -214,7 +214,6 @@ class StartLog:
             note = {"arrays": arrays.name.as_posix(), **({"provisional": True} if arrays.is_provisional else {})}
             self._note(deque([encode_line(note)]))
             self._noted = arrays
-        self._beside.sync()
         self._disk.write_now(path, arrays.data)
         self._noted = None
         waiting.popleft()
