@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 _OURS = tuple(str(Path(__file__).parents[1] / name) for name in ("noether_core", "noether_torch", "noether_jax"))
 # what runs on a thread of its own, or once for all
 _NOT = ("/trackers/process.py",)
@@ -43,7 +45,7 @@ class Interrupter:
 
     def run(self, call: Callable[[], Any]) -> bool:
         """Call; tell whether it was interrupted."""
-        before = sys.gettrace()
+        before, with_gradients = sys.gettrace(), torch.is_grad_enabled()
         sys.settrace(self)
         try:
             call()
@@ -51,4 +53,7 @@ class Interrupter:
             return True
         finally:
             sys.settrace(before)
+            torch.set_grad_enabled(
+                with_gradients
+            )  # `with` has no handler for the line on which it ends, that of no_grad too
         return False

@@ -312,6 +312,8 @@ def test_an_interrupted_call_counts_wholly_or_not_at_all(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_wherever_a_start_is_interrupted_another_run_may_begin_there(full: bool, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever earlier tests left
+
     def interrupted(at: int) -> Interrupter:
         run, interrupter = noether_torch.Run(tmp_path, CONFIGS[:1], **ARGUMENTS), Interrupter(at)
         interrupter.run(run.start)
@@ -330,6 +332,7 @@ def test_wherever_a_start_is_interrupted_another_run_may_begin_there(full: bool,
         interrupter = interrupted(at)
         assert interrupter.place
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, interrupter.place
+    signal.signal(signal.SIGINT, before)
 
 
 def test_wherever_an_evaluation_is_interrupted_the_steps_after_it_are_training_steps(tmp_path: Path) -> None:

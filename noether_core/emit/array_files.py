@@ -137,16 +137,19 @@ def array_files(
         is_found = False
         for saver, file in zip([*saved, None], files, strict=True):  # each set aside what the one before had saved
             if file in there:
-                update = iteration.update or 0
-                if saver is not None and name not in unknown:
-                    stands = lineage.stands(saver.start, update, is_provisional=saver.is_provisional)
-                else:
-                    stands = update <= lineage.least
-                    if problems is not None:
-                        taken = "as the run's" if stands else "as superseded"
-                        problems.append(f"{file}: no start says that it saved this file; it is taken {taken}")
-                stands &= not is_found
+                known = None if name in unknown else saver
+                stands = _stands(file, known, iteration.update or 0, lineage, problems) and not is_found
                 is_found |= stands
                 (kept if stands else superseded).append(ArrayFile(interval, iteration, file, path))
     kept.sort(key=lambda file: (file.interval, file.iteration.update or 0))
     return kept, superseded
+
+
+def _stands(file: Path, saver: Saver | None, update: int, lineage: Lineage, problems: list[str] | None) -> bool:
+    if saver is not None:
+        return lineage.stands(saver.start, update, is_provisional=saver.is_provisional)
+    stands = update <= lineage.least
+    if problems is not None:
+        taken = "as the run's" if stands else "as superseded"
+        problems.append(f"{file}: no start says that it saved this file; it is taken {taken}")
+    return stands

@@ -98,9 +98,8 @@ class DiskThread:
         self._newest = -1  # of the numbers
         self._hurried: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting: deque[Job | Mark] = deque()
-        self._tries = 0
+        self._tries, self._sync_at = 0, 0.0
         self._unsynced: dict[Synced, None] = {}
-        self._sync_at = 0.0
         self._is_abandoned = self._is_given_up = False
         self._at_end: list[Callable[[], None]] = []
         self._thread: weakref.ref[threading.Thread] | None = None  # the interpreter holds it while it runs

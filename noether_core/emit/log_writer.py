@@ -67,8 +67,7 @@ class LogWriter:
         path = None if output_path is None else Path(output_path)
         self._feeds = Feeds(trackers, path)
         self.run_log = None if path is None else RunLog(path, self.disk, self._feeds.put)
-        self._at = (0, -1, 0)  # the epoch, update and sample that is logged now
-        self._parts = Parts()  # what is logged for it
+        self._at, self._parts = (0, -1, 0), Parts()  # the epoch, update and sample that is logged now, and what for it
         self._flushes, self._keeps_all = 0, keeps_all and path is None
         self._is_closed = self._is_cut = False  # `log_entries` has not all
 
