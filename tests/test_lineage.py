@@ -23,6 +23,11 @@ def test_what_is_provisional_stands_until_a_descendant_has_gone_over_it(
     ]
     updates = [[each for each in of if each > after or not at] for at, (after, _, of) in enumerate(drawn)]
     lineage = Lineage(starts, updates)
+    for update in range(14):
+        might = [at for at, (after, _, _) in enumerate(drawn) if (after < update or not at) and updates[at]]
+        if lineage.stands_whoever_wrote(update):
+            assert all(lineage.stands(at, update) for at in might)
+        assert lineage.stands_whoever_wrote(update) or len(starts) > 1
     for start in range(len(starts)):
         for update in range(14):
             is_within = update <= lineage.until[start]

@@ -148,7 +148,7 @@ def array_files(
 def _stands(file: Path, saver: Saver | None, update: int, lineage: Lineage, problems: list[str] | None) -> bool:
     if saver is not None:
         return lineage.stands(saver.start, update, is_provisional=saver.is_provisional)
-    stands = update <= lineage.least
+    stands = lineage.stands_whoever_wrote(update)
     if problems is not None:
         taken = "as the run's" if stands else "as superseded"
         problems.append(f"{file}: no start says that it saved this file; it is taken {taken}")

@@ -8,9 +8,10 @@ comes after it, from a descendant that has all steps of that interval.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,28 @@ class Lineage:
 
     Attributes:
         until: of each start, the last update up to which what it wrote stands; -1 if nothing does.
-        least: the last update up to which all stands, whoever wrote it.
     """
 
     def __init__(self, starts: Sequence[Start], updates: Sequence[Any]) -> None:
         wrote = [at for at, each in enumerate(updates) if len(each)]
         newest = wrote[-1] + 1 if wrote else 0  # a start that wrote nothing supersedes nothing
         self.until = [*standing(starts[:newest]), *[-1.0] * (len(starts) - newest)]
-        self.least = min([*self.until[:newest], *standing(starts)], default=math.inf)
+        whole = standing(starts)
+        least = [min(each, whole[at]) if at < newest else whole[at] for at, each in enumerate(self.until)]
+        begins = sorted((start.ancestors[0][1] if start.ancestors else -1.0, at) for at, start in enumerate(starts))
+        self._begins = [begin for begin, _ in begins]
+        # up to which update all stands that the starts up to each of these wrote
+        self._least = list(accumulate((least[at] for _, at in begins), min))
         last = [_last(each, until) for each, until in zip(updates, self.until, strict=True)]
         # of what is between two of these updates, which start is the last that went over it with all its steps
         self._updates, self._gone_over = _newest_over(
             [(start.since + 1, end) for start, end in zip(starts, last, strict=True)]
         )
+
+    def stands_whoever_wrote(self, update: int) -> bool:
+        """Tell whether what was written at an update stands, whichever of the starts that went on from before it wrote it."""
+        before = bisect_left(self._begins, update)
+        return before == 0 or update <= self._least[before - 1]
 
     def stands(self, start: int, update: int, *, is_provisional: bool = False) -> bool:
         """Tell whether what a start wrote at an update stands.
