@@ -277,7 +277,7 @@ class DiskThread:
             function()
         except BaseException as error:  # this thread goes on, whatever it is
             self._tries += 1
-            error.__traceback__ = error.__context__ = None  # which hold what was to be written, and all that has it
+            error.__traceback__ = error.__context__ = error.__cause__ = None  # these hold what was to be written
             self.trouble, self.first_trouble = error, self.first_trouble or error
             return False
         finally:

@@ -129,6 +129,8 @@ class StartLog:
         self.is_open |= self._disk.put(job)
 
     def _lose_arrays(self, arrays: _Arrays) -> None:
+        if self._noted is arrays:
+            self._noted = None
         self._disk.missing.add_file(arrays.name.as_posix())
 
     def _lose_entry(self, entry: _Entry) -> None:
