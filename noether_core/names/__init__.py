@@ -1,0 +1,1 @@
+"""Name and lay out parameters alike, whichever framework they come from."""

@@ -1,0 +1,16 @@
+"""Find where two trainings first part ways, how sure that is, and why."""
+
+from noether_core.parity.divergence.result import Cause, Comparison, Divergence, Outcome
+from noether_core.parity.divergence.training import STAGES, MemoryTraining, Statistics, Training, stage_of
+
+__all__ = [
+    "STAGES",
+    "Cause",
+    "Comparison",
+    "Divergence",
+    "MemoryTraining",
+    "Outcome",
+    "Statistics",
+    "Training",
+    "stage_of",
+]

@@ -1,0 +1,5 @@
+"""Name why two trainings part: rules on the stage, the shape and the time course of the first difference."""
+
+from noether_core.parity.divergence.causes.names import CAUSES
+
+__all__ = ["CAUSES"]

@@ -1,0 +1,1 @@
+"""Draw runs and comparisons as one page of HTML that needs no network."""
