@@ -15,6 +15,12 @@ _OURS = tuple(str(Path(__file__).parents[1] / name) for name in ("noether_core",
 _NOT = ("/trackers/process.py",)
 
 
+def _is_deleting(frame: FrameType) -> bool:
+    """Tell whether what this raises, Python ignores."""
+    caller = frame.f_back
+    return "__del__" in (frame.f_code.co_name, caller.f_code.co_name if caller is not None else "")
+
+
 class Interrupter:
     """Count the lines of our code that are executed, and raise at one of them; only once.
 
@@ -31,8 +37,7 @@ class Interrupter:
         self.ends: dict[tuple[str, int], tuple[int, int]] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        code = frame.f_code
-        if not code.co_filename.startswith(_OURS) or code.co_name == "__del__":  # what that raises, Python ignores
+        if not frame.f_code.co_filename.startswith(_OURS) or _is_deleting(frame):
             return None
         if event == "line":
             self.count += 1
