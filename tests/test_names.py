@@ -48,7 +48,7 @@ def ways(matching: Matching) -> set[str]:
 
 
 def dense(path: str, ins: int, outs: int) -> Shapes:
-    return {f"{path}/kernel": (ins, outs), f"{path}/bias": (outs,)}
+    return {f"{path}/bias": (outs,), f"{path}/kernel": (ins, outs)}  # sorted, as JAX leaves a tree
 
 
 def torch_linear(name: str, ins: int, outs: int) -> Shapes:
@@ -160,6 +160,20 @@ def test_an_order_that_means_nothing_is_left() -> None:
     assert set(matching.unmatched_flax) == set(flax)
     known = match(torch, flax, flax_layers={"apple": Layer("linear"), "pear": Layer("linear")}).check()
     assert pairs(known)["first.weight"] == ("apple/kernel",)
+    as_made = match(torch, dict(reversed(flax.items()))).check()  # a kernel before its bias: nothing has sorted it
+    assert pairs(as_made)["first.weight"] == ("pear/kernel",)
+
+
+def test_layers_are_told_apart_by_the_modules_that_they_are_in() -> None:
+    torch: Shapes = {}
+    flax: Shapes = {}
+    for i in (0, 1):
+        torch |= torch_linear(f"blocks.{i}.fc", 4, 5 + i) | {f"blocks.{i}.norm{j}.weight": (4,) for j in (1, 2)}
+        flax |= {f"B_{1 - i}/LayerNorm_{j}/scale": (4,) for j in (0, 2)} | dense(f"B_{1 - i}/Dense_1", 4, 5 + i)
+    torch["norm.weight"] = flax["last/scale"] = (4,)
+    matching = match(torch, dict(sorted(flax.items()))).check()
+    assert pairs(matching)["blocks.0.norm2.weight"] == ("B_1/LayerNorm_2/scale",)
+    assert pairs(matching)["norm.weight"] == ("last/scale",)
 
 
 def test_values_tell_layers_apart_whatever_their_layout() -> None:

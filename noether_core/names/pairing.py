@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from noether_core.names.containers import containers, is_in
 from noether_core.names.units import Unit, Variant, fitting
 from noether_core.names.words import last_meaning, meanings, numbers, without_numbers, words
 
@@ -65,8 +66,24 @@ class Pairing:
         self._by(self._fingerprint, "fingerprint", only)
         self._by(lambda unit: meanings(unit.name), "name", only, counted=True)
         self._by(lambda unit: last_meaning(unit.name), "name", only, counted=True)
+        before = -1
+        while before < len(self.pairs):
+            before = len(self.pairs)
+            self._by_orders(only)
+            self._inside(only)
+
+    def _by_orders(self, only: Callable[[Unit], bool]) -> None:
         self._by_order(lambda unit: last_meaning(unit.name)[-1:], only)
         self._by_order(lambda _: (), only)
+
+    def _inside(self, only: Callable[[Unit], bool]) -> None:
+        """Pair layers in modules of which it is known, by other layers in them, that they are the same."""
+        known = [(pair.torch.name, pair.flax.name) for pair in self.pairs]
+        for ours, theirs in containers(known):
+            here = {unit for unit in self.torch if is_in(unit.name, ours) and only(unit)}
+            here |= {unit for unit in self.flax if is_in(unit.name, theirs) and only(unit)}
+            if here:
+                self._by_orders(here.__contains__)
 
     def _by(self, key: Key, how: str, only: Callable[[Unit], bool], counted: bool = False) -> None:
         """Pair layers of one key.

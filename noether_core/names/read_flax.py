@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from noether_core.names.attention import read_attention
 from noether_core.names.layout import (
@@ -60,6 +60,17 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
         else:
             units |= {f"{unit.name} {i}": unit for i, unit in enumerate(_plain(module, leaves, layers.get(module)))}
     return list(units.values())
+
+
+def is_as_made(paths: Iterable[str]) -> bool:
+    """Tell whether paths are in the order in which a model made its arrays: JAX sorts trees, and Flax makes a bias last.
+
+    >>> is_as_made(["b/kernel", "b/bias", "a/kernel"]), is_as_made(["a/kernel", "b/bias", "b/kernel"])
+    (True, False)
+    """
+    places = {path: place for place, path in enumerate(paths)}
+    biases = ((path.removesuffix("bias"), place) for path, place in places.items() if path.split("/")[-1] == "bias")
+    return any(places.get(module + leaf, place) < place for module, place in biases for leaf in _WEIGHTS)
 
 
 def _composites(modules: Mapping[str, Mapping[str, Shape]]) -> Iterator[tuple[str, Unit]]:
