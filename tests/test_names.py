@@ -437,6 +437,20 @@ def test_canonical_names_of_two_runs_are_aligned() -> None:
     assert dict(matching.modules) == {"Conv_0": "features.0", "Dense_0": "fc1", "Dense_1": "fc2"}
 
 
+def test_runs_are_aligned_by_order_only_if_both_have_one() -> None:
+    made = torch_linear("first", 4, 4) | torch_linear("second", 4, 4)
+    other = torch_linear("zebra", 4, 4) | torch_linear("apple", 4, 4)
+    assert pairs(align(made, other).check())["first.weight"] == ("zebra.weight",)
+    assert not align(made, dict(sorted(other.items()))).entries
+    assert not align(dict(sorted(other.items())), made).entries
+    known = canonical_names(
+        dense("zebra", 4, 4) | dense("apple", 4, 4), {"zebra": Layer("linear"), "apple": Layer("linear")}
+    )
+    assert pairs(align(made, {entry.name: entry.shape for entry in known.entries}).check())["first.weight"] == (
+        "zebra.weight",
+    )
+
+
 def test_an_explanation_has_a_line_for_each_name() -> None:
     matching = match(torch_linear("fc", 2, 3) | {"x": (1,)}, dense("fc", 2, 3) | {"y": (2,)})
     assert matching.explain().splitlines() == [

@@ -60,7 +60,7 @@ def match(
     shapes, flax_shapes = _shapes(torch), _shapes(flax)
     values = Values(torch, flax)
     units = read_torch(shapes, torch_layers), read_flax(flax_shapes, flax_layers)
-    ordered = bool(flax_layers) or is_as_made(flax_shapes)
+    ordered = True, bool(flax_layers) or is_as_made(flax_shapes)
     return _matched(shapes, flax_shapes, units, values, read_mapping(mapping), ordered)
 
 
@@ -74,7 +74,8 @@ def align(
     """
     shapes, other_shapes = _shapes(torch), _shapes(other)
     units = read_torch(shapes, {}), read_torch(other_shapes, {})
-    return _matched(shapes, other_shapes, units, Values(torch, other), read_mapping(mapping), ordered=True)
+    ordered = is_as_made(shapes), is_as_made(other_shapes)
+    return _matched(shapes, other_shapes, units, Values(torch, other), read_mapping(mapping), ordered)
 
 
 def canonical_names(flax: Mapping[str, Any], layers: Mapping[str, Layer] = _NO_LAYERS) -> Matching:
@@ -107,7 +108,7 @@ def _matched(
     units: tuple[Sequence[Unit], Sequence[Unit]],
     values: Values,
     rules: Mapping[str, Rule],
-    ordered: bool,
+    ordered: tuple[bool, bool],
 ) -> Matching:
     pairing = Pairing(*units, values.mark, ordered)
     found: Found = defaultdict(list)

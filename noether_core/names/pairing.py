@@ -38,10 +38,12 @@ class Pairing:
     Args:
         torch, flax: the layers, in the order of their models.
         fingerprint: a key of a layer's values in any order, None where they are not known.
-        ordered: whether the order of `flax` means something, though its names do not only count.
+        ordered: whether the order of `torch` and that of `flax` mean something, though names do not only count.
     """
 
-    def __init__(self, torch: Sequence[Unit], flax: Sequence[Unit], fingerprint: Key, ordered: bool) -> None:
+    def __init__(
+        self, torch: Sequence[Unit], flax: Sequence[Unit], fingerprint: Key, ordered: tuple[bool, bool]
+    ) -> None:
         self.pairs: list[Pair] = []
         self.torch, self.flax = dict.fromkeys(torch), dict.fromkeys(flax)
         self._fingerprint, self._ordered = fingerprint, ordered
@@ -108,18 +110,10 @@ class Pairing:
             }:
                 continue
             for shared, ones in left.items():
-                others = self._in_order(right[shared])
+                counted = _in_order(ones, self._ordered[0]), _in_order(right[shared], self._ordered[1])
                 alone = "shape" if len(torch) == 1 else "name"
-                for one, other in zip(ones, others, strict=bool(others)):
+                for one, other in zip(*counted, strict=all(counted)):
                     self.add(one, other, alone if len(ones) == 1 else "order", exact=True)
-
-    def _in_order(self, units: list[Unit]) -> list[Unit]:
-        """Return layers in the order in which a model has them; none if that is not known."""
-        if self._ordered or len(units) == 1:
-            return units
-        if len({without_numbers(unit.name) for unit in units}) > 1:
-            return []
-        return sorted(units, key=lambda unit: numbers(unit.name))
 
     def _alike(self, only: Callable[[Unit], bool], exact: bool) -> Iterator[tuple[list[Unit], list[Unit]]]:
         """Yield PyTorch's layers of one kind and shape that are left, and Flax's that fit them."""
@@ -129,6 +123,15 @@ class Pairing:
             flax = [unit for unit in self.flax if unit.size == size and only(unit) and fitting(left[0], unit, exact)]
             if flax:
                 yield left, flax
+
+
+def _in_order(units: list[Unit], ordered: bool) -> list[Unit]:
+    """Return layers in the order in which a model has them; none if that is not known."""
+    if ordered or len(units) == 1:
+        return units
+    if len({without_numbers(unit.name) for unit in units}) > 1:
+        return []
+    return sorted(units, key=lambda unit: numbers(unit.name))
 
 
 def _signature(unit: Unit) -> Hashable:

@@ -51,7 +51,10 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
         module, _, leaf = path.rpartition("/")
         modules.setdefault(module, {})[leaf] = shape
     order = {module: i for i, module in enumerate(layers)}
-    modules = dict(sorted(modules.items(), key=lambda item: order.get(item[0], len(order))))
+    modules = {
+        module: dict(sorted(leaves.items(), key=_torch_order)) if module in order else leaves
+        for module, leaves in sorted(modules.items(), key=lambda item: order.get(item[0], len(order)))
+    }
     composite = dict(_composites(modules))
     units: dict[str, Unit] = {}
     for module, leaves in modules.items():
@@ -62,15 +65,19 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
     return list(units.values())
 
 
+def _torch_order(leaf: tuple[str, Shape]) -> int:
+    return [*ROLES, leaf[0]].index(leaf[0])
+
+
 def is_as_made(paths: Iterable[str]) -> bool:
-    """Tell whether paths are in the order in which a model made its arrays: JAX sorts trees, and Flax makes a bias last.
+    """Tell whether paths, or names, are in the order in which a model made its arrays: JAX sorts trees; a bias is made last.
 
     >>> is_as_made(["b/kernel", "b/bias", "a/kernel"]), is_as_made(["a/kernel", "b/bias", "b/kernel"])
     (True, False)
     """
     places = {path: place for place, path in enumerate(paths)}
-    biases = ((path.removesuffix("bias"), place) for path, place in places.items() if path.split("/")[-1] == "bias")
-    return any(places.get(module + leaf, place) < place for module, place in biases for leaf in _WEIGHTS)
+    biases = ((path[:-4], place) for path, place in places.items() if path.replace("/", ".").endswith(".bias"))
+    return any(places.get(module + leaf, place) < place for module, place in biases for leaf in (*_WEIGHTS, "weight"))
 
 
 def _composites(modules: Mapping[str, Mapping[str, Shape]]) -> Iterator[tuple[str, Unit]]:
