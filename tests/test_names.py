@@ -350,6 +350,15 @@ def test_a_mapping_gives_layouts_and_stacks_arrays() -> None:
         np.testing.assert_array_equal(array, arrays[name], name)
 
 
+def test_a_mapped_matrix_of_no_layer_is_taken_as_inputs_by_outputs() -> None:
+    arrays = numbered(torch_linear("fc", 3, 3) | torch_linear("head", 3, 2))
+    flax: Shapes = {"b1": (3,), "b2": (2,), "w1": (3, 3), "w2": (3, 2)}
+    rules = {"fc.weight": "w1", "fc.bias": "b1", "head.weight": "w2", "head.bias": "b2"}
+    stored = match({name: array.shape for name, array in arrays.items()}, flax, rules).check().to_flax(arrays)
+    np.testing.assert_array_equal(stored["w1"], arrays["fc.weight"].T)
+    np.testing.assert_array_equal(stored["w2"], arrays["head.weight"].T)
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
@@ -426,6 +435,30 @@ def test_a_flax_model_alone_has_canonical_names() -> None:
         "rnn.bias_ih_l0": (12,),
         "rnn.bias_hh_l0": (12,),
     }
+
+
+def test_arrays_are_named_by_dotted_paths_too() -> None:
+    names = canonical_names(dense("layers/0", 2, 3)).named
+    assert {name: array.shape for name, array in names({"layers.0.kernel": np.zeros((2, 3))}).items()} == {
+        "layers.0.weight": (3, 2)
+    }
+    with pytest.raises(WeightsError, match=r"layers\.1\.kernel"):
+        names({"layers.1.kernel": np.zeros((2, 3))})
+
+
+def test_arrays_of_haiku_and_of_ones_own_are_read() -> None:
+    torch = torch_linear("fc", 2, 3) | {"norm.weight": (3,), "norm.bias": (3,), "embed.weight": (7, 2)}
+    jax = {
+        "linear/w": (2, 3),
+        "linear/b": (3,),
+        "layer_norm/scale": (3,),
+        "layer_norm/offset": (3,),
+        "embed/embeddings": (7, 2),
+    }
+    matching = match(torch, jax).check()
+    assert pairs(matching)["norm.bias"] == ("layer_norm/offset",)
+    arrays = numbered(torch)
+    np.testing.assert_array_equal(matching.to_flax(arrays)["linear/w"], arrays["fc.weight"].T)
 
 
 def test_canonical_names_of_two_runs_are_aligned() -> None:

@@ -18,7 +18,7 @@ from noether_core.names.layout import (
 )
 from noether_core.names.pieces import whole
 from noether_core.names.recurrent import read_cell
-from noether_core.names.units import Layer, Unit, Variant
+from noether_core.names.units import Layer, Unit, Variant, as_stored
 
 ROLES = {
     "kernel": "weight",
@@ -30,6 +30,9 @@ ROLES = {
     "var": "running_var",
 }
 """What PyTorch calls what a Flax layer calls by these names."""
+
+_ALSO = {"w": "kernel", "W": "kernel", "b": "bias", "offset": "bias", "embeddings": "embedding"}
+"""What Haiku, and who writes JAX without a library, calls what Flax has; its layout is the same."""
 
 _STATISTICS = ("mean", "var")
 _WEIGHTS = ("kernel", "scale", "embedding", "negative_slope")
@@ -47,9 +50,11 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
     [{'weight': 'Dense_0.weight', 'bias': 'Dense_0.bias'}]
     """
     modules: dict[str, dict[str, Shape]] = {}
+    stored: dict[str, str] = {}
     for path, shape in shapes.items():
-        module, _, leaf = path.rpartition("/")
-        modules.setdefault(module, {})[leaf] = shape
+        module, slash, leaf = path.rpartition("/")
+        stored[f"{module}{slash}{_ALSO.get(leaf, leaf)}"] = path
+        modules.setdefault(module, {})[_ALSO.get(leaf, leaf)] = shape
     order = {module: i for i, module in enumerate(layers)}
     modules = {
         module: dict(sorted(leaves.items(), key=_torch_order)) if module in order else leaves
@@ -62,7 +67,7 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
             units[f"composite {composite[module].name}"] = composite[module]
         else:
             units |= {f"{unit.name} {i}": unit for i, unit in enumerate(_plain(module, leaves, layers.get(module)))}
-    return list(units.values())
+    return [as_stored(unit, stored) for unit in units.values()]
 
 
 def _torch_order(leaf: tuple[str, Shape]) -> int:
@@ -76,8 +81,13 @@ def is_as_made(paths: Iterable[str]) -> bool:
     (True, False)
     """
     places = {path: place for place, path in enumerate(paths)}
-    biases = ((path[:-4], place) for path, place in places.items() if path.replace("/", ".").endswith(".bias"))
-    return any(places.get(module + leaf, place) < place for module, place in biases for leaf in (*_WEIGHTS, "weight"))
+    biases = ((path, place) for path, place in places.items() if re.split("[/.]", path)[-1] in ("bias", "b"))
+    names = (*_WEIGHTS, "weight", "w", "W")
+    return any(
+        places.get(path.removesuffix("bias").removesuffix("b") + name, place) < place
+        for path, place in biases
+        for name in names
+    )
 
 
 def _composites(modules: Mapping[str, Mapping[str, Shape]]) -> Iterator[tuple[str, Unit]]:
