@@ -446,6 +446,16 @@ def test_arrays_are_named_by_dotted_paths_too() -> None:
         names({"layers.1.kernel": np.zeros((2, 3))})
 
 
+def test_a_module_of_ones_own_has_its_weight_as_pytorch_has_it_or_transposed() -> None:
+    torch = torch_linear("fc", 2, 3) | torch_linear("head", 3, 4) | {"norm.weight": (5,)}
+    jax = {"a/weight": (3, 2), "a/bias": (3,), "b/weight": (3, 4), "b/bias": (4,), "c/weight": (5,)}
+    matching = match(torch, jax).check()
+    arrays = numbered(torch)
+    stored = matching.to_flax(arrays)
+    np.testing.assert_array_equal(stored["a/weight"], arrays["fc.weight"])
+    np.testing.assert_array_equal(stored["b/weight"], arrays["head.weight"].T)
+
+
 def test_arrays_of_haiku_and_of_ones_own_are_read() -> None:
     torch = torch_linear("fc", 2, 3) | {"norm.weight": (3,), "norm.bias": (3,), "embed.weight": (7, 2)}
     jax = {

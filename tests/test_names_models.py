@@ -12,6 +12,7 @@ import optax
 import pytest
 import torch
 from flax import linen, nnx
+from flax.training import train_state
 
 import noether_jax.names
 import noether_torch.names
@@ -194,6 +195,8 @@ def test_a_linen_models_order_is_that_of_its_calls() -> None:
 def test_trees_of_any_container_are_read_and_written() -> None:
     boxed = linen.Partitioned(jnp.ones((2, 3)), names=("a", None))
     tree = {"layers": [{"kernel": boxed, "bias": jnp.ones(3)}, None], "scale": np.float32(2)}
+    held = train_state.TrainState(step=0, apply_fn=len, params=tree, tx=optax.sgd(0.1), opt_state=())
+    assert set(noether_jax.names.weights(held)) > {"params/layers/0/kernel"}
     arrays = noether_jax.names.weights(tree)
     assert {path: np.shape(array) for path, array in arrays.items()} == {
         "layers/0/kernel": (2, 3),

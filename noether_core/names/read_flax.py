@@ -25,6 +25,7 @@ ROLES = {
     "scale": "weight",
     "embedding": "weight",
     "negative_slope": "weight",
+    "weight": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
@@ -35,7 +36,7 @@ _ALSO = {"w": "kernel", "W": "kernel", "b": "bias", "offset": "bias", "embedding
 """What Haiku, and who writes JAX without a library, calls what Flax has; its layout is the same."""
 
 _STATISTICS = ("mean", "var")
-_WEIGHTS = ("kernel", "scale", "embedding", "negative_slope")
+_WEIGHTS = ("kernel", "scale", "embedding", "negative_slope", "weight")
 _TRANSPOSED = re.compile(r"transpose|deconv|up_?conv|conv_?t(_|\d|$)", re.IGNORECASE)
 
 
@@ -82,7 +83,7 @@ def is_as_made(paths: Iterable[str]) -> bool:
     """
     places = {path: place for place, path in enumerate(paths)}
     biases = ((path, place) for path, place in places.items() if re.split("[/.]", path)[-1] in ("bias", "b"))
-    names = (*_WEIGHTS, "weight", "w", "W")
+    names = (*_WEIGHTS, "w", "W")
     return any(
         places.get(path.removesuffix("bias").removesuffix("b") + name, place) < place
         for path, place in biases
@@ -139,6 +140,10 @@ def _weights(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> I
         yield "embedding", same(leaves["embedding"])
     elif "negative_slope" in leaves:
         yield "", same(leaves["negative_slope"], leaves["negative_slope"] or (1,))
+    elif "weight" in leaves:  # a module of one's own, or of Equinox, which lays out as PyTorch does
+        yield "", same(leaves["weight"])
+        if len(leaves["weight"]) > 1:
+            yield from _likely(module, leaves["weight"], leaves.get("bias"))
     else:
         shape = next((leaves[leaf] for leaf in ("scale", "bias", "mean") if leaf in leaves), ())
         kind = "norm" if {"scale", *_STATISTICS} & leaves.keys() else ""
