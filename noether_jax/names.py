@@ -222,8 +222,8 @@ def _einsum(module: Any, shape: tuple[int, ...]) -> Layout | None:
 
 
 _KINDS: dict[str, tuple[str, Callable[[Any, tuple[int, ...]], Layout | None]]] = {
-    "Linear": ("linear", lambda _, shape: linear(shape)),
-    "Dense": ("linear", lambda _, shape: linear(shape)),
+    "Linear": ("linear", lambda _, shape: linear(shape, 1, len(shape) - 2)),  # several of them, if it is mapped over
+    "Dense": ("linear", lambda _, shape: linear(shape, 1, len(shape) - 2)),
     "LinearGeneral": ("linear", _general),
     "DenseGeneral": ("linear", _general),
     "Einsum": ("linear", _einsum),

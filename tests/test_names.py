@@ -359,6 +359,15 @@ def test_a_mapped_matrix_of_no_layer_is_taken_as_inputs_by_outputs() -> None:
     np.testing.assert_array_equal(stored["w2"], arrays["head.weight"].T)
 
 
+def test_a_mapping_may_give_one_array_two_names() -> None:
+    table = numbered({"embed.weight": (7, 4)})["embed.weight"]
+    rules = {"embed.weight": "Embed_0/embedding", "head.weight": "Embed_0/embedding"}
+    matching = match({"embed.weight": (7, 4), "head.weight": (7, 4)}, {"Embed_0/embedding": (7, 4)}, rules).check()
+    stored = matching.to_flax({"embed.weight": table, "head.weight": table})
+    np.testing.assert_array_equal(stored["Embed_0/embedding"], table)
+    assert set(matching.to_canonical(stored)) == {"embed.weight", "head.weight"}
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

@@ -235,6 +235,14 @@ def test_dtypes_are_kept() -> None:
     assert float(ours.weight.detach().max()) == 2.0
 
 
+def test_layers_that_are_stacked_are_laid_out_each() -> None:
+    stacked = nnx.vmap(lambda key: nnx.Linear(2, 3, rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 5))
+    arrays = noether_jax.names.weights(stacked)
+    canonical = canonical_names(arrays, noether_jax.names.layers(stacked)).to_canonical(arrays)
+    assert canonical["bias"].shape == (5, 3)
+    np.testing.assert_array_equal(canonical["weight"], np.swapaxes(arrays["kernel"], 1, 2))
+
+
 def test_a_shared_parameter_is_given_once() -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 4, bias=False))
     model[1].weight = model[0].weight
