@@ -95,6 +95,8 @@ def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kind(module: nn.Module) -> str:
+    if type(module).__name__ == "Conv1D":  # what transformers' GPT-2 has for linear layers: (in, out)
+        return "in_out"
     known = next((kind for kind, classes in _KINDS if isinstance(module, classes)), "")
     return known or ("" if type(module).__module__.startswith("torch.nn.") else "other")
 

@@ -305,7 +305,7 @@ class _RecurrentNnx(nnx.Module):
 
 def _recurrent(rng: Generator, module: Any, cell: Any, nnx_cell: Any) -> Case:
     n, t, ins, features = _sizes(rng, 4, 2, 6)
-    layers, is_bidirectional = int(rng.integers(1, 4)), bool(rng.integers(2))
+    layers, is_bidirectional = int(rng.integers(1, 3)), bool(rng.integers(2))
     return Case(
         module(ins, features, num_layers=layers, bidirectional=is_bidirectional, batch_first=True),
         lambda: _RecurrentNnx(nnx_cell, ins, features, layers, is_bidirectional),

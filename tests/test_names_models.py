@@ -13,6 +13,7 @@ import pytest
 import torch
 from flax import linen, nnx
 from flax.training import train_state
+from transformers.pytorch_utils import Conv1D
 
 import noether_jax.names
 import noether_torch.names
@@ -241,6 +242,15 @@ def test_layers_that_are_stacked_are_laid_out_each() -> None:
     canonical = canonical_names(arrays, noether_jax.names.layers(stacked)).to_canonical(arrays)
     assert canonical["bias"].shape == (5, 3)
     np.testing.assert_array_equal(canonical["weight"], np.swapaxes(arrays["kernel"], 1, 2))
+
+
+def test_a_linear_layer_of_gpt_2_is_not_transposed() -> None:
+    ours = torch.nn.Sequential(Conv1D(4, 4), Conv1D(6, 4))
+    theirs = {"Dense_0/kernel": (4, 4), "Dense_0/bias": (4,), "Dense_1/kernel": (4, 6), "Dense_1/bias": (6,)}
+    arrays = noether_torch.names.weights(ours)
+    stored = match(arrays, theirs, torch_layers=noether_torch.names.layers(ours)).check().to_flax(arrays)
+    np.testing.assert_array_equal(stored["Dense_0/kernel"], arrays["0.weight"])
+    np.testing.assert_array_equal(stored["Dense_1/kernel"], arrays["1.weight"])
 
 
 def test_a_shared_parameter_is_given_once() -> None:

@@ -156,7 +156,7 @@ def _kernels(module: str, leaves: Mapping[str, Shape]) -> Iterator[tuple[str, La
     """Yield what a kernel of this shape can be; what its path and its bias make likely first."""
     shape, bias = leaves["kernel"], leaves.get("bias")
     yield from _likely(module, shape, bias)
-    yield "other", same(shape)
+    yield "in_out", same(shape)
 
 
 def _likely(module: str, shape: Shape, bias: Shape | None) -> Iterator[tuple[str, Layout]]:

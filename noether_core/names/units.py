@@ -18,7 +18,8 @@ class Layer:
     """Say what is known of a module besides its arrays' shapes.
 
     Attributes:
-        kind: `linear`, `conv`, `conv_transpose`, `embedding`, `norm`; `other` for a module of one's own; empty if unknown.
+        kind: `linear`, `conv`, `conv_transpose`, `embedding`, `norm`; `in_out` for a linear layer that keeps its weight as Flax
+            does; `other` for a module of one's own; empty if unknown.
         kernel: the layout of its kernel, where the shape alone does not tell it.
     """
 
@@ -116,6 +117,6 @@ def _fits(kind: str, wanted: Mapping[str, Shape], variant: Variant, main: str, e
 
 
 def _is_kind(torch: str, flax: str) -> bool:
-    if flax == "other":  # a kernel kept as it is: of a module of one's own only, or each kernel would fit two shapes
-        return torch == "other"
+    if flax == "in_out":  # not of any module, or each kernel would fit two shapes
+        return torch in ("in_out", "other")
     return torch in ("", "other", flax) or not flax
