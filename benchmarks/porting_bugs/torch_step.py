@@ -12,13 +12,11 @@ import torch
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.stepped import Stepped, shares
 
-MOMENTS = {
-    "exp_avg": "mu",
-    "exp_avg_sq": "nu",
-    "square_avg": "nu",
-    "max_exp_avg_sq": "nu_max",
-    "grad_avg": "mean",
-    "momentum_buffer": "trace",
+MOMENTS: dict[type[torch.optim.Optimizer], dict[str, str]] = {
+    torch.optim.SGD: {"momentum_buffer": "trace"},
+    torch.optim.Adam: {"exp_avg": "mu", "exp_avg_sq": "nu", "max_exp_avg_sq": "nu_max"},
+    torch.optim.AdamW: {"exp_avg": "mu", "exp_avg_sq": "nu", "max_exp_avg_sq": "nu_max"},
+    torch.optim.RMSprop: {"square_avg": "nu", "momentum_buffer": "trace", "grad_avg": "mean"},
 }
 """What PyTorch's optimizers call what the records, as optax does, call `mu`, `nu` and so on."""
 
@@ -125,15 +123,16 @@ def _restore(optimizer: torch.optim.Optimizer, named: dict[str, torch.nn.Paramet
     """Give an optimizer the state that it left after the step before."""
     if not state["count"]:
         return
+    moments = MOMENTS[type(optimizer)].items()
     for name, parameter in named.items():
-        kept = {theirs: torch.tensor(state[f"{ours}/{name}"]) for theirs, ours in MOMENTS.items() if f"{ours}/{name}" in state}
+        kept = {theirs: torch.tensor(state[f"{ours}/{name}"]) for theirs, ours in moments if f"{ours}/{name}" in state}
         optimizer.state[parameter] = {"step": torch.tensor(float(state["count"])), **kept}
 
 
 def _state(optimizer: torch.optim.Optimizer, named: dict[str, torch.nn.Parameter], count: int) -> Arrays:
     moments = {
         f"{ours}/{name}": _numpy(optimizer.state[parameter][theirs])
-        for theirs, ours in MOMENTS.items()
+        for theirs, ours in MOMENTS[type(optimizer)].items()
         for name, parameter in named.items()
         if isinstance(optimizer.state[parameter].get(theirs), torch.Tensor)
     }
