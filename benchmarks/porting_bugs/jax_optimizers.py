@@ -42,7 +42,11 @@ class Optimizer:
 
     def init(self, params: Mapping[str, Any]) -> Tree:
         """Return the moments before the first update."""
-        start = {f"{moment}/{name}": np.full_like(value, self.start) for moment in self.moments for name, value in params.items()}
+        start = {
+            f"{moment}/{name}": np.full_like(value, self.start)
+            for moment in self.moments
+            for name, value in params.items()
+        }
         return {"count": np.zeros((), np.int32), **start}
 
     def update(self, grads: Tree, params: Tree, state: Tree, rate: Any, update: Any) -> tuple[Tree, Tree]:

@@ -49,8 +49,7 @@ class JaxRecipe:
         averaging: from averaged weights and new ones to averaged weights, kept as `ema/NAME`.
         precision: what activations are rounded to.
         embeddings: the matrices that are not transposed.
-        prepare: what is done to the batches, load to the weights, both in PyTorch's layouts.
-        buffers: adds to the buffers of the first step.
+        prepare: what is done to the batches, load to the weights, buffers to the first step's; in PyTorch's layouts.
     """
 
     forward: Callable[..., tuple[jax.Array, Tree]]
@@ -81,7 +80,9 @@ class Forward:
     model: Any
     precision: Callable[[jax.Array], jax.Array]
 
-    def __call__(self, params: Tree, buffers: Tree, batch: Tree, update: jax.Array) -> tuple[jax.Array, tuple[Tree, Tree]]:
+    def __call__(
+        self, params: Tree, buffers: Tree, batch: Tree, update: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Tree]]:
         """Return the loss; beside it the activations and the new buffers."""
         tap = Tap(self.precision)
         loss, after = self.forward(self.model, params, buffers, batch, update, tap)
@@ -106,7 +107,9 @@ def backward(
     """Return each micro-batch's gradients, the activations of all, the mean loss, and the buffers."""
     grads, seen, losses = [], [], []
     for batch in batches:
-        (value, (activations, buffers)), grad = jax.value_and_grad(forward, has_aux=True)(params, buffers, batch, update)
+        (value, (activations, buffers)), grad = jax.value_and_grad(forward, has_aux=True)(
+            params, buffers, batch, update
+        )
         grads.append(grad)
         seen.append(activations)
         losses.append(value)
@@ -137,7 +140,13 @@ class JaxStep:
         self._applied = Applied(recipe.average, recipe.clip, recipe.optimizer, recipe.rate, recipe.averaging)
 
     def __call__(
-        self, batch: Arrays, params: Arrays, opt_state: Arrays, buffers: Arrays, update: int, grads: Arrays | None = None
+        self,
+        batch: Arrays,
+        params: Arrays,
+        opt_state: Arrays,
+        buffers: Arrays,
+        update: int,
+        grads: Arrays | None = None,
     ) -> Stepped:
         """Return what one update computes."""
         embeddings, number = self.recipe.embeddings, np.int32(update)

@@ -103,7 +103,9 @@ class Options:
     gates: Callable[[Any], tuple[Any, Any, Any, Any]] = gates_of
     output: Callable[[Any, Any], Any] = lambda o, cell: o * jnp.tanh(cell)
     between: Callable[[Any], Any] = lambda state: state  # what a state passes through on its way to the next step
-    start: Callable[[Tree, int], Tree] = lambda buffers, rows: {name: jnp.zeros((rows, WIDTH)) for name in ("cell", "state")}
+    start: Callable[[Tree, int], Tree] = lambda buffers, rows: {
+        name: jnp.zeros((rows, WIDTH)) for name in ("cell", "state")
+    }
     carry: bool = False
     activation: Callable[[Any], Any] = jnp.tanh
     dropout: Callable[[Any, Any], Any] = lambda x, update: x
@@ -112,7 +114,9 @@ class Options:
     value_loss: Callable[[Any, Any], Any] = lambda value, target: jnp.mean((value - target) ** 2)
 
 
-def forward(options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap) -> tuple[jax.Array, Tree]:
+def forward(
+    options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap
+) -> tuple[jax.Array, Tree]:
     """Return the loss; and the last state, which a port with a bug carries to the next batch."""
     x = tap("embedding", options.embed(params["embedding.weight"], batch["x"]))
     bias = options.bias(params["lstm.bias_ih_l0"], params["lstm.bias_hh_l0"])

@@ -1,4 +1,4 @@
-"""Predict the next token: causal attention with fused qkv, tied embeddings, AdamW, clipping, accumulation, warm-up and cosine."""
+"""Predict the next token: fused causal attention, a tied embedding, AdamW, clipping, accumulation, warm-up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def batches(seed: int, updates: int) -> list[Arrays]:
 def weights(seed: int) -> Arrays:
     """Return embeddings, two blocks and the last norm; the head's matrix is the tokens' embedding."""
     generator = np.random.default_rng([seed, 2])
-    layers = {"tok.weight": uniform(generator, 0.5, TOKENS, WIDTH), "pos.weight": uniform(generator, 0.3, LENGTH, WIDTH)}
+    layers = {
+        "tok.weight": uniform(generator, 0.5, TOKENS, WIDTH),
+        "pos.weight": uniform(generator, 0.3, LENGTH, WIDTH),
+    }
     for block in range(BLOCKS):
         layers |= {
             **norm_weights(generator, f"blocks.{block}.norm1", WIDTH),
@@ -147,7 +150,9 @@ def block(options: Options, params: Tree, name: str, x: jax.Array, update: Any, 
     return tap(f"{name}.residual2", x + down)
 
 
-def forward(options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap) -> tuple[jax.Array, Tree]:
+def forward(
+    options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap
+) -> tuple[jax.Array, Tree]:
     """Return the loss, and no buffers."""
     x = tap("embedding", options.embed(params, batch["x"]))
     for index in range(BLOCKS):
@@ -171,7 +176,9 @@ def clip_in_torch(parameters: Sequence[torch.nn.Parameter]) -> Any:
     return torch.nn.utils.clip_grad_norm_(parameters, THRESHOLD)
 
 
-def adamw(module: torch.nn.Module, rate: float, decayed: Callable[[str], bool] = is_decayed, **changes: Any) -> torch.optim.Optimizer:
+def adamw(
+    module: torch.nn.Module, rate: float, decayed: Callable[[str], bool] = is_decayed, **changes: Any
+) -> torch.optim.Optimizer:
     """Return AdamW with decay for matrices alone."""
     named = list(module.named_parameters())
     groups = [
