@@ -70,7 +70,7 @@ def test_nudging_leaves_zeros_and_moves_the_rest_by_one_float() -> None:
     assert moved.tolist() == [1, 0, 1, 1]
 
 
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_shows_first_where_its_truth_says(name: str) -> None:
     bug = BUGS[name]
