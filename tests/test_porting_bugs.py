@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("jax")
 pytest.importorskip("torch")
 
-from benchmarks.porting_bugs.families import BUGS, FAMILIES
+from benchmarks.porting_bugs.families import BUGS, FAMILIES, WAYS
 from benchmarks.porting_bugs.first_change import distance, first_change
 from benchmarks.porting_bugs.record import FRAMEWORKS, nudged, record, twin
 from benchmarks.porting_bugs.steps import step_function
@@ -79,6 +79,13 @@ def test_a_bug_shows_first_where_its_truth_says(name: str) -> None:
     update, key, _ = found
     assert (update, stage_of(key)) == (bug.first_update, bug.stage)
     assert bug.has_key(key)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_another_way_to_compute_the_same_differs_by_roundings(name: str) -> None:
+    way = WAYS[name]
+    found = apart(record(way.family, way.side, name), record(way.family, way.side), 1)
+    assert 0 < max(value for key, value in found.items() if not key.endswith(NULL)) < 2e-5
 
 
 def test_there_are_enough_bugs_and_each_has_a_name_of_its_own() -> None:
