@@ -109,7 +109,7 @@ OPTIMIZER_BUGS = (
     ),
     planted(
         "transformer-learning-rate",
-        recipe(rate=lambda update: transformer.rate_in_jax(update) * (1 + 1e-5)),
+        recipe(rate=lambda update: transformer.rate_in_jax(update) * (1 + 1e-4)),
         "update/*",
         "learning-rate",
     ),
