@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,3 +345,10 @@ def test_fingerprints_know_an_order_from_other_values() -> None:
 
 def test_stages_are_in_the_order_of_a_step() -> None:
     assert list(FLOORS) == list(STAGES)
+
+
+def test_the_page_shows_what_its_snippet_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "differences.md").read_text(encoding="utf-8")
+    (snippet,), (shown,) = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("python", "text"))
+    exec(compile(snippet, "differences.md", "exec"), {})
+    assert capsys.readouterr().out == shown
