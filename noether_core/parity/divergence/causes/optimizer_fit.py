@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from noether_core.parity.divergence.causes.optimizer_recipes import Recipe, directions, numbers_of
-from noether_core.parity.divergence.causes.optimizer_samples import Samples
+from noether_core.parity.divergence.causes.optimizer_samples import FEWEST, Samples
 
 Array = np.ndarray[Any, Any]
 
-_FEWEST = 4  # elements of a key for rate and decay to be told apart; smaller ones do not count beside larger
 _POOR = 3.0  # rounding errors
 _STEP = 1e-5  # of a numeric derivative, in the transformed numbers
 
@@ -111,12 +110,12 @@ def _projected(samples: Samples, recipe: Recipe, numbers: Mapping[str, float], c
     counts = samples.sums(np.ones(d.shape[1]))
     dd, pp, dp = samples.sums(d * d), samples.sums(p * p), samples.sums(d * p)
     du, pu = samples.sums(d * target), samples.sums(p * target)
-    both = (dd * pp - dp**2 > 1e-9 * dd * pp) & (counts >= _FEWEST) & ("coupled" not in recipe.flags)
+    both = (dd * pp - dp**2 > 1e-9 * dd * pp) & (counts >= FEWEST) & ("coupled" not in recipe.flags)
     determinant = np.where(both, dd * pp - dp**2, 1.0)
     a = np.where(both, (du * pp - pu * dp) / determinant, du / np.maximum(dd, 1e-300))
     b = np.where(both, (pu * dd - du * dp) / determinant, 0.0)
     left = target - a[:, owners] * d - b[:, owners] * p
-    counted = counts >= _FEWEST if (counts >= _FEWEST).any() else counts > 0
+    counted = samples.counted
     left = np.where(counted[owners], left, 0.0)
     freedom = np.where(counted, np.maximum(counts - 1 - both, 0.5), 0.0) + np.zeros_like(dd)
     by_update = np.sqrt((left**2).sum(axis=1) / freedom.sum(axis=1))
@@ -175,7 +174,7 @@ def _moved(samples: Samples, at: Fit, names: Sequence[str], slopes: tuple[Array,
 def _shifted(name: str, value: float, change: float) -> float:
     """Move a number on the scale on which a search for it is even: log(1 − x) for averages' rates, log x for the others."""
     if name in ("epsilon", "start"):
-        return float(np.exp(np.clip(np.log(value) + change, -40.0, 5.0)))
+        return float(np.exp(np.clip(np.log(value) + change, -40.0, 0.0 if name == "epsilon" else 5.0)))
     return float(1 - np.exp(-np.clip(-np.log1p(-value) + change, 0.0, 12.0)))
 
 

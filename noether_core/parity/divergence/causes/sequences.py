@@ -77,7 +77,7 @@ def _attended(words: Mapping[str, str], q: Array, k: Array, v: Array, shape: tup
         "none": none,
         "causal": upper,
         "anticausal": upper.T,
-        "causal, without itself": upper | np.eye(*upper.shape, dtype=bool),
+        "causal, without itself": upper | (np.eye(len(upper)) > 0),
     }
     masks["causal, with the next"] = np.triu(np.ones(upper.shape), 2) > 0
     scales = {"1/√d of a head": size**-0.5, "none": 1.0, "1/√d of all": shape[-1] ** -0.5, "1/d of a head": 1 / size}
