@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,3 +208,10 @@ def test_names_are_inert_in_what_is_said() -> None:
 def test_a_step_without_the_arrays_that_rules_ask_for_still_has_a_cause() -> None:
     one, other = (MemoryTraining("", "", {3: {"update/w": np.arange(1.0, 5.0) * by}}) for by in (1.0, 2.0))
     assert named(other, one)[0].id == "learning-rate"
+
+
+def test_the_lines_of_the_page_run_and_print_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "causes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "docs/causes.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == re.findall(r"print\(.*?  # (.*)", block)[0]

@@ -60,7 +60,7 @@ def _is_either(ratio: float, size: float) -> bool:
 def _gradient_factor(case: Case) -> float | None:
     """Return the factor of the gradients, if it is one for all; None if it is not."""
     squares = products = lefts = 0.0
-    pairs = [pair for key in case.keys("grad")[:50] if (pair := case.pair(key)) is not None]
+    pairs = [pair for key in case.keys("grad")[:50] if (pair := case.some(key)) is not None]
     for x, y in pairs:
         squares += float((x * x).sum())
         products += float((x * y).sum())
