@@ -172,7 +172,7 @@ def _ordered(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
     ]
     share = _found(b, np.concatenate(rows))
     if share > 0.2:
-        score = 0.75 + 0.2 * share
+        score = 0.4 + 0.55 * share
         yield Cause(
             "batch-order",
             f"{share:.0%} of {inert(key)}'s rows are in the first's batches too, of this or another update.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from noether_core.parity.divergence.causes.case import Array, Case
-from noether_core.parity.divergence.causes.measures import affine, distance, factor, same_values, short_share
+from noether_core.parity.divergence.causes.measures import affine, distance, factor, same_values, scattered, short_share
 from noether_core.parity.divergence.result import Cause
 from noether_core.text import inert, number
 
@@ -96,12 +96,9 @@ def _dropped(key: str, a: Array, b: Array) -> Iterator[Cause]:
             f"{share:.1%} of the elements are zero in the {who} alone; the others are {number(constant)} times the other's",
         )
         if left < 1e-4 or both > 0.01:
-            yield Cause(
-                "dropout",
-                f"{inert(key)} is dropped out: {share:.1%} of it is zero in the {who} alone.",
-                line,
-                0.94 if left < 1e-4 else 0.8,
-            )
+            score = 0.94 if left < 1e-4 else 0.8
+            words = f"{inert(key)} is dropped out: {share:.1%} of it is zero in the {who} alone."
+            yield Cause("dropout", words, line, score if scattered(lost) else 0.5)
             return
 
 

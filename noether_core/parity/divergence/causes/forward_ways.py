@@ -10,7 +10,7 @@ import numpy as np
 from noether_core.parity.divergence.causes import layers, recurrent, sequences
 from noether_core.parity.divergence.causes.case import Array, Case
 from noether_core.parity.divergence.causes.layers import Way
-from noether_core.parity.divergence.causes.measures import distance, factor
+from noether_core.parity.divergence.causes.measures import distance, factor, scattered
 from noether_core.parity.divergence.causes.norms import norms
 from noether_core.parity.divergence.training import Training
 
@@ -152,7 +152,7 @@ def _dropped(x: Array, output: Array) -> Iterator[Way]:
         return
     dropped = (output == 0) & (x != 0)
     share = float(dropped.sum() / max(1, int((x != 0).sum())))
-    if 0.01 < share < 0.99:
+    if 0.01 < share < 0.99 and scattered(dropped):
         constant, _ = factor(np.where(dropped, 0.0, x), output)
         yield Way(
             "dropout", {"share": f"{share:.2f}", "factor": f"{constant:.4g}"}, np.where(dropped, 0.0, constant * x)

@@ -33,6 +33,9 @@ def reductions(elements: Array, targets: Array, masks: Sequence[Array] = ()) -> 
         if mask.shape == elements.shape:
             yield "mean without what is masked", float((elements * mask).sum() / mask.sum())
             yield "mean without what is masked, over all,", float((elements * mask).mean())
+            if mask.ndim > 1 and mask.any(axis=1).all():
+                means = (elements * mask).sum(axis=1) / mask.sum(axis=1)
+                yield "mean of the rows' means without what is masked", float(means.mean())
             yield "sum without what is masked", float((elements * mask).sum())
     if elements.ndim > 1 and np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
         yield "mean without the last position", float(elements[:, :-1].mean())

@@ -87,6 +87,18 @@ def short_share(values: Array) -> float:
     return float((live & 0x1FFF == 0).mean()) if len(np.unique(live[:10_000])) > 3 else 0.0
 
 
+def scattered(chosen: Array) -> bool:
+    """Tell whether elements are chosen one by one, not by whole rows of the last axis.
+
+    >>> scattered(np.array([[True, False], [False, True]])), scattered(np.array([[True, True], [False, False]]))
+    (True, False)
+    """
+    if chosen.ndim < 2 or chosen.shape[-1] < 2:
+        return True
+    some, every = chosen.any(axis=-1), chosen.all(axis=-1)
+    return bool((some & ~every).sum() > 0.5 * some.sum())
+
+
 def explained(left: float, limit: float = 1e-5) -> float:
     """Turn what a hypothesis leaves of a difference into a score: near 1 where that is rounding, 0 where it is all of it.
 

@@ -152,7 +152,7 @@ def _unknown(fits_a: Fits, fits_b: Fits) -> Iterator[Cause]:
 def _without_frozen(a: Samples, b: Samples) -> tuple[Samples, Samples, tuple[Cause, tuple[str, ...]] | None]:
     """Leave out keys that one or both never update, and name those that one alone updates."""
     live_a, live_b = (side.sums(np.abs(side.updates).sum(axis=0)) > 0 for side in (a, b))
-    alone = live_a != live_b
+    alone = (live_a != live_b) & a.counted & b.counted
     keep = live_a & live_b
     cause = None
     if alone.any():

@@ -95,7 +95,7 @@ def _compared(
         return
     lines = _lines(names, one, other, "decay")
     masked, both = apart & (has_a != has_b), has_a & has_b
-    largest = int(np.argmax(np.where(apart, np.abs(one - other), -1.0)))
+    largest = int(np.argmax(np.where(apart, np.abs(one - other) / np.maximum(error, 1e-300), -1.0)))  # the clearest
     strengths = f"{number(float(one[largest]))} in one and {number(float(other[largest]))} in the other"
     values = f"{strengths} for {inert(names[largest])}"
     if masked.any() and (both & ~apart).any():

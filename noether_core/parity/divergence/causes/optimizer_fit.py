@@ -101,9 +101,10 @@ def _projected(samples: Samples, recipe: Recipe, numbers: Mapping[str, float], c
     """Solve for rate and decay of each update and key in closed form; return the fit and what is left, `t × n`."""
     owners, decay = samples.owners, coupled[samples.owners]
     rates = None
-    if "rate in buffer" in recipe.flags:  # the rates of a first fit weigh the buffer of a second
-        plain = _projected(samples, Recipe("sgd", recipe.flags - {"rate in buffer"}), {"momentum": 0.0}, coupled)[0]
-        rates = _rates_in_buffer(samples, numbers["momentum"], plain, decay * ("coupled" in recipe.flags))
+    if "rate in buffer" in recipe.flags:
+        plain = Recipe(recipe.family, recipe.flags - {"rate in buffer", "momentum"})
+        alone = directions(plain, {**numbers, "momentum": 0.0}, samples.gradients, samples.parameters, decay)
+        rates = _rates_in_buffer(samples, numbers.get("momentum", 0.0), alone)
     direction = directions(recipe, numbers, samples.gradients, samples.parameters, decay, rates)
     d, p = direction * samples.weights, samples.parameters * samples.weights
     target = -samples.updates * samples.weights
@@ -127,11 +128,11 @@ def _projected(samples: Samples, recipe: Recipe, numbers: Mapping[str, float], c
     return found, left
 
 
-def _rates_in_buffer(samples: Samples, momentum: float, plain: Fit, decay: Array) -> Array:
-    """Return each update's relative rate: u_t − momentum · u_{t−1} is −rate_t · gradient where the buffer holds rates."""
+def _rates_in_buffer(samples: Samples, momentum: float, alone: Array) -> Array:
+    """Return each update's rate: u_t − momentum · u_{t−1} is −rate_t times the direction alone where the buffer holds rates."""
     before = np.vstack([np.zeros_like(samples.updates[:1]), samples.updates[:-1]])
     target = -(samples.updates - momentum * before) * samples.weights
-    seen = (samples.gradients + decay * samples.parameters) * samples.weights
+    seen = alone * samples.weights
     rates = (seen * target).sum(axis=1) / np.maximum((seen * seen).sum(axis=1), 1e-300)
     return np.asarray(np.where(np.abs(rates) > 1e-30, rates, 1e-30))
 

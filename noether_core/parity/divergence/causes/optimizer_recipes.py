@@ -32,7 +32,7 @@ class Recipe:
 FLAGS: Mapping[str, tuple[str, ...]] = {
     "sgd": ("coupled", "nesterov", "damped later", "rate in buffer"),
     "adam": ("coupled", "inside", "uncorrected epsilon", "maximum", "corrected maximum", "nesterov", "belief"),
-    "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected"),
+    "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected", "nesterov", "rate in buffer"),
     "adagrad": ("coupled", "inside"),
     "sign": ("coupled",),
 }
@@ -95,7 +95,7 @@ def directions(
         return _sgd(recipe.flags, numbers["momentum"], seen, rates)
     if recipe.family == "sign":
         return _sign(numbers["beta1"], numbers["beta2"], seen)
-    return _scaled(recipe, numbers, seen)
+    return _scaled(recipe, numbers, seen, rates)
 
 
 def _sgd(flags: frozenset[str], momentum: float, seen: Array, rates: Array | None) -> Array:
@@ -118,7 +118,7 @@ def _sign(beta1: float, beta2: float, seen: Array) -> Array:
     return found
 
 
-def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array) -> Array:
+def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array, rates: Array | None) -> Array:
     """Compute the directions of the families that divide by a root of squares.
 
     Source: Kingma and Ba 2015 (Adam), Duchi et al. 2011 (Adagrad), Graves 2013 (RMSprop, centred), Reddi et al. 2018 (AMSGrad),
@@ -127,6 +127,8 @@ def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array) -> Array:
     flags, adam = recipe.flags, recipe.family == "adam"
     beta1, beta2 = numbers.get("beta1", 0.0), numbers.get("beta2", 1.0)
     fresh = 1.0 if recipe.family == "adagrad" else 1 - beta2
+    momentum = numbers.get("momentum", 0.0)
+    scale = np.ones(len(seen)) if rates is None or "rate in buffer" not in flags else rates
     zeros = np.zeros_like(seen[0])
     mean, level, most, buffer = zeros, zeros, zeros, zeros
     square = zeros + (1.0 if "started" in flags else numbers.get("start", 0.0))
@@ -141,11 +143,13 @@ def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array) -> Array:
         used = most if "maximum" in flags else most * correction if "corrected maximum" in flags else used
         lead = 1 - beta1**step if adam else 1.0
         ahead = mean / lead
-        if "nesterov" in flags:
+        if adam and "nesterov" in flags:
             ahead = beta1 * mean / (1 - beta1 ** (step + 1)) + (1 - beta1) * gradient / lead
         direction = ahead / _root(flags, np.maximum(used, 0.0), correction, numbers["epsilon"])
-        buffer = numbers.get("momentum", 0.0) * buffer + direction
-        found[step - 1] = buffer
+        buffer = momentum * buffer + direction * scale[step - 1]
+        found[step - 1] = (
+            direction + momentum * buffer if "nesterov" in flags and not adam else buffer / scale[step - 1]
+        )
     return found
 
 

@@ -74,8 +74,8 @@ def _searched(samples: Samples, hints: Fits) -> Fits:
         hint = min(hints.values(), key=lambda each: each.misfit)
         near = evaluate(samples, hint.recipe, hint.numbers, hint.coupled)
         found[hint.recipe] = min(refine(samples, near, tuple(near.numbers)), fit(samples, hint.recipe), key=_misfit)
-        _improve(samples, found, hint.recipe)
-        if known(found):
+        _improve(samples, found, hint.recipe, hint)
+        if min(map(_misfit, found.values())) < _SIMILAR * max(hint.misfit, 1.0):
             return found
     families = sorted((fit(samples, recipe) for recipe in map(Recipe, FLAGS) if recipe not in found), key=_misfit)
     found |= {each.recipe: each for each in families}
@@ -90,17 +90,25 @@ def _misfit(each: Fit) -> float:
     return each.misfit
 
 
-def _improve(samples: Samples, fits: Fits, recipe: Recipe) -> None:
+def _improve(samples: Samples, fits: Fits, recipe: Recipe, hint: Fit | None = None) -> None:
     """Toggle one flag after another, as long as that leaves less; `fits` keeps all that was tried."""
     for _ in range(3):
         options = [recipe.toggled(flag) for flag in FLAGS[recipe.family]]
         for option in options:
             if option not in fits:
-                fits[option] = fit(samples, option, fits[recipe] if fits[recipe].misfit < 1e3 else None)
+                fits[option] = _fitted(samples, option, fits[recipe] if known({recipe: fits[recipe]}) else hint)
         best = min(options, key=lambda option: fits[option].misfit)
         if fits[best].misfit > 0.9 * fits[recipe].misfit:
             return
         recipe = best
+
+
+def _fitted(samples: Samples, recipe: Recipe, start: Fit | None) -> Fit:
+    """Fit a recipe from where a similar one was found, and from the grid if that leads nowhere."""
+    found = fit(samples, recipe, start)
+    if start is None or known({recipe: found}):
+        return found
+    return min(found, fit(samples, recipe), key=_misfit)
 
 
 def _limit(fits: Fits) -> float:

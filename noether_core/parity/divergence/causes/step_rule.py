@@ -97,10 +97,17 @@ def _precision(case: Case) -> Iterator[Cause]:
             if raw is None or raw[0].size < 8:
                 continue
             shares = [short_share(side) for side in raw]
-            if max(shares) > 0.9 and min(shares) < 0.5:
+            if max(shares) > 0.9 and min(shares) < 0.5 and not _short_gradients(case, key):
                 line = (f"values whose low 13 bits are zero: {shares[0]:.0%} and {shares[1]:.0%}",)
                 yield Cause("low-precision", f"{inert(key)} is kept in a lower precision in one.", line, 0.97)
                 return
+
+
+def _short_gradients(case: Case, key: str) -> bool:
+    """Tell whether a state's gradients are short themselves, as those that are zero but for rounding are."""
+    name = key.rpartition("/")[2]
+    raw = case.raw(f"clip/{name}") or case.raw(f"grad/{name}")
+    return raw is not None and max(short_share(side) for side in raw) > 0.5
 
 
 def _sloped(case: Case) -> Iterator[Cause]:
