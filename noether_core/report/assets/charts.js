@@ -7,7 +7,7 @@ function xWords(axis, value) {
 
 function xTick(axis, value) {
   if (axis === "time") return duration(value);
-  if (Math.abs(value) < 1e4) return tick(value);
+  if (Math.abs(value) < 1e4) return number(Number(value.toPrecision(6)));
   return Math.abs(value) < 1e6 ? `${tick(value / 1e3)}k` : `${tick(value / 1e6)}M`;
 }
 
