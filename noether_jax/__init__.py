@@ -16,6 +16,7 @@ from noether_core import (
     MetricEarlyStopCallback,
     MetricEarlyStopCallbackConfig,
     OnlineLossCallbackConfig,
+    ProbeCallbackConfig,
     ProgressCallback,
     ProgressCallbackConfig,
     ThroughputCallback,
@@ -24,6 +25,7 @@ from noether_core import (
 )
 from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_jax.output_tracker import OutputTracker, track_outputs
+from noether_jax.probes import ProbeCallback, probe
 from noether_jax.tracker_state import OutputTrackerState
 from noether_jax.windows import Tracked
 
@@ -39,6 +41,8 @@ __all__ = [
     "OnlineLossCallbackConfig",
     "OutputTracker",
     "OutputTrackerState",
+    "ProbeCallback",
+    "ProbeCallbackConfig",
     "ProgressCallback",
     "ProgressCallbackConfig",
     "Run",
@@ -47,5 +51,6 @@ __all__ = [
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
     "Tracked",
+    "probe",
     "track_outputs",
 ]

@@ -15,6 +15,7 @@ from noether_core import (
     MetricEarlyStopCallback,
     MetricEarlyStopCallbackConfig,
     OnlineLossCallbackConfig,
+    ProbeCallbackConfig,
     ProgressCallback,
     ProgressCallbackConfig,
     ThroughputCallback,
@@ -22,6 +23,7 @@ from noether_core import (
     TrackAdditionalOutputsCallbackConfig,
 )
 from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
+from noether_torch.probes import ProbeCallback, probe
 
 __all__ = [
     "BestMetricCallback",
@@ -33,6 +35,8 @@ __all__ = [
     "MetricEarlyStopCallbackConfig",
     "OnlineLossCallback",
     "OnlineLossCallbackConfig",
+    "ProbeCallback",
+    "ProbeCallbackConfig",
     "ProgressCallback",
     "ProgressCallbackConfig",
     "Run",
@@ -40,4 +44,5 @@ __all__ = [
     "ThroughputCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
+    "probe",
 ]
