@@ -228,6 +228,14 @@ def test_of_very_many_arrays_those_that_differ_have_room(tmp_path: Path) -> None
     assert found["problems"] == ["700 more saved arrays have no room on this page"]
 
 
+def test_what_is_not_counted_is_no_axis_and_epochs_have_parts(compared: Page, tmp_path: Path) -> None:
+    (clock,) = Page(write_report([log(tmp_path / "run", [{"loss": 0.5}] * 3)], tmp_path / "a.html")).data["clocks"]
+    assert {"epoch", "sample"} & set(clock) == set()
+    clock = compared.data["clocks"][0]
+    places, values = map(unpack, clock["epoch"])
+    np.testing.assert_allclose(np.interp(np.arange(60), places, values), np.arange(1, 61) / 20)
+
+
 # ------------------------------------------------------------------ that it is inert, and loads nothing
 
 

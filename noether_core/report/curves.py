@@ -49,6 +49,8 @@ def _packed_clock(series: Series, begun: float) -> dict[str, Any]:
     clock: dict[str, Any] = {"n": len(series)}
     for axis in _AXES:
         values = getattr(series, axis).astype(np.float64)
+        if axis != "update" and not values.any():
+            continue  # it was not counted
         if axis == "epoch":
             values = _parts_of_epochs(series.update.astype(np.float64), values)
         if axis == "time":

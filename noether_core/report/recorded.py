@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -64,9 +65,9 @@ class ProbedFrame:
         self._training, self._update = training, update
 
     def names(self) -> Sequence[str]:
-        """Return the keys of those that are whole, or samples of what was too large."""
-        keys = self._training.keys(self._update)
-        return [key for key in keys if self._training.shape(self._update, key) is not None]
+        """Return the keys of those that are whole, or samples of what was too large; single numbers are curves."""
+        shapes = {key: self._training.shape(self._update, key) for key in self._training.keys(self._update)}
+        return [key for key, shape in shapes.items() if shape is not None and math.prod(shape) != 1]
 
     def load(self, name: str, problems: list[str]) -> Array | None:
         """Return one; None, with a sentence among the problems, if it is damaged."""
