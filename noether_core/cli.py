@@ -25,6 +25,7 @@ from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
 from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run
+from noether_core.report import write_report
 from noether_core.text import inert, message
 
 app = typer.Typer(
@@ -135,6 +136,16 @@ def check(
     for line in [json.dumps(report.as_json(), indent=1)] if as_json else report.lines():
         print(line if as_json else message(line))  # noqa: T201
     raise typer.Exit(0 if report.is_clean else 1)
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Draw runs as one page of HTML, for any browser and without a network: curves, saved arrays, configs side by side."""
+    path = write_report(runs, out)
+    print(f"{path.stat().st_size / 1e6:.1f} MB: {inert(str(path))}")  # noqa: T201
 
 
 def main() -> None:
