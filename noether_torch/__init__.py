@@ -21,7 +21,9 @@ from noether_core import (
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
 )
+from noether_core.parity.between_runs.twin import twin_path
 from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
+from noether_torch.twins import twin, twin_batch
 
 __all__ = [
     "BestMetricCallback",
@@ -40,4 +42,7 @@ __all__ = [
     "ThroughputCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
+    "twin",
+    "twin_batch",
+    "twin_path",
 ]
