@@ -57,6 +57,13 @@ def problem_of_twin(run: Training, twin: Training, *, rows: bool) -> str:
 STEP = ("param", "act", "loss", "grad", "clip", "update", "opt")
 
 
+def has_other_rows(run: Training, twin: Training) -> bool:
+    """Tell whether a twin was given its run's batches with their rows in another order."""
+    common = [update for update in run.updates() if update in set(twin.updates())]
+    pairs = _pairs(run, twin, common[0], ("data",)) if common else ()
+    return any(a.ndim > 0 and not np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
 def usable_part(twin: Training, *, rows: bool) -> Training:
     """Return what of a twin can be held against its run: where rows were permuted, nothing that has a row an example."""
     return View(twin, lambda key: None if stage_of(key) in ("data", "act") else key) if rows else twin

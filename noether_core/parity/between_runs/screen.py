@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +43,17 @@ def show_comparison(comparison: Comparison, most: int = DIFFERENCES) -> Group:
     parts += _causes(comparison)
     parts += [Text(f"• {inert(warning)}", "yellow") for warning in comparison.warnings]
     return Group(*parts)
+
+
+@contextmanager
+def progress_on(console: Console) -> Iterator[Callable[[int, int], None] | None]:
+    """Show how many updates are compared, on a terminal and while the block lasts; yield what is to be called with that."""
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as shown:
+        task = shown.add_task("comparing updates", total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def as_text(comparison: Comparison, most: int = DIFFERENCES) -> str:
