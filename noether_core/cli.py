@@ -28,6 +28,7 @@ from noether_core.parity.between_runs.comparing import compare_trainings
 from noether_core.parity.between_runs.screen import progress_on, show_comparison
 from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run
+from noether_core.report import write_report
 from noether_core.text import inert, message
 
 app = typer.Typer(
@@ -148,7 +149,8 @@ def compare_command(
         list[Path] | None, typer.Option(help="A twin of either, besides those in RUN/twins; may be given again.")
     ] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="A YAML file: for each of A's parameters what B calls it, where that is not found.")
+        Path | None,
+        typer.Option(help="A YAML file: for each of A's parameters what B calls it, where that is not found."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON; docs/compare.md has the schema.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write it as one HTML file.")] = None,
@@ -175,6 +177,16 @@ def calibrate_command(
     """Make a run's twins: run its script again, one rounding error apart, for `compare` to know what is noise."""
     made = calibrate(run, command, number=twins, again=again, tell=lambda sentence: print(inert(sentence), flush=True))  # noqa: T201
     print(f"{inert(str(run))} has {len(made)} twins")  # noqa: T201
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Draw runs as one page of HTML, for any browser and without a network: curves, saved arrays, configs side by side."""
+    path = write_report(runs, out)
+    print(f"{path.stat().st_size / 1e6:.1f} MB: {inert(str(path))}")  # noqa: T201
 
 
 def main() -> None:

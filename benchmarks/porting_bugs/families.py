@@ -1,0 +1,18 @@
+"""List the families and their bugs."""
+
+from __future__ import annotations
+
+from benchmarks.porting_bugs.cnn_bugs import CNN
+from benchmarks.porting_bugs.family import Family
+from benchmarks.porting_bugs.mlp_bugs import MLP
+from benchmarks.porting_bugs.truth import Bug
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (CNN, MLP)}
+BUGS: dict[str, Bug] = {bug.id: bug for family in FAMILIES.values() for bug in family.bugs}
+
+
+def bug_named(name: str) -> Bug:
+    """Return a bug by its id."""
+    if name not in BUGS:
+        raise KeyError(f"{name!r} is no planted bug; there are {', '.join(BUGS)}")
+    return BUGS[name]

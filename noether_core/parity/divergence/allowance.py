@@ -1,0 +1,107 @@
+"""Say how far each key may be apart at each update: its noise, and what follows from what was seen before it in the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from noether_core.parity.divergence.conditioning import parameter_of
+from noether_core.parity.divergence.noise import ROUNDING, TIMES, Noise, upstream
+from noether_core.parity.divergence.table import Column, Table
+from noether_core.parity.divergence.training import stage_of
+
+Array = np.ndarray[Any, Any]
+
+SCALARS = 16  # elements up to which an array's norm may be near zero by chance
+WINDOW = 3  # updates to each side whose norms say how large a scalar is
+FOLLOWS = 3.0  # times its gradients' distance that an update or an optimizer's state may be apart, before TIMES
+
+
+class Allowance:
+    """Say how far keys may be apart.
+
+    What follows from an observed difference is not a new one. Parameters that have drifted by d may move activations, losses
+    and gradients by as many times d as in twins; gradients that are apart move their updates and optimizer state; updates that
+    were apart leave parameters apart.
+    """
+
+    def __init__(self, table: Table, noise: Noise) -> None:
+        self.table, self.noise = table, noise
+        self._updates, self._drifts = upstream(table)
+
+    def plain(self, key: str) -> Array:
+        """Return a key's noise, ten times, at its updates, binary64."""
+        column = self.table.columns[key]
+        return TIMES * self.noise.at(key, column.updates) * self._scale(column)
+
+    def of(self, key: str) -> Array:
+        """Return how far a key may be apart at its updates, binary64."""
+        return np.maximum(self.plain(key), self._following(key))
+
+    def _following(self, key: str) -> Array:
+        stage, column = stage_of(key), self.table.columns[key]
+        if stage == "data":
+            return np.zeros(len(column.updates))
+        if stage == "param":
+            return self.plain(key) + self._left_by_updates(key)
+        from_parameters = TIMES * self.noise.response(key) * self._drift(column.updates)
+        if stage not in ("update", "opt"):
+            return np.asarray(from_parameters)
+        gradients = self._of_gradients(key)
+        if gradients is None:
+            return np.asarray(from_parameters)
+        rounded = self._rounded(key) if stage == "update" else 0.0
+        return np.maximum(TIMES * FOLLOWS * gradients, rounded)
+
+    def _scale(self, column: Column) -> Array:
+        """Return how many times larger a scalar is nearby than at each update: near zero its relative error is larger."""
+        if column.size > SCALARS or len(column.updates) < 2:
+            return np.ones(len(column.updates))
+        norms = np.where(np.isfinite(column.norm), column.norm, 0.0)
+        padded = np.pad(norms, WINDOW, mode="edge")
+        near = np.max(np.lib.stride_tricks.sliding_window_view(padded, 2 * WINDOW + 1), axis=1)
+        return np.asarray(near / np.where(norms > 0, norms, np.maximum(near, 1e-300)))
+
+    def _drift(self, updates: Array) -> Array:
+        """Return how far the parameters as a whole are apart at updates; between those known, as at the next."""
+        if not len(self._updates):
+            return np.zeros(len(updates))
+        return np.asarray(self._drifts[np.minimum(np.searchsorted(self._updates, updates), len(self._updates) - 1)])
+
+    def _left_by_updates(self, key: str) -> Array:
+        """Return how far the updates so far may have left a parameter apart, relative to it.
+
+        Updates between those known are taken to be as the next known.
+        """
+        column = self.table.columns[key]
+        updates = self.table.columns.get(f"update/{parameter_of(key)}")
+        if updates is None:
+            return np.zeros(len(column.updates))
+        gaps = np.diff(updates.updates, prepend=0)
+        apart = np.where(np.isfinite(updates.distance), updates.distance * updates.norm, 0.0)
+        sums = np.concatenate([[0.0], np.cumsum(gaps * apart)])
+        places = np.searchsorted(updates.updates, column.updates)  # those before the parameter's update
+        return np.asarray(2 * sums[places] / np.where(column.norm > 0, column.norm, np.inf))
+
+    def _of_gradients(self, key: str) -> Array | None:
+        """Return the largest distance that the gradients behind a key have had so far, at its updates."""
+        column, name = self.table.columns[key], parameter_of(key)
+        found = [self.table.columns.get(f"{stage}/{name}") for stage in ("grad", "clip")]
+        gradients = [each for each in found if each is not None]
+        if not gradients:
+            return None
+        each = gradients[-1]
+        running = np.maximum.accumulate(np.where(np.isfinite(each.distance), each.distance, 0.0))
+        return np.concatenate([[0.0], running])[np.searchsorted(each.updates, column.updates, side="right")]
+
+    def _rounded(self, key: str) -> Array:
+        """Return what the rounding of parameters to binary32 leaves in the differences of parameters that updates are."""
+        column = self.table.columns[key]
+        parameter = self.table.columns.get(f"param/{parameter_of(key)}")
+        if parameter is None:
+            return np.zeros(len(column.updates))
+        norms = parameter.norm[
+            np.minimum(np.searchsorted(parameter.updates, column.updates), len(parameter.updates) - 1)
+        ]
+        return np.asarray(3 * ROUNDING * norms / np.where(column.norm > 0, column.norm, np.inf))

@@ -1,0 +1,145 @@
+"""Tell differences that rounding makes where a value is ill-conditioned from those that it does not make.
+
+Three things turn a rounding error into a difference of any size, in correct pairs: a gradient that is zero but for rounding;
+an update that divides by the root of a tiny second moment; and an activation that is zero but for rounding, where its
+derivative jumps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from noether_core.parity.divergence.distance import sampled
+from noether_core.parity.divergence.noise import FLOORS, TIMES, Noise
+from noether_core.parity.divergence.table import Table, pair_of
+from noether_core.parity.divergence.training import Training
+
+Array = np.ndarray[Any, Any]
+
+NULL = 1e-5  # the root mean square of a gradient that is rounding alone, over that of the layer's others, at most
+BLIND = 0.03  # noise at which norms tell nothing
+ELEMENTS = 1 << 22  # of an array of which single elements are looked at
+HISTORY = 12  # updates whose gradients say how well an element of an update is conditioned
+KINKS = 4.0  # how far one kink of N moves gradients at most, in units of 1/√N of their norm
+
+
+def parameter_of(key: str) -> str:
+    """Return the parameter that a key is of.
+
+    >>> parameter_of("opt/mu/encoder.weight"), parameter_of("grad/encoder.weight")
+    ('encoder.weight', 'encoder.weight')
+    """
+    stage, _, name = key.partition("/")
+    return name.rpartition("/")[2] if stage == "opt" else name
+
+
+def is_null(table: Table, noise: Noise, update: int, name: str) -> bool:
+    """Say whether a parameter's gradient is zero but for rounding, in both trainings, so far.
+
+    Twins say it where they differ from one another by their own size; without, its size beside the layer's other gradients.
+    """
+    key = f"grad/{name}"
+    column = table.columns.get(key)
+    if column is None:
+        return False
+    row = int(np.searchsorted(column.updates, update, side="right")) - 1
+    if row < 0:
+        return False
+    if noise.of_twins_at(key, np.array([update]))[0] >= BLIND:
+        return bool(column.norm[row] <= 100 * noise.norms.get(key, 0.0))
+    sizes = [_root_mean_square(table, other, update) for other in _siblings(table, key)]
+    own = _root_mean_square(table, key, update)
+    return bool(sizes) and own is not None and own <= NULL * max(size for size in sizes if size is not None)
+
+
+def _siblings(table: Table, key: str) -> list[str]:
+    """Return the other gradients of a key's layer, or, of a layer that has one alone, all others."""
+    others = [each for each in table.of_stage("grad") if each != key]
+    layer = key.rpartition(".")[0] + "."
+    return [each for each in others if each.startswith(layer)] or others
+
+
+def _root_mean_square(table: Table, key: str, update: int) -> float | None:
+    column = table.columns[key]
+    row = column.at(update)
+    if row >= len(column.updates) or column.updates[row] != update:
+        return 0.0
+    return float(column.norm[row] / np.sqrt(column.size))
+
+
+def unexplained_update(a: Training, b: Training, table: Table, noise: Noise, update: int, key: str) -> float | None:
+    """Return the distance of what the gradients' noise does not explain of an update's difference; None if that cannot be said.
+
+    An optimizer that divides by the root of a second moment moves an element by up to its own size where the gradient's error
+    is as large as all its gradients so far, such as |g| = 3e-9 beside others of 1e-2. So each element's difference is taken as
+    explained up to ten times the relative error of its gradients: the largest of |Δg| and the noise, over the root mean square
+    of g.
+    """
+    name = parameter_of(key)
+    pair = pair_of(a, b, table, update, key)
+    errors = relative_errors(a, b, table, update, name)
+    if errors is None or pair is None:
+        return None
+    first, second = sampled(*pair, most=ELEMENTS)
+    if len(first) != len(errors):
+        return None
+    size = np.maximum(np.abs(first), np.abs(second))
+    explained = TIMES * np.maximum(size, np.sqrt(np.mean(size**2))) * errors
+    apart = np.abs(first - second)
+    total, rest = float(np.linalg.norm(apart)), float(np.linalg.norm(np.maximum(apart - explained, 0.0)))
+    column = table.columns[key]
+    whole = float(column.distance[column.at(update)])
+    return whole * rest / total if total else None
+
+
+def relative_errors(a: Training, b: Training, table: Table, update: int, name: str) -> Array | None:
+    """Return the relative error of each element's gradients up to an update, binary64, flat; None if there are none."""
+    stage = next((each for each in ("clip", "grad") if f"{each}/{name}" in table.columns), None)
+    if stage is None:
+        return None
+    key = f"{stage}/{name}"
+    column = table.columns[key]
+    updates = [int(each) for each, whole in zip(column.updates, column.whole, strict=True) if whole and each <= update]
+    squares: list[Array] = []
+    error: Array | None = None
+    for each in updates[-HISTORY:]:
+        pair = pair_of(a, b, table, each, key)
+        if pair is None:
+            return None
+        first, second = sampled(*pair, most=ELEMENTS)
+        size = np.minimum(np.abs(first), np.abs(second))
+        rounding = FLOORS[stage] * np.sqrt(np.mean(first**2)) * ((first != 0) | (second != 0))
+        found = np.maximum(np.abs(first - second), rounding)
+        error = found if error is None else np.maximum(error, found)
+        squares.append(size**2)
+    if error is None:
+        return None
+    root = np.sqrt(np.mean(squares, axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(error > 0, error / root, 0.0)
+
+
+def kinked(a: Training, b: Training, table: Table, noise: Noise, update: int) -> float:
+    """Return how far kinks may have moved the gradients of an update, in relative norm; 0 if there are none.
+
+    A kink is an element of an activation that has another sign in each training, or is zero in one, and is within noise of
+    zero, so that the activation agrees where its derivative jumps. One of N elements moves gradients by about 1/√N of their
+    norm.
+    """
+    furthest = 0.0
+    for key, column in table.of_stage("act").items():
+        row = column.at(update)
+        if row >= len(column.updates) or column.updates[row] != update or not column.whole[row]:
+            continue
+        pair = pair_of(a, b, table, update, key)
+        if pair is None:
+            continue
+        first, second = sampled(*pair, most=ELEMENTS)
+        near = TIMES * noise.at(key, np.array([update]))[0] * np.sqrt(np.mean(first**2))
+        turned = (np.sign(first) != np.sign(second)) & (np.maximum(np.abs(first), np.abs(second)) <= 10 * near)
+        count = int(np.count_nonzero(turned))
+        if count:
+            furthest = max(furthest, KINKS * float(np.sqrt(count / len(first))))
+    return furthest

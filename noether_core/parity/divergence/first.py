@@ -1,0 +1,197 @@
+"""Find the first difference: by update, by stage, by order of computation, and none that rounding explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from noether_core.parity.divergence.allowance import Allowance
+from noether_core.parity.divergence.conditioning import BLIND, is_null, kinked, parameter_of, unexplained_update
+from noether_core.parity.divergence.noise import FLOORS, TIMES, Noise
+from noether_core.parity.divergence.result import Divergence
+from noether_core.parity.divergence.samples import Slope
+from noether_core.parity.divergence.systematic import clipping, decays_of, pooled, ratios_of
+from noether_core.parity.divergence.table import Table
+from noether_core.parity.divergence.training import Training, stage_of
+
+Array = np.ndarray[Any, Any]
+
+MOST = 1000  # differences that are listed
+RATIO = 3e-6  # the least median ratio of updates, minus 1, that is no rounding
+DECAY = 1.5e-7  # the least slope on the parameter: PyTorch rounds 1 - rate * decay to binary32, which leaves up to 6e-8
+CLIP = 1.5e-7  # the least mean of the clip factors' log ratio
+ERRORS = 8.0  # standard errors that a slope is from zero where it is no chance
+FEWEST_KEYS = 2  # keys that must agree on a slope
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Say where in the order of two trainings a pair stands."""
+
+    update: int
+    order: int
+    key: str
+    systematic: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Hold the differences in order, and what was explained.
+
+    Attributes:
+        differences: at most 1,000.
+        explained: by reason, the pairs that were further apart than their noise and are no difference.
+    """
+
+    differences: tuple[Divergence, ...]
+    explained: dict[str, list[Place]]
+
+
+class Search:
+    """Look for the differences in what was measured."""
+
+    def __init__(self, a: Training, b: Training, table: Table, noise: Noise) -> None:
+        self.a, self.b, self.table, self.noise = a, b, table, noise
+        self.allowance = Allowance(table, noise)
+        self.explained: dict[str, list[Place]] = {}
+        self._order = {key: place for place, key in enumerate(table.columns)}
+        self._kinks: dict[int, float] = {}
+
+    def found(self) -> Found:
+        """Return the differences in order.
+
+        The first is one that nothing before it explains. Those after it are all that are beyond their noise, for what follows
+        from the first is what a person wants to see.
+        """
+        suspects = sorted([*self._beyond(self.allowance.of, blind=True), *self._systematic()])
+        first = next((place for place in suspects if not self._is_explained(place)), None)
+        if first is None:
+            return Found((), self.explained)
+        explained = {place for places in self.explained.values() for place in places}
+        later = [
+            place for place in sorted(self._beyond(self.allowance.plain)) if place > first and place not in explained
+        ]
+        places = [first, *self._not_null(later, first)]
+        return Found(tuple(self._divergence(place) for place in places), self.explained)
+
+    def _beyond(self, allowed: Any, blind: bool = False) -> Iterator[Place]:
+        """Yield the pairs that are further apart than allowed, of each key the first thousand."""
+        for key, column in self.table.columns.items():
+            limit = allowed(key)
+            beyond = column.distance > limit
+            if blind:
+                floor = TIMES * FLOORS[stage_of(key)]
+                beyond |= (
+                    (limit >= BLIND)
+                    & (column.distance > floor)
+                    & (stage_of(key) in ("param", "grad", "clip", "update"))
+                )
+            for row in np.flatnonzero(beyond)[:MOST]:
+                yield Place(int(column.updates[row]), self._order[key], key)
+
+    def _is_explained(self, place: Place) -> bool:
+        reason = None if place.systematic else self._explanation(place)
+        if reason is not None:
+            self.explained.setdefault(reason, []).append(place)
+        return reason is not None
+
+    def _explanation(self, place: Place) -> str | None:
+        stage, name = stage_of(place.key), parameter_of(place.key)
+        column = self.table.columns[place.key]
+        row = column.at(place.update)
+        distance, limit = column.distance[row], self.allowance.of(place.key)[row]
+        if not np.isfinite(distance):
+            return None
+        if stage == "param":
+            return self._carried_on(place, float(distance), float(limit))
+        if stage in ("grad", "clip", "update", "opt") and is_null(self.table, self.noise, place.update, name):
+            return "null gradient"
+        if stage in ("grad", "clip") and distance <= limit and limit < 1:
+            return "noise"
+        if stage in ("grad", "clip", "opt") and distance <= self._kink(place.update):
+            return "kink"
+        if stage == "update":
+            rest = unexplained_update(self.a, self.b, self.table, self.noise, place.update, place.key)
+            if rest is not None and rest <= TIMES * self._quiet(place):
+                return "conditioning"
+        return None
+
+    def _quiet(self, place: Place) -> float:
+        """Return the noise of a key's well-conditioned elements: what twins show, unless that is of ill-conditioned ones."""
+        level = float(self.noise.at(place.key, np.array([place.update]))[0])
+        return level if level < BLIND else FLOORS[stage_of(place.key)]
+
+    def _carried_on(self, place: Place, distance: float, limit: float) -> str | None:
+        """Say whether a parameter's difference is that of the update before it, whatever that came from."""
+        parts = [(place.update - 1, place.key), (place.update - 1, f"update/{parameter_of(place.key)}")]
+        apart = [self._apart(update, key) for update, key in parts]
+        now = self._apart(place.update, place.key)
+        if now is None or any(each is None or each.shape != now.shape for each in apart):
+            return "noise" if distance <= limit else None
+        rest = float(np.linalg.norm(now - sum(each for each in apart if each is not None)))
+        column = self.table.columns[place.key]
+        carried = rest <= TIMES * FLOORS["param"] * column.norm[column.at(place.update)]
+        return "carried on" if carried else None
+
+    def _apart(self, update: int, key: str) -> Array | None:
+        first, second = (each.array(update, key) if update >= 1 else None for each in (self.a, self.b))
+        if first is None or second is None or first.shape != second.shape:
+            return None
+        return np.asarray(first, np.float64) - np.asarray(second, np.float64)
+
+    def _kink(self, update: int) -> float:
+        if update not in self._kinks:
+            self._kinks[update] = kinked(self.a, self.b, self.table, self.noise, update)
+        return self._kinks[update]
+
+    def _not_null(self, later: list[Place], first: Place) -> Iterator[Place]:
+        taken = 1
+        for place in later:
+            null = stage_of(place.key) in ("grad", "clip", "update", "opt") and is_null(
+                self.table, self.noise, place.update, parameter_of(place.key)
+            )
+            if not null and not (place.update == first.update and self._is_explained(place)):
+                yield place
+                taken += 1
+            if taken == MOST:
+                return
+
+    def _divergence(self, place: Place) -> Divergence:
+        column = self.table.columns[place.key]
+        row = column.at(place.update)
+        noise = self.allowance.plain(place.key)[row] / TIMES
+        if place.systematic:
+            noise = min(noise, abs(place.systematic) / TIMES)
+        return Divergence(place.update, stage_of(place.key), place.key, float(column.distance[row]), float(noise))
+
+    def _systematic(self) -> Iterator[Place]:
+        """Yield where slopes that are zero in correct pairs are not."""
+        for update in sorted(self.table.drifts):
+            ratios = ratios_of(self.table, update)
+            common = pooled(ratios)
+            if len(ratios) >= FEWEST_KEYS and _stands_out(common, max(RATIO, TIMES * self.noise.ratio)):
+                yield self._first_of(update, ratios, common)
+            beyond = {
+                key: each
+                for key, each in decays_of(self.table, update).items()
+                if _stands_out(each, max(DECAY, TIMES * self.noise.decay))
+            }
+            if len(beyond) >= FEWEST_KEYS:
+                yield self._first_of(update, beyond, pooled(beyond))
+        mean = clipping(self.table)
+        if mean.error and _stands_out(mean, max(CLIP, TIMES * self.noise.clipping)):
+            update = min(each for each, drift in self.table.drifts.items() if drift.clipping is not None)
+            keys = [key for key, column in self.table.of_stage("clip").items() if update in column.updates]
+            yield Place(update, self._order[keys[0]], keys[0], mean.value)
+
+    def _first_of(self, update: int, slopes: dict[str, Slope], common: Slope) -> Place:
+        shared = [key for key, each in slopes.items() if each.value / common.value > 0.5]
+        key = min(shared or slopes, key=lambda each: self._order[each])
+        return Place(update, self._order[key], key, common.value)
+
+
+def _stands_out(slope: Slope, least: float) -> bool:
+    return abs(slope.value) > max(least, ERRORS * slope.error)

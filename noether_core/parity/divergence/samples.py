@@ -1,0 +1,103 @@
+"""Measure what is the same for all elements of updates, at the same places of both trainings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from noether_core.parity.divergence.distance import Measure, sampled
+
+Array = np.ndarray[Any, Any]
+
+ELEMENTS = 4096  # of an array, at the same places of both
+FEWEST = 8  # large elements that a median needs
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Hold a number that is zero in correct pairs, and how far it strays by chance."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Hold what is systematic between two trainings at one update.
+
+    Attributes:
+        ratios: by update key, the median over large elements of b's update over a's, minus 1.
+        decays: by update key, the slope of the updates' difference on the parameter.
+        clipping: the log of b's ‖clipped‖/‖grad‖ over a's, over all keys; None where neither clips.
+    """
+
+    ratios: dict[str, Slope] = field(default_factory=dict)
+    decays: dict[str, Slope] = field(default_factory=dict)
+    clipping: float | None = None
+
+
+class Samples:
+    """Collect the same places of both trainings' parameters and updates, and norms, over one update."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, Array] = {}
+        self._norms: dict[str, dict[str, tuple[float, float]]] = {"grad": {}, "clip": {}}
+        self._ratios: dict[str, Slope] = {}
+        self._decays: dict[str, Slope] = {}
+
+    def take(self, key: str, a: Array, b: Array, found: Measure) -> None:
+        """Take what is needed of two arrays of one key; parameters come before updates."""
+        stage, _, name = key.partition("/")
+        if stage in self._norms:
+            self._norms[stage][name] = found.norm_a, found.norm_b
+        if not np.isfinite(found.distance) or stage not in ("param", "update"):
+            return
+        if stage == "param":
+            self._parameters[name] = sampled(a, most=ELEMENTS)[0]
+            return
+        first, second = sampled(a, b, most=ELEMENTS)
+        ratio = _median_ratio(first, second)
+        if ratio is not None:
+            self._ratios[key] = ratio
+        parameter = self._parameters.get(name)
+        if parameter is not None and len(parameter) == len(first):
+            decay = _on_parameter(second - first, parameter)
+            if decay is not None:
+                self._decays[key] = decay
+
+    def drift(self) -> Drift:
+        """Return what was systematic."""
+        return Drift(self._ratios, self._decays, self._clipping())
+
+    def _clipping(self) -> float | None:
+        names = self._norms["grad"].keys() & self._norms["clip"].keys()
+        if not names:
+            return None
+        totals = np.array([[self._norms[stage][name] for name in names] for stage in ("grad", "clip")])
+        grad, clip = np.sqrt(np.sum(np.square(totals), axis=1))
+        if not (grad.all() and clip.all() and np.isfinite(grad).all() and np.isfinite(clip).all()):
+            return None
+        factors = clip / grad
+        return float(np.log(factors[1] / factors[0])) if (factors < 1 - 1e-5).all() else None
+
+
+def _median_ratio(a: Array, b: Array) -> Slope | None:
+    size = np.abs(a)
+    large = (size >= np.median(size)) & (size > 0) & (b != 0)
+    if np.count_nonzero(large) < FEWEST:
+        return None
+    apart = b[large] / a[large] - 1
+    middle = float(np.median(apart))
+    spread = 1.4826 * float(np.median(np.abs(apart - middle)))  # a normal spread's, from the median deviation
+    return Slope(middle, 1.2533 * spread / float(np.sqrt(len(apart))))  # the standard error of a median
+
+
+def _on_parameter(apart: Array, parameter: Array) -> Slope | None:
+    square = float(parameter @ parameter)
+    if len(parameter) < FEWEST or not square:
+        return None
+    slope = float(apart @ parameter) / square
+    rest = apart - slope * parameter
+    return Slope(slope, float(np.linalg.norm(rest)) / float(np.sqrt(square * len(parameter))))

@@ -1,0 +1,51 @@
+"""Find small differences that are the same for all elements, which norms do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from noether_core.parity.divergence.samples import Slope
+from noether_core.parity.divergence.table import Table
+
+SMALL = 1e-3
+"""The largest distance of a key whose slopes are looked at. Beyond, its norm says it, or its conditioning explains it."""
+
+
+def ratios_of(table: Table, update: int) -> dict[str, Slope]:
+    """Return the median ratios of an update's keys that differ little."""
+    drift = table.drifts.get(update)
+    return {} if drift is None else _of_small(table, update, drift.ratios)
+
+
+def decays_of(table: Table, update: int) -> dict[str, Slope]:
+    """Return the slopes on the parameter of an update's keys that differ little."""
+    drift = table.drifts.get(update)
+    return {} if drift is None else _of_small(table, update, drift.decays)
+
+
+def _of_small(table: Table, update: int, slopes: Mapping[str, Slope]) -> dict[str, Slope]:
+    columns = table.columns
+    return {key: each for key, each in slopes.items() if columns[key].distance[columns[key].at(update)] <= SMALL}
+
+
+def pooled(slopes: Mapping[str, Slope]) -> Slope:
+    """Return the mean of slopes, weighted by the inverse squares of their errors.
+
+    >>> pooled({"a": Slope(1e-5, 1e-7), "b": Slope(1e-5, 1e-7)}).value
+    1e-05
+    """
+    if not slopes:
+        return Slope(0.0, 0.0)
+    values = np.array([slope.value for slope in slopes.values()])
+    weights = np.array([max(slope.error, 1e-8) for slope in slopes.values()]) ** -2.0
+    return Slope(float(np.average(values, weights=weights)), float(np.sum(weights)) ** -0.5)
+
+
+def clipping(table: Table) -> Slope:
+    """Return the mean over updates of the log of b's clip factor over a's; an error of 0 says that fewer than three clip."""
+    found = np.array([drift.clipping for drift in table.drifts.values() if drift.clipping is not None])
+    if len(found) < 3:
+        return Slope(0.0, 0.0)
+    return Slope(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(len(found))))

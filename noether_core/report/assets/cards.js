@@ -1,0 +1,165 @@
+// A card for each key: its curves, drawn when they come into view and let go when they leave it.
+const state = { axis: "update", log: false, apart: false, hidden: new Set(), query: "" };
+const drawn = new Set(); // what has a picture now
+const FAR = "500px";
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const picture = entry.target.picture;
+    picture.isNear = entry.isIntersecting;
+    if (picture.isNear && !picture.isDrawn) show(picture);
+    else if (!picture.isNear && picture.isDrawn) { picture.clear(); picture.isDrawn = false; drawn.delete(picture); }
+  }
+}, { rootMargin: FAR });
+
+function show(picture) {
+  picture.draw();
+  picture.isDrawn = true;
+  drawn.add(picture);
+}
+
+// let `draw` and `clear` be called as `host` comes and goes
+function lazily(host, draw, clear) {
+  host.picture = { draw, clear, isNear: false, isDrawn: false };
+  watcher.observe(host);
+  return host.picture;
+}
+
+function redrawAll() {
+  for (const picture of [...drawn]) { picture.clear(); picture.draw(); }
+}
+
+// which rows of its clock a curve has
+function rowsOf(curve) {
+  if (!curve.rows) return Uint32Array.from({ length: curve.n }, (_, at) => at);
+  let at = 0;
+  return Uint32Array.from(unpack(curve.rows), (step) => (at += step));
+}
+
+function axisAt(clock, axis, rows) {
+  const [places, values] = (clock[axis] || clock.update).map(unpack);
+  let k = 0;
+  return Float64Array.from(rows, (row) => {
+    while (k + 1 < places.length && places[k + 1] <= row) k++;
+    if (k + 1 >= places.length) return values[k];
+    return values[k] + ((values[k + 1] - values[k]) * (row - places[k])) / (places[k + 1] - places[k]);
+  });
+}
+
+function lineOf(report, curve, colour, label) {
+  const rows = rowsOf(curve);
+  const runs = report.runs.length;
+  const broad = isBroad(curve.run, runs);
+  const clock = report.clocks[curve.clock];
+  return {
+    x: axisAt(clock, state.axis, rows), y: unpack(curve.y), update: axisAt(clock, "update", rows), colour, label,
+    width: broad ? 6 : runs > 8 ? 1.25 : 1.75, alpha: broad ? 0.4 : 0, dash: dash(curve.run), swatch: () => stroke(curve.run, runs),
+  };
+}
+
+function curveLines(report, chart) {
+  return chart.curves.filter((curve) => !state.hidden.has(curve.run)).map((curve) => lineOf(report, curve, theme.series[curve.run % COLOURS], report.runs[curve.run].label));
+}
+
+function apartLine(report, chart) {
+  const curve = { ...chart.apart, run: 1, clock: chart.curves[0].clock };
+  return { ...lineOf(report, curve, theme.series[3], "relative difference"), swatch: () => element("span", { class: "stroke", "--colour": "var(--series-3)" }), alpha: 0, dash: [], width: 1.75 };
+}
+
+// the noise that was measured for a key: of the comparison's own key, or of a norm or a loss of it, which it bounds
+function noiseOf(report, key) {
+  const courses = report.verdict ? report.verdict.courses : [];
+  const course = courses.find((each) => key === each.key || (key.startsWith(`${each.key}/`) && (each.stage === "loss" || key.slice(each.key.length).split("/").includes("norm"))));
+  return course && course.noise.every(Number.isFinite) ? course : null;
+}
+
+function noiseAt(course, update) {
+  let at = 0;
+  while (at + 1 < course.update.length && course.update[at + 1] <= update) at++;
+  return course.noise[at];
+}
+
+function bandOf(report, key, line) {
+  const course = noiseOf(report, key);
+  if (!course || !line) return undefined;
+  const away = line.y.map((value, at) => Math.abs(value) * noiseAt(course, line.update[at]));
+  return { x: line.x, low: line.y.map((value, at) => value - away[at]), high: line.y.map((value, at) => value + away[at]) };
+}
+
+function optionsOf(report, chart, lines, isApart) {
+  const first = report.verdict && report.verdict.first;
+  const course = noiseOf(report, chart.key);
+  return {
+    axis: state.axis, log: state.log || isApart,
+    mark: first && state.axis === "update" ? first.update : undefined,
+    band: isApart ? undefined : bandOf(report, chart.key, lines[0]),
+    floor: isApart && course && state.axis === "update" ? { x: course.update, y: course.noise } : undefined,
+  };
+}
+
+function keyTitle(level, key) {
+  const slash = key.indexOf("/") + 1;
+  return element(level, {}, element("span", { class: "dim", text: key.slice(0, slash) }), key.slice(slash));
+}
+
+function lastsOf(report, chart) {
+  const curves = chart.curves.filter((curve) => !state.hidden.has(curve.run));
+  if (curves.length > 4) return [element("span", { text: plural(curves.length, "run") })];
+  return curves.map((curve) => {
+    const values = unpack(curve.y);
+    return element("span", { title: `last value of ${report.runs[curve.run].label}` }, stroke(curve.run, report.runs.length), number(values[values.length - 1]));
+  });
+}
+
+// `isApart` says what is drawn whatever the bar says: the values, or how far two runs are apart.
+function chartCard(report, chart, level = "h4", isApart = undefined) {
+  const lasts = element("div", { class: "lasts" });
+  const plot = element("div", { class: "plot", role: "img", "aria-label": `${chart.key}: ${plural(chart.curves.length, "curve")}` });
+  const note = element("div", { class: "note" });
+  const card = element("article", { class: "card" }, element("div", { class: "card-top" }, keyTitle(level, chart.key), enlarge()), lasts, plot, note);
+  let current = null;
+  const draw = () => {
+    const { apart } = chart;
+    const showsApart = isApart === undefined ? state.apart : isApart;
+    note.textContent = "";
+    lasts.replaceChildren();
+    if (showsApart && apart && apart.n && apart.equal === apart.n) return plot.replaceChildren(calm("=", `the same to the bit at all ${plural(apart.n, "update")} that both logged`));
+    if (showsApart && !(apart && apart.n)) return plot.replaceChildren(calm("–", report.runs.length === 2 ? "logged by one run alone" : "differences are drawn of two runs"));
+    if (!showsApart) lasts.replaceChildren(...lastsOf(report, chart));
+    const lines = showsApart ? [apartLine(report, chart)] : curveLines(report, chart);
+    if (!lines.length) return plot.replaceChildren(calm("–", "hidden"));
+    if (showsApart) lasts.replaceChildren(element("span", {}, lines[0].swatch(), `relative difference, log scale`));
+    note.textContent = notes(chart, lines, showsApart);
+    plot.replaceChildren();
+    current = drawChart(plot, lines, optionsOf(report, chart, lines, showsApart));
+    return undefined;
+  };
+  const clear = () => { if (current) current.destroy(); current = null; plot.replaceChildren(); };
+  lazily(plot, draw, clear);
+  card.key = chart.key;
+  return card;
+}
+
+function notes(chart, lines, isApart) {
+  const odd = lines.reduce((sum, line) => sum + line.y.filter((value) => !Number.isFinite(value)).length, 0);
+  const found = [];
+  if (odd) found.push(`× marks what is NaN or infinite`);
+  if (isApart) found.push(`${number(chart.apart.equal)} of ${plural(chart.apart.n, "value")} equal`);
+  else if (state.log && !canBeLog(lines)) found.push("nothing above 0: linear");
+  else if (state.log && lines.some((line) => line.y.some((value) => value <= 0))) found.push("values of 0 and below are not on this scale");
+  return found.join(" · ");
+}
+
+const calm = (sign, text) => element("div", { class: "calm" }, element("b", { text: sign }), element("span", { text }));
+
+function enlarge() {
+  const button = element("button", { class: "icon", type: "button", title: "larger or smaller", "aria-label": "larger or smaller", "aria-pressed": "false", text: "⤢" });
+  button.addEventListener("click", () => {
+    const card = button.closest(".card");
+    button.setAttribute("aria-pressed", String(card.classList.toggle("wide")));
+    const { picture } = card.querySelector(".plot");
+    picture.clear();
+    show(picture);
+  });
+  return button;
+}

@@ -1,0 +1,112 @@
+// What a comparison found: the sentence, the ladder of stages, causes, the differences and their course.
+const OUTCOMES = {
+  same: { tone: "good", sign: "=", words: "The same" },
+  differs: { tone: "bad", sign: "≠", words: "They part" },
+  "cannot say": { tone: "open", sign: "?", words: "Cannot say" },
+};
+const SIGNS = { first: "≠", also: "≠", later: "≠", same: "✓", missing: "·", unknown: "?" };
+const FIRST_ROWS = 12;
+
+function verdictHead(report) {
+  const found = report.verdict;
+  const { tone, sign, words } = OUTCOMES[found.outcome];
+  const versus = report.runs.length ? [] : found.labels.map((label, run) => element("span", { class: "chip" }, stroke(run, 2), element("span", { text: label })));
+  return element("section", { class: `verdict tone-${tone}`, id: "verdict" },
+    element("div", { class: "outcome" }, element("b", { text: sign, "aria-hidden": "true" }), element("span", { text: words }), element("span", { class: "versus" }, ...versus)),
+    element("h1", { text: found.sentence }),
+    element("div", { class: "facts" },
+      fact(number(found.compared), found.compared === 1 ? "pair compared" : "pairs compared"),
+      found.outcome === "differs" ? fact(found.same_through ? `update ${number(found.same_through)}` : "no update", found.same_through ? "is the last that is the same" : "is the same") : null,
+      found.differences.length ? fact(number(found.differences.length), found.differences.length === 1 ? "difference listed" : "differences listed") : null,
+      found.has_twins ? fact("Noise", "measured by twins") : fact("No twins:", "noise is taken from floors, so this is less sure"),
+    ),
+    found.warnings.length ? element("ul", { class: "warnings" }, ...found.warnings.map((text) => element("li", { text }))) : null,
+  );
+}
+
+const fact = (value, words) => element("span", {}, element("b", { text: value }), ` ${words}`);
+
+function rungWords(rung, isSame) {
+  if (rung.state === "first") return `first difference, update ${number(rung.update)}`;
+  if (rung.state === "also") return `${plural(rung.keys, "key")} too`;
+  if (rung.state === "later") return `from update ${number(rung.update)} on`;
+  if (rung.state === "missing") return "not recorded";
+  return rung.state === "same" ? "no difference" : "not known";
+}
+
+function ladder(report) {
+  const rungs = report.verdict.ladder.map((rung) => element("li", { class: `rung ${rung.state}` },
+    element("div", { class: "dot", text: SIGNS[rung.state], "aria-hidden": "true" }),
+    element("div", { class: "stage", text: rung.stage }),
+    element("div", { class: "words", text: rung.words }),
+    element("div", { class: "state", text: rungWords(rung) }),
+  ));
+  return section("ladder", "A step, stage by stage", "in the order in which it is computed", element("div", { class: "panel" }, element("ol", { class: "ladder" }, ...rungs)));
+}
+
+function causes(report) {
+  const items = report.verdict.causes.map((cause) => element("li", { class: "cause" },
+    element("h3", { text: cause.title }),
+    element("div", { class: "score", title: "how well the evidence fits; no probability" }, element("div", { class: "meter" }, element("i", { "--share": `${Math.round(100 * cause.score)}%` })), element("span", { text: `fit ${Math.round(100 * cause.score)} %` })),
+    cause.sentence && cause.sentence !== cause.title ? element("p", { text: cause.sentence }) : null,
+    cause.evidence.length ? element("ul", {}, ...cause.evidence.map((text) => element("li", { text }))) : null,
+  ));
+  return section("causes", "Likely causes", "the best first; the fit is no probability", element("ol", { class: "causes" }, ...items));
+}
+
+function courses(report) {
+  const found = report.verdict;
+  const plot = element("div", { class: "plot", role: "img", "aria-label": "relative difference over updates, on a log scale" });
+  const names = element("div", { class: "lasts" });
+  const finite = (values) => Float64Array.from(values, (value) => (typeof value === "number" ? value : NaN));
+  let current = null;
+  const draw = () => {
+    const lines = found.courses.map((course, k) => ({
+      x: Float64Array.from(course.update), y: finite(course.distance), label: course.key, colour: theme.series[(k + 1) % COLOURS], width: k ? 1.5 : 2.5, dash: [], dots: 40,
+      swatch: () => element("span", { class: "stroke", "--colour": colourName(k + 1) }),
+    }));
+    names.replaceChildren(...lines.map((line) => element("span", { class: "mono" }, line.swatch(), line.label)));
+    const [course] = found.courses;
+    current = drawChart(plot, lines, { axis: "update", log: true, mark: found.first ? found.first.update : undefined, floor: { x: course.update, y: [...finite(course.noise)].map((value) => value || 0) } });
+  };
+  lazily(plot, draw, () => { if (current) current.destroy(); current = null; });
+  const title = element("div", { class: "card-top" }, element("h3", { text: "Relative difference over updates" }));
+  return element("article", { class: "card course" }, title, element("div", { class: "note", text: "log scale; the grey ground is the noise of the first key; the dashed line is the first difference" }), plot, names);
+}
+
+// the curves of the key that differs first, and how far apart they are
+function firstCurves(report) {
+  const { first } = report.verdict;
+  const own = first ? report.charts.filter((chart) => chart.key === first.key || chart.key.startsWith(`${first.key}/`)) : [];
+  const norm = own.find((chart) => chart.key.split("/").includes("norm")) || own[0];
+  return norm ? [chartCard(report, norm, "h3", false), chartCard(report, norm, "h3", true)] : [];
+}
+
+function differences(report) {
+  const { differences: rows, first } = report.verdict;
+  const body = element("tbody", {});
+  const more = element("button", { class: "more", type: "button" });
+  let isAll = false;
+  const fill = () => {
+    const found = rows.filter((row) => matches(row[2]));
+    const shown = isAll ? found : found.slice(0, FIRST_ROWS);
+    body.replaceChildren(...shown.map(differenceRow(first)));
+    more.hidden = shown.length === found.length;
+    more.textContent = `Show all ${number(found.length)}`;
+  };
+  more.addEventListener("click", () => { isAll = true; fill(); });
+  filters.push(fill);
+  fill();
+  const head = ["update", "key", "relative difference", "× noise", "ulps", "shape"].map((text, at) => element("th", { text, class: [0, 2, 3, 4].includes(at) ? "right" : "" }));
+  const table = element("table", { class: "data differences" }, element("thead", {}, element("tr", {}, ...head)), body);
+  return section("differences", "All differences", "by update, stage and order of computation", element("div", { class: "scroll" }, table), more);
+}
+
+const differenceRow = (first) => ([update, , key, distance, , times, ulps, shape]) => element("tr", { class: first && first.update === update && first.key === key ? "mark" : "" },
+  element("td", { class: "right", text: number(update), "data-name": "update" }),
+  element("td", { class: "mono", text: key }),
+  element("td", { class: "right", text: rough(distance) }),
+  element("td", { class: "right", text: `${rough(times)}×`, "data-name": "noise" }),
+  element("td", { class: "right optional", text: ulps === null ? "" : rough(ulps) }),
+  element("td", { class: "words", text: shape }),
+);

@@ -1,0 +1,156 @@
+"""Turn what runs logged into curves for the page: thinned, packed, and those of one key together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from noether_core.emit.columns import Series
+from noether_core.emit.reader import RunReader
+from noether_core.report.packing import narrow, packed, smallest
+from noether_core.report.thinning import kept_rows, knots
+from noether_core.text import as_float, number
+
+Array = np.ndarray[Any, Any]
+MOST_CURVES = 20_000
+_MOST_POINTS = 1_200_000  # of all curves, so that a page stays below 15 MB
+_CURVE_POINTS = (100, 4000)  # of one: at least, at most
+_MOST_TIMES = 4096  # of a run's wall times; others are interpolated
+_MOST_TEXTS = 20  # values of a key that logs text
+_AXES = ("update", "epoch", "sample", "time")
+
+
+class Clocks:
+    """Collect when runs logged: keys that are logged together share a clock."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+        self._held: list[Array] = []  # so that no other array takes an id
+        self.packed: list[dict[str, Any]] = []
+
+    def place_of(self, series: Series, begun: float) -> int:
+        """Return the place of a series' clock among all.
+
+        Args:
+            series: what was logged.
+            begun: when the run's first entry was written, in seconds; its times count from there.
+        """
+        key = id(series.update)
+        if key not in self._places:
+            self._places[key] = len(self.packed)
+            self._held.append(series.update)
+            self.packed.append(_packed_clock(series, begun))
+        return self._places[key]
+
+
+def _packed_clock(series: Series, begun: float) -> dict[str, Any]:
+    clock: dict[str, Any] = {"n": len(series)}
+    for axis in _AXES:
+        values = getattr(series, axis).astype(np.float64)
+        if axis == "epoch":
+            values = _parts_of_epochs(series.update.astype(np.float64), values)
+        if axis == "time":
+            values = values - begun
+            if not np.isfinite(values).all():
+                continue  # when they were written is not known
+        places = knots(values, _MOST_TIMES if axis == "time" else None)
+        clock[axis] = [packed(smallest(places)), packed(narrow(values[places]) if axis == "time" else values[places])]
+    return clock
+
+
+def _parts_of_epochs(update: Array, epoch: Array) -> Array:
+    """Return how many epochs were completed, with the part of the one under way, if all epochs can have as many updates."""
+    is_later = epoch > 0
+    length = np.min(update[is_later] / epoch[is_later], initial=np.inf)
+    return update / length if np.isfinite(length) and np.all(update / length < epoch + 1) and length > 0 else epoch
+
+
+def charts(runs: Sequence[RunReader]) -> dict[str, Any]:
+    """Return the curves of all keys of some runs as plain data.
+
+    Of two runs, each key has their relative difference too, |a − b| / max(|a|, |b|), at the updates that both logged.
+
+    Returns:
+        `clocks`, `charts`, `texts` (what is logged as text), and `left_out`, how many curves were too many.
+    """
+    numbers = {key: found for key in _keys(runs) if (found := _numbers(runs, key))}
+    curves = sum(len(found) for found in numbers.values()) * (2 if len(runs) == 2 else 1)
+    most = int(np.clip(_MOST_POINTS // max(curves, 1), *_CURVE_POINTS))
+    clocks, begun, drawn, left_out = Clocks(), [_begun(run) for run in runs], 0, 0
+    result = []
+    for key, found in numbers.items():
+        if drawn + len(found) > MOST_CURVES:
+            left_out += len(found)
+            continue
+        drawn += len(found)
+        packed_curves = [
+            {
+                "run": place,
+                "clock": clocks.place_of(runs[place].series[key], begun[place]),
+                **_packed_curve(values, most),
+            }
+            for place, values in found.items()
+        ]
+        chart: dict[str, Any] = {"key": key, "curves": packed_curves}
+        if len(runs) == len(found) == 2:
+            chart["apart"] = _apart([run.series[key] for run in runs], [found[0], found[1]], most)
+        result.append(chart)
+    return {"clocks": clocks.packed, "charts": result, "texts": _texts(runs), "left_out": left_out}
+
+
+def _keys(runs: Sequence[RunReader]) -> Sequence[str]:
+    return list(dict.fromkeys(key for run in runs for key in run.series))
+
+
+def _begun(run: RunReader) -> float:
+    known = run.table.times[np.isfinite(run.table.times)]
+    return float(known.min()) if len(known) else 0.0
+
+
+def _numbers(runs: Sequence[RunReader], key: str) -> Mapping[int, Array]:
+    """Return a key's values as float64 by the place of the run; none of a run that logs it as text."""
+    found = {}
+    for place, run in enumerate(runs):
+        if (series := run.series.get(key)) is not None and len(series):
+            value = series.value
+            if value.dtype != object:
+                found[place] = value.astype(np.float64, copy=False)
+            elif all(isinstance(each, bool | int | float) for each in value):
+                found[place] = np.array([as_float(each) for each in value])
+    return found
+
+
+def _packed_curve(values: Array, most: int) -> dict[str, Any]:
+    rows = kept_rows(values, most)
+    curve: dict[str, Any] = {"n": len(values), "y": packed(narrow(values[rows]))}
+    if len(rows) < len(values):
+        curve["rows"] = packed(smallest(np.diff(rows, prepend=0)))
+    return curve
+
+
+def _apart(series: Sequence[Series], values: Sequence[Array], most: int) -> dict[str, Any]:
+    """Return how far two curves are apart where both have a value; NaN where only one has a finite one."""
+    _, first, second = np.intersect1d(series[0].update, series[1].update, assume_unique=True, return_indices=True)
+    a, b = values[0][first], values[1][second]
+    with np.errstate(all="ignore"):
+        distance = np.abs(a / 2 - b / 2) / np.maximum(np.abs(a), np.abs(b)) * 2  # halves do not overflow
+    distance[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
+    if not len(distance):
+        return {"n": 0}
+    rows = kept_rows(distance, most)
+    apart: dict[str, Any] = {"n": len(distance), "equal": int(np.sum(distance == 0))}
+    if apart["equal"] < len(distance):
+        apart |= {"rows": packed(smallest(np.diff(first[rows], prepend=0))), "y": packed(narrow(distance[rows]))}
+    return apart
+
+
+def _texts(runs: Sequence[RunReader]) -> list[dict[str, Any]]:
+    texts = []
+    for place, run in enumerate(runs):
+        for key, series in run.series.items():
+            if series.value.dtype == object and any(isinstance(value, str) for value in series.value):
+                newest = [[int(point.update), number(point.value)] for point in list(series)[-_MOST_TEXTS:]]
+                texts.append({"run": place, "key": key, "n": len(series), "newest": newest})
+    return texts

@@ -1,0 +1,90 @@
+"""Write a report of runs, and of a comparison, as one page of HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from noether_core.emit.files import write_whole
+from noether_core.emit.reader import RunReader, read_run
+from noether_core.errors import NoetherError
+from noether_core.parity.divergence.result import Comparison
+from noether_core.parity.divergence.training import STAGES
+from noether_core.report.curves import charts
+from noether_core.report.page import page
+from noether_core.report.pictures import pictures
+from noether_core.report.settings import tables
+from noether_core.report.verdict import verdict
+from noether_core.text import message
+
+_MOST_PROBLEMS = 50  # sentences of a run
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Comparison | None = None) -> Path:
+    """Write one page of HTML that draws runs: curves, saved arrays, and configs and versions side by side.
+
+    The page needs no network, and forbids itself any. Whatever a run holds is text in it, and nothing else. Of the same runs
+    it has the same bytes.
+
+    Args:
+        runs: run directories; of a comparison the two that were compared, in its order (or none, if they are not on disk).
+        out: the file; it appears whole, and takes an earlier one's place.
+        comparison: what was found; the page then begins with its sentence.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunFormatError: if one is no run directory.
+        NoetherError: if there is nothing to draw.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from noether_core import LogWriter, UpdateCounter
+        >>> with TemporaryDirectory() as directory:
+        ...     counter = UpdateCounter()
+        ...     writer = LogWriter(Path(directory, "run"), update_counter=counter)
+        ...     counter.next_update()
+        ...     writer.add_scalar("loss", 0.5)
+        ...     writer.flush()
+        ...     writer.close()
+        ...     write_report([Path(directory, "run")], Path(directory, "report.html")).read_bytes()[:15]
+        b'<!doctype html>'
+    """
+    if not runs and comparison is None:
+        raise NoetherError("a report needs at least one run directory, or a comparison; give one")
+    out = Path(out)
+    write_whole(out, page(_data([read_run(each) for each in runs], comparison)), is_durable=False)
+    return out
+
+
+def _data(readers: Sequence[RunReader], comparison: Comparison | None) -> dict[str, object]:
+    stages = {key.partition("/")[0] for run in readers for key in run.series} & set(STAGES)
+    first = None if comparison is None or comparison.first is None else comparison.first.update
+    return {
+        "runs": [_about(run, label) for run, label in zip(readers, labels(readers, comparison), strict=True)],
+        **charts(readers),
+        "arrays": pictures(readers, first),
+        "tables": tables(readers, comparison),
+        "verdict": None if comparison is None else verdict(comparison, sorted(stages)),
+    }
+
+
+def _about(run: RunReader, label: str) -> dict[str, object]:
+    problems = [message(problem, 1000) for problem in run.problems[:_MOST_PROBLEMS]]
+    if run.superseded:
+        problems.append(f"{run.superseded} entries of earlier starts are superseded by later ones")
+    return {"label": message(label, 200), "problems": problems}
+
+
+def labels(runs: Sequence[RunReader], comparison: Comparison | None = None) -> list[str]:
+    """Return what each run is called: the end of its path that tells it from the others; of a comparison's two, its labels."""
+    if comparison is not None and len(runs) == 2 and comparison.labels[0] != comparison.labels[1]:
+        return list(comparison.labels)
+    parts = [run.path.resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{each[-1]} ({place})" for place, each in enumerate(parts, 1)]

@@ -1,0 +1,437 @@
+"""Write reports, and read them back: what they hold, that names stay text, their size, their bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from report_cases import PARTED, UPDATES, comparison, make_runs
+
+from noether_core import LogWriter, NoetherError, RunFormatError, UpdateCounter, read_run
+from noether_core.emit.arrays import write_arrays
+from noether_core.emit.columns import Series, Table
+from noether_core.parity.divergence.result import Comparison
+from noether_core.report import write_report
+from noether_core.report.curves import Clocks, charts
+from noether_core.report.packing import narrow, packed, script_json, smallest
+from noether_core.report.report import labels
+from noether_core.report.thinning import kept_rows, knots, pooled
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "__proto__",
+    "constructor/prototype",
+    "a\u2028b\u2029c",
+    "]]>&amp;\"'`${alert(1)}",
+    "\u202egnp.x/\x1b[31m",
+    "toString/valueOf",
+)
+DTYPES = {"f": "<f4", "d": "<f8", "B": "u1", "H": "<u2", "I": "<u4"}
+
+floats = st.floats(allow_nan=True, allow_infinity=True)
+
+
+class Page(HTMLParser):
+    """Read a page as a browser does: its elements with their attributes, and the text of each script and style."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, tuple(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.elements and self.elements[-1][0] in ("script", "style") and data.strip():
+            self.texts.append((self.elements[-1][0], data))
+
+    @property
+    def data(self) -> Any:
+        (found,) = [text for kind, text in self.texts if kind == "script" and text.startswith('{"runs"')]
+        return json.loads(found)
+
+    def attribute(self, tag: str, name: str, value: str, wanted: str) -> str:
+        (found,) = [dict(attrs) for each, attrs in self.elements if each == tag and (name, value) in attrs]
+        return found[wanted] or ""
+
+
+def unpack(text: str) -> np.ndarray[Any, Any]:
+    return np.frombuffer(base64.b64decode(text[1:]), DTYPES[text[0]])
+
+
+def log(path: Path, entries: list[dict[str, Any]]) -> Path:
+    counter = UpdateCounter()
+    writer = LogWriter(path, update_counter=counter)
+    for entry in entries:
+        counter.next_update()
+        for key, value in entry.items():
+            (writer.add_nonscalar if isinstance(value, str) else writer.add_scalar)(key, value)
+        writer.flush()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_runs(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def compared(runs: list[Path]) -> Page:
+    return Page(write_report(runs, runs[0].parent / "report.html", comparison()))
+
+
+# ------------------------------------------------------------------ what a page holds
+
+
+def test_a_page_holds_every_key_of_both_runs(runs: list[Path], compared: Page) -> None:
+    keys = {key for path in runs for key in read_run(path).series}
+    assert {chart["key"] for chart in compared.data["charts"]} == keys
+    assert [run["label"] for run in compared.data["runs"]] == ["digits-torch", "digits-jax"]
+
+
+def test_values_and_updates_come_back(runs: list[Path], compared: Page) -> None:
+    data = compared.data
+    chart = next(each for each in data["charts"] if each["key"] == "loss/total")
+    for place, path in enumerate(runs):
+        series = read_run(path).series["loss/total"]
+        (curve,) = [each for each in chart["curves"] if each["run"] == place]
+        np.testing.assert_allclose(unpack(curve["y"]), series.value, rtol=1e-6)
+        clock = data["clocks"][curve["clock"]]
+        places, values = map(unpack, clock["update"])
+        np.testing.assert_array_equal(np.interp(np.arange(clock["n"]), places, values), series.update)
+
+
+def test_the_difference_of_two_runs_is_that_of_their_values(runs: list[Path], compared: Page) -> None:
+    a, b = (read_run(path).series["grad/encoder.0.weight/norm"].value for path in runs)
+    chart = next(each for each in compared.data["charts"] if each["key"] == "grad/encoder.0.weight/norm")
+    wanted = np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))
+    np.testing.assert_allclose(unpack(chart["apart"]["y"]), wanted, rtol=1e-6)
+    data = next(each for each in compared.data["charts"] if each["key"] == "data/x/norm")
+    assert data["apart"] == {"n": UPDATES, "equal": UPDATES}
+
+
+def test_the_verdict_is_the_comparisons(compared: Page) -> None:
+    found, wanted = compared.data["verdict"], comparison()
+    assert (found["sentence"], found["outcome"], found["same_through"]) == (wanted.sentence, "differs", PARTED - 1)
+    states = {rung["stage"]: rung["state"] for rung in found["ladder"]}
+    assert states == {
+        "data": "same", "param": "later", "act": "same", "loss": "same", "grad": "first", "clip": "also", "update": "also",
+        "opt": "also",
+    }  # fmt: skip
+    assert [row[:3] for row in found["differences"]] == [[e.update, e.stage, e.key] for e in wanted.differences]
+    assert [cause["sentence"] for cause in found["causes"]] == [cause.sentence for cause in wanted.causes]
+    assert found["courses"][0]["key"] == "grad/encoder.0.weight"
+
+
+def test_saved_arrays_come_with_their_difference(compared: Page) -> None:
+    (weight,) = [each for each in compared.data["arrays"]["pictures"] if each["name"] == "grad/encoder.0.weight"]
+    assert [frame["update"] for frame in weight["frames"]] == [1, 20, PARTED, UPDATES]
+    first, *_, last = weight["frames"]
+    assert [panel["run"] for panel in first["panels"]] == [0, 1, -1]
+    assert first["panels"][2]["ends"] == [0.0, 0.0, 0.0]
+    assert last["panels"][2]["ends"][1] > 0
+    cells = unpack(last["panels"][2]["cells"]).reshape(64, 48)
+    assert set(np.flatnonzero(cells.any(axis=0))) == set(range(20, 28))
+
+
+def test_configs_and_settings_stand_side_by_side(compared: Page) -> None:
+    tables = {table["title"]: table for table in compared.data["tables"]}
+    assert ["optimizer.eps", "1e-8", "1e-6"] in tables["Config"]["rows"]
+    assert ["framework", "torch 2.13", "jax 0.10"] in tables["Settings"]["rows"]
+    assert ["updates", "60", "60"] in tables["Environment"]["rows"]
+
+
+def test_a_comparison_of_trainings_in_memory_needs_no_runs(tmp_path: Path) -> None:
+    data = Page(write_report([], tmp_path / "a.html", comparison())).data
+    assert (data["runs"], data["charts"]) == ([], [])
+    assert {rung["state"] for rung in data["verdict"]["ladder"]} == {"same", "later", "first", "also"}
+
+
+@pytest.mark.parametrize("outcome", ["same", "cannot say"])
+def test_each_outcome_has_its_ladder(outcome: Any, runs: list[Path], tmp_path: Path) -> None:
+    found = Comparison(outcome, "A sentence.", ("a", "b"))
+    ladder = Page(write_report(runs, tmp_path / "a.html", found)).data["verdict"]["ladder"]
+    states = {rung["stage"]: rung["state"] for rung in ladder}
+    assert states["clip"] == states["opt"] == "missing"  # the runs have no key of these
+    assert states["grad"] == ("same" if outcome == "same" else "unknown")
+
+
+def test_text_nan_and_ints_are_drawn_too(tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = [
+        {"note": f"n{at}", "loss": (0.5, math.nan, math.inf)[at], "count": 10**400 if at else 3} for at in range(3)
+    ]
+    data = Page(write_report([log(tmp_path / "run", entries)], tmp_path / "a.html")).data
+    assert data["texts"] == [{"run": 0, "key": "note", "n": 3, "newest": [[1, "n0"], [2, "n1"], [3, "n2"]]}]
+    curves = {chart["key"]: unpack(chart["curves"][0]["y"]).tolist() for chart in data["charts"]}
+    assert [str(value) for value in curves["loss"]] == ["0.5", "nan", "inf"]
+    assert curves["count"] == [3.0, math.inf, math.inf]
+
+
+# ------------------------------------------------------------------ that it is inert, and loads nothing
+
+
+def hostile_run(directory: Path) -> Path:
+    path = log(directory / "<b>run</b>", [{name: 0.5 + at, f"text{at}": name} for at, name in enumerate(HOSTILE)] * 2)
+    arrays = {name: np.ones((2, 2), np.float32) for name in HOSTILE}
+    write_arrays(path / "update_outputs" / "U1" / "E0_U2_S0.safetensors", arrays)
+    (path / "config.yaml").write_text(f"name: {json.dumps(HOSTILE[0])}\n__proto__: {{a: {json.dumps(HOSTILE[1])}}}\n")
+    return path
+
+
+def hostile_comparison() -> Comparison:
+    found = comparison()
+    (first, *_) = found.differences
+    bad = [type(first)(1, "grad", f"grad/{name}", 1.0, 1e-7, shape=name) for name in HOSTILE]
+    settings = ({"__proto__": {"polluted": HOSTILE[0]}}, {name: name for name in HOSTILE})
+    return type(found)(
+        "differs", HOSTILE[0], (HOSTILE[1], HOSTILE[2]), bad[0], tuple(bad), warnings=HOSTILE, settings=settings
+    )
+
+
+def test_no_name_adds_an_element(tmp_path: Path) -> None:
+    plain = Page(write_report([log(tmp_path / "plain", [{"loss": 0.5}])], tmp_path / "plain.html"))
+    run = hostile_run(tmp_path)
+    page = Page(write_report([run, run], tmp_path / "hostile.html", hostile_comparison()))
+    assert page.elements == plain.elements
+    assert [kind for kind, _ in page.texts] == [kind for kind, _ in plain.texts]
+    keys = [chart["key"] for chart in page.data["charts"]]
+    assert {name for name in HOSTILE if name in keys} == set(HOSTILE)
+
+
+def test_nothing_of_the_data_stands_in_the_page_as_it_could_act(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path)
+    text = write_report([run], tmp_path / "hostile.html", hostile_comparison()).read_text(encoding="utf-8")
+    data = text[text.index('id="data">') : text.index("</script>", text.index('id="data">'))]
+    assert not set("<&\u2028\u2029") & set(data.removeprefix('id="data">'))
+
+
+def test_the_policy_allows_these_scripts_and_styles_and_no_connection(compared: Page) -> None:
+    policy = compared.attribute("meta", "http-equiv", "Content-Security-Policy", "content")
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    programs = [(kind, text) for kind, text in compared.texts if not text.startswith('{"runs"')]
+    hashes: dict[str, set[str]] = {"script": set(), "style": set()}
+    for kind, text in programs:
+        hashes[kind].add(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+    assert rules["default-src"] == "'none'"
+    assert set(rules["script-src"].split()) == hashes["script"]
+    assert set(rules["style-src"].split()) == hashes["style"]
+    assert set(rules) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
+
+
+def test_no_program_of_ours_takes_text_for_markup() -> None:
+    for file in (ROOT / "noether_core" / "report" / "assets").glob("*.js"):
+        found = re.findall(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|fetch\(|XMLHttp|import\(",
+            file.read_text(),
+        )
+        assert not found, f"{file.name}: {found}"
+
+
+def test_the_page_names_nothing_elsewhere(compared: Page) -> None:
+    loads = [
+        (tag, name)
+        for tag, attrs in compared.elements
+        for name, _ in attrs
+        if name in ("src", "href", "srcset", "action")
+    ]
+    assert loads == [("a", "href")]  # to the content
+    for kind, text in compared.texts:
+        assert not re.search(r"@import|url\(", text), kind
+
+
+# ------------------------------------------------------------------ bytes
+
+
+def test_the_same_runs_give_the_same_bytes(runs: list[Path], tmp_path: Path) -> None:
+    first, second = (write_report(runs, tmp_path / name, comparison()).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second
+
+
+@dataclass
+class Long:
+    series: dict[str, Series]
+    table: Table
+
+
+def test_twenty_long_runs_make_a_page_below_fifteen_megabytes(tmp_path: Path) -> None:
+    """Draw 20 runs × 50 keys × 10,000 updates, here from one run on disk; `docs/report.md` has the time with 20 of them."""
+    random = np.random.default_rng(0)
+    update = np.arange(1, 10_001)
+    table = [
+        Series(
+            f"k{key}",
+            update // 100,
+            update,
+            update * 64,
+            update * 0.1 + random.random(10_000),
+            random.standard_normal(10_000),
+        )
+        for key in range(50)
+    ]
+
+    run = Long({series.key: series for series in table}, Table({}, {}, np.empty((0, 3)), update * 0.1, (), update))
+    began = time.monotonic()
+    size = len(script_json(charts([run] * 20)))  # type: ignore[list-item]
+    assert size < 13e6
+    assert time.monotonic() - began < 15
+
+
+def test_no_file_that_the_page_is_made_of_is_left_out_of_a_wheel() -> None:
+    """Hatchling packs all files of a package but those that git ignores."""
+    files = [str(file) for file in (ROOT / "noether_core" / "report" / "assets").rglob("*")]
+    assert any(file.endswith("uplot/LICENSE") for file in files)
+    ignored = subprocess.run(["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, check=False)
+    if ignored.returncode > 1:
+        pytest.skip("git says which files a wheel leaves out, and this is no clone")
+    assert ignored.stdout == b""
+
+
+# ------------------------------------------------------------------ wrong uses
+
+
+def test_nothing_to_draw_and_no_run_are_said(tmp_path: Path) -> None:
+    with pytest.raises(NoetherError, match="at least one run directory, or a comparison"):
+        write_report([], tmp_path / "a.html")
+    with pytest.raises(RunFormatError, match="does not exist; give the directory that a Run wrote"):
+        write_report([tmp_path / "none"], tmp_path / "a.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_told_on_the_page_and_the_rest_is_drawn(runs: list[Path], tmp_path: Path) -> None:
+    path = log(tmp_path / "run", [{"loss": 0.5}, {"loss": 0.25}])
+    file = path / "update_outputs" / "U1" / "E0_U1_S0.safetensors"
+    write_arrays(file, {"x": np.ones(4, np.float32)})
+    file.write_bytes(file.read_bytes()[:-2])
+    log_file = next((path / "metrics").glob("[0-9].jsonl"))
+    log_file.write_bytes(log_file.read_bytes()[:-4])
+    data = Page(write_report([path], tmp_path / "a.html")).data
+    assert data["runs"][0]["problems"]
+    assert "damaged, left out" in data["arrays"]["problems"][0]
+    assert unpack(data["charts"][0]["curves"][0]["y"]).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (["a/x"], ["x"]),
+        (["a/x", "b/x"], ["a/x", "b/x"]),
+        (["a/x", "a/x"], ["x (1)", "x (2)"]),
+        (["a/jax", "a/torch"], ["jax", "torch"]),
+    ],
+)
+def test_labels_tell_runs_apart(paths: list[str], wanted: list[str], tmp_path: Path) -> None:
+    readers = [read_run(log(tmp_path / path, [{"loss": 0.5}])) for path in dict.fromkeys(paths)]
+    assert labels([readers[list(dict.fromkeys(paths)).index(path)] for path in paths]) == wanted
+
+
+# ------------------------------------------------------------------ laws of thinning and packing
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 300), elements=floats), st.integers(4, 50))
+def test_thinning_keeps_extremes_ends_and_what_is_not_finite(values: np.ndarray[Any, Any], most: int) -> None:
+    rows = kept_rows(values, most)
+    assert list(rows) == sorted(set(rows.tolist()))
+    assert {0, len(values) - 1} <= set(rows.tolist())
+    assert len(rows) <= max(most, 3 * (most // 2) + 2)
+    known = values[np.isfinite(values)]
+    kept = values[rows][np.isfinite(values[rows])]
+    if len(known):
+        assert (kept.min(), kept.max()) == (known.min(), known.max())
+    if len(known) < len(values):
+        assert len(kept) < len(rows)
+    if len(values) > most:
+        edges = np.linspace(0, len(values), most // 2 + 1).astype(int)
+        for start, end in pairwise(edges):
+            part, inside = values[start:end], values[rows[(rows >= start) & (rows < end)]]
+            assert np.nanmax(np.where(np.isfinite(part), part, -np.inf)) == np.nanmax(
+                np.where(np.isfinite(inside), inside, -np.inf)
+            )
+
+
+@given(hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 2**40)))
+def test_between_knots_every_value_is_interpolated(values: np.ndarray[Any, Any]) -> None:
+    wide = np.sort(values).astype(np.float64)
+    places = knots(wide)
+    np.testing.assert_allclose(np.interp(np.arange(len(wide)), places, wide[places]), wide, rtol=1e-12)
+
+
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.floats(-1e6, 1e6)),
+    st.integers(4, 60),
+)
+def test_pooling_keeps_the_largest_magnitude(values: np.ndarray[Any, Any], most: int) -> None:
+    cells = pooled(values, most)
+    assert cells.size <= most
+    assert np.abs(cells).max() == np.abs(values).max()
+    assert np.isin(cells, values).all()
+
+
+def test_pooling_keeps_nan() -> None:
+    values = np.zeros((100, 100))
+    values[37, 73] = np.nan
+    assert np.isnan(pooled(values, 64)).sum() == 1
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 20), elements=floats))
+def test_narrowed_values_look_the_same(values: np.ndarray[Any, Any]) -> None:
+    short = narrow(values).astype(np.float64)
+    np.testing.assert_array_equal(np.isnan(short), np.isnan(values))
+    np.testing.assert_array_equal(np.isinf(short), np.isinf(values))
+    known = np.isfinite(values)
+    np.testing.assert_allclose(short[known], values[known], rtol=1e-7)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1))
+def test_packed_arrays_come_back(values: list[int]) -> None:
+    assert unpack(packed(smallest(np.array(values)))).tolist() == values
+
+
+@given(st.text(st.characters()))
+def test_any_text_is_safe_in_a_script_and_comes_back(text: str) -> None:
+    written = script_json({text: text})
+    assert not set("<>&\u2028\u2029") & set(written)
+    assert json.loads(written) == {text: text}
+
+
+def test_keys_that_are_logged_together_share_a_clock(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    clocks = Clocks()
+    assert {clocks.place_of(series, 0.0) for series in run.series.values()} == {0}
+
+
+def test_the_command_writes_a_page(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from noether_core.cli import main
+
+    monkeypatch.setattr(
+        sys, "argv", ["noether-parity", "report", *map(str, runs), "-o", str(tmp_path / "deep" / "a.html")]
+    )
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == f"0.5 MB: {tmp_path / 'deep' / 'a.html'}"
+    assert len(Page(tmp_path / "deep" / "a.html").data["runs"]) == 2
