@@ -12,7 +12,7 @@ from noether_core.parity.between_runs.aligned import Aligned, Mapped, matching_o
 from noether_core.parity.between_runs.calibrate import find_twins, read_twin
 from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
 from noether_core.parity.between_runs.twin import TwinError
-from noether_core.parity.divergence import Comparison, Noise, Training, compare
+from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
 from noether_core.parity.divergence.causes import causes_of
 from noether_core.probes import read_training
 
@@ -65,7 +65,7 @@ def compare_trainings(
 def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
     """Compare a pair; see `compare_trainings`."""
     found = compare(pair.a, pair.b, pair.noise, progress)
-    found = replace(found, warnings=(*pair.warnings, *found.warnings))
+    found = replace(found, warnings=(*pair.warnings, *found.warnings), stages=_stages_of(pair.a, pair.b))
     if found.outcome == "same" and any(pair.unmapped):
         left_a, left_b = pair.unmapped
         return replace(
@@ -76,6 +76,13 @@ def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
             f" ({listing(left_b, 3)}) have no partner. Map them: --mapping FILE, `mapping=`.",
         )
     return found.with_causes(causes_of(pair.a, pair.b, pair.noise, found)) if found.outcome == "differs" else found
+
+
+def _stages_of(a: Training, b: Training) -> tuple[str, ...]:
+    """Return the stages of which both have a key, in the first and the last update that both have."""
+    both = sorted(set(a.updates()) & set(b.updates()))
+    common = {key for update in {*both[:1], *both[-1:]} for key in {*a.keys(update)} & {*b.keys(update)}}
+    return tuple(stage for stage in STAGES if any(stage_of(key) == stage for key in common))
 
 
 def paired(

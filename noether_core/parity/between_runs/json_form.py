@@ -48,6 +48,7 @@ class ComparisonForm(_Form):
     causes: list[CauseForm] = Field(description="the best first")
     same_through: int = Field(ge=0, description="last update before the first difference that both have; 0: none")
     compared: int = Field(ge=0, description="how many pairs of arrays or statistics were compared")
+    stages: list[str] = Field(description="those of which there were pairs")
     has_twins: bool = Field(description="whether noise was measured; without, floors stand in")
     warnings: list[str]
     settings: tuple[dict[str, Any], dict[str, Any]] = Field(description="what A and B were run with")

@@ -76,13 +76,14 @@ def as_text(comparison: Comparison, most: int = DIFFERENCES) -> str:
 
 def _ladder(comparison: Comparison) -> Table:
     """Return a table of the stages in the order of a step, each with its own first difference."""
-    table = Table(title=inert(f"{comparison.labels[0]} beside {comparison.labels[1]}"), title_justify="left")
+    table = Table(title=Text(inert(" beside ".join(comparison.labels))), title_justify="left")
     for column in ("stage", "", "first differs at", "key", "distance", "× noise"):
         table.add_column(column, justify="right" if column in ("distance", "× noise") else "left")
     for stage in STAGES:
         first = next((each for each in comparison.differences if each.stage == stage), None)
         if first is None:
-            table.add_row(stage, _MEANINGS[stage], Text("–", "green"), "", "", "")
+            matched = Text("✓", "green") if stage in comparison.stages else Text("not in both", "dim")
+            table.add_row(stage, _MEANINGS[stage], matched, "", "", "")
             continue
         is_first = comparison.first is not None and first == comparison.first
         row = (f"update {first.update}", inert(first.key), f"{first.distance:.2g}", _times(first))
@@ -102,7 +103,8 @@ def _list(differences: tuple[Divergence, ...], most: int) -> Table:
     for each in differences[:most]:
         ulps = "" if each.ulps is None else f"{each.ulps:.3g}"
         numbers = (f"{each.distance:.2g}", f"{each.noise:.2g}", _times(each), ulps)
-        table.add_row(str(each.update), inert(each.key), *numbers, inert(each.shape))
+        key, shape = (Text(inert(text)) for text in (each.key, each.shape))  # as Text, which has no markup
+        table.add_row(str(each.update), key, *numbers, shape)
     return table
 
 

@@ -127,7 +127,7 @@ def transplant(
     """
     if comparison.first is None:
         return Transplant(None, f"There is nothing to transplant: {comparison.sentence}")
-    replay = _Replay(step_b, a, b, comparison.first.update, noise)
+    replay = _Replay((step_a, step_b), a, b, comparison.first.update, noise)
     labels = comparison.labels
     if (problem := replay.problem()) or (problem := _unlike(step_a, a, replay.update, noise, labels[0])):
         return Transplant(None, f"Cannot say: {problem}", replay.update)
@@ -142,8 +142,11 @@ def transplant(
 class _Replay:
     """Replay one update of B with pieces of A."""
 
-    def __init__(self, step: Step, a: Training, b: Training, update: int, noise: Noise | None) -> None:
-        self.step, self.a, self.b, self.update, self.noise = step, a, b, update, noise
+    def __init__(
+        self, steps: tuple[Step, Step], a: Training, b: Training, update: int, noise: Noise | None
+    ) -> None:
+        self.step_a, self.step_b = steps
+        self.a, self.b, self.update, self.noise = a, b, update, noise
         self.of_a, self.of_b = _inputs(a, update), _inputs(b, update)
         self._recorded = _recorded(a, update, _OF_FORWARD)
 
@@ -187,16 +190,29 @@ class _Replay:
         yield ("forward" if given.closes else None), given
         if given.closes:
             return
-        # gradients that are clipped already pass through B's clipping as they are, if it clips alike
+        if given.first is not None and given.first.stage == "clip":
+            yield "clip", given
+            return
+        # where one alone clips: gradients that it has clipped, given to the other's optimizer, show whether that is the same
         without_clip = {key: array for key, array in against.items() if stage_of(key) != "clip"}
-        to_apply = clipped or _named_in(self.step_on(inputs, gradients), "clip") or gradients
-        last = self._swap("its clipped gradients", inputs, to_apply, without_clip)
-        is_clip = last.closes or (given.first is not None and given.first.stage == "clip")
-        yield ("clip" if is_clip else "optimizer"), last
+        last = self._swap("its clipped gradients", inputs, clipped, without_clip) if clipped else self._back()
+        yield ("clip" if last is not None and last.closes else "optimizer"), last or given
+
+    def _back(self) -> Swap | None:
+        """Give B's clipped gradients to A's step, if B has any."""
+        clipped = _named(self.b, self.update, "clip")
+        if not clipped:
+            return None
+        recorded = _recorded(self.b, self.update, ("update", "opt"))
+        against = {key: array for key, array in recorded.items() if not _is_buffer(key)}
+        held = self.of_b
+        computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update, grads=clipped)
+        first = _gap(against, computed, self.update, self.noise)
+        return Swap("(the other way) the other's inputs and clipped gradients", first is None, first)
 
     def step_on(self, inputs: _Inputs, gradients: Arrays | None = None) -> Mapping[str, Any]:
         """Return what B's step makes of some inputs."""
-        return self.step(inputs.batch, inputs.params, inputs.state, inputs.buffers, self.update, grads=gradients)
+        return self.step_b(inputs.batch, inputs.params, inputs.state, inputs.buffers, self.update, grads=gradients)
 
     def _swap(
         self, given: str, inputs: _Inputs, gradients: Arrays | None = None, against: Arrays | None = None
