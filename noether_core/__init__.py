@@ -20,6 +20,7 @@ from noether_core.config.loop import (
     LearningRateCallbackConfig,
     MetricEarlyStopCallbackConfig,
     OnlineLossCallbackConfig,
+    ProbeCallbackConfig,
     ProgressCallbackConfig,
     ThroughputCallbackConfig,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "OnlineLossCallbackConfig",
     "PeriodicCallback",
     "PeriodicCallbackConfig",
+    "ProbeCallbackConfig",
     "ProgressCallback",
     "ProgressCallbackConfig",
     "RunDirectoryError",

@@ -16,6 +16,7 @@ from noether_core import (
     MetricEarlyStopCallback,
     MetricEarlyStopCallbackConfig,
     OnlineLossCallbackConfig,
+    ProbeCallbackConfig,
     ProgressCallback,
     ProgressCallbackConfig,
     ThroughputCallback,
@@ -25,6 +26,7 @@ from noether_core import (
 from noether_core.parity.between_runs.twin import twin_path
 from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_jax.output_tracker import OutputTracker, track_outputs
+from noether_jax.probes import ProbeCallback, probe
 from noether_jax.tracker_state import OutputTrackerState
 from noether_jax.twins import twin, twin_batch
 from noether_jax.windows import Tracked
@@ -41,6 +43,8 @@ __all__ = [
     "OnlineLossCallbackConfig",
     "OutputTracker",
     "OutputTrackerState",
+    "ProbeCallback",
+    "ProbeCallbackConfig",
     "ProgressCallback",
     "ProgressCallbackConfig",
     "Run",
@@ -49,6 +53,7 @@ __all__ = [
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
     "Tracked",
+    "probe",
     "track_outputs",
     "twin",
     "twin_batch",

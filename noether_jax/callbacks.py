@@ -7,15 +7,17 @@ from typing import Any, ClassVar, TypeVar, overload
 
 from jax.sharding import Mesh
 
-from noether_core import callbacks, run
+from noether_core import callbacks
 from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
-from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig, ProbeCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
+from noether_core.probes.run import ProbedRun
 from noether_core.run_state import Standing
 from noether_jax.backend import BACKEND
 from noether_jax.fused import Fused
 from noether_jax.members import AxisName, members_of
+from noether_jax.probes import ProbeCallback
 from noether_jax.tracked_tree import Path, find_tracked, put_tracked
 from noether_jax.windows import Tracked, track
 
@@ -40,7 +42,7 @@ class LearningRateCallback(callbacks.LearningRateCallback):
     backend = BACKEND
 
 
-class Run(run.Run):
+class Run(ProbedRun):
     """Track a JAX training run; see `noether_core.run.Run` for the arguments.
 
     Update outputs are given to `step`, or reduced inside of your compiled function, where nothing leaves the device between
@@ -58,6 +60,7 @@ class Run(run.Run):
         **CORE_CLASSES,
         LearningRateCallbackConfig: LearningRateCallback,
         OnlineLossCallbackConfig: OnlineLossCallback,
+        ProbeCallbackConfig: ProbeCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
     _fused: Fused | None = None

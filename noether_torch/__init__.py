@@ -15,6 +15,7 @@ from noether_core import (
     MetricEarlyStopCallback,
     MetricEarlyStopCallbackConfig,
     OnlineLossCallbackConfig,
+    ProbeCallbackConfig,
     ProgressCallback,
     ProgressCallbackConfig,
     ThroughputCallback,
@@ -23,6 +24,7 @@ from noether_core import (
 )
 from noether_core.parity.between_runs.twin import twin_path
 from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
+from noether_torch.probes import ProbeCallback, probe
 from noether_torch.twins import twin, twin_batch
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "MetricEarlyStopCallbackConfig",
     "OnlineLossCallback",
     "OnlineLossCallbackConfig",
+    "ProbeCallback",
+    "ProbeCallbackConfig",
     "ProgressCallback",
     "ProgressCallbackConfig",
     "Run",
@@ -42,6 +46,7 @@ __all__ = [
     "ThroughputCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
+    "probe",
     "twin",
     "twin_batch",
     "twin_path",

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from torch import nn
 from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
 
-from noether_core import callbacks, run
+from noether_core import callbacks
 from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses, Callbacks
-from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig, ProbeCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError
+from noether_core.probes.callback import probe_callbacks
+from noether_core.probes.naming import Names
+from noether_core.probes.run import ProbedRun
 from noether_core.reduce.exchange import Exchange
 from noether_core.schedule import Counter
 from noether_core.select import flatten
 from noether_torch.backend import BACKEND
 from noether_torch.dtensors import loggable
+from noether_torch.probes import ProbeCallback
 from noether_torch.processes import group_exchange
 from noether_torch.state import TensorState
 from noether_torch.used_rates import UsedRates
+from noether_torch.watching import Watched
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-_is_compiling, _step = torch.compiler.is_dynamo_compiling, run.Run.step
+_is_compiling, _step = torch.compiler.is_dynamo_compiling, ProbedRun.step
 
 
 @_disable_dynamo  # as torch.compiler.disable, which imports the compiler at once: over a second
@@ -73,7 +80,7 @@ class LearningRateCallback(TensorState, callbacks.LearningRateCallback):
         self._used.release()
 
 
-class Run(TensorState, run.Run):
+class Run(TensorState, ProbedRun):
     """Track a PyTorch training run.
 
     Args:
@@ -87,6 +94,7 @@ class Run(TensorState, run.Run):
         **CORE_CLASSES,
         LearningRateCallbackConfig: LearningRateCallback,
         OnlineLossCallbackConfig: OnlineLossCallback,
+        ProbeCallbackConfig: ProbeCallback,
         TrackAdditionalOutputsCallbackConfig: TrackAdditionalOutputsCallback,
     }
 
@@ -118,3 +126,31 @@ class Run(TensorState, run.Run):
 
     def _log(self, values: Mapping[str, Any]) -> None:
         super().log({key: loggable(key, value) for key, value in flatten(values).items()})
+
+    def probe(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        names: Names | None = None,
+        activations: bool = True,
+    ) -> None:
+        """Probe what each step of a model and its optimizer computes, at the updates that the `ProbeCallback` names.
+
+        Call it once, before or after the run has started; the hooks are there only while an update is probed, and gone when the
+        run ends. What is read, and when: `noether_torch.watching`.
+
+        Args:
+            model: the module.
+            optimizer: the one that has its parameters, or several.
+            names: gives other names and layouts to what has the parameters' names.
+            activations: whether what modules return is read.
+
+        Raises:
+            HookOrderError: if the run has no `ProbeCallback`.
+            NoetherError: for an optimizer of another model.
+        """
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        for callback in probe_callbacks(self.callbacks):
+            callback.sources.append(Watched(model, optimizers, names, activations=activations))
+            callback.prepare(self.counter)

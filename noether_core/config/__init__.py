@@ -9,6 +9,7 @@ from noether_core.config.loop import (
     MetricConfig,
     MetricEarlyStopCallbackConfig,
     OnlineLossCallbackConfig,
+    ProbeCallbackConfig,
     ProgressCallbackConfig,
     ThroughputCallbackConfig,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "NamedCallbackConfig",
     "OnlineLossCallbackConfig",
     "PeriodicCallbackConfig",
+    "ProbeCallbackConfig",
     "ProgressCallbackConfig",
     "Reduction",
     "ThroughputCallbackConfig",

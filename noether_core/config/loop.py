@@ -154,6 +154,30 @@ class MetricEarlyStopCallbackConfig(MetricConfig):
         return value
 
 
+class ProbeCallbackConfig(LoopConfig):
+    """Save what updates computed, for a comparison with another run: the statistics at an interval, and arrays. Logs no values.
+
+    Attributes:
+        every_n_updates: the updates of which there are statistics: those that this divides.
+        arrays: the first so many updates, of which arrays are saved too.
+        arrays_at: other updates of which arrays are saved; updates are counted from 1.
+        array_limit: how many bytes an array may have to be saved whole, in elements of four bytes; of a larger one a sample is.
+    """
+
+    name: Literal["ProbeCallback"] = "ProbeCallback"
+    every_n_updates: PositiveInt | None = 100
+    arrays: int = Field(default=12, strict=True, ge=0)
+    arrays_at: list[PositiveInt] = Field(default=[])
+    array_limit: PositiveInt = 2**20
+
+    @field_validator("every_n_epochs", "every_n_samples")
+    @classmethod
+    def _counts_updates(cls, value: int | None) -> int | None:
+        if value is not None:
+            raise ValueError("a ProbeCallback counts updates, the same in every run; give every_n_updates")
+        return value
+
+
 LOOP_CONFIGS: tuple[type[LoopConfig], ...] = (
     OnlineLossCallbackConfig,
     LearningRateCallbackConfig,
@@ -161,4 +185,5 @@ LOOP_CONFIGS: tuple[type[LoopConfig], ...] = (
     ProgressCallbackConfig,
     BestMetricCallbackConfig,
     MetricEarlyStopCallbackConfig,
+    ProbeCallbackConfig,
 )

@@ -3,7 +3,9 @@
 from noether_core.parity.divergence.comparison import compare
 from noether_core.parity.divergence.noise import FLOORS, Noise
 from noether_core.parity.divergence.result import Cause, Comparison, Divergence, Outcome
-from noether_core.parity.divergence.training import STAGES, MemoryTraining, Statistics, Training, stage_of
+from noether_core.parity.divergence.training import MemoryTraining, Training, stage_of
+from noether_core.probes.stages import STAGES
+from noether_core.probes.statistics import Statistics
 
 __all__ = [
     "FLOORS",

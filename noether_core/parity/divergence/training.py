@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from noether_core.errors import NoetherError
-
-STAGES = ("data", "param", "act", "loss", "grad", "clip", "update", "opt")
-"""The stages of an update, in the order in which a step computes them. A key is `stage/name`."""
+from noether_core.probes.stages import STAGES
+from noether_core.probes.statistics import Statistics
 
 
 class ProbedKeyError(NoetherError, ValueError):
@@ -31,27 +30,6 @@ def stage_of(key: str) -> str:
             f"{key!r} belongs to no stage: a probed key is `stage/name`, with one of {', '.join(STAGES)}"
         )
     return stage
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Hold what is known of one array without its elements.
-
-    Attributes:
-        count: how many elements it has.
-        mean, std: over its elements, `std` with ddof 0.
-        norm: the root of the sum of squares.
-        min, max: its extremes; NaN if any element is.
-        fingerprint: of the multiset of its values; equal for any order, layout or sharding. Empty if it was not taken.
-    """
-
-    count: int
-    mean: float
-    std: float
-    norm: float
-    min: float
-    max: float
-    fingerprint: str = ""
 
 
 class Training(Protocol):
@@ -74,7 +52,7 @@ class Training(Protocol):
         """Return the keys of an update, stage by stage, each in the order of computation."""
 
     def array(self, update: int, key: str) -> np.ndarray[Any, Any] | None:
-        """Return an array in PyTorch's layout, or the same places of it in both trainings where it was sampled; None if not kept."""
+        """Return an array in PyTorch's layout, or its sample, the same places in every training; None if not kept."""
 
     def statistics(self, update: int, key: str) -> Statistics | None:
         """Return an array's statistics, or None if they were not taken."""

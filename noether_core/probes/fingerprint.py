@@ -1,0 +1,127 @@
+"""Take the fingerprint of an array: of the multiset of its values, whatever their order, layout, sharding and dtype.
+
+Each value becomes 32 bits, which a bijection mixes; both what its first half gives and what it gives are added up modulo 2^32,
+which no order and no partition of the values changes. So one bit of one value always shows. The bijection is `lowbias32` of
+Chris Wellons, with the constants of https://github.com/skeeto/hash-prospector. The front-ends do the same on their devices.
+
+What counts is the value. A bfloat16, float16 or float8 is the float32 that equals it, and so is a float64 that one equals; an
+int is the same in every width. -0.0 equals 0.0, so both are one value; every NaN is one, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from noether_core.errors import NoetherError
+
+FIRST, SECOND = 0x21F0AAAD, 0xD35A2D97  # factors of the bijection; its shifts are 16, 15 and 15
+LEAST = 2.0**-126  # of the normal float32
+FOLD = 0x9E3779B1  # brings the upper half of what has 64 bits into the lower one
+NAN_BITS, INFINITY_BITS, SIGN_BIT = 0x7FC00000, 0x7F800000, 0x80000000
+_EACH = 0x85EBCA6B, 0xC2B2AE35  # added for each value, so that zeros count
+_PIECE = 2**16  # values: what is made of so many fits into a cache
+Array = np.ndarray[Any, Any]
+
+
+def fingerprint(array: Any) -> str:
+    """Return the fingerprint of an array: 16 hexadecimal digits.
+
+    Args:
+        array: of bools, ints, floats (those of `ml_dtypes` too) or complex numbers, of which each is two values.
+
+    Raises:
+        NoetherError: for another dtype.
+
+    >>> fingerprint(np.array([[1.0, 2.0], [3.0, 4.0]], "float32")) == fingerprint([4.0, 3.0, 2.0, 1.0])
+    True
+    >>> fingerprint([0.0]) == fingerprint([-0.0]), fingerprint([0.0]) == fingerprint([0.0, 0.0])
+    (True, False)
+    """
+    values = flat_values(np.asarray(array))
+    first = second = 0
+    for begin in range(0, len(values), _PIECE):
+        sums = mixed_sums(value_bits(values[begin : begin + _PIECE]))
+        first, second = first + sums[0], second + sums[1]
+    return f"{whole_fingerprint(first, second, len(values)):016x}"
+
+
+def whole_fingerprint(first: int, second: int, count: int) -> int:
+    """Return a fingerprint as an int of 64 bits, of the two sums over `count` values."""
+    high, low = ((each + count * factor) & 0xFFFFFFFF for each, factor in zip((first, second), _EACH, strict=True))
+    return high << 32 | low
+
+
+def whole_fingerprints(sums: Array, counts: Array) -> Array:
+    """Return fingerprints, uint64 [keys], of sums, uint32 [keys, 2], over so many values, [keys]."""
+    wide = (sums.astype(np.uint64) + counts.astype(np.uint64)[:, None] * np.array(_EACH, np.uint64)) & np.uint64(
+        0xFFFFFFFF
+    )
+    return wide[:, 0] << np.uint64(32) | wide[:, 1]
+
+
+def flat_values(array: Array) -> Array:
+    """Return an array's values as a vector of real numbers, a view where that can be."""
+    if array.dtype.kind == "c":
+        array = np.ascontiguousarray(array).view(array.real.dtype)
+    is_number = array.dtype.kind in "biuf" or array.dtype.type.__module__ == "ml_dtypes"
+    if not is_number:
+        raise NoetherError(
+            f"a probe got an array of dtype {array.dtype}; expected bools, ints, floats or complex numbers"
+        )
+    if array.flags.c_contiguous or not array.T.flags.c_contiguous:
+        return array.reshape(-1)
+    return array.T.reshape(-1)  # the order does not matter
+
+
+def value_bits(values: Array) -> Array:
+    """Return a new vector of uint32 that stands for values: equal ones have equal bits."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind in "biu":
+        return _whole_bits(values)
+    if size <= 4:
+        return _float_bits(values.astype(np.float32))
+    wide = values.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        short = wide.astype(np.float32)
+    words = wide.view(np.uint64)
+    # a float32 below its normal range is not asked for, for some devices flush it to zero
+    is_short = ((short == wide) & ((np.abs(wide) >= LEAST) | (wide == 0))) | np.isnan(wide)
+    folded = words.astype(np.uint32) ^ (words >> np.uint64(32)).astype(np.uint32) * np.uint32(FOLD)
+    return np.where(is_short, _float_bits(short), folded)
+
+
+def _whole_bits(values: Array) -> Array:
+    if values.dtype.kind == "b" or (values.dtype.kind == "u" and values.dtype.itemsize <= 4):
+        return values.astype(np.uint32)
+    wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
+    upper = (wide >> np.uint64(32)).astype(np.uint32)
+    upper *= np.uint32(FOLD)
+    upper ^= wide.astype(np.uint32)
+    return upper
+
+
+def _float_bits(own: Array) -> Array:
+    """Return the bits of float32 values, which are overwritten."""
+    has_nan = bool(np.isnan(own.min(initial=0.0)))
+    with np.errstate(invalid="ignore"):
+        own += np.float32(0)  # -0.0 + 0.0 = 0.0
+    bits: Array = own.view(np.uint32)
+    if has_nan:
+        bits[np.isnan(own)] = NAN_BITS
+    return bits
+
+
+def mixed_sums(bits: Array) -> tuple[int, int]:
+    """Return the two sums of mixed bits, each modulo 2^32; the bits are overwritten."""
+    shifted = bits >> np.uint32(16)
+    bits ^= shifted
+    bits *= np.uint32(FIRST)
+    np.right_shift(bits, np.uint32(15), out=shifted)
+    bits ^= shifted
+    first = int(bits.sum(dtype=np.uint32))
+    bits *= np.uint32(SECOND)
+    np.right_shift(bits, np.uint32(15), out=shifted)
+    bits ^= shifted
+    return first, int(bits.sum(dtype=np.uint32))

@@ -1,0 +1,296 @@
+"""Read what a run probed, from its directory: one array at a time, and statistics by columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noether_core.config.yaml_file import parse_yaml
+from noether_core.emit.array_files import ArrayFile
+from noether_core.emit.array_reader import ArrayReader
+from noether_core.emit.reader import RunReader, read_run
+from noether_core.errors import NoetherError, RunFormatError
+from noether_core.probes.block import (
+    ABOUT,
+    ABSENT,
+    COUNTS,
+    FINGERPRINTS,
+    ROW_BYTES,
+    UPDATES,
+    VALUES,
+    About,
+    check_rows,
+    decode_about,
+)
+from noether_core.probes.callback import ARRAYS, DIRECTORY, STATISTICS
+from noether_core.probes.sampling import Places
+from noether_core.probes.stages import in_order
+from noether_core.probes.statistics import REALS, Statistics, statistics_from
+from noether_core.regular_files import read_regular
+
+Array = np.ndarray[Any, Any]
+_AT_ONCE = 2**25  # bytes of statistics that are read at once, of keys that follow each other
+_MOST_CONFIG = 2**20  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Hold what is known of one key, update by update.
+
+    Attributes:
+        count: int64 [updates].
+        mean, std, norm, min, max: float64 [updates].
+        fingerprint: uint64 [updates]; as text it is 16 hexadecimal digits.
+    """
+
+    count: Array
+    mean: Array
+    std: Array
+    norm: Array
+    min: Array
+    max: Array
+    fingerprint: Array
+
+    def at(self, place: int) -> Statistics:
+        """Return what is known at one of the updates, by its place."""
+        reals = np.array([getattr(self, name)[place] for name in REALS])
+        return statistics_from(int(self.count[place]), reals, int(self.fingerprint[place]))
+
+
+@dataclass(frozen=True)
+class _File:
+    """Hold a file of probes: what it says of itself, and which of its updates stand; `rows` are their places in it.
+
+    Which keys which updates lack says `absent`, bool [keys, updates]; None: none lacks any.
+    """
+
+    reader: ArrayReader
+    about: About
+    updates: Array
+    rows: Array
+    absent: Array | None = None
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {key: at for at, key in enumerate(self.about.keys)}
+
+
+class RecordedTraining:
+    """Hold what a run probed; `read_training` makes it. Nothing but the places of what there is stays in memory.
+
+    Attributes:
+        label: the directory's name.
+        framework: `jax`, `torch` or empty.
+        settings: with what it was run: its config, and the versions and the host of its newest start.
+        problems: a sentence for all that is damaged and left out, here and in the log.
+    """
+
+    def __init__(self, run: RunReader) -> None:
+        self.label = run.path.resolve().name
+        self.settings: Mapping[str, Any] = _settings(run)
+        self.problems = list(run.problems)
+        self._statistics = [each for each in self._files(run, STATISTICS) if len(each.rows)]
+        self._arrays: dict[int, list[_File]] = {}
+        for file in self._files(run, ARRAYS):
+            for update in file.updates[file.rows].tolist():
+                self._arrays.setdefault(update, []).append(file)
+        files = [*self._statistics, *(file for of_update in self._arrays.values() for file in of_update)]
+        self.framework = next((file.about.framework for file in files if file.about.framework), "")
+        self._held: tuple[int, int, list[tuple[Array, Columns]]] = (0, 0, [])  # keys from, to, and what they have
+
+    def _files(self, run: RunReader, kind: str) -> Iterator[_File]:
+        """Yield the files of a kind; of damaged ones there are sentences."""
+        for file in _of_kind([*run.arrays, *run.superseded_arrays], kind):
+            try:
+                reader = ArrayReader(file.path, file.root)
+                about = decode_about(reader.read(ABOUT), file.path)
+                if kind == STATISTICS:
+                    check_rows(reader.headers, about, file.path)
+                    for name in (VALUES, FINGERPRINTS):
+                        reader.read(name)  # for its checksum
+                    updates, is_absent = reader.read(UPDATES), reader.read(COUNTS) == ABSENT
+                else:
+                    updates, is_absent = np.array([file.iteration.update or 0], np.int64), np.zeros(0, bool)
+            except (RunFormatError, OSError) as error:
+                self.problems.append(str(error))
+            except KeyError:
+                self.problems.append(f"{file.path} holds no probes; restore it from a copy")
+            else:
+                rows = np.flatnonzero(_standing(run, file, about, updates))
+                yield _File(reader, about, updates, rows, is_absent if is_absent.any() else None)
+
+    # ------------------------------------------------------------------ what there is
+
+    @cached_property
+    def _all_updates(self) -> list[int]:
+        found = set(self._arrays)
+        for file in self._statistics:
+            found.update(file.updates[file.rows].tolist())
+        return sorted(found)
+
+    @cached_property
+    def all_keys(self) -> tuple[str, ...]:
+        """Return the keys of all updates, stage by stage."""
+        files: Iterable[_File] = (*self._statistics, *(file for each in self._arrays.values() for file in each))
+        return tuple(in_order(dict.fromkeys(key for file in files for key in file.about.keys)))
+
+    def updates(self) -> Sequence[int]:
+        """Return the updates that have arrays or statistics, in order."""
+        return self._all_updates
+
+    def array_updates(self) -> Sequence[int]:
+        """Return the updates that have arrays, in order."""
+        return sorted(self._arrays)
+
+    def keys(self, update: int) -> Sequence[str]:
+        """Return the keys of an update, stage by stage, each in the order of computation."""
+        found: dict[str, None] = {}
+        for file in self._statistics:
+            for row in file.rows[file.updates[file.rows] == update].tolist():
+                keys, absent = file.about.keys, file.absent
+                found |= dict.fromkeys(key for at, key in enumerate(keys) if absent is None or not absent[at, row])
+        for file in self._arrays.get(update, ()):
+            found |= dict.fromkeys(file.about.keys)
+        return in_order(found)
+
+    # ------------------------------------------------------------------ arrays
+
+    def array(self, update: int, key: str) -> Array | None:
+        """Return an array in the canonical layout, or its sample where it was too large; None if it was not kept.
+
+        Raises:
+            RunFormatError: if it is damaged.
+            OSError: if it cannot be read.
+        """
+        file = self._array_file(update, key)
+        return None if file is None else file.reader.read(key)
+
+    def _array_file(self, update: int, key: str) -> _File | None:
+        held = [file for file in self._arrays.get(update, ()) if key in file.places and key in file.reader.headers]
+        return held[-1] if held else None
+
+    def shape(self, update: int, key: str) -> tuple[int, ...] | None:
+        """Return the shape of a whole array; None if neither it nor a sample was kept."""
+        file = self._array_file(update, key)
+        return None if file is None else file.about.shapes.get(key)
+
+    def places(self, update: int, key: str) -> Places | None:
+        """Return which places along each axis were kept of an array; None if it is whole, or was not kept."""
+        file = self._array_file(update, key)
+        return None if file is None else file.about.places(key)
+
+    # ------------------------------------------------------------------ statistics
+
+    def statistics(self, update: int, key: str) -> Statistics | None:
+        """Return an array's statistics, or None if they were not taken."""
+        updates, columns = self.statistics_columns(key)
+        at = int(np.searchsorted(updates, update))
+        return columns.at(at) if at < len(updates) and updates[at] == update else None
+
+    def statistics_columns(self, key: str) -> tuple[Array, Columns]:
+        """Return the updates that have statistics of a key, int64 [updates], in order, and what these are.
+
+        Keys that follow each other in `all_keys` are read together, so ask for them in that order.
+
+        Raises:
+            OSError: if a file cannot be read.
+        """
+        at = self._index.get(key)
+        if at is None:
+            return np.zeros(0, np.int64), _columns([])
+        first, last, held = self._held
+        if not first <= at < last:
+            rows = max(1, sum(len(file.updates) for file in self._statistics))
+            first, last = at, min(len(self.all_keys), at + max(1, _AT_ONCE // (rows * ROW_BYTES)))
+            held = self._read_columns(self.all_keys[first:last])
+            self._held = first, last, held
+        return held[at - first]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {key: at for at, key in enumerate(self.all_keys)}
+
+    def _read_columns(self, keys: Sequence[str]) -> list[tuple[Array, Columns]]:
+        parts: list[list[tuple[Array, Array, Array, Array]]] = [[] for _ in keys]
+        for file in self._statistics:
+            there = {at: file.places[key] for at, key in enumerate(keys) if key in file.places}
+            if not there:
+                continue
+            begin, end = min(there.values()), max(there.values()) + 1
+            counts, reals, prints = (file.reader.rows(name, begin, end) for name in (COUNTS, VALUES, FINGERPRINTS))
+            updates = file.updates[file.rows]
+            for at, place in there.items():
+                own = counts[place - begin, file.rows]
+                is_there = own != ABSENT
+                rows = file.rows[is_there]
+                parts[at].append(
+                    (updates[is_there], own[is_there], reals[place - begin, rows], prints[place - begin, rows])
+                )
+        return [(_joined([part[0] for part in each], np.int64), _columns(each)) for each in map(_sorted, parts)]
+
+
+def _sorted(parts: list[tuple[Array, Array, Array, Array]]) -> list[tuple[Array, Array, Array, Array]]:
+    return sorted((part for part in parts if len(part[0])), key=lambda part: int(part[0][0]))
+
+
+def _joined(parts: Sequence[Array], dtype: Any) -> Array:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+
+def _columns(parts: Sequence[tuple[Array, Array, Array, Array]]) -> Columns:
+    reals = _joined([part[2] for part in parts], np.float64).reshape(-1, len(REALS))
+    counts, prints = _joined([part[1] for part in parts], np.int64), _joined([part[3] for part in parts], np.uint64)
+    return Columns(count=counts, fingerprint=prints, **{name: reals[:, at] for at, name in enumerate(REALS)})
+
+
+def _of_kind(files: Sequence[ArrayFile], kind: str) -> Iterator[ArrayFile]:
+    for file in files:
+        parts = file.interval.split("/")
+        if f"{DIRECTORY}/{kind}" in ("/".join(parts[-2:]), "/".join(parts[-3:-1])):
+            yield file
+
+
+def is_probes(file: ArrayFile) -> bool:
+    """Tell whether a run's file of arrays is one of probes."""
+    return any(True for kind in (STATISTICS, ARRAYS) for _ in _of_kind([file], kind))
+
+
+def _standing(run: RunReader, file: ArrayFile, about: About, updates: Array) -> Array:
+    """Tell which updates of a file stand: those up to where a later start went on from the one that wrote it.
+
+    A file has its first update's name; a later start may have gone on from an update within it.
+    """
+    until = {str(start.record.get("id")): start.until for start in run.starts if start.record.get("id")}
+    if about.start in until:
+        return updates <= until[about.start]
+    return np.full(len(updates), any(file is each for each in run.arrays))
+
+
+def _settings(run: RunReader) -> dict[str, Any]:
+    try:
+        found = parse_yaml(
+            read_regular(run.path / "config.yaml", _MOST_CONFIG, run.path).decode("utf-8"), "config.yaml"
+        )
+    except (OSError, ValueError, NoetherError):
+        found = None
+    config = dict(found) if isinstance(found, Mapping) else {}
+    record = next((start.record for start in reversed(run.starts) if start.record), {})
+    about = {name: record[name] for name in ("versions", "python", "host", "processes") if name in record}
+    return {**config, **about}
+
+
+def read_training(path: str | Path) -> RecordedTraining:
+    """Read what a run probed: a `Training` for `noether_core.parity.divergence`.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        RunFormatError: if it is none.
+    """
+    return RecordedTraining(read_run(path))

@@ -1,0 +1,41 @@
+"""Tell a loop whether an update is probed, and take what it hands over."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from noether_core.probes.callback import ProbeCallback, probe_callbacks
+from noether_core.probes.probed import Due
+from noether_core.run import Run
+from noether_core.run_state import Standing
+
+
+class ProbedRun(Run):
+    """Add to a run what a loop needs to probe; see `noether_core.run.Run`. The front-ends' classes have these."""
+
+    @property
+    def probes_due(self) -> Due:
+        """Say what is probed of the update under way; false if nothing is, so that `probe(run.probes_due, ...)` costs nothing.
+
+        Raises:
+            HookOrderError: if the run has no `ProbeCallback`.
+        """
+        number = self.counter.update + 1
+        return reduce(or_, (callback.due(number) for callback in probe_callbacks(self.callbacks)))
+
+    def _load(self, standing: Standing) -> None:
+        super()._load(standing)
+        for callback in self.callbacks:
+            if isinstance(callback, ProbeCallback):
+                callback.prepare(self.counter)
+
+    def add_probes(self, probed: Any) -> None:
+        """Take what `probe` returned, for the step that `run.step` counts next, where that gets no update outputs.
+
+        Raises:
+            HookOrderError: if the run has no `ProbeCallback`.
+        """
+        for callback in probe_callbacks(self.callbacks):
+            callback.add(probed)

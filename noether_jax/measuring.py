@@ -1,0 +1,136 @@
+"""Measure arrays on their device: the statistics and the fingerprint of each in one pass; inside of compiled functions, too."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import bitcast_convert_type
+
+from noether_core.probes.fingerprint import FIRST, FOLD, INFINITY_BITS, LEAST, NAN_BITS, SECOND, SIGN_BIT
+from noether_core.probes.probed import Due, Probed
+from noether_core.probes.sampling import places
+from noether_core.probes.statistics import REALS
+from noether_jax.transfers import ours
+
+_SMALL = 2**14  # elements: smaller arrays of one shape are measured together, which is less to compile
+
+
+def measured(values: Mapping[str, Any], due: Due) -> Probed:
+    """Return what is probed of arrays by key, in the canonical layout. Pure; it may be called inside of `jit`."""
+    with ours():
+        arrays = [_as_real(value) for value in values.values()]
+        reals, sums = _measured(arrays)
+        kept = _sampled(arrays, due.array_limit) if due.arrays else []
+    shapes = tuple(array.shape for array in arrays)
+    return Probed(tuple(values), shapes, reals, sums, dict(zip(values, kept, strict=False)), due.array_limit)
+
+
+def _as_real(value: Any) -> jax.Array:
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return jnp.stack([array.real, array.imag], -1)
+    return array
+
+
+@jax.jit
+def _measured(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Return the statistics of arrays, uint32 [arrays, 5, 2], and the sums of their fingerprints, uint32 [arrays, 2]."""
+    groups: dict[Hashable, list[int]] = {}
+    for at, array in enumerate(arrays):
+        sharding = getattr(jax.typeof(array), "sharding", None)
+        alone = None if array.size <= _SMALL else at
+        groups.setdefault((array.shape, array.dtype, str(sharding), alone), []).append(at)
+    reals: list[Any] = [None] * len(arrays)
+    sums: list[Any] = [None] * len(arrays)
+    for members in groups.values():
+        of_group = jnp.stack([arrays[at] for at in members]) if len(members) > 1 else arrays[members[0]][None]
+        of_reals, of_sums = _measured_rows(of_group)
+        for row, at in enumerate(members):
+            reals[at], sums[at] = of_reals[row], of_sums[row]
+    if not arrays:
+        return jnp.zeros((0, len(REALS), 2), jnp.uint32), jnp.zeros((0, 2), jnp.uint32)
+    return bitcast_convert_type(jnp.stack(reals), jnp.uint32), jnp.stack(sums)
+
+
+def _measured_rows(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return float64 [rows, 5] and uint32 [rows, 2]."""
+    count = rows[0].size
+    if not count:
+        return jnp.full((len(rows), len(REALS)), jnp.nan, jnp.float64), jnp.zeros((len(rows), 2), jnp.uint32)
+    wide = rows.astype(jnp.float64)
+    # an origin near the mean, so that the sum of squares about it loses no digits
+    origin = wide[(slice(None), *(0,) * (rows.ndim - 2))].reshape(len(rows), -1).mean(1)
+    off = wide - origin.reshape(-1, *(1,) * (rows.ndim - 1))
+    first, second = _mixed(_value_bits(rows))
+    terms = (wide, wide * wide, off, off * off, wide, wide, first, second)
+    starts = (0.0, 0.0, 0.0, 0.0, np.inf, -np.inf)
+    neutral = (*map(np.float64, starts), np.uint32(0), np.uint32(0))
+    total, squares, off_total, off_squares, low, high, *sums = jax.lax.reduce(
+        terms, neutral, _merged, tuple(range(1, rows.ndim))
+    )
+    spread = jnp.maximum(off_squares / count - (off_total / count) ** 2, 0.0)
+    is_constant = low == high
+    mean, std = jnp.where(is_constant, low, total / count), jnp.where(is_constant, 0.0, jnp.sqrt(spread))
+    return jnp.stack([mean, std, jnp.sqrt(squares), low, high], 1), jnp.stack(sums, 1)
+
+
+def _merged(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    added = [x + y for x, y in zip(a, b, strict=True)]
+    return (*added[:4], jnp.minimum(a[4], b[4]), jnp.maximum(a[5], b[5]), *added[6:])
+
+
+def _value_bits(values: jax.Array) -> jax.Array:
+    """Return uint32 that stand for values: equal ones have equal bits; see `noether_core.probes.fingerprint`."""
+    dtype: Any = values.dtype
+    if dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer):
+        return _whole_bits(values)
+    if dtype == jnp.bfloat16:  # as bits, for a device may flush small float32s to zero
+        return _one_bits(bitcast_convert_type(values, jnp.uint16).astype(jnp.uint32) << 16)
+    if dtype.itemsize <= 4:
+        return _one_bits(bitcast_convert_type(values.astype(jnp.float32), jnp.uint32))
+    short = values.astype(jnp.float32)
+    is_short = (short.astype(jnp.float64) == values) & ((jnp.abs(values) >= LEAST) | (values == 0))
+    words = bitcast_convert_type(values, jnp.uint32)
+    folded = words[..., 0] ^ (words[..., 1] * jnp.uint32(FOLD))
+    return jnp.where(is_short | jnp.isnan(values), _one_bits(bitcast_convert_type(short, jnp.uint32)), folded)
+
+
+def _whole_bits(values: jax.Array) -> jax.Array:
+    dtype = values.dtype
+    if dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.unsignedinteger) and dtype.itemsize <= 4):
+        return values.astype(jnp.uint32)
+    if dtype.itemsize <= 4:
+        upper = jnp.where(values < 0, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))
+        return values.astype(jnp.int32).astype(jnp.uint32) ^ (upper * jnp.uint32(FOLD))
+    lower, upper = ((values >> shift).astype(jnp.uint32) for shift in (0, 32))
+    return lower ^ (upper * jnp.uint32(FOLD))
+
+
+def _one_bits(bits: jax.Array) -> jax.Array:
+    """Return the bits of float32s, those of every zero and of every NaN alike."""
+    size = bits & jnp.uint32(~SIGN_BIT & 0xFFFFFFFF)
+    one = jnp.where(size > jnp.uint32(INFINITY_BITS), jnp.uint32(NAN_BITS), bits)
+    return jnp.where(size == 0, jnp.uint32(0), one)
+
+
+def _mixed(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(FIRST)
+    first = bits ^ (bits >> 15)
+    bits = first * jnp.uint32(SECOND)
+    return first, bits ^ (bits >> 15)
+
+
+@partial(jax.jit, static_argnums=1)
+def _sampled(arrays: Sequence[jax.Array], limit: int) -> list[jax.Array]:
+    kept = []
+    for array in arrays:
+        for axis, along in enumerate(places(array.shape, limit) or ()):
+            if len(along) < array.shape[axis]:
+                array = jnp.take(array, along, axis, unique_indices=True, indices_are_sorted=True)
+        kept.append(array)
+    return kept

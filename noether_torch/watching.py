@@ -1,0 +1,157 @@
+"""Take the pieces of a training step by hooks, which are there only while an update is probed: others cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from noether_core.errors import NoetherError
+from noether_core.probes.naming import Names
+from noether_core.probes.probed import Due, Probed
+from noether_core.probes.stages import with_stage
+from noether_torch.measuring import measured
+from noether_torch.probes import buffers_of, named, optimizer_fields, unwrapped
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Watched:
+    """Watch a model and its optimizers: what modules return, gradients before and after clipping, updates, state.
+
+    What a module returns is its last run's of the forward pass that began last. A gradient is read when the backward pass has
+    added the last to it; if it was changed in place by the time of `optimizer.step`, as clipping does, it is the clipped one
+    that is read there.
+
+    Args:
+        model: the module.
+        optimizers: those that have its parameters.
+        names: gives other names and layouts to what has the parameters' names.
+        activations: whether what modules return is read.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizers: Sequence[Optimizer], names: Names | None = None, *, activations: bool = True
+    ) -> None:
+        self._model, self._optimizers, self._names = model, optimizers, names
+        self._has_activations = activations
+        self._parameters = {unwrapped(name): parameter for name, parameter in model.named_parameters()}
+        watched = {id(parameter) for parameter in self._parameters.values()}
+        held = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
+        if not any(id(parameter) in watched for parameter in held):
+            raise NoetherError(
+                f"run.probe got a {type(model).__name__} and optimizers that have none of its parameters; give the module"
+                " whose parameters they update, and call it after the optimizers are made"
+            )
+        self._due = Due()
+        self._handles: list[Any] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._activations: dict[str, Tensor] = {}
+        self._grads: dict[str, tuple[Tensor, Tensor, int]] = {}  # a copy, the gradient itself, and its version
+        self._before: dict[str, Tensor] = {}
+        self._parts: list[Probed] = []
+
+    # ------------------------------------------------------------------ what the callback calls
+
+    def prepare(self, due: Due) -> None:
+        """Put the hooks there for an update that is due, or take them away."""
+        if bool(due) != bool(self._handles):
+            self.remove()
+            if due:
+                self._put_hooks()
+        self._due = due
+
+    def take(self, due: Due) -> list[Probed]:
+        """Return what was read since the last call."""
+        parts = self._parts
+        if self._activations:
+            parts.append(measured(self._activations, due))
+        self._activations, self._parts = {}, []
+        return parts
+
+    def remove(self) -> None:
+        """Take the hooks away, and let go of what they read."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._forget()
+
+    def _put_hooks(self) -> None:
+        put = self._handles.append
+        if self._has_activations:
+            put(self._model.register_forward_pre_hook(self._begin_forward))
+            for name, module in self._model.named_modules():
+                if unwrapped(name) and not isinstance(module, _CONTAINERS):
+                    put(module.register_forward_hook(partial(self._hold, unwrapped(name))))
+        if not _is_distributed():  # else gradients are exchanged after this
+            for name, parameter in self._parameters.items():
+                if parameter.requires_grad:
+                    put(parameter.register_post_accumulate_grad_hook(partial(self._hold_grad, name)))  # type: ignore[no-untyped-call]
+        for optimizer in self._optimizers:
+            put(optimizer.register_step_pre_hook(self._before_step))
+            put(optimizer.register_step_post_hook(self._after_step))
+
+    # ------------------------------------------------------------------ the hooks
+
+    def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
+        self._activations = {}
+
+    def _hold(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        for key, value in named("act", {name: output}).items():
+            if isinstance(value, Tensor):
+                self._activations.pop(key, None)  # the order is that of the last run
+                self._activations[key] = value.detach().clone()  # a copy, for a later layer may work in place
+
+    def _hold_grad(self, name: str, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._grads[name] = (parameter.grad.detach().clone(), parameter.grad, parameter.grad._version)
+
+    def _before_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
+        own = self._own(optimizer)
+        later = {name: parameter for name, parameter in self._parameters.items() if name not in self._before}
+        self._read("param", later)
+        with torch.no_grad():
+            self._before |= {name: parameter.detach().clone() for name, parameter in own.items()}
+        now = {name: parameter.grad.detach() for name, parameter in own.items() if parameter.grad is not None}
+        first = {name: self._grads[name][0] if name in self._grads else grad for name, grad in now.items()}
+        self._read("grad", first)
+        if any(self._is_changed(name, own[name].grad) for name in now):
+            self._read("clip", now)
+
+    def _is_changed(self, name: str, grad: Tensor | None) -> bool:
+        if name not in self._grads or grad is None:
+            return False
+        _, before, version = self._grads[name]
+        return grad is not before or grad._version != version
+
+    def _after_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
+        own = self._own(optimizer)
+        with torch.no_grad():
+            self._read("update", {name: each.detach() - self._before[name] for name, each in own.items()})
+        for field, kept in optimizer_fields(optimizer, own).items():
+            self._read("opt", kept, "" if field == "count" else f"{field}/")
+        if optimizer is self._optimizers[-1]:
+            self._read("opt", buffers_of(self._model))
+            self._before, self._grads = {}, {}
+
+    def _own(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return {name: parameter for name, parameter in self._parameters.items() if id(parameter) in held}
+
+    def _read(self, stage: str, values: Mapping[str, Any], prefix: str = "") -> None:
+        renamed = self._names(values) if self._names is not None and "count" not in values else values
+        if renamed:
+            self._parts.append(
+                measured(with_stage(stage, {prefix + name: each for name, each in renamed.items()}), self._due)
+            )
+
+
+def _is_distributed() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
