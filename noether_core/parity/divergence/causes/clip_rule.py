@@ -1,0 +1,153 @@
+"""Name how clipping differs: by what norm, from where on, in one side alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from noether_core.parity.divergence.causes.case import Case
+from noether_core.parity.divergence.causes.measures import factor
+from noether_core.parity.divergence.result import Cause
+from noether_core.parity.divergence.training import Training
+from noether_core.text import number
+
+_PARALLEL = 1e-5
+_SAME = 3e-7  # of a factor, that rounding alone may change it by
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Say what one side's clipping did at an update.
+
+    Attributes:
+        kind: `none`, `global`, `by array`, `by value` or `other`.
+        norm: of the gradients before.
+        clipped: the norm after; by array, the largest key's; by value, the largest magnitude.
+        scale: the factor by which all gradients were multiplied; NaN unless global.
+    """
+
+    kind: str
+    norm: float
+    clipped: float
+    scale: float
+
+
+def clip_causes(case: Case) -> list[Cause]:
+    """Name how clipping differs; nothing where gradients or clipped gradients were not kept."""
+    series = [
+        [each for update in case.updates() if (each := clipping(side, update)) is not None] for side in (case.a, case.b)
+    ]
+    if not all(series):
+        return []
+    kinds = [_kind(each) for each in series]
+    lines = tuple(_line(who, kind, each) for who, kind, each in zip(("first", "second"), kinds, series, strict=True))
+    found = list(_kinds(kinds, lines))
+    if kinds == ["global", "global"]:
+        found += list(_globals(series[0], series[1], lines))
+    elif kinds[0] == kinds[1] and kinds[0] in ("by array", "by value"):
+        a, b = (float(np.median([each.clipped for each in side if each.kind != "none"])) for side in series)
+        found.append(
+            Cause("clip-threshold", f"The threshold is {number(a)} in one and {number(b)} in the other.", lines, 0.9)
+        )
+    found.append(
+        Cause(
+            "clip-order", "Gradients are clipped elsewhere in the step, such as before they are averaged.", lines, 0.3
+        )
+    )
+    return found
+
+
+def clipping(side: Training, update: int) -> Clipping | None:
+    """Return what clipping did at an update, from the gradients before and after it; None if these were not kept."""
+    names = [key.partition("/")[2] for key in side.keys(update) if key.startswith("clip/")]
+    scales, lefts, befores, afters, largest = [], [], [], [], []
+    for name in names:
+        before, after = side.array(update, f"grad/{name}"), side.array(update, f"clip/{name}")
+        if before is None or after is None or before.shape != after.shape or not before.size:
+            continue
+        x, y = before.astype(np.float64), after.astype(np.float64)
+        if np.abs(x).any():
+            scale, left = factor(x, y)
+            scales.append(scale)
+            lefts.append(left)
+            befores.append(float(np.linalg.norm(x)))
+            afters.append(float(np.linalg.norm(y)))
+            largest.append(float(np.abs(y).max()))
+    if not scales:
+        return None
+    norm, clipped = float(np.linalg.norm(befores)), float(np.linalg.norm(afters))
+    weights = np.array(befores) ** 2
+    middle = float((weights * scales).sum() / weights.sum())
+    big = np.array(befores) > 1e-5 * norm
+    apart = float(np.abs(np.array(scales)[big] / middle - 1).max()) if middle else 0.0
+    if max(np.array(lefts)[big]) > _PARALLEL:
+        return Clipping("by value", norm, max(largest), float("nan"))
+    if apart > _PARALLEL:
+        return Clipping("by array", norm, max(afters), float("nan"))
+    return Clipping("none" if abs(middle - 1) < 2e-6 else "global", norm, clipped, middle)
+
+
+def _kind(series: list[Clipping]) -> str:
+    """Return what a side does, over all updates: the kind that says most."""
+    kinds = {each.kind for each in series}
+    return next((kind for kind in ("by value", "by array", "global") if kind in kinds), "none")
+
+
+def _line(who: str, kind: str, series: list[Clipping]) -> str:
+    shown = [each for each in series if each.kind == kind][:4]
+    return f"{who}: {kind}; norms {', '.join(f'{number(each.norm)} → {number(each.clipped)}' for each in shown)}"
+
+
+def _kinds(kinds: list[str], lines: tuple[str, ...]) -> Iterator[Cause]:
+    if kinds[0] == kinds[1]:
+        return
+    words = f"Gradients are clipped {_words(kinds[0])} in one and {_words(kinds[1])} in the other."
+    if "none" in kinds:
+        yield Cause("clip-missing", words, lines, 0.95)
+        yield Cause("clip-threshold", f"{words} The threshold may be out of reach.", lines, 0.5)
+    if "by value" in kinds:
+        yield Cause("clip-by-value", words, lines, 0.9 if "none" in kinds else 0.95)
+    if "by array" in kinds:
+        yield Cause("clip-by-array", words, lines, 0.9 if "none" in kinds else 0.95)
+
+
+def _words(kind: str) -> str:
+    return {"none": "not at all", "global": "by their global norm"}.get(kind, kind)
+
+
+def _globals(a: list[Clipping], b: list[Clipping], lines: tuple[str, ...]) -> Iterator[Cause]:
+    """Compare two global clippings: what norm they leave, and how that moves."""
+    pairs = [(one, other) for one, other in zip(a, b, strict=False) if "global" in (one.kind, other.kind)]
+    clipped = [[each.clipped for each in side if each.kind == "global"] for side in (a, b)]
+    steady = [float(np.ptp(each) / max(each)) < 1e-4 for each in clipped]
+    one, other = (float(np.median(each)) for each in clipped)
+    gaps = np.array([y.scale / x.scale - 1 for x, y in pairs if x.kind == y.kind == "global"])
+    if gaps.size and np.abs(gaps).max() < 2e-4:
+        order = [pair for pair in pairs if pair[0].kind == pair[1].kind == "global"]
+        sizes = np.array([x.norm for x, _ in order])
+        epsilon = float(np.median(gaps * sizes))
+        sentence = f"The clip's factors differ by {number(float(np.median(gaps)))}: an epsilon of about {number(abs(epsilon))} is added to the norm in one."
+        yield Cause("clip-epsilon", sentence, lines, 0.93)
+        yield Cause("clip-threshold", f"The clip's factors differ by {number(float(np.median(gaps)))}.", lines, 0.6)
+        return
+    if all(steady):
+        yield Cause(
+            "clip-threshold", f"The threshold is {number(one)} in one and {number(other)} in the other.", lines, 0.95
+        )
+    else:
+        moving = "first" if not steady[0] else "second"
+        yield Cause(
+            "clip-order",
+            f"The norm that clipping leaves moves in the {moving}: it is not the norm of these gradients that is bound.",
+            lines,
+            0.85,
+        )
+        yield Cause("clip-by-array", f"The norm that clipping leaves moves in the {moving}.", lines, 0.4)
+        yield Cause(
+            "clip-threshold",
+            f"The norm that clipping leaves moves in the {moving}: the threshold may be scheduled.",
+            lines,
+            0.45,
+        )

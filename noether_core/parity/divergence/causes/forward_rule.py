@@ -1,0 +1,112 @@
+"""Name why an activation differs: the way that leads from its inputs to each side's output, or the shape of the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from noether_core.parity.divergence.causes.case import Array, Case
+from noether_core.parity.divergence.causes.forward_shapes import shape_causes
+from noether_core.parity.divergence.causes.forward_ways import best_way, sources
+from noether_core.parity.divergence.causes.layers import Way
+from noether_core.parity.divergence.result import Cause
+from noether_core.text import inert, number
+
+_FITS = 2e-5  # relative: an output that was found
+_CAUSES = {
+    "activation": "activation-function",
+    "attention": "attention-scale",
+    "convolution": "padding",
+    "dropout": "dropout",
+    "factor": "forward-other",
+    "linear": "weight-layout",
+    "norm": "norm-epsilon",
+    "pooling": "pooling",
+    "reshaping": "flatten-order",
+    "sum": "layer-order",
+}
+_OPTION_CAUSES = {
+    ("attention", "mask"): "attention-mask",
+    ("convolution", "bias"): "bias-missing",
+    ("convolution", "kernel"): "weight-layout",
+    ("linear", "bias"): "bias-missing",
+    ("linear", "precision"): "low-precision",
+    ("norm", "statistics"): "norm-axes",
+}
+
+
+def forward_causes(case: Case) -> list[Cause]:
+    """Name why the first activation that differs does; its inputs are the data and the activations before it."""
+    key = case.first.key
+    outputs = case.raw(key)
+    if outputs is None:
+        return []
+    found = list(_by_ways(case, key, outputs))
+    found += shape_causes(case, key, outputs)
+    found.append(Cause("forward-other", f"{inert(key)} is computed otherwise, from inputs that are the same.", (), 0.2))
+    return found
+
+
+def _by_ways(case: Case, key: str, outputs: tuple[Array, Array]) -> Iterator[Cause]:
+    found = []
+    for side, output in zip((case.a, case.b), outputs, strict=True):
+        given = sources(case, side, key)
+        found.append(best_way(given, output.astype(np.float64)))
+    (way_a, left_a), (way_b, left_b) = found
+    fits_a, fits_b = (way is not None and left < _FITS for way, left in found)
+    if way_a is None or way_b is None or not (fits_a or fits_b):
+        return
+    if fits_a and fits_b:
+        yield from _compared(way_a, way_b, max(left_a, left_b))
+        return
+    known, left, who = (way_a, left_a, "first") if fits_a else (way_b, left_b, "second")
+    yield from _other(known, left, who, min(1.0, left_b if fits_a else left_a))
+
+
+def _compared(a: Way, b: Way, left: float) -> Iterator[Cause]:
+    evidence = (f"the first: {_words(a)}", f"the second: {_words(b)}", f"left over at most {number(left)}")
+    if a.kind != b.kind:
+        cause = "layer-order" if {a.kind, b.kind} & {"sum"} else _kinds(a, b)
+        yield Cause(cause, f"The first computes {_words(a)}, the second {_words(b)}.", evidence, 0.85)
+        return
+    options = [name for name in a.options if a.options[name] != b.options.get(name)]
+    options = [name for name in options if not (a.kind == "norm" and name != "statistics" and "statistics" in options)]
+    for name in options:
+        cause = _OPTION_CAUSES.get((a.kind, name), _CAUSES[a.kind])
+        if cause == "norm-axes" and any("running" in way.options["statistics"] for way in (a, b)):
+            cause = "norm-mode"
+        sentence = f"The {a.kind}'s {name} is {a.options[name]} in one and {b.options[name]} in the other."
+        yield Cause(cause, sentence, evidence, 0.95)
+
+
+def _kinds(a: Way, b: Way) -> str:
+    kinds = {a.kind, b.kind}
+    order: tuple[Callable[[], bool], ...] = (
+        lambda: "dropout" in kinds,
+        lambda: "norm" in kinds,
+        lambda: "activation" in kinds,
+    )
+    names = ("dropout", "norm-axes", "activation-function")
+    return next((name for name, holds in zip(names, order, strict=True) if holds()), "forward-other")
+
+
+def _other(known: Way, left: float, who: str, rest: float) -> Iterator[Cause]:
+    """Name what a layer is that one side computes as layers of its kind do, and the other in no known way."""
+    evidence = (f"the {who}: {_words(known)}, left over {number(left)}",)
+    other = "second" if who == "first" else "first"
+    sentence = f"The {who} computes {_words(known)}; the {other} computes something else, {number(rest)} away."
+    kinds = {
+        "activation": ("activation-function",),
+        "attention": ("attention-mask", "attention-scale"),
+        "convolution": ("padding", "weight-layout", "bias-missing"),
+        "linear": ("weight-layout", "bias-missing"),
+        "norm": ("norm-axes", "norm-mode", "norm-epsilon"),
+    }
+    for index, cause in enumerate(kinds.get(known.kind, (_CAUSES[known.kind],))):
+        yield Cause(cause, sentence, evidence, 0.5 - 0.05 * index)
+
+
+def _words(way: Way) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in way.options.items())
+    return f"{way.kind} ({options})" if options else way.kind

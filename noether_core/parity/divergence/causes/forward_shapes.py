@@ -1,0 +1,182 @@
+"""Name causes by what the difference of two outputs looks like, whatever the layer is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from noether_core.parity.divergence.causes.case import Array, Case
+from noether_core.parity.divergence.causes.measures import affine, distance, factor, same_values, short_share
+from noether_core.parity.divergence.result import Cause
+from noether_core.text import inert, number
+
+_SAME = 1e-5
+
+
+def shape_causes(case: Case, key: str, outputs: tuple[Array, Array]) -> list[Cause]:
+    """Name causes by the outputs alone: order, precision, masks, borders, channels, factors."""
+    raw_a, raw_b = outputs
+    a, b = raw_a.astype(np.float64), raw_b.astype(np.float64)
+    found = []
+    if a.size == b.size:
+        found += list(_orders(case, key, a, b))
+    if a.shape != b.shape:
+        found.append(_shapes(key, a, b))
+        return found
+    found += list(_precision(key, raw_a, raw_b, a, b))
+    found += [
+        *_dropped(key, a, b),
+        *_borders(key, a, b),
+        *_channels(key, a, b),
+        *_positions(key, a, b),
+        *_factor(key, a, b),
+    ]
+    return found
+
+
+def _shapes(key: str, a: Array, b: Array) -> Cause:
+    sentence = f"{inert(key)} has the shape {a.shape} in one and {b.shape} in the other."
+    cause = "padding" if a.ndim == b.ndim and a.ndim > 2 else "flatten-order" if a.size == b.size else "forward-other"
+    return Cause(cause, sentence, (), 0.8)
+
+
+def _orders(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
+    if distance(a.reshape(-1), b.reshape(-1)) > 1e-3 and same_values(a, b):
+        line = ("the sorted values agree",)
+        yield Cause("flatten-order", f"{inert(key)} holds the same values in another order.", line, 0.9)
+        yield Cause("weight-layout", f"{inert(key)} holds the same values in another order.", line, 0.4)
+    for other in case.keys("act"):
+        pair = case.raw(other)
+        if (
+            other != key
+            and pair is not None
+            and pair[1].shape == a.shape
+            and distance(a, pair[1].astype(np.float64)) < _SAME
+        ):
+            yield Cause("layer-order", f"{inert(key)} of the first is {inert(other)} of the second.", (), 0.85)
+            return
+
+
+def _precision(key: str, raw_a: Array, raw_b: Array, a: Array, b: Array) -> Iterator[Cause]:
+    shares = short_share(raw_a), short_share(raw_b)
+    gap = distance(a, b)
+    line = (f"values whose low 13 bits are zero: {shares[0]:.0%} and {shares[1]:.0%}", f"distance {number(gap)}")
+    if max(shares) > 0.9 and min(shares) < 0.5:
+        yield Cause(
+            "low-precision",
+            f"{inert(key)} holds values of lower precision in the {'first' if shares[0] > shares[1] else 'second'}.",
+            line,
+            0.96,
+        )
+    elif 3e-5 < gap < 2e-2:
+        size = np.abs(a) + np.abs(b)
+        relative = (np.abs(a - b) / np.where(size > 0, size, 1.0))[size > 0.1 * size.mean()]
+        even = float(np.median(relative)) / max(float(np.quantile(relative, 0.95)), 1e-300)
+        bias = abs(float((a - b).mean())) / max(float(np.abs(a - b).mean()), 1e-300)
+        if even > 0.05 and bias < 0.3:
+            yield Cause(
+                "low-precision",
+                f"{inert(key)} differs as if rounded to a lower precision: by {number(gap)}, everywhere, with either sign.",
+                line,
+                0.45,
+            )
+
+
+def _dropped(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    for who, dropping, other in (("second", b, a), ("first", a, b)):
+        lost = (dropping == 0) & (other != 0)
+        live = (other != 0) & ~lost
+        share = float(lost.sum() / max(1, int((other != 0).sum())))
+        if not 0.01 < share < 0.99 or not live.any():
+            continue
+        constant, left = factor(other[live], dropping[live])
+        both = float(((other == 0) & (dropping != 0)).mean())
+        line = (
+            f"{share:.1%} of the elements are zero in the {who} alone; the others are {number(constant)} times the other's",
+        )
+        if left < 1e-4 or both > 0.01:
+            yield Cause(
+                "dropout",
+                f"{inert(key)} is dropped out: {share:.1%} of it is zero in the {who} alone.",
+                line,
+                0.94 if left < 1e-4 else 0.8,
+            )
+            return
+
+
+def _borders(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    if a.ndim != 4 or min(a.shape[2:]) < 3:
+        return
+    gap = np.abs(a - b)
+    inner = distance(a[:, :, 1:-1, 1:-1], b[:, :, 1:-1, 1:-1])
+    if inner < _SAME and gap.max() > 0:
+        yield Cause(
+            "padding", f"{inert(key)} differs at the images' borders alone.", (f"inner distance {number(inner)}",), 0.96
+        )
+        return
+    for rows in (-1, 1):
+        for columns in (-1, 0, 1):
+            one = a[:, :, max(0, rows) : a.shape[2] + min(0, rows), max(0, columns) : a.shape[3] + min(0, columns)]
+            other = b[
+                :, :, max(0, -rows) : b.shape[2] + min(0, -rows), max(0, -columns) : b.shape[3] + min(0, -columns)
+            ]
+            if one.size > 0.2 * a.size and distance(one[:, :, 1:-1, 1:-1], other[:, :, 1:-1, 1:-1]) < _SAME:
+                yield Cause(
+                    "padding", f"{inert(key)} is moved by {rows}, {columns}: it is padded at other sides.", (), 0.95
+                )
+                return
+
+
+def _channels(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    """Name a difference that is one number, or one straight line, for each channel."""
+    for axis in dict.fromkeys((1, a.ndim - 1)) if a.ndim > 1 and len(a) > 2 else ():
+        x, y = (np.moveaxis(side, axis, 0).reshape(side.shape[axis], -1) for side in (a, b))
+        if x.shape[1] < 3:
+            continue
+        gap = y - x
+        constant = gap.mean(axis=1, keepdims=True)
+        if np.linalg.norm(gap - constant) < 1e-3 * np.linalg.norm(gap):
+            yield Cause(
+                "bias-missing", f"{inert(key)} differs by one number a channel.", (f"channels of axis {axis}",), 0.9
+            )
+            return
+        left = [affine(one, other)[2] for one, other in zip(x[:64], y[:64], strict=True)]
+        if max(left) < 1e-3 * min(1.0, 1e3 * distance(a, b)):
+            line = (f"a straight line for each channel of axis {axis}, left over {number(max(left))}",)
+            for cause, score in (("norm-mode", 0.6), ("norm-epsilon", 0.55), ("norm-axes", 0.5)):
+                yield Cause(cause, f"{inert(key)} is scaled and shifted channel by channel.", line, score)
+            return
+
+
+def _positions(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    """Name a difference at some positions of a sequence alone."""
+    if a.ndim < 3 or a.shape[1] < 3 or "." in str(a.dtype):
+        return
+    axes = [1, 2] if a.ndim == 4 else [1]
+    for axis in axes:
+        x, y = (np.moveaxis(side, axis, 0) for side in (a, b))
+        apart = np.array([distance(one, other) for one, other in zip(x, y, strict=True)]) > _SAME
+        alike = int((~apart).sum())
+        if apart.any() and 0 < alike < len(apart) and (apart[:1].all() != apart[-1:].all()):
+            same = ", ".join(str(place) for place in np.flatnonzero(~apart)[:5])
+            yield Cause(
+                "attention-mask",
+                f"{inert(key)} differs at {int(apart.sum())} of {len(apart)} positions alone.",
+                (f"the same at {same}",),
+                0.8,
+            )
+            return
+
+
+def _factor(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    constant, left = factor(a, b)
+    if left < 1e-5 and abs(constant - 1) > 1e-6:
+        line = (f"left over {number(left)}",)
+        square = [n for n in range(2, 4097) if abs(constant**2 - n) < 1e-4 * n or abs(constant**-2 - n) < 1e-4 * n]
+        scaled = Cause(
+            "attention-scale", f"{inert(key)} is scaled by {number(constant)}.", line, 0.6 if square else 0.3
+        )
+        yield Cause("forward-other", f"{inert(key)} has another constant factor: {number(constant)}.", line, 0.5)
+        if a.ndim >= 3:
+            yield scaled

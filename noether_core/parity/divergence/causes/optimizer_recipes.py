@@ -1,0 +1,157 @@
+"""Compute the directions that optimizers take: one function for the families and their variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Say how an optimizer turns gradients into a direction.
+
+    Attributes:
+        family: `sgd`, `adam`, `rmsprop`, `adagrad` or `sign`.
+        flags: what it does otherwise than the plain member of its family; see `FLAGS`.
+    """
+
+    family: str
+    flags: frozenset[str] = frozenset()
+
+    def toggled(self, flag: str) -> Recipe:
+        """Return the recipe with the flag, or without it if it is there; flags that exclude it go."""
+        rivals = next((group for group in _RIVALS if flag in group), frozenset())
+        return Recipe(self.family, self.flags - {flag} if flag in self.flags else (self.flags - rivals) | {flag})
+
+
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "sgd": ("coupled", "nesterov", "damped later", "rate in buffer"),
+    "adam": ("coupled", "inside", "uncorrected epsilon", "maximum", "corrected maximum", "nesterov", "belief"),
+    "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected"),
+    "adagrad": ("coupled", "inside"),
+    "sign": ("coupled",),
+}
+"""The variants of each family.
+
+coupled: weight decay is added to the gradient. nesterov: the buffer is looked at one step ahead. damped later: the first
+gradient enters the buffer whole, the later ones times 1 − momentum (PyTorch's dampening). rate in buffer: the buffer sums
+gradients times the rates of their steps. inside: epsilon is added under the root. uncorrected epsilon: epsilon is added
+before the second moment's correction. maximum: AMSGrad.
+corrected maximum: AMSGrad, of the corrected moment. belief: AdaBelief. centred: the squared mean is subtracted. started:
+the second moment starts from one. momentum: a buffer of the scaled gradients. corrected: RMSprop's moment is corrected.
+"""
+
+_RIVALS = (
+    frozenset({"inside", "uncorrected epsilon"}),
+    frozenset({"maximum", "corrected maximum", "belief", "centred"}),
+    frozenset({"nesterov", "damped later", "rate in buffer"}),
+)
+
+STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "sgd": {"momentum": (0.0, 0.9)},
+    "adam": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8, 1e-4)},
+    "rmsprop": {"beta2": (0.9, 0.99), "epsilon": (1e-8, 1e-4)},
+    "adagrad": {"start": (1e-12, 0.1), "epsilon": (1e-10,)},
+    "sign": {"beta1": (0.0, 0.5, 0.8, 0.9, 0.95, 0.99), "beta2": (0.9, 0.95, 0.98, 0.99, 0.999)},
+}
+"""The numbers of each family besides the rates, and where a search for them begins."""
+
+
+def numbers_of(recipe: Recipe) -> dict[str, tuple[float, ...]]:
+    """Return the numbers that a recipe has, and where a search for them begins."""
+    extra = {"momentum": (0.9,)} if "momentum" in recipe.flags else {}
+    return {**STARTS[recipe.family], **extra}
+
+
+def directions(
+    recipe: Recipe,
+    numbers: Mapping[str, float],
+    gradients: Array,
+    parameters: Array,
+    decay: Array,
+    rates: Array | None = None,
+) -> Array:
+    """Return the direction of each update, `t × n`; an update is minus a rate times it.
+
+    Args:
+        recipe: the family and its flags.
+        numbers: what `numbers_of` lists.
+        gradients: `t × n`, from the first update on.
+        parameters: `t × n`, read by coupled decay alone.
+        decay: the strength of coupled decay, `n`.
+        rates: `t`, relative; read only where the buffer holds the rate.
+
+    >>> gradients = np.array([[1.0], [1.0]])
+    >>> directions(Recipe("sgd"), {"momentum": 0.5}, gradients, gradients, np.zeros(1)).tolist()
+    [[1.0], [1.5]]
+    """
+    seen = gradients + decay * parameters if "coupled" in recipe.flags else gradients
+    if recipe.family == "sgd":
+        return _sgd(recipe.flags, numbers["momentum"], seen, rates)
+    if recipe.family == "sign":
+        return _sign(numbers["beta1"], numbers["beta2"], seen)
+    return _scaled(recipe, numbers, seen)
+
+
+def _sgd(flags: frozenset[str], momentum: float, seen: Array, rates: Array | None) -> Array:
+    found, buffer = np.empty_like(seen), np.zeros_like(seen[0])
+    scale = np.ones(len(seen)) if rates is None or "rate in buffer" not in flags else rates
+    for step, gradient in enumerate(seen):
+        damped = 1 - momentum if "damped later" in flags and step else 1.0
+        buffer = momentum * buffer + damped * scale[step] * gradient
+        ahead = gradient + momentum * buffer if "nesterov" in flags else buffer
+        found[step] = ahead / scale[step]
+    return found
+
+
+def _sign(beta1: float, beta2: float, seen: Array) -> Array:
+    """Compute Lion's direction. Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2."""
+    found, mean = np.empty_like(seen), np.zeros_like(seen[0])
+    for step, gradient in enumerate(seen):
+        found[step] = np.sign(beta1 * mean + (1 - beta1) * gradient)
+        mean = beta2 * mean + (1 - beta2) * gradient
+    return found
+
+
+def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array) -> Array:
+    """Compute the directions of the families that divide by a root of squares.
+
+    Source: Kingma and Ba 2015 (Adam), Duchi et al. 2011 (Adagrad), Graves 2013 (RMSprop, centred), Reddi et al. 2018 (AMSGrad),
+    Dozat 2016 (Nadam), Zhuang et al. 2020 (AdaBelief).
+    """
+    flags, adam = recipe.flags, recipe.family == "adam"
+    beta1, beta2 = numbers.get("beta1", 0.0), numbers.get("beta2", 1.0)
+    fresh = 1.0 if recipe.family == "adagrad" else 1 - beta2
+    zeros = np.zeros_like(seen[0])
+    mean, level, most, buffer = zeros, zeros, zeros, zeros
+    square = zeros + (1.0 if "started" in flags else numbers.get("start", 0.0))
+    found = np.empty_like(seen)
+    for step, gradient in enumerate(seen, start=1):
+        mean = beta1 * mean + (1 - beta1) * gradient
+        level = beta2 * level + (1 - beta2) * gradient
+        square = beta2 * square + fresh * (gradient - mean if "belief" in flags else gradient) ** 2
+        correction = 1 - beta2**step if (adam or "corrected" in flags) and beta2 < 1 else 1.0
+        most = np.maximum(most, square / correction if "corrected maximum" in flags else square)
+        used = square - level**2 if "centred" in flags else square
+        used = most if "maximum" in flags else most * correction if "corrected maximum" in flags else used
+        lead = 1 - beta1**step if adam else 1.0
+        ahead = mean / lead
+        if "nesterov" in flags:
+            ahead = beta1 * mean / (1 - beta1 ** (step + 1)) + (1 - beta1) * gradient / lead
+        direction = ahead / _root(flags, np.maximum(used, 0.0), correction, numbers["epsilon"])
+        buffer = numbers.get("momentum", 0.0) * buffer + direction
+        found[step - 1] = buffer
+    return found
+
+
+def _root(flags: frozenset[str], square: Array, correction: float, epsilon: float) -> Array:
+    if "inside" in flags:
+        return np.asarray(np.sqrt(square / correction + epsilon))
+    if "uncorrected epsilon" in flags:
+        return np.asarray((np.sqrt(square) + epsilon) / np.sqrt(correction))
+    return np.asarray(np.sqrt(square / correction) + epsilon)

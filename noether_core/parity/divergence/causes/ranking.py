@@ -1,0 +1,59 @@
+"""Ask the rules of the stage that differs first, and order what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from noether_core.parity.divergence.causes.buffer_rule import buffer_causes, is_buffer
+from noether_core.parity.divergence.causes.case import Case, KnowsNoise
+from noether_core.parity.divergence.causes.clip_rule import clip_causes
+from noether_core.parity.divergence.causes.data_rule import data_causes
+from noether_core.parity.divergence.causes.forward_rule import forward_causes
+from noether_core.parity.divergence.causes.gradient_rule import gradient_causes
+from noether_core.parity.divergence.causes.loss_rule import loss_causes
+from noether_core.parity.divergence.causes.optimizer_causes import optimizer_causes
+from noether_core.parity.divergence.causes.parameter_rule import parameter_causes
+from noether_core.parity.divergence.causes.step_rule import step_causes
+from noether_core.parity.divergence.result import Cause, Comparison
+from noether_core.parity.divergence.training import Training
+
+MOST = 5
+
+_RULES: Mapping[str, tuple[Callable[[Case], list[Cause]], ...]] = {
+    "data": (data_causes,),
+    "param": (parameter_causes,),
+    "act": (forward_causes,),
+    "loss": (loss_causes,),
+    "grad": (gradient_causes,),
+    "clip": (clip_causes,),
+    "update": (optimizer_causes, step_causes),
+    "opt": (optimizer_causes, step_causes),
+}
+
+
+def causes_of(a: Training, b: Training, noise: KnowsNoise | None, comparison: Comparison) -> tuple[Cause, ...]:
+    """Name why two trainings part: at most five causes, the likeliest first; none where they do not part.
+
+    Args:
+        a: one training, with arrays of the first updates where causes are to be told apart.
+        b: the other.
+        noise: what a training drifts from its own twin; None where only floors are known.
+        comparison: where they first part.
+
+    >>> from noether_core.parity.divergence import Comparison, Divergence, MemoryTraining
+    >>> import numpy as np
+    >>> x = np.arange(12.0).reshape(4, 3)
+    >>> one, other = (MemoryTraining("", "", {1: {"data/x": values}}) for values in (x, x[::-1]))
+    >>> first = Divergence(1, "data", "data/x", 1.0, 1e-7)
+    >>> causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))[0].id
+    'batch-order'
+    """
+    if comparison.first is None:
+        return ()
+    case = Case(a, b, noise, comparison.first)
+    rules = (buffer_causes,) if is_buffer(case.first.key) else _RULES.get(case.first.stage, ())
+    best: dict[str, Cause] = {}
+    for cause in (each for rule in rules for each in rule(case)):
+        if cause.id not in best or best[cause.id].score < cause.score:
+            best[cause.id] = cause
+    return tuple(sorted(best.values(), key=lambda cause: -cause.score)[:MOST])
