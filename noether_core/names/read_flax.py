@@ -1,0 +1,144 @@
+"""Read the layers of a Flax model from the paths and shapes of its arrays, and from what is known of its modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from noether_core.names.attention import read_attention
+from noether_core.names.layout import (
+    Layout,
+    Shape,
+    channels_first,
+    convolution,
+    flat,
+    linear,
+    same,
+    transposed_convolution,
+)
+from noether_core.names.pieces import whole
+from noether_core.names.recurrent import read_cell
+from noether_core.names.units import Layer, Unit, Variant
+
+ROLES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "negative_slope": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+"""What PyTorch calls what a Flax layer calls by these names."""
+
+_STATISTICS = ("mean", "var")
+_WEIGHTS = ("kernel", "scale", "embedding", "negative_slope")
+_TRANSPOSED = re.compile(r"transpose|deconv|up_?conv|conv_?t(_|\d|$)", re.IGNORECASE)
+
+
+def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[Unit]:
+    """Return a model's layers, in the order of their first arrays.
+
+    Args:
+        shapes: of its parameters and batch statistics, by path, joined by `/`, without the name of a collection.
+        layers: what is known of its modules, by path; if they are known, in their order.
+
+    >>> [unit.names for unit in read_flax({"Dense_0/kernel": (2, 3), "Dense_0/bias": (3,)}, {})]
+    [{'weight': 'Dense_0.weight', 'bias': 'Dense_0.bias'}]
+    """
+    modules: dict[str, dict[str, Shape]] = {}
+    for path, shape in shapes.items():
+        module, _, leaf = path.rpartition("/")
+        modules.setdefault(module, {})[leaf] = shape
+    order = {module: i for i, module in enumerate(layers)}
+    modules = dict(sorted(modules.items(), key=lambda item: order.get(item[0], len(order))))
+    composite = dict(_composites(modules))
+    units: dict[str, Unit] = {}
+    for module, leaves in modules.items():
+        if module in composite:
+            units[f"composite {composite[module].name}"] = composite[module]
+        else:
+            units |= {f"{unit.name} {i}": unit for i, unit in enumerate(_plain(module, leaves, layers.get(module)))}
+    return list(units.values())
+
+
+def _composites(modules: Mapping[str, Mapping[str, Shape]]) -> Iterator[tuple[str, Unit]]:
+    for parent in dict.fromkeys(module.rpartition("/")[0] for module in modules):
+        for read in (read_cell, read_attention):
+            if found := read(parent, modules):
+                yield from ((child, found[0]) for child in found[1])
+                break
+
+
+def _plain(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> Iterator[Unit]:
+    """Yield a module's layer, and each array that belongs to none."""
+    known = {leaf: shape for leaf, shape in leaves.items() if leaf in ROLES}
+    if sum(leaf in known for leaf in _WEIGHTS) > 1 or (known.keys() <= {*_STATISTICS} and len(known) == 1):
+        known = {}  # no layer of Flax's, whatever it is
+    name = module.replace("/", ".")
+    dot = f"{name}." if name else ""
+    if known:
+        names = {ROLES[leaf]: dot + ROLES[leaf] for leaf in known}
+        yield Unit(name, tuple(_variants(module, known, layer)), names)
+    for leaf in (leaf for leaf in leaves if leaf not in known):
+        path = f"{module}/{leaf}" if module else leaf
+        yield Unit(dot + leaf, (Variant("array", {"": whole(path, same(leaves[leaf]))}),), {"": dot + leaf})
+
+
+def _variants(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> Iterator[Variant]:
+    def at(leaf: str) -> str:
+        return f"{module}/{leaf}" if module else leaf
+
+    for kind, layout in _weights(module, leaves, layer):
+        roles = {}
+        for leaf, shape in leaves.items():
+            if leaf in _WEIGHTS:
+                roles[ROLES[leaf]] = whole(at(leaf), layout)
+            elif leaf == "bias" and "kernel" in leaves:
+                batch = len(layout.shape) - 2 if kind == "linear" else 0
+                roles["bias"] = whole(at(leaf), flat(shape, batch))
+            else:
+                is_moved = leaf == "bias" and layout.stored == shape and len(shape) > 1
+                roles[ROLES[leaf]] = whole(at(leaf), layout if is_moved else same(shape))
+        yield Variant(kind, roles)
+
+
+def _weights(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> Iterator[tuple[str, Layout]]:
+    """Yield the kinds that a layer can be, with the layout of its weight."""
+    if "kernel" in leaves:
+        yield from [(layer.kind, layer.kernel)] if layer and layer.kernel else _kernels(module, leaves)
+    elif "embedding" in leaves:
+        yield "embedding", same(leaves["embedding"])
+    elif "negative_slope" in leaves:
+        yield "", same(leaves["negative_slope"], leaves["negative_slope"] or (1,))
+    else:
+        shape = next((leaves[leaf] for leaf in ("scale", "bias", "mean") if leaf in leaves), ())
+        kind = "norm" if {"scale", *_STATISTICS} & leaves.keys() else ""
+        yield kind, same(shape)
+        if len(shape) > 1:
+            yield kind, channels_first(shape)
+
+
+def _kernels(module: str, leaves: Mapping[str, Shape]) -> Iterator[tuple[str, Layout]]:
+    """Yield what a kernel of this shape can be; what its path and its bias make likely first."""
+    shape, bias = leaves["kernel"], leaves.get("bias")
+    yield from _likely(module, shape, bias)
+    yield "other", same(shape)
+
+
+def _likely(module: str, shape: Shape, bias: Shape | None) -> Iterator[tuple[str, Layout]]:
+    dense = [("linear", linear(shape, inputs)) for inputs in range(1, len(shape))]
+    if len(shape) < 3:
+        yield from dense
+        return
+    if bias is not None and len(bias) > 1:
+        outs = len(bias) if bias == shape[-len(bias) :] else 1
+        batch = 0 if outs == len(bias) else len(bias) - 1
+        yield "linear", linear(shape, len(shape) - outs - batch, batch)
+        return
+    transposed = [("conv_transpose", transposed_convolution(shape, swapped)) for swapped in (False, True)]
+    convolutions = [("conv", convolution(shape)), *transposed]
+    yield from [*transposed, convolutions[0]] if _TRANSPOSED.search(module) else convolutions
+    if module.rpartition("/")[2] in ("query", "key", "value"):
+        yield dense[0]
+    yield from dense

@@ -1,0 +1,53 @@
+"""Read the layers of a PyTorch model from the names and shapes of its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from noether_core.names.attention import torch_attentions
+from noether_core.names.layout import Shape, same
+from noether_core.names.pieces import whole
+from noether_core.names.recurrent import torch_cells
+from noether_core.names.units import Layer, Unit, Variant
+
+ROLES = ("weight", "bias", "running_mean", "running_var")
+IGNORED = ("num_batches_tracked",)
+"""What PyTorch counts and Flax does not."""
+
+
+def read_torch(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[Unit]:
+    """Return a model's layers, in the order of their first arrays.
+
+    Args:
+        shapes: of its parameters and buffers, by name.
+        layers: what is known of its modules, by name.
+
+    >>> [unit.name for unit in read_torch({"a.weight": (3, 2), "a.bias": (3,), "scale": ()}, {})]
+    ['a', 'scale']
+    """
+    composite = torch_cells(shapes) | torch_attentions(shapes)
+    units: dict[str, Unit] = {}
+    grouped: dict[str, dict[str, str]] = {}
+    for name in shapes:
+        prefix, _, role = name.rpartition(".")
+        if role in IGNORED:
+            continue
+        if name in composite:
+            units[f"composite {composite[name].name}"] = composite[name]
+        elif role in ROLES:
+            grouped.setdefault(prefix, {})[role] = name
+            units[f"module {prefix}"] = _module(prefix, grouped[prefix], shapes, layers)
+        else:
+            units[f"array {name}"] = Unit(name, (Variant("array", {"": whole(name, same(shapes[name]))}),), {"": name})
+    return list(units.values())
+
+
+def _module(prefix: str, names: Mapping[str, str], shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> Unit:
+    roles = {role: whole(name, same(shapes[name])) for role, name in names.items()}
+    kind = layers[prefix].kind if prefix in layers else _guess(names, shapes)
+    return Unit(prefix, (Variant(kind, roles),), dict(names))
+
+
+def _guess(names: Mapping[str, str], shapes: Mapping[str, Shape]) -> str:
+    """Return what a module must be by its arrays; empty where several kinds have such."""
+    return "norm" if "running_mean" in names or "running_var" in names else ""
