@@ -1,4 +1,4 @@
-"""Read handwritten digits: convolutions, batch norms, pooling, SGD with momentum and decay, a schedule by epochs, a partial batch."""
+"""Read handwritten digits: convolutions, batch norms, pooling, SGD with momentum, epochs with a partial batch."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ class Options:
     norm_variance: Callable[[Any, int], Any] = unbiased
     norm_average: Callable[[Any, Any], Any] = lambda average, new: 0.9 * average + 0.1 * new
     pool: Callable[[Any], Any] = jax_layers.max_pool
-    flatten: Callable[[Any], Any] = lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # by channels first, as in PyTorch
+    flatten: Callable[[Any], Any] = lambda x: x.transpose(0, 3, 1, 2).reshape(
+        len(x), -1
+    )  # by channels first, as in PyTorch
     hidden: Callable[[Any, Any], Any] = lambda x, update: x  # what the hidden layer passes through
     linear: Callable[[Tree, str, Any], Any] = jax_layers.linear
     reduce: Callable[[Any], Any] = jnp.mean
@@ -124,7 +126,9 @@ def batch_norm(options: Options, params: Tree, buffers: Tree, name: str, x: jax.
     return normal * params[f"{name}.weight"] + params[f"{name}.bias"], statistics
 
 
-def forward(options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap) -> tuple[jax.Array, Tree]:
+def forward(
+    options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap
+) -> tuple[jax.Array, Tree]:
     """Return the loss and the running statistics."""
     x = tap("conv1", options.conv(params, "conv1", batch["x"]))
     x, statistics1 = batch_norm(options, params, buffers, "norm1", x)

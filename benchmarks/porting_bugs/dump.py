@@ -11,12 +11,12 @@ from benchmarks.porting_bugs.record import FRAMEWORKS, TWINS, record, twin
 
 README = """# Recordings
 
-`FAMILY/NAME.npz`, each written by `MemoryTraining.save` and read by `MemoryTraining.load`: a member `UPDATE/STAGE/NAME` is an array in
-PyTorch's layout; activations of images are NCHW. NumPy keeps the order, which is that of the computation.
+`FAMILY/NAME.npz`, each written by `MemoryTraining.save` and read by `MemoryTraining.load`: a member `UPDATE/STAGE/NAME`
+is an array in PyTorch's layout; activations of images are NCHW. Members stand in the order of the computation.
 
 - `base_torch`, `base_jax`: the correct pair, seed 0. `other_torch`, `other_jax`: the correct pair of seed 1.
-- `twin_torch_N`, `twin_jax_N`: twins of the base of that framework; all weights nudged by one float, in odd ones rows permuted too.
-- `bug_ID`: with that bug. The bug is in the side that `bugs.json` says (`jax` mostly); compare it with the *other* framework's base.
+- `twin_torch_N`, `twin_jax_N`: twins of that framework's base; all weights nudged by one float; for odd N rows permuted.
+- `bug_ID`: with that bug, in the side that `bugs.json` says; compare it with the *other* framework's base.
 - `bugs.json`: of each bug its truth: side, stage, patterns for the key, first update, accepted causes, culprit.
 """
 
@@ -25,6 +25,9 @@ def dump(folder: Path, families: Sequence[str]) -> None:
     """Write all recordings of families."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README").write_text(README, encoding="utf-8")
+    (folder / "bugs.json").write_text(
+        json.dumps({bug.id: bug.truth() for bug in BUGS.values()}, indent=1), encoding="utf-8"
+    )
     for family in families:
         place = folder / family
         place.mkdir(exist_ok=True)
@@ -36,4 +39,3 @@ def dump(folder: Path, families: Sequence[str]) -> None:
         for bug in FAMILIES[family].bugs:
             record(family, bug.side, bug.id).save(place / f"bug_{bug.id}.npz")
             print(bug.id, flush=True)
-    (folder / "bugs.json").write_text(json.dumps({bug.id: bug.truth() for bug in BUGS.values()}, indent=1), encoding="utf-8")

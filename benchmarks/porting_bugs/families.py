@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from benchmarks.porting_bugs.cnn_bugs import CNN
 from benchmarks.porting_bugs.family import Family
+from benchmarks.porting_bugs.lstm_bugs import LSTM
 from benchmarks.porting_bugs.mlp_bugs import MLP
+from benchmarks.porting_bugs.transformer_bugs import TRANSFORMER
 from benchmarks.porting_bugs.truth import Bug
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (CNN, MLP)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (CNN, LSTM, MLP, TRANSFORMER)}
 BUGS: dict[str, Bug] = {bug.id: bug for family in FAMILIES.values() for bug in family.bugs}
 
 

@@ -21,7 +21,7 @@ def distance(one: Array, other: Array) -> float:
 
 
 def first_change(bug: Training, correct: Training, bound: float = BOUND) -> tuple[int, str, float] | None:
-    """Return the first update, its first key in order that both have and that differs by more than the bound, and by how much."""
+    """Return the first update and key, in order, where both differ by more than the bound, and by how much."""
     for update in correct.updates():
         for key in correct.keys(update):
             one, other = bug.array(update, key), correct.array(update, key)

@@ -14,11 +14,16 @@ def linear(params: dict[str, Any], name: str, x: jax.Array) -> jax.Array:
     return x @ params[f"{name}.weight"] + params[f"{name}.bias"]
 
 
-def conv(params: dict[str, Any], name: str, x: jax.Array, stride: int = 1, padding: Any = ((1, 1), (1, 1))) -> jax.Array:
+def conv(
+    params: dict[str, Any], name: str, x: jax.Array, stride: int = 1, padding: Any = ((1, 1), (1, 1))
+) -> jax.Array:
     """Return a convolution of NHWC images with an HWIO kernel."""
     kernel = params[f"{name}.weight"]
     layouts = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layouts) + params[f"{name}.bias"]
+    return (
+        lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layouts)
+        + params[f"{name}.bias"]
+    )
 
 
 def normalized(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float) -> jax.Array:

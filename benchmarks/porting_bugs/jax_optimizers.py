@@ -42,7 +42,11 @@ class Optimizer:
 
     def init(self, params: Mapping[str, Any]) -> Tree:
         """Return the moments before the first update."""
-        start = {f"{moment}/{name}": np.full_like(value, self.start) for moment in self.moments for name, value in params.items()}
+        start = {
+            f"{moment}/{name}": np.full_like(value, self.start)
+            for moment in self.moments
+            for name, value in params.items()
+        }
         return {"count": np.zeros((), np.int32), **start}
 
     def update(self, grads: Tree, params: Tree, state: Tree, rate: Any, update: Any) -> tuple[Tree, Tree]:
@@ -126,19 +130,27 @@ class RmsProp(Optimizer):
 
     moments = ("nu", "trace")
     alpha: float = 0.99
-    momentum: float = 0.9
     epsilon: float = 1e-8
+    correct: Callable[[Any, float, Any], Any] = lambda nu, alpha, count: nu
     root: Callable[[Any, float], Any] = lambda nu, epsilon: jnp.sqrt(nu) + epsilon
+    buffer: Callable[[Any, Any, Any], Any] = lambda trace, scaled, rate: 0.9 * trace + scaled
+    step: Callable[[Any, Any, Any], Any] = lambda trace, scaled, rate: -rate * trace
 
     def init(self, params: Mapping[str, Any]) -> Tree:
         """Return the moments before the first update: only the second starts elsewhere."""
-        return {key: value * (key[:2] == "nu") if key != "count" else value for key, value in super().init(params).items()}
+        start = super().init(params)
+        return {key: value * (key.startswith("nu/")) if key != "count" else value for key, value in start.items()}
 
     def direction(self, grad: Any, moments: Tree, rate: Any, count: Any) -> tuple[Tree, Any]:
         """Return the new moments and the step."""
-        nu = self.alpha * moments["nu"] + (1 - self.alpha) * grad * grad
-        trace = self.momentum * moments["trace"] + grad / self.root(nu, self.epsilon)
-        return {"nu": nu, "trace": trace}, -rate * trace
+        nu, others = self.second_moments(grad, moments)
+        scaled = grad / self.root(self.correct(nu - others.get("mean", 0.0) ** 2, self.alpha, count), self.epsilon)
+        trace = self.buffer(moments["trace"], scaled, rate)
+        return {"nu": nu, "trace": trace, **others}, self.step(trace, scaled, rate)
+
+    def second_moments(self, grad: Any, moments: Tree) -> tuple[Any, Tree]:
+        """Return the mean square of gradients, and further moments."""
+        return self.alpha * moments["nu"] + (1 - self.alpha) * grad * grad, {}
 
 
 @dataclass(frozen=True)
@@ -147,12 +159,10 @@ class CenteredRmsProp(RmsProp):
 
     moments = ("nu", "trace", "mean")
 
-    def direction(self, grad: Any, moments: Tree, rate: Any, count: Any) -> tuple[Tree, Any]:
-        """Return the new moments and the step."""
-        nu = self.alpha * moments["nu"] + (1 - self.alpha) * grad * grad
-        mean = self.alpha * moments["mean"] + (1 - self.alpha) * grad
-        trace = self.momentum * moments["trace"] + grad / self.root(nu - mean * mean, self.epsilon)
-        return {"nu": nu, "trace": trace, "mean": mean}, -rate * trace
+    def second_moments(self, grad: Any, moments: Tree) -> tuple[Any, Tree]:
+        """Return the mean square of gradients, and their mean."""
+        nu, _ = super().second_moments(grad, moments)
+        return nu, {"mean": self.alpha * moments["mean"] + (1 - self.alpha) * grad}
 
 
 def global_norm(grads: Tree) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,8 +49,7 @@ class JaxRecipe:
         averaging: from averaged weights and new ones to averaged weights, kept as `ema/NAME`.
         precision: what activations are rounded to.
         embeddings: the matrices that are not transposed.
-        prepare: what is done to the batches, load to the weights, both in PyTorch's layouts.
-        buffers: adds to the buffers of the first step.
+        prepare: what is done to the batches, load to the weights, buffers to the first step's; in PyTorch's layouts.
     """
 
     forward: Callable[..., tuple[jax.Array, Tree]]
@@ -72,66 +72,99 @@ class JaxRecipe:
         return {**self.optimizer.init(params), **{f"ema/{name}": value.copy() for name, value in averages}}
 
 
+@dataclass(frozen=True)
+class Forward:
+    """Hold all of a recipe that its gradients depend on, so that recipes that share it are compiled once."""
+
+    forward: Callable[..., tuple[jax.Array, Tree]]
+    model: Any
+    precision: Callable[[jax.Array], jax.Array]
+
+    def __call__(
+        self, params: Tree, buffers: Tree, batch: Tree, update: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Tree]]:
+        """Return the loss; beside it the activations and the new buffers."""
+        tap = Tap(self.precision)
+        loss, after = self.forward(self.model, params, buffers, batch, update, tap)
+        return loss, (tap.seen, after)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Hold all of a recipe that comes after the gradients."""
+
+    average: Callable[[list[Tree]], Tree]
+    clip: Callable[[list[Tree], Tree], Tree] | None
+    optimizer: Optimizer
+    rate: Callable[[Any], Any]
+    averaging: Callable[[jax.Array, jax.Array], jax.Array] | None
+
+
+@partial(jax.jit, static_argnums=0)
+def backward(
+    forward: Forward, params: Tree, buffers: Tree, batches: list[Tree], update: jax.Array
+) -> tuple[list[Tree], Tree, jax.Array, Tree]:
+    """Return each micro-batch's gradients, the activations of all, the mean loss, and the buffers."""
+    grads, seen, losses = [], [], []
+    for batch in batches:
+        (value, (activations, buffers)), grad = jax.value_and_grad(forward, has_aux=True)(
+            params, buffers, batch, update
+        )
+        grads.append(grad)
+        seen.append(activations)
+        losses.append(value)
+    joined = {name: jnp.concatenate([each[name] for each in seen]) for name in seen[0]}
+    return grads, joined, jnp.stack(losses).mean(), buffers
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(
+    applied: Applied, grads: list[Tree], params: Tree, state: Tree, update: jax.Array
+) -> tuple[Tree, Tree, Tree, Tree]:
+    """Return the averaged gradients, the clipped ones, and the parameters and the state after the update."""
+    mean = applied.average(grads)
+    clipped = mean if applied.clip is None else applied.clip(grads, mean)
+    after, moments = applied.optimizer.update(clipped, params, state, applied.rate(update), update)
+    if applied.averaging is not None:
+        averages = {name: applied.averaging(state[f"ema/{name}"], value) for name, value in after.items()}
+        moments |= {f"ema/{name}": value for name, value in averages.items()}
+    return mean, clipped, after, moments
+
+
 class JaxStep:
-    """Compute steps of a recipe, each compiled as a whole; see `stepped.Step`."""
+    """Compute steps of a recipe, each compiled in two parts; see `stepped.Step`."""
 
     def __init__(self, recipe: JaxRecipe) -> None:
         self.recipe = recipe
-        self._grads = jax.jit(self._backward)
-        self._apply = jax.jit(self._clip_and_update)
+        self._forward = Forward(recipe.forward, recipe.model, recipe.precision)
+        self._applied = Applied(recipe.average, recipe.clip, recipe.optimizer, recipe.rate, recipe.averaging)
 
     def __call__(
-        self, batch: Arrays, params: Arrays, opt_state: Arrays, buffers: Arrays, update: int, grads: Arrays | None = None
+        self,
+        batch: Arrays,
+        params: Arrays,
+        opt_state: Arrays,
+        buffers: Arrays,
+        update: int,
+        grads: Arrays | None = None,
     ) -> Stepped:
         """Return what one update computes."""
-        recipe, number = self.recipe, np.int32(update)
-        native = layouts.weights_to_jax(params, recipe.embeddings)
-        state = layouts.weights_to_jax(opt_state, recipe.embeddings)
-        seen, loss, parts = {}, {}, [layouts.weights_to_jax(grads or {}, recipe.embeddings)]
+        embeddings, number = self.recipe.embeddings, np.int32(update)
+        native = layouts.weights_to_jax(params, embeddings)
+        state = layouts.weights_to_jax(opt_state, embeddings)
+        seen, loss, parts = {}, {}, [layouts.weights_to_jax(grads or {}, embeddings)]
         if grads is None:
-            batches = [layouts.images_to_jax(share) for share in shares(batch, recipe.accumulation)]
-            parts, seen, value, buffers = self._grads(native, buffers, batches, number)
+            batches = [layouts.images_to_jax(share) for share in shares(batch, self.recipe.accumulation)]
+            parts, seen, value, buffers = backward(self._forward, native, buffers, batches, number)
             seen, loss = {name[4:]: seen[name] for name in sorted(seen)}, {"total": np.asarray(value)}
-        mean, clipped, after, state = self._apply(parts, native, state, number)
+        mean, clipped, after, state = apply(self._applied, parts, native, state, number)
         after = {name: after[name] for name in params}  # JAX sorted them
-        to_torch = layouts.weights_to_torch
         return Stepped(
             layouts.images_to_torch(seen),
             loss,
-            to_torch(mean, recipe.embeddings),
-            None if recipe.clip is None else to_torch(clipped, recipe.embeddings),
-            to_torch(after, recipe.embeddings),
-            to_torch(state, recipe.embeddings),
+            layouts.weights_to_torch(mean, embeddings),
+            None if self.recipe.clip is None else layouts.weights_to_torch(clipped, embeddings),
+            layouts.weights_to_torch(after, embeddings),
+            layouts.weights_to_torch(state, embeddings),
             {name: np.asarray(each) for name, each in buffers.items()},
         )
-
-    def _backward(
-        self, params: Tree, buffers: Tree, batches: list[Tree], update: jax.Array
-    ) -> tuple[list[Tree], Tree, jax.Array, Tree]:
-        """Return each micro-batch's gradients, their activations, the mean loss, and the buffers."""
-
-        def loss(params: Tree, buffers: Tree, batch: Tree) -> tuple[jax.Array, tuple[Tree, Tree]]:
-            tap = Tap(self.recipe.precision)
-            value, after = self.recipe.forward(self.recipe.model, params, buffers, batch, update, tap)
-            return value, (tap.seen, after)
-
-        grads, seen, losses = [], [], []
-        for batch in batches:
-            (value, (activations, buffers)), grad = jax.value_and_grad(loss, has_aux=True)(params, buffers, batch)
-            grads.append(grad)
-            seen.append(activations)
-            losses.append(value)
-        activations = {name: jnp.concatenate([each[name] for each in seen]) for name in seen[0]}
-        return grads, activations, jnp.stack(losses).mean(), buffers
-
-    def _clip_and_update(
-        self, grads: list[Tree], params: Tree, state: Tree, update: jax.Array
-    ) -> tuple[Tree, Tree, Tree, Tree]:
-        recipe = self.recipe
-        mean = recipe.average(grads)
-        clipped = mean if recipe.clip is None else recipe.clip(grads, mean)
-        after, moments = recipe.optimizer.update(clipped, params, state, recipe.rate(update), update)
-        if recipe.averaging is not None:
-            averages = {name: recipe.averaging(state[f"ema/{name}"], value) for name, value in after.items()}
-            moments |= {f"ema/{name}": value for name, value in averages.items()}
-        return mean, clipped, after, moments

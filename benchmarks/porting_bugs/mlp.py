@@ -84,7 +84,9 @@ class Options:
     loss: Callable[[Any, Any], Any] = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)
 
 
-def forward(options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap) -> tuple[jax.Array, Tree]:
+def forward(
+    options: Options, params: Tree, buffers: Tree, batch: Tree, update: Any, tap: Tap
+) -> tuple[jax.Array, Tree]:
     """Return the loss, and no buffers."""
     x = batch["x"]
     for index, activation in enumerate((options.first, options.second, options.third)):

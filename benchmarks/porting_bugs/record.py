@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from benchmarks.porting_bugs.families import FAMILIES, bug_named
 from benchmarks.porting_bugs.layouts import Arrays
-from benchmarks.porting_bugs.stepped import Step
+from benchmarks.porting_bugs.steps import step_of
 from benchmarks.porting_bugs.truth import Framework
 from noether_core.parity.divergence.training import MemoryTraining
 
@@ -16,12 +14,6 @@ UPDATES = 12
 TWINS = 4
 """How many twins a framework has by default: their noise is that of `Noise.of_twins`."""
 FRAMEWORKS: tuple[Framework, ...] = ("torch", "jax")
-
-
-@cache
-def step_of(family: str, framework: Framework, bug: str | None = None) -> Step:
-    """Return a step; JAX's is compiled once, however many seeds and twins are recorded with it."""
-    return FAMILIES[family].step(framework, None if bug is None else bug_named(bug))
 
 
 def record(
@@ -50,7 +42,7 @@ def record(
     params = recipe.load(spec.weights(seed))
     params = params if nudge is None else nudged(params, nudge)
     state = recipe.state(params)
-    buffers = getattr(recipe, "buffers", lambda same: same)(spec.buffers())
+    buffers = recipe.buffers(spec.buffers())
     arrays: dict[int, Arrays] = {}
     for update, batch in enumerate(recipe.prepare(spec.batches(seed, updates)), 1):
         order = _order(batch, recipe.accumulation, seed + update) if permute else None

@@ -60,8 +60,15 @@ class Step(Protocol):
     """
 
     def __call__(
-        self, batch: Arrays, params: Arrays, opt_state: Arrays, buffers: Arrays, update: int, grads: Arrays | None = None
-    ) -> Stepped: ...
+        self,
+        batch: Arrays,
+        params: Arrays,
+        opt_state: Arrays,
+        buffers: Arrays,
+        update: int,
+        grads: Arrays | None = None,
+    ) -> Stepped:
+        """Return what one update computes."""
 
 
 def shares(batch: Arrays, steps: int) -> list[dict[str, Array]]:

@@ -46,7 +46,7 @@ class TorchRecipe:
         clip: clips the gradients of parameters in place.
         accumulation: into how many micro-batches a batch is split.
         averaging: the decay of averaged weights, kept as `ema/NAME`.
-        prepare: what is done to the batches, load to the weights.
+        prepare: what is done to the batches, load to the weights, buffers to the first step's.
     """
 
     model: Callable[[], torch.nn.Module]
@@ -57,6 +57,7 @@ class TorchRecipe:
     averaging: float | None = None
     prepare: Callable[[list[Arrays]], list[Arrays]] = lambda batches: batches
     load: Callable[[Arrays], Arrays] = lambda weights: weights
+    buffers: Callable[[Arrays], Arrays] = lambda buffers: buffers
 
     def state(self, params: Arrays) -> Arrays:
         """Return the state before the first update: PyTorch makes its moments at the first."""
@@ -71,12 +72,20 @@ class TorchStep:
         self.recipe = recipe
 
     def __call__(
-        self, batch: Arrays, params: Arrays, opt_state: Arrays, buffers: Arrays, update: int, grads: Arrays | None = None
+        self,
+        batch: Arrays,
+        params: Arrays,
+        opt_state: Arrays,
+        buffers: Arrays,
+        update: int,
+        grads: Arrays | None = None,
     ) -> Stepped:
         """Return what one update computes."""
         recipe = self.recipe
         module = recipe.model().train()
-        module.load_state_dict({name: torch.tensor(value) for name, value in {**params, **buffers}.items()}, strict=False)
+        module.load_state_dict(
+            {name: torch.tensor(value) for name, value in {**params, **buffers}.items()}, strict=False
+        )
         named = dict(module.named_parameters())
         optimizer = recipe.optimizer(module, recipe.rate(update))
         _restore(optimizer, named, opt_state)

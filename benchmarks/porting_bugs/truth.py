@@ -8,11 +8,17 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 Framework = Literal["torch", "jax"]
-Culprit = Literal["batch", "params", "forward", "optimizer"]
-"""What must be swapped for the other training's to close the gap.
+Culprit = Literal["batch", "params", "optimizer state", "forward", "clip", "optimizer"]
+"""What closes the gap if it is taken from the other training.
 
-`forward` is all from batch and parameters to gradients and buffers; `optimizer` all from gradients on, clipping too.
+`forward` is all from batch and parameters to gradients and buffers, `optimizer` all from (clipped) gradients on.
 """
+BATCHES: tuple[Culprit, ...] = ("batch",)
+PARAMS: tuple[Culprit, ...] = ("params",)
+STATE: tuple[Culprit, ...] = ("optimizer state",)
+FORWARD: tuple[Culprit, ...] = ("forward",)
+CLIP: tuple[Culprit, ...] = ("clip",)
+OPT: tuple[Culprit, ...] = ("optimizer",)
 Change = Callable[[Any], Any]
 """From a correct recipe to one with a bug."""
 
@@ -27,7 +33,7 @@ class Bug:
         stage: the first stage that differs, at `first_update`, the first update that does; updates count from 1.
         keys: patterns, one of which the first differing key matches.
         causes: ids out of `noether_core.parity.divergence.causes.names`, each of them a right answer.
-        culprit: what transplanting finds.
+        culprits: what transplanting may find.
         side: the framework whose code has the bug; the other is correct.
     """
 
@@ -37,7 +43,7 @@ class Bug:
     keys: tuple[str, ...]
     first_update: int
     causes: tuple[str, ...]
-    culprit: Culprit
+    culprits: tuple[Culprit, ...]
     side: Framework = "jax"
 
     @property
@@ -48,12 +54,44 @@ class Bug:
     def truth(self) -> dict[str, Any]:
         """Return what should be found, as plain data."""
         keys, causes = list(self.keys), list(self.causes)
-        where = {"family": self.family, "side": self.side, "stage": self.stage, "keys": keys, "first_update": self.first_update}
-        return {**where, "causes": causes, "culprit": self.culprit}
+        where = {
+            "family": self.family,
+            "side": self.side,
+            "stage": self.stage,
+            "keys": keys,
+            "first_update": self.first_update,
+        }
+        return {**where, "causes": causes, "culprits": list(self.culprits)}
 
     def has_key(self, key: str) -> bool:
         """Tell whether a key is where this bug first shows."""
         return any(fnmatchcase(key, pattern) for pattern in self.keys)
+
+
+_USUAL: dict[str, tuple[Culprit, ...]] = {
+    "data": BATCHES,
+    "param": PARAMS,
+    "act": FORWARD,
+    "loss": FORWARD,
+    "grad": FORWARD,
+    "clip": CLIP,
+    "update": OPT,
+    "opt": OPT,
+}
+
+
+def planted(
+    name: str,
+    change: Change,
+    keys: str,
+    causes: str,
+    first: int = 1,
+    culprits: tuple[Culprit, ...] = (),
+    side: Framework = "jax",
+) -> Bug:
+    """Return a bug; patterns of its stage's keys and causes have spaces between, the culprit is usually its stage's."""
+    stage = keys.partition("/")[0]
+    return Bug(name, change, stage, tuple(keys.split()), first, tuple(causes.split()), culprits or _USUAL[stage], side)
 
 
 def recipe(**changes: Any) -> Change:
