@@ -62,7 +62,8 @@ def _environment(run: RunReader) -> Iterator[Row]:
     yield "starts", str(len(run.starts))
     if len(run.table.iterations):
         for unit, count in zip(("epochs", "updates", "samples"), run.table.iterations[-1].tolist(), strict=True):
-            yield unit, f"{count:,}"
+            if count:
+                yield unit, f"{count:,}"
 
 
 def _config(run: RunReader) -> tuple[list[Row], str]:

@@ -1,16 +1,30 @@
 // A card for each key: its curves, drawn when they come into view and let go when they leave it.
 const state = { axis: "update", log: false, apart: false, hidden: new Set(), query: "" };
 const drawn = new Set(); // what has a picture now
+const waiting = new Set(); // what has come into view
 const FAR = "500px";
+const SPARE = 6; // milliseconds
 
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const picture = entry.target.picture;
     picture.isNear = entry.isIntersecting;
-    if (picture.isNear && !picture.isDrawn) show(picture);
+    if (picture.isNear && !picture.isDrawn) waiting.add(picture);
     else if (!picture.isNear && picture.isDrawn) { picture.clear(); picture.isDrawn = false; drawn.delete(picture); }
   }
+  drawSome();
 }, { rootMargin: FAR });
+
+// draw what waits, in each frame no longer than scrolling can spare
+function drawSome() {
+  const end = performance.now() + SPARE;
+  for (const picture of waiting) {
+    waiting.delete(picture);
+    if (picture.isNear && !picture.isDrawn) show(picture);
+    if (performance.now() > end) break;
+  }
+  if (waiting.size) requestAnimationFrame(drawSome);
+}
 
 function show(picture) {
   picture.draw();
@@ -26,7 +40,8 @@ function lazily(host, draw, clear) {
 }
 
 function redrawAll() {
-  for (const picture of [...drawn]) { picture.clear(); picture.draw(); }
+  for (const picture of [...drawn]) { picture.isDrawn = false; drawn.delete(picture); picture.clear(); waiting.add(picture); }
+  drawSome();
 }
 
 // which rows of its clock a curve has
@@ -38,12 +53,15 @@ function rowsOf(curve) {
 
 function axisAt(clock, axis, rows) {
   const [places, values] = (clock[axis] || clock.update).map(unpack);
-  let k = 0;
-  return Float64Array.from(rows, (row) => {
-    while (k + 1 < places.length && places[k + 1] <= row) k++;
-    if (k + 1 >= places.length) return values[k];
-    return values[k] + ((values[k + 1] - values[k]) * (row - places[k])) / (places[k + 1] - places[k]);
-  });
+  const rising = new Float64Array(rows.length);
+  const tiny = 1e-9 * (Math.abs(values[values.length - 1]) || 1);
+  for (let at = 0, k = 0; at < rows.length; at++) {
+    while (k + 1 < places.length && places[k + 1] <= rows[at]) k++;
+    rising[at] = values[k];
+    if (k + 1 < places.length) rising[at] += ((values[k + 1] - values[k]) * (rows[at] - places[k])) / (places[k + 1] - places[k]);
+    if (at && rising[at] <= rising[at - 1]) rising[at] = rising[at - 1] + tiny; // no two points stand at one place
+  }
+  return rising;
 }
 
 function lineOf(report, curve, colour, label) {

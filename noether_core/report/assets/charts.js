@@ -13,22 +13,19 @@ function xTick(axis, value) {
 
 // Put lines on one x, as uPlot wants it: undefined where a line has no point, null where its value cannot be drawn.
 function aligned(lines, isLog) {
-  const at = lines.map(() => 0);
-  const xs = [];
-  const ys = lines.map(() => []);
-  for (;;) {
-    let next = Infinity;
-    lines.forEach((line, k) => { if (at[k] < line.x.length && line.x[at[k]] < next) next = line.x[at[k]]; });
-    if (next === Infinity) break;
-    lines.forEach((line, k) => {
-      if (at[k] < line.x.length && line.x[at[k]] === next) {
-        const value = line.y[at[k]++];
-        ys[k][xs.length] = Number.isFinite(value) && !(isLog && value <= 0) ? value : null;
-      }
-    });
-    xs.push(next);
-  }
-  ys.forEach((each) => { each.length = xs.length; });
+  const all = new Float64Array(lines.reduce((sum, line) => sum + line.x.length, 0));
+  let filled = 0;
+  for (const line of lines) { all.set(line.x, filled); filled += line.x.length; }
+  const xs = all.sort().filter((x, at) => at === 0 || x !== all[at - 1]);
+  const ys = lines.map(({ x, y }) => {
+    const values = new Array(xs.length);
+    for (let at = 0, next = 0; next < x.length; at++) {
+      if (xs[at] !== x[next]) continue;
+      const value = y[next++];
+      values[at] = Number.isFinite(value) && !(isLog && value <= 0) ? value : null;
+    }
+    return values;
+  });
   return [xs, ...ys];
 }
 
@@ -50,7 +47,7 @@ function drawChart(host, lines, options) {
       { ...axisLook(isLog), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => splits.map(tick) },
     ],
     series: [{}, ...lines.map((line) => ({
-      stroke: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: line.width, dash: line.dash, spanGaps: false,
+      stroke: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: line.width, dash: line.dash, spanGaps: false, pxAlign: 0,
       points: { show: line.x.length <= (line.dots || 24), size: line.alpha ? 9 : 5, fill: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: 0 },
     }))],
     hooks: {
@@ -64,15 +61,20 @@ function drawChart(host, lines, options) {
   return chart;
 }
 
-// of a scale of several powers of ten, only these have lines
-const powers = (u, splits) => {
-  const isWide = u.scales.y.max / u.scales.y.min > 99;
-  return splits.map((value) => (isWide && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) > 1e-9 ? null : value));
+// of a log scale, 1, 2 and 5 times powers of ten have a line and a number, of a long one powers alone
+const rungs = (u, splits) => {
+  const tens = Math.log10(u.scales.y.max / u.scales.y.min);
+  const every = Math.max(1, Math.ceil(tens / 7));
+  return splits.map((value) => {
+    const power = Math.floor(Math.log10(value) + 1e-9);
+    const first = Math.round(value / 10 ** power);
+    return (first === 1 && power % every === 0) || (tens < 2.2 && (first === 2 || first === 5)) ? value : null;
+  });
 };
 
 function axisLook(isLog = false) {
-  const filter = isLog ? { filter: powers } : {};
-  return { stroke: theme.soft, font: `11px ${theme.sans}`, grid: { stroke: theme.grid, width: 1, ...filter }, ticks: { show: false }, gap: 6 };
+  const filter = isLog ? { filter: rungs } : {};
+  return { stroke: theme.soft, font: `11px ${theme.sans}`, grid: { stroke: theme.grid, width: 1, ...filter }, ticks: { show: false }, gap: 6, ...filter };
 }
 
 function xRange(u, low, high) {
@@ -80,11 +82,18 @@ function xRange(u, low, high) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
+// the next of 1, 2 and 5 times a power of ten, below or above
+function rounded(value, to) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  const steps = to === Math.floor ? [5, 2, 1] : [1, 2, 5, 10];
+  return power * steps.find((step) => (to === Math.floor ? step * power <= value : step * power >= value));
+}
+
 function yRange(isLog, options) {
   return (u, low, high) => {
     if (low === null) return isLog ? [0.1, 1] : [0, 1];
     const below = options.floor && isLog ? Math.min(low, ...options.floor.y.filter((value) => value > 0)) : low;
-    if (isLog) return uPlot.rangeLog(below, high, 10, true);
+    if (isLog) return [rounded(below * 0.999, Math.floor), rounded(high * 1.001, Math.ceil)];
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
     return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
   };

@@ -24,17 +24,19 @@ function grouped(items, name) {
   const isSmall = ([, found]) => found.length < SMALL;
   const small = [...groups].filter(isSmall);
   if (small.length < 2) return [...groups];
-  return [["", small.flatMap(([, found]) => found)], ...[...groups].filter((each) => !isSmall(each))];
+  const names = small.map(([part]) => part);
+  return [[names.slice(0, 4).join(", ") + (names.length > 4 ? ", …" : ""), small.flatMap(([, found]) => found)], ...[...groups].filter((each) => !isSmall(each))];
 }
 
 function cardGroups(id, title, note, items, name, makeCard) {
   const whole = section(id, title, note);
   const links = [];
-  grouped(items, name).forEach(([part, found], place) => {
+  const groups = grouped(items, name);
+  groups.forEach(([part, found], place) => {
     const cards = element("div", { class: "cards" });
     const more = element("button", { class: "more", type: "button" });
     const count = element("span", { class: "soft small" });
-    const group = element("div", { class: "group", id: `${id}-${place}` }, element("div", { class: "heading" }, element("h3", { text: part || "more keys" }), count), cards, more);
+    const group = element("div", { class: "group", id: `${id}-${place}` }, groups.length > 1 ? element("div", { class: "heading" }, element("h3", { text: part }), count) : null, cards, more);
     const made = new Map();
     let most = FIRST_CARDS;
     const fill = () => {
@@ -54,7 +56,7 @@ function cardGroups(id, title, note, items, name, makeCard) {
     filters.push(fill);
     fill();
     whole.append(group);
-    links.push([`${id}-${place}`, part || "more keys", found.length]);
+    links.push([`${id}-${place}`, part, found.length]);
   });
   const none = element("p", { class: "empty", text: "No key has that in its name." });
   const check = () => { none.hidden = items.some((item) => matches(item[name])); };
@@ -108,8 +110,9 @@ function legend() {
 function intro() {
   const names = report.runs.map((run) => run.label);
   const title = names.length === 1 ? names[0] : names.length <= 3 ? `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}` : plural(names.length, "run");
+  const versus = names.length < 2 ? [] : report.runs.map((run, place) => element("span", { class: "chip" }, stroke(place, names.length), element("span", { text: run.label })));
   const counts = [plural(report.charts.length, "key"), ...(report.arrays.pictures.length ? [plural(report.arrays.pictures.length, "saved array")] : [])];
-  return element("section", { class: "intro" }, element("h1", { text: title }), element("p", { class: "soft", text: counts.join(" · ") }));
+  return element("section", { class: "intro" }, element("h1", { text: title }), element("p", { class: "soft", text: counts.join(" · ") }), element("div", { class: "versus" }, ...versus));
 }
 
 function problems() {
@@ -163,8 +166,7 @@ function listen() {
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; measure(); requestAnimationFrame(redrawAll); } });
   addEventListener("beforeprint", () => {
     readTheme();
-    for (const host of document.querySelectorAll(".plot, .panels")) if (!host.picture.isDrawn) show(host.picture);
-    redrawAll();
+    for (const { picture } of document.querySelectorAll(".plot, .panels")) { picture.clear(); show(picture); }
   });
   addEventListener("afterprint", () => { readTheme(); redrawAll(); });
 }

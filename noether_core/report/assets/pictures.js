@@ -59,14 +59,14 @@ function heat(report, panel, scale) {
     tip.hidden = false;
     tip.replaceChildren(element("div", {}, element("span", { class: "soft", text: place }), element("b", { text: value })), ...(note ? [element("span", { class: "soft", text: note })] : []));
     tip.style.left = `${Math.min(event.clientX - at.left + 12, Math.max(0, at.width - 130))}px`;
-    tip.style.top = `${event.clientY - at.top + 40}px`;
+    tip.style.top = `${event.clientY - at.top + 44}px`;
   });
   canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
   paint(canvas, panel, scale);
   const name = isApart ? `${report.runs[1].label} − ${report.runs[0].label}` : report.runs[panel.run].label;
   const bar = element("i", {});
   bar.style.background = gradient(scale.stops);
-  return element("figure", { class: "heat card-heat" },
+  return element("figure", { class: "heat" },
     element("figcaption", { title: name }, isApart ? null : element("span", { class: "stroke", "--colour": colourName(panel.run) }), element("span", { text: name })),
     canvas,
     element("div", { class: "ramp" }, element("span", { text: rough(scale.low, 3) }), bar, element("span", { text: rough(scale.high, 3) })),
@@ -100,7 +100,7 @@ function pictureCard(report, picture) {
     element("div", { class: "scrub" }, where, frames.length > 1 ? slider : null),
   );
   panels.style.minHeight = "120px";
-  lazily(panels, draw, () => { panels.replaceChildren(); });
+  lazily(panels, draw, () => { panels.style.minHeight = `${panels.offsetHeight}px`; panels.replaceChildren(); });
   card.key = picture.name;
   return card;
 }

@@ -58,15 +58,3 @@ function duration(seconds) {
 
 const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-// the values of a clock's axis at all of its places: straight lines between its knots
-function interpolate(count, knots) {
-  const [places, values] = knots.map(unpack);
-  const all = new Float64Array(count);
-  for (let k = 0; k < places.length; k++) {
-    const from = places[k];
-    const to = k + 1 < places.length ? places[k + 1] : from;
-    all[from] = values[k];
-    for (let at = from + 1; at < to; at++) all[at] = values[k] + ((values[k + 1] - values[k]) * (at - from)) / (to - from);
-  }
-  return all;
-}

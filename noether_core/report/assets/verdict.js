@@ -10,9 +10,9 @@ const FIRST_ROWS = 12;
 function verdictHead(report) {
   const found = report.verdict;
   const { tone, sign, words } = OUTCOMES[found.outcome];
-  const versus = report.runs.length ? [] : found.labels.map((label, run) => element("span", { class: "chip" }, stroke(run, 2), element("span", { text: label })));
+  const versus = found.labels.map((label, run) => element("span", { class: "chip" }, stroke(run, 2), element("span", { text: label })));
   return element("section", { class: `verdict tone-${tone}`, id: "verdict" },
-    element("div", { class: "outcome" }, element("b", { text: sign, "aria-hidden": "true" }), element("span", { text: words }), element("span", { class: "versus" }, ...versus)),
+    element("div", { class: "outcome" }, element("b", { text: sign, "aria-hidden": "true" }), element("span", { text: words }), element("span", { class: `versus ${report.runs.length ? "" : "always"}` }, ...versus)),
     element("h1", { text: found.sentence }),
     element("div", { class: "facts" },
       fact(number(found.compared), found.compared === 1 ? "pair compared" : "pairs compared"),
