@@ -81,7 +81,7 @@ def test_twins_of_a_run_that_was_made_anew_are_refused(calibrated: tuple[Path, l
     other = train(tmp_path / "run", seed=3)
     (path / "twins").rename(other / "twins")
     try:
-        with pytest.raises(TwinError, match="is no twin of .*its weights at update 1 are others.*--again"):
+        with pytest.raises(TwinError, match=r"is no twin of .*its weights at update 1 are others.*--again"):
             compare_trainings(other, path)
     finally:
         (other / "twins").rename(path / "twins")

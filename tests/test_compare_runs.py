@@ -129,7 +129,9 @@ def nudged(training: MemoryTraining, size: float, label: str = "twin") -> Memory
     def moved(key: str, array: np.ndarray) -> np.ndarray:
         return array if key.startswith("data/") else array * np.float32(1 + size)
 
-    arrays = {update: {key: moved(key, array) for key, array in keys.items()} for update, keys in training.arrays.items()}
+    arrays = {
+        update: {key: moved(key, array) for key, array in keys.items()} for update, keys in training.arrays.items()
+    }
     return MemoryTraining(label, training.framework, arrays)
 
 

@@ -32,7 +32,9 @@ def step(framework: Framework, bug: str | None = None) -> Step:
     """Return the step of a training as a user would write it around their own."""
     own = step_of("mlp", framework, bug)
 
-    def call(batch: Any, params: Any, opt_state: Any, buffers: Any, update: int, grads: Any = None) -> Mapping[str, Any]:
+    def call(
+        batch: Any, params: Any, opt_state: Any, buffers: Any, update: int, grads: Any = None
+    ) -> Mapping[str, Any]:
         state = opt_state or own.recipe.state(params)  # type: ignore[attr-defined]
         return own(batch, params, state, buffers, update, grads).keys(batch, params)
 
@@ -61,8 +63,6 @@ def test_the_culprit_is_the_part_with_the_bug(name: str) -> None:
     assert said.sentence.startswith(f"At update {said.update} the culprit is")
     assert said.swaps[0].closes  # its own
     assert [swap.closes for swap in said.swaps[1:]] == [False] * (len(said.swaps) - 2) + [bug.culprit != "optimizer"]
-
-
 
 
 def by_norm(limit: float, grads: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Autoencoder(nnx.Module):
         self.rebuild = nnx.Linear(32, 64, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        """Return what images are rebuilt as, of shape (n, 64)."""
         hidden = nnx.gelu(self.norm(self.encode(images)), approximate=False)
         return self.rebuild(nnx.gelu(self.decode(self.code(hidden)), approximate=False))
 

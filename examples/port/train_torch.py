@@ -32,6 +32,7 @@ class Autoencoder(nn.Module):
         self.rebuild = nn.Linear(32, 64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what images are rebuilt as, of shape (n, 64)."""
         hidden = functional.gelu(self.norm(self.encode(images)))
         return self.rebuild(functional.gelu(self.decode(self.code(hidden))))
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from noether_core.names import Matching, align
 from noether_core.names.pieces import Entry
-from noether_core.parity.divergence.training import MemoryTraining, Statistics, Training, stage_of
+from noether_core.parity.divergence.training import MemoryTraining, Training, stage_of
+from noether_core.probes import Statistics
 
 OF_PARAMETERS = ("param", "grad", "clip", "update")
 Mapped = str | Path | Mapping[str, Any] | None
@@ -20,7 +21,8 @@ def matching_of(a: Training, b: Training, mapping: Mapped = None) -> Matching | 
     """Match the parameters' names of two trainings, as part of the update that both have first.
 
     Args:
-        a, b: the trainings.
+        a: a training.
+        b: the other one.
         mapping: a mapping file, or what it would hold: for each name of `a` what `b` calls it; None: none.
 
     Returns:

@@ -30,7 +30,7 @@ def assert_same_training(a: Given, b: Given, *, twins: Sequence[Given] = (), map
         The comparison, for what else a test wants to know of it.
 
     Raises:
-        NotTheSameTrainingError: an `AssertionError` with the sentence, the first differences, the likely causes, and what to do.
+        NotTheSameTrainingError: an `AssertionError` with the sentence, the first differences, likely causes, and what to do.
 
     Example::
 
@@ -47,5 +47,7 @@ def _advice(a: Given, b: Given, found: Comparison) -> str:
     paths = [str(each) if not hasattr(each, "label") else each.label for each in (a, b)]
     lines = [f"See all of it: noether-parity compare {paths[0]} {paths[1]} --report comparison.html"]
     if not found.has_twins:
-        lines.append(f"If this may be rounding, measure it: noether-parity calibrate {paths[0]} -- python YOUR_SCRIPT.py")
+        lines.append(
+            f"If this may be rounding, measure it: noether-parity calibrate {paths[0]} -- python YOUR_SCRIPT.py"
+        )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Compare two trainings from their run directories: read them, pair their names, take their twins' noise, and say what differs."""
+"""Compare two trainings from their run directories: read them, pair their names, take their twins' noise, say what differs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def compare_trainings(
     """Say where two trainings first part, how sure that is, and what is likely to be why.
 
     Args:
-        a, b: run directories with probes, or what `read_training` made of them.
+        a: a run directory with probes, or what `read_training` made of it.
+        b: the other one.
         twins: of either training, besides those in `RUN/twins`, where `noether-parity calibrate` puts them.
         mapping: a YAML file, or what it would hold: for each of `a`'s parameters what `b` calls it. Needed only for names that
             cannot be paired by themselves.
@@ -96,8 +97,12 @@ def paired(
     """Bring two trainings and their twins under one set of names.
 
     Args:
-        twins_a, twins_b: twins of each.
+        a: a training.
+        b: the other one.
+        twins_a: twins of `a`.
+        twins_b: twins of `b`.
         twins: more, of either.
+        mapping: see `compare_trainings`.
     """
     of_a, of_b = list(twins_a), list(twins_b)
     for each in twins:
@@ -176,5 +181,5 @@ def _one_sided(a: Training, b: Training, of_a: Sequence[Training], of_b: Sequenc
         return []
     without, other = (a, b) if of_b else (b, a)
     return [
-        f"only {other.label} has twins: what {without.label} drifts may be more, so let `noether-parity calibrate` make its twins, too"
+        f"only {other.label} has twins: what {without.label} drifts may be more. Let `noether-parity calibrate` make its twins, too"
     ]

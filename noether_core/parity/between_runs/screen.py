@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noether_core.parity.divergence.result import Comparison, Divergence
-from noether_core.parity.divergence.training import STAGES
+from noether_core.probes import STAGES
 from noether_core.text import inert
 
 DIFFERENCES = 10

@@ -1,4 +1,4 @@
-"""Find the part of a step that makes two trainings differ: give one's inputs to the other's step, and see what closes the gap."""
+"""Find the part of a step that makes two trainings differ: give one's inputs to the other's step; see what closes the gap."""
 
 from __future__ import annotations
 
@@ -111,12 +111,14 @@ def transplant(
 ) -> Transplant:
     """Replay the first differing step with parts of one training in the other's step, and name the part that closes the gap.
 
-    A's batch, parameters or state go into B's step, one at a time: what closes the gap there is at fault, and not the step. If none
-    does, all of them go in, then A's gradients too, then A's clipped gradients.
+    A's batch, parameters or state go into B's step, one at a time: what closes the gap there is at fault, and not the step. If
+    none does, all of them go in, then A's gradients too, then A's clipped gradients.
 
     Args:
-        step_a, step_b: a function of each training's own code; see `Step`.
-        a, b: what the two computed, with arrays of the first differing update and the one before.
+        step_a: a function of the first training's own code; see `Step`.
+        step_b: one of the second's.
+        a: what the first computed, with arrays of the first differing update and the one before.
+        b: what the second computed.
         comparison: of `a` and `b`.
         noise: of their twins; None: floors stand in.
 
@@ -142,9 +144,7 @@ def transplant(
 class _Replay:
     """Replay one update of B with pieces of A."""
 
-    def __init__(
-        self, steps: tuple[Step, Step], a: Training, b: Training, update: int, noise: Noise | None
-    ) -> None:
+    def __init__(self, steps: tuple[Step, Step], a: Training, b: Training, update: int, noise: Noise | None) -> None:
         self.step_a, self.step_b = steps
         self.a, self.b, self.update, self.noise = a, b, update, noise
         self.of_a, self.of_b = _inputs(a, update), _inputs(b, update)
@@ -156,8 +156,8 @@ class _Replay:
             lacking = [stage for stage, held in (("data", inputs.batch), ("param", inputs.params)) if not held]
             if lacking:
                 return (
-                    f"{training.label} has no arrays of {' and '.join(lacking)} at update {self.update}: let `probe` keep arrays of"
-                    " that update, whole"
+                    f"{training.label} has no arrays of {' and '.join(lacking)} at update {self.update}: let `probe` keep"
+                    " arrays of that update, whole"
                 )
         return ""
 
@@ -185,7 +185,11 @@ class _Replay:
         gradients, clipped = (_named(self.a, self.update, stage) for stage in ("grad", "clip"))
         if not gradients:
             return
-        against = {key: array for key, array in self._recorded.items() if stage_of(key) in _OF_OPTIMIZER and not _is_buffer(key)}
+        against = {
+            key: array
+            for key, array in self._recorded.items()
+            if stage_of(key) in _OF_OPTIMIZER and not _is_buffer(key)
+        }
         given = self._swap("its gradients as well", inputs, gradients, against)
         yield ("forward" if given.closes else None), given
         if given.closes:
@@ -217,7 +221,9 @@ class _Replay:
     def _swap(
         self, given: str, inputs: _Inputs, gradients: Arrays | None = None, against: Arrays | None = None
     ) -> Swap:
-        first = _gap(self._recorded if against is None else against, self.step_on(inputs, gradients), self.update, self.noise)
+        first = _gap(
+            self._recorded if against is None else against, self.step_on(inputs, gradients), self.update, self.noise
+        )
         return Swap(given, first is None, first)
 
     def _is_apart(self, piece: Culprit) -> bool:
@@ -249,8 +255,8 @@ def _gap(recorded: Arrays, computed: Mapping[str, Any], update: int, noise: Nois
 def _sentence(culprit: Culprit, update: int, labels: Sequence[str], swap: Swap) -> str:
     if culprit == "optimizer state" and swap.given == "nothing":
         return (
-            f"At update {update} {labels[1]} did something else than its own step does with what it recorded: what it carries from"
-            " step to step (optimizer state, a count, random numbers) is not what it recorded."
+            f"At update {update} {labels[1]} did something else than its own step does with what it recorded: what it carries"
+            " from step to step (optimizer state, a count, random numbers) is not what it recorded."
         )
     closing = f", which closes the gap when {labels[1]} is given {labels[0]}'s" if swap.closes else ""
     return f"At update {update} the culprit is {_WORDS[culprit]}{closing}."
@@ -293,5 +299,3 @@ def _is_buffer(key: str) -> bool:
 def _exchanged(own: Arrays, other: Arrays) -> Arrays:
     """Return a state with the other's values where both have one."""
     return {name: other.get(name, value) for name, value in own.items()}
-
-

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.parity.divergence.training import Statistics, Training
+from noether_core.parity.divergence.training import Training
+from noether_core.probes import Statistics
 
 
 class View:
