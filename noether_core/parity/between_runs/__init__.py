@@ -11,8 +11,9 @@ from noether_core.parity.between_runs.asserting import NotTheSameTrainingError, 
 from noether_core.parity.between_runs.calibrate import calibrate, find_twins
 from noether_core.parity.between_runs.comparing import Pair, compare_pair, compare_trainings, paired
 from noether_core.parity.between_runs.json_form import ComparisonForm, json_schema
+from noether_core.parity.between_runs.replay_step import Step, Swap
 from noether_core.parity.between_runs.screen import as_text, show_comparison
-from noether_core.parity.between_runs.transplant import Step, Swap, Transplant, transplant
+from noether_core.parity.between_runs.transplant import Transplant, transplant
 from noether_core.parity.between_runs.twin import Twin, TwinError, this_twin, twin_path
 
 __all__ = [

@@ -47,11 +47,7 @@ def calibrate(
         TwinError: if the script cannot be run, fails, or makes no twin of this run.
     """
     path = Path(run).absolute()
-    training = read_training(path)
-    if not training.updates():
-        raise TwinError(
-            f"{str(run)!r} has no probed updates, and its twins would have none: `probe(...)` in its script first"
-        )
+    training = _probed(path)
     if not command:
         raise TwinError(
             "calibrate got no command; give it what made the run: noether-parity calibrate RUN -- python train.py"
@@ -63,14 +59,28 @@ def calibrate(
             continue
         tell(f"twin {seed}: weights nudged by one rounding error{', rows permuted' if twin.rows else ''}")
         _make(twin, command)
-        problem = problem_of_twin(training, read_training(twin.path), rows=twin.rows)
-        if problem and not twin.rows:
-            raise TwinError(f"what {command[0]!r} wrote to {str(twin.path)!r} is no twin of {str(run)!r}: {problem}")
-        if problem:
-            tell(f"twin {seed} is left out: {problem}")
-        else:
-            replace(twin, is_made=True).write()
+        _accept(twin, training, tell)
     return find_twins(path)
+
+
+def _probed(path: Path) -> Training:
+    training = read_training(path)
+    if not training.updates():
+        raise TwinError(
+            f"{str(path)!r} has no probed updates, and its twins would have none: `probe(...)` in its script first"
+        )
+    return training
+
+
+def _accept(twin: Twin, training: Training, tell: Callable[[str], None]) -> None:
+    """Mark a twin as made if it is one; of rows that cannot be permuted, say so."""
+    problem = problem_of_twin(training, read_training(twin.path), rows=twin.rows)
+    if problem and not twin.rows:
+        raise TwinError(f"what was written to {str(twin.path)!r} is no twin of {str(twin.run)!r}: {problem}")
+    if problem:
+        tell(f"twin {twin.seed} is left out: {problem}")
+    else:
+        replace(twin, is_made=True).write()
 
 
 def find_twins(run: str | Path) -> tuple[Twin, ...]:

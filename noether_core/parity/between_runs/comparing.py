@@ -181,5 +181,5 @@ def _one_sided(a: Training, b: Training, of_a: Sequence[Training], of_b: Sequenc
         return []
     without, other = (a, b) if of_b else (b, a)
     return [
-        f"only {other.label} has twins: what {without.label} drifts may be more. Let `noether-parity calibrate` make its twins, too"
+        f"only {other.label} has twins; what {without.label} drifts may be more: `noether-parity calibrate` makes its twins"
     ]
