@@ -118,8 +118,8 @@ class Replay:
     def swaps(self) -> Iterator[tuple[Culprit | None, Swap]]:
         """Yield what was tried, and at the end whose fault it is."""
         own = self._swap("nothing", self.of_b, against=_recorded(self.b, self.update, _OF_FORWARD))
+        yield (None if own.closes else "optimizer state"), own
         if not own.closes:
-            yield "optimizer state", own
             return
         for piece in _INPUTS:
             if self._is_apart(piece):
