@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.parity.divergence.conditioning import parameter_of
-from noether_core.parity.divergence.noise import ROUNDING, TIMES, Noise, upstream
-from noether_core.parity.divergence.table import Column, Table
+from noether_core.parity.divergence.conditioning import BLIND, parameter_of
+from noether_core.parity.divergence.noise import FLOORS, ROUNDING, TIMES, Noise, upstream
+from noether_core.parity.divergence.table import Table
 from noether_core.parity.divergence.training import stage_of
 
 Array = np.ndarray[Any, Any]
 
-SCALARS = 16  # elements up to which an array's norm may be near zero by chance
-WINDOW = 3  # updates to each side whose norms say how large a scalar is
 FOLLOWS = 3.0  # times its gradients' distance that an update or an optimizer's state may be apart, before TIMES
 
 
@@ -33,7 +31,7 @@ class Allowance:
     def plain(self, key: str) -> Array:
         """Return a key's noise, ten times, at its updates, binary64."""
         column = self.table.columns[key]
-        return TIMES * self.noise.at(key, column.updates) * self._scale(column)
+        return TIMES * self.noise.at(key, column.updates) * column.nearby
 
     def of(self, key: str) -> Array:
         """Return how far a key may be apart at its updates, binary64."""
@@ -51,17 +49,16 @@ class Allowance:
         gradients = self._of_gradients(key)
         if gradients is None:
             return np.asarray(from_parameters)
-        rounded = self._rounded(key) if stage == "update" else 0.0
+        rounded = self.rounded(key) if stage == "update" else 0.0
         return np.maximum(TIMES * FOLLOWS * gradients, rounded)
 
-    def _scale(self, column: Column) -> Array:
-        """Return how many times larger a scalar is nearby than at each update: near zero its relative error is larger."""
-        if column.size > SCALARS or len(column.updates) < 2:
-            return np.ones(len(column.updates))
-        norms = np.where(np.isfinite(column.norm), column.norm, 0.0)
-        padded = np.pad(norms, WINDOW, mode="edge")
-        near = np.max(np.lib.stride_tricks.sliding_window_view(padded, 2 * WINDOW + 1), axis=1)
-        return np.asarray(near / np.where(norms > 0, norms, np.maximum(near, 1e-300)))
+    def strict(self, key: str) -> Array:
+        """Return how far a key may be apart before its elements are looked at, which norms leave open where they allow all."""
+        allowed, plain = self.of(key), self.plain(key)
+        if stage_of(key) not in ("param", "update"):
+            return allowed
+        least = np.full(len(plain), TIMES * FLOORS[stage_of(key)])
+        return np.where(allowed < BLIND, allowed, np.where(plain < BLIND, plain, least))
 
     def _drift(self, updates: Array) -> Array:
         """Return how far the parameters as a whole are apart at updates; between those known, as at the next."""
@@ -95,7 +92,7 @@ class Allowance:
         running = np.maximum.accumulate(np.where(np.isfinite(each.distance), each.distance, 0.0))
         return np.concatenate([[0.0], running])[np.searchsorted(each.updates, column.updates, side="right")]
 
-    def _rounded(self, key: str) -> Array:
+    def rounded(self, key: str) -> Array:
         """Return what the rounding of parameters to binary32 leaves in the differences of parameters that updates are."""
         column = self.table.columns[key]
         parameter = self.table.columns.get(f"param/{parameter_of(key)}")

@@ -7,6 +7,7 @@ derivative jumps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ NULL = 1e-5  # the root mean square of a gradient that is rounding alone, over t
 BLIND = 0.03  # noise at which norms tell nothing
 ELEMENTS = 1 << 22  # of an array of which single elements are looked at
 HISTORY = 12  # updates whose gradients say how well an element of an update is conditioned
-KINKS = 4.0  # how far one kink of N moves gradients at most, in units of 1/√N of their norm
+KINKS = 2.0  # how far one kink of N moves gradients at most, in units of 1/√N of their norm
 
 
 def parameter_of(key: str) -> str:
@@ -69,13 +70,23 @@ def _root_mean_square(table: Table, key: str, update: int) -> float | None:
     return float(column.norm[row] / np.sqrt(column.size))
 
 
-def unexplained_update(a: Training, b: Training, table: Table, noise: Noise, update: int, key: str) -> float | None:
+def unexplained_update(
+    a: Training, b: Training, table: Table, update: int, key: str, factor: float = 0.0
+) -> float | None:
     """Return the distance of what the gradients' noise does not explain of an update's difference; None if that cannot be said.
 
     An optimizer that divides by the root of a second moment moves an element by up to its own size where the gradient's error
     is as large as all its gradients so far, such as |g| = 3e-9 beside others of 1e-2. So each element's difference is taken as
     explained up to ten times the relative error of its gradients: the largest of |Δg| and the noise, over the root mean square
     of g.
+
+    Args:
+        a: a training.
+        b: the other.
+        table: what was measured of them.
+        update: whose updates are looked at.
+        key: `update/name`.
+        factor: what binary32 leaves in bias correction: b's updates over a's, minus 1.
     """
     name = parameter_of(key)
     pair = pair_of(a, b, table, update, key)
@@ -87,6 +98,7 @@ def unexplained_update(a: Training, b: Training, table: Table, noise: Noise, upd
         return None
     size = np.maximum(np.abs(first), np.abs(second))
     explained = TIMES * np.maximum(size, np.sqrt(np.mean(size**2))) * errors
+    explained += abs(factor) * size
     apart = np.abs(first - second)
     total, rest = float(np.linalg.norm(apart)), float(np.linalg.norm(np.maximum(apart - explained, 0.0)))
     column = table.columns[key]
@@ -121,14 +133,27 @@ def relative_errors(a: Training, b: Training, table: Table, update: int, name: s
         return np.where(error > 0, error / root, 0.0)
 
 
-def kinked(a: Training, b: Training, table: Table, noise: Noise, update: int) -> float:
-    """Return how far kinks may have moved the gradients of an update, in relative norm; 0 if there are none.
+@dataclass(frozen=True)
+class Kinks:
+    """Say how far kinks may have moved an update's gradients.
+
+    Attributes:
+        furthest: in relative norm; 0 if there are no kinks.
+        last: the last activation that has one. What is computed after it does not feel it.
+    """
+
+    furthest: float = 0.0
+    last: str = ""
+
+
+def kinks_of(a: Training, b: Training, table: Table, noise: Noise, update: int) -> Kinks:
+    """Return how far kinks may have moved the gradients of an update.
 
     A kink is an element of an activation that has another sign in each training, or is zero in one, and is within noise of
     zero, so that the activation agrees where its derivative jumps. One of N elements moves gradients by about 1/√N of their
     norm.
     """
-    furthest = 0.0
+    furthest, last = 0.0, ""
     for key, column in table.of_stage("act").items():
         row = column.at(update)
         if row >= len(column.updates) or column.updates[row] != update or not column.whole[row]:
@@ -141,5 +166,14 @@ def kinked(a: Training, b: Training, table: Table, noise: Noise, update: int) ->
         turned = (np.sign(first) != np.sign(second)) & (np.maximum(np.abs(first), np.abs(second)) <= 10 * near)
         count = int(np.count_nonzero(turned))
         if count:
+            last = key
             furthest = max(furthest, KINKS * float(np.sqrt(count / len(first))))
-    return furthest
+    return Kinks(furthest, last)
+
+
+def is_before(table: Table, name: str, act: str) -> bool:
+    """Say whether a parameter's layer is computed before an activation, as far as their names and their order say."""
+    acts = list(table.of_stage("act"))
+    layer = name.rpartition(".")[0]
+    own = [place for place, key in enumerate(acts) if key == f"act/{layer}" or key.startswith(f"act/{layer}.")]
+    return not own or own[0] <= acts.index(act)

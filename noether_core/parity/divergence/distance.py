@@ -10,6 +10,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+TINY = float(np.finfo(np.float32).tiny)  # below, binary32 is subnormal, which many kernels take for zero
 CHUNK = 1 << 16  # elements at a time: two chunks in binary64 stay in a core's cache
 SAMPLED = 1 << 16  # elements that a look at single elements takes of a larger array
 
@@ -22,8 +23,9 @@ class Measure:
     """Hold how far two arrays are apart.
 
     Attributes:
-        distance: ‖a − b‖ / max(‖a‖, ‖b‖): 0 for equal arrays, 2.0 at most; infinite where shapes differ, or where NaN or
-            an infinity of one has no equal in the other.
+        distance: ‖a − b‖ / max(‖a‖, ‖b‖): 0 for equal arrays and for those that are zero or subnormal in binary32, such as
+            a zero and the number next to it; 2.0 at most; infinite where shapes differ, or where NaN or an infinity of one has
+            no equal in the other.
         norm_a, norm_b: ‖a‖ and ‖b‖, over the elements that are finite in both.
         size: how many elements the larger one has.
     """
@@ -79,7 +81,8 @@ def norm_of(array: Array) -> float:
 def _of_squares(apart: float, square_a: float, square_b: float, size: int) -> Measure:
     norm_a, norm_b = float(np.sqrt(square_a)), float(np.sqrt(square_b))
     largest = max(norm_a, norm_b)
-    return Measure(float(np.sqrt(apart)) / largest if largest else 0.0, norm_a, norm_b, size)
+    is_zero = largest <= TINY * np.sqrt(size)
+    return Measure(0.0 if is_zero else float(np.sqrt(apart)) / largest, norm_a, norm_b, size)
 
 
 def _squares(a: Array, b: Array) -> tuple[float, float, float]:

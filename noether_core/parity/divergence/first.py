@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from noether_core.parity.divergence.allowance import Allowance
-from noether_core.parity.divergence.conditioning import BLIND, is_null, kinked, parameter_of, unexplained_update
+from noether_core.parity.divergence.conditioning import (
+    BLIND,
+    Kinks,
+    is_before,
+    is_null,
+    kinks_of,
+    parameter_of,
+    unexplained_update,
+)
 from noether_core.parity.divergence.noise import FLOORS, TIMES, Noise
 from noether_core.parity.divergence.result import Divergence
 from noether_core.parity.divergence.samples import Slope
-from noether_core.parity.divergence.systematic import clipping, decays_of, pooled, ratios_of
-from noether_core.parity.divergence.table import Table
+from noether_core.parity.divergence.systematic import (
+    FEWEST_KEYS,
+    clipping,
+    common_ratios,
+    corrections,
+    decays_of,
+    pooled,
+    ratios_of,
+)
+from noether_core.parity.divergence.table import Column, Table
 from noether_core.parity.divergence.training import Training, stage_of
 
 Array = np.ndarray[Any, Any]
@@ -23,8 +39,8 @@ MOST = 1000  # differences that are listed
 RATIO = 3e-6  # the least median ratio of updates, minus 1, that is no rounding
 DECAY = 1.5e-7  # the least slope on the parameter: PyTorch rounds 1 - rate * decay to binary32, which leaves up to 6e-8
 CLIP = 1.5e-7  # the least mean of the clip factors' log ratio
+MORE = 100.0  # times its norm in twins that a gradient has where it is not rounding alone
 ERRORS = 8.0  # standard errors that a slope is from zero where it is no chance
-FEWEST_KEYS = 2  # keys that must agree on a slope
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +74,8 @@ class Search:
         self.allowance = Allowance(table, noise)
         self.explained: dict[str, list[Place]] = {}
         self._order = {key: place for place, key in enumerate(table.columns)}
-        self._kinks: dict[int, float] = {}
+        self._kinks: dict[int, Kinks] = {}
+        self._corrections = corrections(table)
 
     def found(self) -> Found:
         """Return the differences in order.
@@ -66,7 +83,7 @@ class Search:
         The first is one that nothing before it explains. Those after it are all that are beyond their noise, for what follows
         from the first is what a person wants to see.
         """
-        suspects = sorted([*self._beyond(self.allowance.of, blind=True), *self._systematic()])
+        suspects = sorted([*self._beyond(self.allowance.strict), *self._systematic()])
         first = next((place for place in suspects if not self._is_explained(place)), None)
         if first is None:
             return Found((), self.explained)
@@ -77,20 +94,20 @@ class Search:
         places = [first, *self._not_null(later, first)]
         return Found(tuple(self._divergence(place) for place in places), self.explained)
 
-    def _beyond(self, allowed: Any, blind: bool = False) -> Iterator[Place]:
+    def _beyond(self, allowed: Callable[[str], Array]) -> Iterator[Place]:
         """Yield the pairs that are further apart than allowed, of each key the first thousand."""
         for key, column in self.table.columns.items():
-            limit = allowed(key)
-            beyond = column.distance > limit
-            if blind:
-                floor = TIMES * FLOORS[stage_of(key)]
-                beyond |= (
-                    (limit >= BLIND)
-                    & (column.distance > floor)
-                    & (stage_of(key) in ("param", "grad", "clip", "update"))
-                )
+            beyond = (column.distance > allowed(key)) | self._contradicts(key)
             for row in np.flatnonzero(beyond)[:MOST]:
                 yield Place(int(column.updates[row]), self._order[key], key)
+
+    def _contradicts(self, key: str) -> Array:
+        """Say at which updates a gradient that is rounding alone in twins is far more than that."""
+        column = self.table.columns[key]
+        if stage_of(key) not in ("grad", "clip") or key not in self.noise.norms:
+            return np.zeros(len(column.updates), bool)
+        null = self.noise.of_twins_at(key, column.updates) >= BLIND
+        return np.asarray(null & (column.norm > MORE * self.noise.norms[key]))
 
     def _is_explained(self, place: Place) -> bool:
         reason = None if place.systematic else self._explanation(place)
@@ -102,37 +119,68 @@ class Search:
         stage, name = stage_of(place.key), parameter_of(place.key)
         column = self.table.columns[place.key]
         row = column.at(place.update)
-        distance, limit = column.distance[row], self.allowance.of(place.key)[row]
+        distance = float(column.distance[row])
         if not np.isfinite(distance):
             return None
         if stage == "param":
-            return self._carried_on(place, float(distance), float(limit))
-        if stage in ("grad", "clip", "update", "opt") and is_null(self.table, self.noise, place.update, name):
+            return self._carried_on(place, distance)
+        if stage == "act":
+            return "drift" if distance <= self._drift_of_layer(place) else None
+        if stage not in ("grad", "clip", "update", "opt"):
+            return None
+        if is_null(self.table, self.noise, place.update, name):
             return "null gradient"
-        if stage in ("grad", "clip") and distance <= limit and limit < 1:
-            return "noise"
-        if stage in ("grad", "clip", "opt") and distance <= self._kink(place.update):
-            return "kink"
-        if stage == "update":
-            rest = unexplained_update(self.a, self.b, self.table, self.noise, place.update, place.key)
-            if rest is not None and rest <= TIMES * self._quiet(place):
-                return "conditioning"
-        return None
+        if stage != "update":
+            kinks = self._kinks_at(place.update)
+            if distance <= kinks.furthest and is_before(self.table, name, kinks.last):
+                return "kink"
+            return "drift" if stage == "opt" and self._follows_drift(place) else None
+        factor = self._corrections.get(place.update, 0.0)
+        rest = unexplained_update(self.a, self.b, self.table, place.update, place.key, factor)
+        quiet = max(TIMES * self._quiet(place), float(np.max(self.allowance.rounded(place.key)[row])))
+        return "conditioning" if rest is not None and rest <= quiet else None
 
     def _quiet(self, place: Place) -> float:
         """Return the noise of a key's well-conditioned elements: what twins show, unless that is of ill-conditioned ones."""
         level = float(self.noise.at(place.key, np.array([place.update]))[0])
         return level if level < BLIND else FLOORS[stage_of(place.key)]
 
-    def _carried_on(self, place: Place, distance: float, limit: float) -> str | None:
+    def _drift_of_layer(self, place: Place) -> float:
+        """Return how far a layer's parameters have drifted, which moves what the layer computes."""
+        layer = place.key.partition("/")[2]
+        apart = 0.0
+        for column in self._drifted(place.update, layer + "."):
+            apart = max(apart, float(column.distance[column.at(place.update)]))
+        return apart
+
+    def _follows_drift(self, place: Place) -> bool:
+        """Say whether a buffer, such as a running mean, is no further apart than a parameter of its size has drifted."""
+        column = self.table.columns[place.key]
+        row = column.at(place.update)
+        moved = float(column.distance[row] * column.norm[row])
+        for parameter in self._drifted(place.update, ""):
+            row = parameter.at(place.update)
+            if parameter.size == column.size and moved <= 2 * parameter.distance[row] * parameter.norm[row]:
+                return True
+        return False
+
+    def _drifted(self, update: int, layer: str) -> Iterator[Column]:
+        """Yield the parameters of a layer that are apart by more than their noise; they are none of the differences so far."""
+        for key, column in self.table.of_stage("param").items():
+            row = column.at(update)
+            known = row < len(column.updates) and column.updates[row] == update
+            if known and key.startswith(f"param/{layer}") and column.distance[row] > self.allowance.plain(key)[row]:
+                yield column
+
+    def _carried_on(self, place: Place, distance: float) -> str | None:
         """Say whether a parameter's difference is that of the update before it, whatever that came from."""
+        column = self.table.columns[place.key]
         parts = [(place.update - 1, place.key), (place.update - 1, f"update/{parameter_of(place.key)}")]
         apart = [self._apart(update, key) for update, key in parts]
         now = self._apart(place.update, place.key)
         if now is None or any(each is None or each.shape != now.shape for each in apart):
-            return "noise" if distance <= limit else None
+            return "noise" if distance <= self.allowance.of(place.key)[column.at(place.update)] else None
         rest = float(np.linalg.norm(now - sum(each for each in apart if each is not None)))
-        column = self.table.columns[place.key]
         carried = rest <= TIMES * FLOORS["param"] * column.norm[column.at(place.update)]
         return "carried on" if carried else None
 
@@ -142,9 +190,9 @@ class Search:
             return None
         return np.asarray(first, np.float64) - np.asarray(second, np.float64)
 
-    def _kink(self, update: int) -> float:
+    def _kinks_at(self, update: int) -> Kinks:
         if update not in self._kinks:
-            self._kinks[update] = kinked(self.a, self.b, self.table, self.noise, update)
+            self._kinks[update] = kinks_of(self.a, self.b, self.table, self.noise, update)
         return self._kinks[update]
 
     def _not_null(self, later: list[Place], first: Place) -> Iterator[Place]:
@@ -162,18 +210,22 @@ class Search:
     def _divergence(self, place: Place) -> Divergence:
         column = self.table.columns[place.key]
         row = column.at(place.update)
-        noise = self.allowance.plain(place.key)[row] / TIMES
-        if place.systematic:
-            noise = min(noise, abs(place.systematic) / TIMES)
-        return Divergence(place.update, stage_of(place.key), place.key, float(column.distance[row]), float(noise))
+        noise = float(self.allowance.plain(place.key)[row]) / TIMES
+        if noise >= BLIND:  # its elements, or its norm, say it in spite of the noise
+            noise = FLOORS[stage_of(place.key)]
+        return Divergence(place.update, stage_of(place.key), place.key, float(column.distance[row]), noise)
 
     def _systematic(self) -> Iterator[Place]:
         """Yield where slopes that are zero in correct pairs are not."""
+        ratios = common_ratios(self.table)
         for update in sorted(self.table.drifts):
-            ratios = ratios_of(self.table, update)
-            common = pooled(ratios)
-            if len(ratios) >= FEWEST_KEYS and _stands_out(common, max(RATIO, TIMES * self.noise.ratio)):
-                yield self._first_of(update, ratios, common)
+            common = ratios.get(update)
+            if (
+                common is not None
+                and _agree(ratios_of(self.table, update), self._corrections.get(update, 0.0), common)
+                and _stands_out(common, max(RATIO, TIMES * self.noise.ratio))
+            ):
+                yield self._first_of(update, ratios_of(self.table, update), common)
             beyond = {
                 key: each
                 for key, each in decays_of(self.table, update).items()
@@ -195,3 +247,12 @@ class Search:
 
 def _stands_out(slope: Slope, least: float) -> bool:
     return abs(slope.value) > max(least, ERRORS * slope.error)
+
+
+def _agree(slopes: dict[str, Slope], rounded: float, common: Slope) -> bool:
+    """Say whether two thirds of the keys have a slope in common."""
+    near = [
+        abs(each.value - rounded - common.value) <= max(0.5 * abs(common.value), 4 * each.error)
+        for each in slopes.values()
+    ]
+    return 3 * sum(near) >= 2 * len(near)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.parity.divergence.systematic import clipping, decays_of, pooled, ratios_of
+from noether_core.parity.divergence.systematic import clipping, common_ratios, decays_of
 from noether_core.parity.divergence.table import Column, Table, measured
 from noether_core.parity.divergence.training import Training, stage_of
 
@@ -78,17 +78,16 @@ class Noise:
     def of_table(cls, table: Table) -> Noise:
         """Return the noise that one twin shows, from what was measured between it and its base."""
         columns = {key: column for key, column in table.columns.items() if np.isfinite(column.distance).any()}
-        levels = {key: (column.updates, _running(column.distance)) for key, column in columns.items()}
+        levels = {key: (column.updates, _running(column.distance / column.nearby)) for key, column in columns.items()}
         norms = {key: float(np.nanmax(column.norm)) for key, column in columns.items()}
         drift = upstream(table)
         responses = {key: _response(column, *drift) for key, column in columns.items()}
-        ratios = (pooled(ratios_of(table, update)) for update in table.drifts)
         decays = (slope.value for update in table.drifts for slope in decays_of(table, update).values())
         return cls(
             levels,
             norms,
             responses,
-            ratio=max((abs(ratio.value) for ratio in ratios), default=0.0),
+            ratio=max((abs(ratio.value) for ratio in common_ratios(table).values()), default=0.0),
             decay=max(map(abs, decays), default=0.0),
             clipping=abs(clipping(table).value),
             twins=1,

@@ -12,7 +12,7 @@ from noether_core.parity.divergence.distance import Measure, sampled
 Array = np.ndarray[Any, Any]
 
 ELEMENTS = 4096  # of an array, at the same places of both
-FEWEST = 8  # large elements that a median needs
+FEWEST = 32  # large elements that a median needs
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _size(first: Divergence) -> str:
         return "where they cannot be subtracted"
     times = first.times_noise
     if times < TIMES:
-        return "by less than the noise of its elements, but in all of them alike"
+        return "by less than its noise, but in all elements alike"
     return f"{times:,.0f} × noise" if times >= TIMES else f"{times:.2g} × noise"
 
 

@@ -37,7 +37,7 @@ def shape_of(a: Array, b: Array, labels: tuple[str, str] = ("A", "B")) -> str:
     if not same_places(a, b):
         turned = _turned(a, b)
         return turned.format(a=name_a, b=name_b) if turned else f"{name_a} has shape {a.shape}, {name_b} {b.shape}"
-    for look in (_not_finite, _one_is_zero, _factor, _offset, _coarse, _some_rows, _turned, _reordered):
+    for look in (_not_finite, _one_is_zero, _constant, _factor, _offset, _coarse, _turned, _reordered, _some_rows):
         words = look(a, b)
         if words:
             return words.format(a=name_a, b=name_b)
@@ -80,16 +80,27 @@ def _offset(a: Array, b: Array) -> str:
     return f"{{b}} is {{a}} {'+' if mean > 0 else '−'} {abs(mean):.6g}"
 
 
-def _coarse(a: Array, b: Array) -> str:
-    shares = [share_of_coarse(each) for each in (a, b)]
-    if max(shares) <= 0.99 or min(shares) >= 0.5:
+def _constant(a: Array, b: Array) -> str:
+    values = [
+        each.reshape(-1)[0] if each.size > 1 and bool(np.all(each == each.reshape(-1)[0])) else None for each in (a, b)
+    ]
+    if (values[0] is None) == (values[1] is None):
         return ""
-    name = "{a}" if shares[0] > shares[1] else "{b}"
-    return f"all values of {name} are bfloat16's (their low 16 bits are zero)"
+    name, value = ("{a}", values[0]) if values[0] is not None else ("{b}", values[1])
+    return f"every element of {name} is {value:.6g}"
 
 
-def share_of_coarse(array: Array) -> float:
-    """Return the share of the non-zero values whose low 16 bits are zero in binary32, as in bfloat16's.
+def _coarse(a: Array, b: Array) -> str:
+    for bits, name in ((16, "bfloat16's"), (13, "float16's or TF32's")):
+        shares = [share_of_coarse(each, bits) for each in (a, b)]
+        if max(shares) > 0.99 and min(shares) < 0.5:
+            which = "{a}" if shares[0] > shares[1] else "{b}"
+            return f"all values of {which} are {name}: their low {bits} bits are zero"
+    return ""
+
+
+def share_of_coarse(array: Array, bits: int = 16) -> float:
+    """Return the share of the non-zero values whose low bits are zero in binary32: 16 in bfloat16's, 13 in float16's.
 
     Of fewer than 16 values, 0.
 
@@ -99,7 +110,8 @@ def share_of_coarse(array: Array) -> float:
     with np.errstate(over="ignore"):
         values = sampled(array)[0].astype(np.float32)
     values = values[values != 0]
-    return float(np.mean((values.view(np.uint32) & 0xFFFF) == 0)) if len(values) >= 16 else 0.0
+    low = np.uint32((1 << bits) - 1)
+    return float(np.mean((values.view(np.uint32) & low) == 0)) if len(values) >= 16 else 0.0
 
 
 def _some_rows(a: Array, b: Array) -> str:
@@ -124,6 +136,7 @@ def _turned(a: Array, b: Array) -> str:
     if not 1 <= a.ndim == b.ndim <= MOST_AXES or sorted(a.shape) != sorted(b.shape) or a.size > LARGEST or a.size < 3:
         return ""
     identity = tuple(range(a.ndim))
+    close = min(CLOSE, 0.01 * measure(a, b).distance) if same_places(a, b) else CLOSE
     for axes in permutations(identity):
         turned = a.transpose(axes)
         if turned.shape != b.shape:
@@ -132,7 +145,7 @@ def _turned(a: Array, b: Array) -> str:
             flipped = tuple(axis for axis, flip in enumerate(flips) if flip and b.shape[axis] > 1)
             if (axes == identity and not flipped) or len(flipped) != sum(flips):
                 continue
-            if measure(np.flip(turned, flipped), b).distance <= CLOSE:
+            if measure(np.flip(turned, flipped), b).distance <= close:
                 return _turn(axes, identity, flipped)
     return ""
 
@@ -145,6 +158,6 @@ def _turn(axes: tuple[int, ...], identity: tuple[int, ...], flipped: tuple[int, 
 
 
 def _reordered(a: Array, b: Array) -> str:
-    if a.size > LARGEST or a.size < 3 or not same_multiset(a, b, CLOSE):
+    if a.size > LARGEST or a.size < 3 or not same_multiset(a, b, min(CLOSE, 0.01 * measure(a, b).distance)):
         return ""
     return "{a} and {b} hold the same values in another order"

@@ -6,11 +6,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from noether_core.parity.divergence.bias_correction import rounded_corrections
 from noether_core.parity.divergence.samples import Slope
 from noether_core.parity.divergence.table import Table
 
+FEWEST_KEYS = 2  # keys that must agree on a slope
 SMALL = 1e-3
 """The largest distance of a key whose slopes are looked at. Beyond, its norm says it, or its conditioning explains it."""
+
+
+def common_ratios(table: Table) -> dict[int, Slope]:
+    """Return by update the median ratio of all keys' updates, less what binary32 leaves in bias correction."""
+    found = {
+        update: pooled(ratios)
+        for update in sorted(table.drifts)
+        if len(ratios := ratios_of(table, update)) >= FEWEST_KEYS
+    }
+    rounded = rounded_corrections(found)
+    return {update: Slope(slope.value - rounded.get(update, 0.0), slope.error) for update, slope in found.items()}
+
+
+def corrections(table: Table) -> dict[int, float]:
+    """Return by update the factor, minus 1, that binary32 leaves in bias correction between the two."""
+    return rounded_corrections(
+        {update: pooled(ratios_of(table, update)) for update in table.drifts if ratios_of(table, update)}
+    )
 
 
 def ratios_of(table: Table, update: int) -> dict[str, Slope]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.parity.divergence.distance import BOUNDED, Measure, bounds, measure, same_places
+from noether_core.parity.divergence.distance import BOUNDED, TINY, Measure, bounds, measure, same_places
 from noether_core.parity.divergence.rows import BY_ROW, RowOrder, row_order
 from noether_core.parity.divergence.samples import Drift, Samples
 from noether_core.parity.divergence.training import STAGES, Training, stage_of
 
 Array = np.ndarray[Any, Any]
 
+SCALARS = 16  # elements up to which an array's norm may be near zero by chance
+WINDOW = 3  # updates to each side whose norms say how large a scalar is
 AS_ZEROS = ("grad", "clip", "update")
 """The stages where a parameter without an array has zeros: PyTorch has no gradient where JAX has one of zeros."""
 
@@ -42,6 +44,16 @@ class Column:
     def norm(self) -> Array:
         """The larger norms."""
         return np.fmax(self.norm_a, self.norm_b)
+
+    @property
+    def nearby(self) -> Array:
+        """How many times larger a scalar is nearby than at each update: near zero its relative error is larger. Else 1."""
+        norms = np.where(np.isfinite(self.norm), self.norm, 0.0)
+        if self.size > SCALARS or len(norms) < 2:
+            return np.ones(len(norms))
+        padded = np.pad(norms, WINDOW, mode="edge")
+        near = np.max(np.lib.stride_tricks.sliding_window_view(padded, 2 * WINDOW + 1), axis=1)
+        return np.asarray(near / np.where(norms > 0, norms, np.maximum(near, TINY)))
 
     def at(self, update: int) -> int:
         """Return the row of an update, which must be there."""

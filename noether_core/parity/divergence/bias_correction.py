@@ -1,0 +1,51 @@
+"""Know the factor that binary32 leaves in Adam's bias correction, which is no difference of two trainings.
+
+PyTorch computes 1 − β₂ᵗ in binary64 (`torch/optim/adam.py`), optax in binary32 (`optax.tree.bias_correction`). There 0.999 is
+1.3e-8 too large, and the difference from 1 is 1e-3 at first: so all updates of one are up to 1e-5 larger than the other's, by a
+factor that β₂ and the count give exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from noether_core.parity.divergence.samples import Slope
+
+BETAS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+"""The decay rates of second moments in use."""
+
+CLOSE = 1e-6  # how far a median ratio may be from the factor
+FIRST = 4  # updates whose ratios must agree with it
+
+
+def factor_of_rounding(beta: float, update: int) -> float:
+    """Return by how much binary32's √(1 − βᵗ) is off, relative to the exact one.
+
+    >>> f"{factor_of_rounding(0.999, 1):.2e}"
+    '-6.44e-06'
+    """
+    rounded = np.float32(1) - np.float32(beta) ** np.float32(update)
+    return float(np.sqrt(np.float64(rounded) / (1 - beta**update)) - 1)
+
+
+def rounded_corrections(ratios: Mapping[int, Slope]) -> dict[int, float]:
+    """Return by update what binary32's bias correction leaves in b's updates over a's, minus 1; empty if that is not it.
+
+    Args:
+        ratios: by update, the median ratio of b's updates to a's over all keys, minus 1.
+    """
+    first = {update: ratios[update].value for update in sorted(ratios)[:FIRST]}
+    if not first:
+        return {}
+    best: tuple[float, float, float] | None = None
+    for beta in BETAS:
+        factors = np.array([factor_of_rounding(beta, update) for update in first])
+        for sign in (1.0, -1.0):
+            off = float(np.max(np.abs(np.array(list(first.values())) - sign * factors)))
+            if best is None or off < best[0]:
+                best = off, beta, sign
+    if best is None or best[0] > CLOSE:
+        return {}
+    return {update: best[2] * factor_of_rounding(best[1], update) for update in ratios}
