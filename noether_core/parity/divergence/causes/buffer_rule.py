@@ -77,7 +77,9 @@ def _variance(case: Case, key: str) -> Iterator[Cause]:
     same_mean = case.agrees(mean)
     kept = (old[0], old[1]) if float(np.ptp(old[0])) else None
     slope, _, left = affine(now[0], now[1])
-    if kept is not None:  # new = m · old + (1 − m) · v: regress one's new values on the other's and on the old
+    if (
+        kept is not None
+    ):  # new = m times old + (1 less m) times v: regress one's new values on the other's and on the old
         columns = np.stack([now[0].reshape(-1), kept[0].reshape(-1)], axis=1)
         solved = np.linalg.lstsq(columns, now[1].reshape(-1), rcond=None)[0]
         slope, left = float(solved[0]), distance(columns @ solved, now[1].reshape(-1))

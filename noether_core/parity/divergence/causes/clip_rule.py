@@ -128,7 +128,8 @@ def _globals(a: list[Clipping], b: list[Clipping], lines: tuple[str, ...]) -> It
         order = [pair for pair in pairs if pair[0].kind == pair[1].kind == "global"]
         sizes = np.array([x.norm for x, _ in order])
         epsilon = float(np.median(gaps * sizes))
-        sentence = f"The clip's factors differ by {number(float(np.median(gaps)))}: an epsilon of about {number(abs(epsilon))} is added to the norm in one."
+        gap = number(float(np.median(gaps)))
+        sentence = f"The clip's factors differ by {gap}: about {number(abs(epsilon))} is added to the norm in one."
         yield Cause("clip-epsilon", sentence, lines, 0.93)
         yield Cause("clip-threshold", f"The clip's factors differ by {number(float(np.median(gaps)))}.", lines, 0.6)
         return

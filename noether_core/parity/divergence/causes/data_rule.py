@@ -153,6 +153,8 @@ def _ordered(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
     """Name a batch whose rows the other side has too: in this update in another order, or in other updates."""
     if a.ndim < 1 or a.shape[1:] != b.shape[1:]:
         return
+    if a.shape == b.shape and distance(a, b) < 1e-2:
+        return
     if len(a) == len(b) and _found(b, a) > 0.99 and _found(a, b) > 0.99 and (a.ndim > 1 or same_values(a, b)):
         yield Cause(
             "batch-order",

@@ -66,8 +66,9 @@ def _buffers(case: Case, side: Training, keys: list[str]) -> dict[str, tuple[Arr
             if value is None and now is not None:
                 value = np.full(now.shape, start)
             pair.append(value)
-        if all(each is not None for each in pair):
-            found[layer] = pair[0].astype(np.float64), pair[1].astype(np.float64)
+        mean, variance = pair
+        if mean is not None and variance is not None:
+            found[layer] = mean.astype(np.float64), variance.astype(np.float64)
     return found
 
 

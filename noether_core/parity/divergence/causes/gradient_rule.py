@@ -53,7 +53,7 @@ def _stopped(apart: dict[str, tuple[Array, Array]], count: int) -> Iterator[Caus
     lone = [key for key, (x, y) in apart.items() if bool(x.any()) != bool(y.any())]
     if lone:
         who = "first" if apart[lone[0]][1].any() else "second"
-        sentence = f"{inert(lone[0])} is zero in the {who} alone ({len(lone)} of {count} gradients): it is stopped or frozen there."
+        sentence = f"{inert(lone[0])} is zero in the {who} alone ({len(lone)} of {count} gradients): stopped or frozen."
         yield Cause("gradient-stopped", sentence, tuple(map(inert, lone[:5])), 0.96)
         yield Cause("frozen-parameter", sentence, (), 0.5)
 
@@ -76,7 +76,8 @@ def _factors(case: Case, apart: dict[str, tuple[Array, Array]], count: int) -> I
     if even and len(large) > 0.8 * count:
         whole = any(abs(each - round(each)) < 1e-4 and 2 <= round(each) <= 1024 for each in (constant, 1 / constant))
         sentence = f"All gradients are {number(constant)} times the first's, while the loss agrees"
-        accumulation = f"{sentence}: {round(max(constant, 1 / constant))} accumulation steps or devices are summed in one and averaged in the other."
+        steps = round(max(constant, 1 / constant))
+        accumulation = f"{sentence}: {steps} accumulation steps or devices are summed in one and averaged in the other."
         if whole:
             yield Cause("accumulation", accumulation, lines, 0.93)
         yield Cause("gradient-factor", f"{sentence}.", lines, 0.85 if whole else 0.93)
@@ -118,7 +119,7 @@ def _accumulated(case: Case, apart: dict[str, tuple[Array, Array]]) -> Iterator[
                 lefts.append((left, constant))
         if lefts and np.median([left for left, _ in lefts]) < 1e-3:
             constant = float(np.median([each for _, each in lefts]))
-            sentence = f"The {who}'s gradients hold {number(constant)} times those of the update before: they are not set to zero."
+            sentence = f"The {who}'s gradients hold {number(constant)} times those of the update before: none set them to zero."
             yield Cause(
                 "accumulation", sentence, (f"left over {number(float(np.median([left for left, _ in lefts])))}",), 0.96
             )
@@ -140,7 +141,9 @@ def _decayed(case: Case, apart: dict[str, tuple[Array, Array]]) -> Iterator[Caus
         lines = tuple(
             f"{inert(key)}: {number(constant)} times the parameter" for key, constant in list(constants.items())[:5]
         )
-        sentence = f"The gradients differ by {number(value)} times their parameters: weight decay is part of the gradient in one alone."
+        sentence = (
+            f"The gradients differ by {number(value)} times their parameters: they hold weight decay in one alone."
+        )
         yield Cause("decay-coupled", sentence, lines, 0.93)
         yield Cause("decay-value", sentence, lines, 0.8)
 
@@ -190,7 +193,8 @@ def _rows(case: Case) -> Iterator[Cause]:
     if any(apart) and not all(apart):
         last = max(index for index, each in enumerate(apart) if each)
         if last < len(keys) - 1:
-            sentence = f"Gradients agree from {inert(keys[last + 1])} on, and differ before it: the backward pass parts at {inert(keys[last])}."
+            after, here = inert(keys[last + 1]), inert(keys[last])
+            sentence = f"Gradients agree from {after} on, and differ before it: the backward pass parts at {here}."
             yield Cause("gradient-other", sentence, (f"{sum(apart)} of {len(keys)} gradients differ",), 0.5)
 
 

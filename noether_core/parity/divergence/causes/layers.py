@@ -81,7 +81,7 @@ def _biased(kind: str, options: Mapping[str, str], output: Array, bias: Array | 
 
 
 def convolutions(x: Array, shape: tuple[int, ...], weight: Array, bias: Array | None) -> Iterator[Way]:
-    """Convolve images, N × C × H × W, with strides and paddings that give the output's shape, and kernels turned in all ways."""
+    """Convolve images, N × C × H × W, with kernels turned in all ways, and strides and paddings that give the shape."""
     if x.ndim != 4 or weight.ndim != 4 or len(shape) != 4 or int(np.prod(shape)) > _MOST_OUTPUT:
         return
     kernels = {
@@ -113,7 +113,7 @@ def _paddings(x: Array, shape: tuple[int, ...], size: int) -> Iterator[tuple[str
                 for mode in ("constant", "edge", "reflect", "wrap") if before + after else ("constant",):
                     if mode == "constant" or max(before, after) < min(x.shape[2:]):
                         words = f"{before} before and {after} after, {mode}, stride {stride}"
-                        yield words, np.pad(x, sides, mode=mode), stride  # type: ignore[call-overload]
+                        yield words, np.pad(x, sides, mode=mode), stride
 
 
 def poolings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:
@@ -129,18 +129,20 @@ def poolings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:
         yield Way("pooling", {"kind": "first", "over": "(1,)"}, x[:, 0])
         yield Way("pooling", {"kind": "last", "over": "(1,)"}, x[:, -1])
     if x.ndim == 4 and len(shape) == 4 and x.shape[:2] == shape[:2]:
-        for size in (2, 3):
-            for stride in (1, 2, 3):
-                windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))[
-                    :, :, ::stride, ::stride
-                ]
-                for name, reduce in kinds.items():
-                    if windows.shape[:4] == shape:
-                        yield Way(
-                            "pooling",
-                            {"kind": name, "over": f"{size} × {size}, stride {stride}"},
-                            reduce(windows, axis=(-1, -2)),
-                        )
+        yield from _windows(x, shape, kinds)
+
+
+def _windows(x: Array, shape: tuple[int, ...], kinds: Mapping[str, Callable[..., Array]]) -> Iterator[Way]:
+    for size in (2, 3):
+        for stride in (1, 2, 3):
+            windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+            for name, reduce in kinds.items():
+                if windows.shape[:4] == shape:
+                    yield Way(
+                        "pooling",
+                        {"kind": name, "over": f"{size} × {size}, stride {stride}"},
+                        reduce(windows, axis=(-1, -2)),
+                    )
 
 
 def reshapings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:

@@ -34,14 +34,8 @@ def loss_causes(case: Case) -> list[Cause]:
     found = list(_explained(case, key))
     a, b = float(pair[0].reshape(-1)[0]), float(pair[1].reshape(-1)[0])
     found += list(_factor(case, key, a, b))
-    found.append(
-        Cause(
-            "loss-function",
-            f"{inert(key)} is {number(a)} in one and {number(b)} in the other, from the same activations.",
-            (),
-            0.45,
-        )
-    )
+    words = f"{inert(key)} is {number(a)} in one and {number(b)} in the other, from the same activations."
+    found.append(Cause("loss-function", words, (), 0.45))
     found.append(Cause("loss-mask", f"{inert(key)} may leave other elements out.", (), 0.3))
     return found
 
@@ -53,44 +47,21 @@ def _factor(case: Case, key: str, a: float, b: float) -> Iterator[Cause]:
     ratio = b / a
     gradients = _gradient_factor(case)
     constant = gradients is not None and abs(gradients / ratio - 1) < 1e-3
-    lines = (
-        f"ratio {number(ratio)}",
-        "gradients have the same factor" if constant else "gradients do not have this factor",
-    )
-    sizes = _sizes(case)
-    named = [
-        words
-        for words, size in sizes.items()
-        if size > 1 and any(abs(each / size - 1) < 1e-5 for each in (ratio, 1 / ratio))
-    ]
-    if constant or (gradients is None and _steady(case, key, ratio)):
-        if named:
-            yield Cause(
-                "loss-reduction",
-                f"{inert(key)} is {number(ratio)} times the first's, which is {named[0]} (or one over it): a sum for a mean.",
-                lines,
-                0.95,
-            )
-        yield Cause(
-            "loss-factor",
-            f"{inert(key)} is {number(ratio)} times the first's, gradients too.",
-            lines,
-            0.9 if not named else 0.75,
-        )
-        if not named:
-            yield Cause(
-                "loss-reduction",
-                f"{inert(key)} is {number(ratio)} times the first's: a mean over something else.",
-                lines,
-                0.7,
-            )
-    elif named:
-        yield Cause(
-            "loss-reduction",
-            f"{inert(key)} is {number(ratio)} times the first's, which is {named[0]} (or one over it).",
-            lines,
-            0.85,
-        )
+    lines = (f"ratio {number(ratio)}", f"gradients {'have the same' if constant else 'do not have this'} factor")
+    whole = constant or (gradients is None and _steady(case, key, ratio))
+    words = f"{inert(key)} is {number(ratio)} times the first's"
+    named = next((name for name, size in _sizes(case).items() if _is_either(ratio, size)), "")
+    if named:
+        sentence = f"{words}, which is {named} or one over it: a sum for a mean."
+        yield Cause("loss-reduction", sentence, lines, 0.95 if whole else 0.85)
+    if whole:
+        yield Cause("loss-factor", f"{words}, gradients too.", lines, 0.75 if named else 0.9)
+    if whole and not named:
+        yield Cause("loss-reduction", f"{words}: a mean over something else.", lines, 0.7)
+
+
+def _is_either(ratio: float, size: float) -> bool:
+    return size > 1 and any(abs(each / size - 1) < 1e-5 for each in (ratio, 1 / ratio))
 
 
 def _gradient_factor(case: Case) -> float | None:

@@ -18,8 +18,10 @@ def norms(
     """Normalize over the axes that norms are taken over, with the epsilon that fits the output best.
 
     Args:
-        x, y: input and output, of the same shape.
-        weight, bias: of each channel or feature, or None.
+        x: the input.
+        y: the output, of the same shape.
+        weight: of each channel or feature, or None.
+        bias: likewise.
         running: means and variances of the channels that were kept, or None.
     """
     if x.shape != y.shape or x.ndim < 2:

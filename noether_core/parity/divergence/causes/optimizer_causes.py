@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from noether_core.parity.divergence.causes.case import Case
-from noether_core.parity.divergence.causes.optimizer_decay import decay_causes
+from noether_core.parity.divergence.causes.optimizer_decay import decay_causes, has_decay
 from noether_core.parity.divergence.causes.optimizer_fit import evaluate
 from noether_core.parity.divergence.causes.optimizer_rates import rate_causes, ratios
 from noether_core.parity.divergence.causes.optimizer_rule import Edit, Fits, edits, identify, known
@@ -124,7 +124,10 @@ def _flags(edit: Edit) -> Iterator[Cause]:
         return
     for flag in edit.flags:
         who = "first" if flag in edit.a.recipe.flags else "second"
-        yield Cause(_FLAG_CAUSES[flag], f"{_FLAG_WORDS[flag]} in the {who} alone.", (), 0.93)
+        score = 0.93
+        if flag == "coupled" and not has_decay(edit.b if who == "first" else edit.a):
+            score = 0.5  # there is no decay beside the gradient: it is missing
+        yield Cause(_FLAG_CAUSES[flag], f"{_FLAG_WORDS[flag]} in the {who} alone.", (), score)
 
 
 def _numbers(edit: Edit) -> Iterator[Cause]:
@@ -173,6 +176,6 @@ def _reset(case: Case, a: Samples, b: Samples, fits_a: Fits, fits_b: Fits) -> It
             head, tail = samples.until(update - 1), samples.since(update - 1)
             misfits = [evaluate(part, best.recipe, best.numbers, best.coupled).misfit for part in (head, tail)]
             if max(misfits) < 3 * max(best.misfit, 1.0):
-                sentence = f"The {who}'s optimizer state is lost at update {update}: from there on it does what a fresh one does."
+                sentence = f"The {who}'s optimizer state is lost at update {update}: from there on it is as if fresh."
                 yield Cause("state-reset", sentence, (f"left over {number(max(misfits))} rounding errors",), 0.95)
                 return

@@ -16,7 +16,7 @@ from noether_core.text import inert, number
 Array = np.ndarray[Any, Any]
 
 _CLEAR = 6.0
-_ROUNDING = 5e-8  # of 1 − rate · decay in binary32, relative to the parameter
+_ROUNDING = 5e-8  # of 1 less rate times decay in binary32, relative to the parameter
 
 
 def decay_causes(edit: Edit, samples: tuple[Samples, Samples]) -> Iterator[Cause]:
@@ -26,9 +26,10 @@ def decay_causes(edit: Edit, samples: tuple[Samples, Samples]) -> Iterator[Cause
         errors = [
             coupled_errors(each, side) + 1e-5 * np.abs(side.coupled) for each, side in zip(samples, (a, b), strict=True)
         ]
-        yield from _compared(a.coupled, b.coupled, *errors, names, "")
+        yield from _compared(a.coupled, b.coupled, errors[0], errors[1], names, "")
         return
     if "coupled" in a.recipe.flags or "coupled" in b.recipe.flags:
+        yield from _in_one(edit, samples)
         return
     (one, one_error), (other, other_error) = (_mean(side.decays, side.decay_errors) for side in (a, b))
     course = _course(edit, one, one_error, other, other_error)
@@ -42,6 +43,24 @@ def decay_causes(edit: Edit, samples: tuple[Samples, Samples]) -> Iterator[Cause
     scaled_other = np.where(same, scaled, scaled_other)
     hint = _unscaled(one, other, [float(np.nanmedian(side.rates)) for side in (a, b)])
     yield from _compared(scaled, scaled_other, scaled_error, other_scaled_error, names, hint)
+
+
+def has_decay(side: Fit) -> bool:
+    """Tell whether parameters shrink beside what the gradient does to them."""
+    mean, error = _mean(side.decays, side.decay_errors)
+    return bool((np.abs(mean) > _CLEAR * error + _ROUNDING).any())
+
+
+def _in_one(edit: Edit, samples: tuple[Samples, Samples]) -> Iterator[Cause]:
+    """Name decay that one side has in the gradient, and the other has not at all."""
+    index = 0 if "coupled" in edit.a.recipe.flags else 1
+    side, other = (edit.a, edit.b)[:: 1 - 2 * index]
+    errors = coupled_errors(samples[index], side)
+    if has_decay(other) or not (np.abs(side.coupled) > _CLEAR * errors).any():
+        return
+    zeros = np.zeros_like(side.coupled)
+    strengths = (side.coupled, zeros)[:: 1 - 2 * index]
+    yield from _compared(strengths[0], strengths[1], errors, errors, samples[0].names, "")
 
 
 def _strength(side: Fit) -> tuple[Array, Array]:
@@ -77,10 +96,13 @@ def _compared(
     lines = _lines(names, one, other, "decay")
     masked, both = apart & (has_a != has_b), has_a & has_b
     largest = int(np.argmax(np.where(apart, np.abs(one - other), -1.0)))
-    values = f"{number(float(one[largest]))} in one and {number(float(other[largest]))} in the other for {inert(names[largest])}"
+    strengths = f"{number(float(one[largest]))} in one and {number(float(other[largest]))} in the other"
+    values = f"{strengths} for {inert(names[largest])}"
     if masked.any() and (both & ~apart).any():
         lone = [inert(names[k]) for k in np.flatnonzero(masked)]
-        sentence = f"Weight decay holds for other parameters: {len(lone)} keys, such as {lone[0]}, have it in one alone ({values})."
+        sentence = (
+            f"Weight decay holds for other parameters: {len(lone)}, such as {lone[0]}, have it in one alone ({values})."
+        )
         yield Cause("decay-mask", sentence, lines, 0.94)
         yield Cause("decay-value", f"Weight decay is {values}.", lines, 0.5)
         return
@@ -142,4 +164,4 @@ def _course(edit: Edit, one: Array, one_error: Array, other: Array, other_error:
     if set(kinds) != {"beside", "in"}:
         return ""
     who = "first" if kinds[0] == "in" else "second"
-    return f"Weight decay goes through the momentum's buffer in the {who} (it is added to the gradient) and beside it in the other."
+    return f"Weight decay is added to the gradient in the {who}, and so is in the buffer; it is beside it in the other."

@@ -14,6 +14,7 @@ from noether_core.parity.divergence.causes.optimizer_samples import Samples
 
 Array = np.ndarray[Any, Any]
 
+_POOR = 3.0  # rounding errors
 _STEP = 1e-5  # of a numeric derivative, in the transformed numbers
 
 
@@ -27,7 +28,7 @@ class Fit:
         by_update: the same for each update, `t`.
         rates: of each update and key, `t × k`.
         rate_errors: one standard deviation of each.
-        decays: of each update and key what is subtracted of a parameter, as a share of it, `t × k`; zero where decay is coupled.
+        decays: of each update and key what is subtracted of a parameter, a share, `t × k`; zero where decay is coupled.
         decay_errors: one standard deviation of each.
         coupled: strength of coupled decay by key, `k`.
     """
@@ -58,8 +59,12 @@ def fit(samples: Samples, recipe: Recipe, start: Fit | None = None) -> Fit:
         }
     grid = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
     coupled = None if start is None else start.coupled
-    best = min((evaluate(samples, recipe, numbers, coupled) for numbers in grid), key=lambda each: each.misfit)
-    return best if recipe.family == "sign" else refine(samples, best, tuple(options))
+    tried = sorted((evaluate(samples, recipe, numbers, coupled) for numbers in grid), key=lambda each: each.misfit)
+    if recipe.family == "sign":
+        return tried[0]
+    found = refine(samples, tried[0], tuple(options))
+    others = tried[1:3] if found.misfit > _POOR else []  # a search may end in a hollow
+    return min([found, *(refine(samples, each, tuple(options)) for each in others)], key=lambda each: each.misfit)
 
 
 def refine(samples: Samples, start: Fit, free: Sequence[str], rounds: int = 14) -> Fit:

@@ -15,7 +15,7 @@ from noether_core.text import inert, number
 Array = np.ndarray[Any, Any]
 
 _CLEAR = 6.0  # standard deviations
-_ONE = 6e-8  # half a unit in the last place of 1 in binary32, as of 1 − rate · decay
+_ONE = 6e-8  # half a unit in the last place of 1 in binary32, as of 1 less rate times decay
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def rate_causes(edit: Edit, found: Ratios) -> Iterator[Cause]:
         if found.moved < 100:
             return
     if found.moved > 100:
-        sentence = "Updates are scaled parameter by parameter, by a factor that moves, as layer-wise optimizers do (LARS, LAMB)."
+        sentence = "Updates are scaled parameter by parameter, by a factor that moves, as in LARS and LAMB."
         yield Cause(
             "optimizer-other",
             sentence,
@@ -150,7 +150,8 @@ def _constant(edit: Edit, found: Ratios, constant: float, error: float) -> Itera
     momentum = edit.a.numbers.get("momentum", edit.a.numbers.get("beta1", 0.0))
     damped = 1 - momentum
     if momentum > 0.05 and any(abs(constant - each) < 3e-5 * each for each in (damped, 1 / damped)):
-        sentence = f"Updates are {number(constant)} times the first's, which is 1 − momentum (or one over it): the buffer is an average in one and a sum in the other."
+        words = "which is 1 − momentum or one over it: the buffer is an average in one and a sum in the other"
+        sentence = f"Updates are {number(constant)} times the first's, {words}."
         yield Cause("momentum-convention", sentence, (line, f"momentum {number(momentum)}"), 0.92)
         yield Cause(plain.id, plain.sentence, plain.evidence, 0.7)
         return
@@ -180,7 +181,8 @@ def _course(edit: Edit, found: Ratios) -> Iterator[Cause]:
     for offset in (1, -1, 2, -2):
         if _offset_fits(found, offset):
             side, by = ("ahead of", "early") if offset > 0 else ("behind", "late")
-            sentence = f"The schedule is {abs(offset)} update{'s' if abs(offset) > 1 else ''} {by}: the second's rates are {side} the first's."
+            steps = f"{abs(offset)} update{'s' if abs(offset) > 1 else ''}"
+            sentence = f"The schedule is {steps} {by}: the second's rates are {side} the first's."
             yield Cause("schedule-offset", sentence, lines, 0.92)
             break
     yield Cause("schedule-shape", "The learning rates' ratio changes over updates.", lines, 0.7 if correction else 0.85)

@@ -18,6 +18,7 @@ from noether_core.parity.divergence.result import Cause, Comparison
 from noether_core.parity.divergence.training import Training
 
 MOST = 5
+_SHARE = 0.3  # of the likeliest cause's score: what is less likely is not worth reading
 
 _RULES: Mapping[str, tuple[Callable[[Case], list[Cause]], ...]] = {
     "data": (data_causes,),
@@ -56,4 +57,6 @@ def causes_of(a: Training, b: Training, noise: KnowsNoise | None, comparison: Co
     for cause in (each for rule in rules for each in rule(case)):
         if cause.id not in best or best[cause.id].score < cause.score:
             best[cause.id] = cause
-    return tuple(sorted(best.values(), key=lambda cause: -cause.score)[:MOST])
+    likeliest = max((cause.score for cause in best.values()), default=0.0)
+    worth = (cause for cause in best.values() if cause.score >= _SHARE * likeliest)
+    return tuple(sorted(worth, key=lambda cause: -cause.score)[:MOST])

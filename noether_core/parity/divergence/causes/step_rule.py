@@ -1,4 +1,4 @@
-"""Name why an update or an optimizer's state differs, from one update alone: where no history was kept, or it explains nothing."""
+"""Name why an update or an optimizer's state differs from that update alone, where its history explains nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _state(case: Case) -> Iterator[Cause]:
         for cause, score in (("momentum-convention", 0.9), ("beta", 0.4)):
             yield Cause(
                 cause,
-                f"The state {inert(name)} is {number(constant)} times the first's, though updates agree: it is kept by another convention.",
+                f"The state {inert(name)} is {number(constant)} times the first's, though updates agree: another convention.",
                 lines,
                 score,
             )
