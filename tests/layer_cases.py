@@ -280,10 +280,8 @@ class _Recurrent(linen.Module):
     def __call__(self, x: Any) -> Any:
         for _ in range(self.layers):
             forward = linen.RNN(self.cell(self.features))
-            if self.is_bidirectional:
-                x = linen.Bidirectional(forward, linen.RNN(self.cell(self.features)))(x)
-            else:
-                x = forward(x)
+            backward = linen.RNN(self.cell(self.features)) if self.is_bidirectional else None
+            x = linen.Bidirectional(forward, backward)(x) if backward else forward(x)
         return x
 
 

@@ -50,7 +50,7 @@ class Linen:
     def __init__(self, case: Case) -> None:
         assert case.linen is not None
         self.module = case.linen
-        self.model: Any = self.module.init(jax.random.key(0), case.inputs)
+        self.model: Any = jax.eval_shape(self.module.init, jax.random.key(0), case.inputs)  # shapes are enough
         self.layers = noether_jax.names.layers(self.module, case.inputs)
 
     def forward(self, case: Case) -> np.ndarray[Any, Any]:

@@ -92,8 +92,9 @@ class Pairing:
                 continue
             for shared, ones in left.items():
                 others = self._in_order(right[shared])
+                alone = "shape" if len(torch) == 1 else "name"
                 for one, other in zip(ones, others, strict=bool(others)):
-                    self.add(one, other, "shape" if len(torch) == 1 else "order", exact=True)
+                    self.add(one, other, alone if len(ones) == 1 else "order", exact=True)
 
     def _in_order(self, units: list[Unit]) -> list[Unit]:
         """Return layers in the order in which a model has them; none if that is not known."""

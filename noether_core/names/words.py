@@ -17,7 +17,7 @@ _MEANINGS = {
         "key": "k key wk",
         "value": "v value wv",
         "embed": "embed embedding embeddings emb wte tok token",
-        "attention": "attn attention mha multihead multi head",
+        "attention": "attn att attention mha multihead multi head",
         "encoder": "enc encoder",
         "decoder": "dec decoder",
         "out": "o out output wo",
