@@ -54,9 +54,9 @@ def record(
     return MemoryTraining(bug or f"{family} in {framework}", framework, arrays, settings)
 
 
-def twin(family: str, framework: Framework, number: int, seed: int = 0) -> MemoryTraining:
-    """Return a twin of a correct training: all its weights nudged, in every other one the rows permuted too."""
-    return record(family, framework, seed=seed, nudge=number, permute=number % 2 == 1)
+def twin(family: str, framework: Framework, number: int, seed: int = 0, bug: str | None = None) -> MemoryTraining:
+    """Return a twin of a training: all its weights nudged, in every other one the rows permuted too."""
+    return record(family, framework, bug, seed, nudge=number, permute=number % 2 == 1)
 
 
 def nudged(weights: Arrays, seed: int) -> Arrays:
