@@ -26,6 +26,7 @@ from noether_core.errors import NoetherError, listing
 from noether_core.inspect.picture import save_svg
 from noether_core.parity import compare_runs, differing_files, read_recording, replay
 from noether_core.parity.report import drift_sentence, side_by_side
+from noether_core.report import write_report
 from noether_core.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,7 +196,19 @@ def report(out: Path, svg: Path | None, console: Console) -> int:
     )
     for name in differing:
         console.print(f"differs: {name}", style="bold red", highlight=False)
+    console.print("Both trainings of each workload on one page, for any browser:", highlight=False)
+    for page in write_pages(out):
+        console.print(page, highlight=False, soft_wrap=True, markup=False)
     return 1 if differing else 0
+
+
+def write_pages(out: Path) -> list[str]:
+    """Write a page for each workload that draws its trainings, and return where they are."""
+    pages = []
+    for workload in WORKLOADS:
+        directory = out / workload
+        pages.append(str(write_report([directory / name for name in FRAMEWORKS], directory / "report.html")))
+    return pages
 
 
 def _clear(out: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,14 @@ from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--mute-audio")
+# the browser reads from descriptor 3 and writes to 4, whatever these are here
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for place, end in enumerate(ends, 3):
+    os.dup2(end, place)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 60.0  # seconds for one answer
 
 
@@ -30,9 +39,9 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         read, self._write = os.pipe()
         self._read, write = os.pipe()
-        flags = " ".join([*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}", "about:blank"])
+        flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {program} {flags} 3<&{read} 4>&{write}"],
+            [sys.executable, "-c", LAUNCH, str(read), str(write), program, *flags],
             pass_fds=(read, write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -50,7 +59,9 @@ class Browser:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait(PATIENCE)
         os.close(self._read)
@@ -79,10 +90,16 @@ class Browser:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, *, is_dark: bool = False, scale: float = 1) -> None:
+    def open(
+        self, path: Path, width: int = 1280, height: int = 900, *, is_dark: bool = False, scale: float = 1
+    ) -> None:
         """Show a page in a window of this size, and wait until it is loaded and drawn."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
         )
         feature = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[feature])
@@ -106,7 +123,9 @@ class Browser:
 
     def settle(self) -> None:
         """Wait for two frames, so that what is observed has been drawn."""
-        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 60))))")
+        self.run(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 60))))"
+        )
 
     def point(self, x: float, y: float) -> None:
         """Move the mouse to a place in the window."""
@@ -121,7 +140,12 @@ class Browser:
     def complaints(self) -> list[str]:
         """Return what went wrong on the page since it was opened: errors, and what its policy has refused."""
         self.run("1")
-        kinds = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled", "Page.javascriptDialogOpening")
+        kinds = (
+            "Runtime.exceptionThrown",
+            "Log.entryAdded",
+            "Runtime.consoleAPICalled",
+            "Page.javascriptDialogOpening",
+        )
         return [json.dumps(event) for event in self.events if event.get("method") in kinds]
 
     def requests(self) -> list[str]:

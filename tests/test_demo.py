@@ -128,7 +128,15 @@ def test_the_table_has_every_key_with_its_last_values(done: Done, workload: str)
 @pytest.mark.parametrize("workload", STEPS)
 def test_every_run_is_whole(done: Done, workload: str) -> None:
     names = {path.name for path in (done.out / workload).iterdir()}
-    assert names == {"jax", "torch", "replayed_jax", "replayed_torch", "jax.safetensors", "torch.safetensors"}
+    assert names == {
+        "jax",
+        "torch",
+        "replayed_jax",
+        "replayed_torch",
+        "jax.safetensors",
+        "torch.safetensors",
+        "report.html",
+    }
     for framework in ("jax", "torch"):
         directory = done.out / workload / framework
         run = read_run(directory)

@@ -63,12 +63,19 @@ def _data(readers: Sequence[RunReader], comparison: Comparison | None) -> dict[s
     stages = {key.partition("/")[0] for run in readers for key in run.series} & set(STAGES)
     first = None if comparison is None or comparison.first is None else comparison.first.update
     return {
+        "where": _where(readers),
         "runs": [_about(run, label) for run, label in zip(readers, labels(readers, comparison), strict=True)],
         **charts(readers),
         "arrays": pictures(readers, first),
         "tables": tables(readers, comparison),
         "verdict": None if comparison is None else verdict(comparison, sorted(stages)),
     }
+
+
+def _where(readers: Sequence[RunReader]) -> str:
+    """Return the name of the directory that all runs are in, if it is one."""
+    outer = {run.path.resolve().parent for run in readers}
+    return message(outer.pop().name, 200) if len(outer) == 1 else ""
 
 
 def _about(run: RunReader, label: str) -> dict[str, object]:

@@ -71,7 +71,7 @@ function lineOf(report, curve, colour, label) {
   const clock = report.clocks[curve.clock];
   return {
     x: axisAt(clock, state.axis, rows), y: unpack(curve.y), update: axisAt(clock, "update", rows), colour, label,
-    width: broad ? 6 : runs > 8 ? 1.25 : 1.75, alpha: broad ? 0.4 : 0, dash: dash(curve.run), swatch: () => stroke(curve.run, runs),
+    width: broad ? 6 : runs > 8 ? 1.25 : 1.75, alpha: broad ? 0.5 : 0, dash: dash(curve.run), swatch: () => stroke(curve.run, runs),
   };
 }
 

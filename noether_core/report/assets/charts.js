@@ -7,7 +7,7 @@ function xWords(axis, value) {
 
 function xTick(axis, value) {
   if (axis === "time") return duration(value);
-  if (Math.abs(value) < 1e4) return tick(value);
+  if (Math.abs(value) < 1e4) return number(Number(value.toPrecision(6)));
   return Math.abs(value) < 1e6 ? `${tick(value / 1e3)}k` : `${tick(value / 1e6)}M`;
 }
 
@@ -92,7 +92,7 @@ function rounded(value, to) {
 function yRange(isLog, options) {
   return (u, low, high) => {
     if (low === null) return isLog ? [0.1, 1] : [0, 1];
-    const below = options.floor && isLog ? Math.min(low, ...options.floor.y.filter((value) => value > 0)) : low;
+    const below = options.floor && isLog ? Math.min(low, ...options.floor.y.filter((value) => value > 0).map((value) => value / 3)) : low;
     if (isLog) return [rounded(below * 0.999, Math.floor), rounded(high * 1.001, Math.ceil)];
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
     return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];

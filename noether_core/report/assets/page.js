@@ -112,7 +112,7 @@ function intro() {
   const title = names.length === 1 ? names[0] : names.length <= 3 ? `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}` : plural(names.length, "run");
   const versus = names.length < 2 ? [] : report.runs.map((run, place) => element("span", { class: "chip" }, stroke(place, names.length), element("span", { text: run.label })));
   const counts = [plural(report.charts.length, "key"), ...(report.arrays.pictures.length ? [plural(report.arrays.pictures.length, "saved array")] : [])];
-  return element("section", { class: "intro" }, element("h1", { text: title }), element("p", { class: "soft", text: counts.join(" · ") }), element("div", { class: "versus" }, ...versus));
+  return element("section", { class: "intro" }, element("h1", { text: title }), element("p", { class: "soft", text: [...(report.where ? [report.where] : []), ...counts].join(" · ") }), element("div", { class: "versus" }, ...versus));
 }
 
 function problems() {
