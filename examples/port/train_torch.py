@@ -27,14 +27,13 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encode = nn.Linear(64, 32)
         self.norm = nn.LayerNorm(32)
+        self.bend = nn.GELU()
         self.code = nn.Linear(32, 8)
-        self.decode = nn.Linear(8, 32)
-        self.rebuild = nn.Linear(32, 64)
+        self.rebuild = nn.Linear(8, 64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return what images are rebuilt as, of shape (n, 64)."""
-        hidden = functional.gelu(self.norm(self.encode(images)))
-        return self.rebuild(functional.gelu(self.decode(self.code(hidden))))
+        return self.rebuild(self.code(self.bend(self.norm(self.encode(images)))))
 
 
 def main() -> None:
