@@ -49,13 +49,12 @@ class Allowance:
         gradients = self._of_gradients(key)
         if gradients is None:
             return np.asarray(from_parameters)
-        rounded = self.rounded(key) if stage == "update" else 0.0
-        return np.maximum(TIMES * FOLLOWS * gradients, rounded)
+        return np.maximum(TIMES * FOLLOWS * gradients, self.rounded(key))
 
     def strict(self, key: str) -> Array:
         """Return how far a key may be apart before its elements are looked at, which norms leave open where they allow all."""
         allowed, plain = self.of(key), self.plain(key)
-        if stage_of(key) not in ("param", "update"):
+        if stage_of(key) not in ("param", "update", "opt") or f"grad/{parameter_of(key)}" not in self.table.columns:
             return allowed
         least = np.full(len(plain), TIMES * FLOORS[stage_of(key)])
         return np.where(allowed < BLIND, allowed, np.where(plain < BLIND, plain, least))
@@ -93,8 +92,10 @@ class Allowance:
         return np.concatenate([[0.0], running])[np.searchsorted(each.updates, column.updates, side="right")]
 
     def rounded(self, key: str) -> Array:
-        """Return what the rounding of parameters to binary32 leaves in the differences of parameters that updates are."""
+        """Return what the rounding of parameters to binary32 leaves in updates, which are differences of parameters."""
         column = self.table.columns[key]
+        if stage_of(key) != "update":
+            return np.zeros(len(column.updates))
         parameter = self.table.columns.get(f"param/{parameter_of(key)}")
         if parameter is None:
             return np.zeros(len(column.updates))

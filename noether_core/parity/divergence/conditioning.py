@@ -20,6 +20,7 @@ from noether_core.parity.divergence.training import Training
 Array = np.ndarray[Any, Any]
 
 NULL = 1e-5  # the root mean square of a gradient that is rounding alone, over that of the layer's others, at most
+OTHERS = 16  # gradients that stand for all, beside one that has no others in its layer
 BLIND = 0.03  # noise at which norms tell nothing
 ELEMENTS = 1 << 22  # of an array of which single elements are looked at
 HISTORY = 12  # updates whose gradients say how well an element of an update is conditioned
@@ -49,7 +50,7 @@ def is_null(table: Table, noise: Noise, update: int, name: str) -> bool:
     if row < 0:
         return False
     if noise.of_twins_at(key, np.array([update]))[0] >= BLIND:
-        return bool(column.norm[row] <= 100 * noise.norms.get(key, 0.0))
+        return bool(column.norm_at(row) <= 100 * noise.norms.get(key, 0.0))
     sizes = [_root_mean_square(table, other, update) for other in _siblings(table, key)]
     own = _root_mean_square(table, key, update)
     return bool(sizes) and own is not None and own <= NULL * max(size for size in sizes if size is not None)
@@ -59,7 +60,7 @@ def _siblings(table: Table, key: str) -> list[str]:
     """Return the other gradients of a key's layer, or, of a layer that has one alone, all others."""
     others = [each for each in table.of_stage("grad") if each != key]
     layer = key.rpartition(".")[0] + "."
-    return [each for each in others if each.startswith(layer)] or others
+    return [each for each in others if each.startswith(layer)] or others[:: max(1, len(others) // OTHERS)]
 
 
 def _root_mean_square(table: Table, key: str, update: int) -> float | None:
@@ -67,7 +68,7 @@ def _root_mean_square(table: Table, key: str, update: int) -> float | None:
     row = column.at(update)
     if row >= len(column.updates) or column.updates[row] != update:
         return 0.0
-    return float(column.norm[row] / np.sqrt(column.size))
+    return column.norm_at(row) / float(np.sqrt(column.size))
 
 
 def unexplained_update(
@@ -107,30 +108,30 @@ def unexplained_update(
 
 
 def relative_errors(a: Training, b: Training, table: Table, update: int, name: str) -> Array | None:
-    """Return the relative error of each element's gradients up to an update, binary64, flat; None if there are none."""
+    """Return the relative error of each element's gradients up to an update, binary64, flat; None if there are none.
+
+    The largest so far counts: a buffer of momentum keeps what an ill-conditioned element once added to it.
+    """
     stage = next((each for each in ("clip", "grad") if f"{each}/{name}" in table.columns), None)
     if stage is None:
         return None
     key = f"{stage}/{name}"
     column = table.columns[key]
     updates = [int(each) for each, whole in zip(column.updates, column.whole, strict=True) if whole and each <= update]
-    squares: list[Array] = []
-    error: Array | None = None
-    for each in updates[-HISTORY:]:
+    relative: Array | None = None
+    error, squares = np.zeros(1), np.zeros(1)
+    for number, each in enumerate(updates[-HISTORY:], 1):
         pair = pair_of(a, b, table, each, key)
         if pair is None:
             return None
         first, second = sampled(*pair, most=ELEMENTS)
-        size = np.minimum(np.abs(first), np.abs(second))
         rounding = FLOORS[stage] * np.sqrt(np.mean(first**2)) * ((first != 0) | (second != 0))
-        found = np.maximum(np.abs(first - second), rounding)
-        error = found if error is None else np.maximum(error, found)
-        squares.append(size**2)
-    if error is None:
-        return None
-    root = np.sqrt(np.mean(squares, axis=0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error > 0, error / root, 0.0)
+        error = np.maximum(error, np.maximum(np.abs(first - second), rounding))
+        squares = squares + np.minimum(np.abs(first), np.abs(second)) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            now = np.where(error > 0, error / np.sqrt(squares / number), 0.0)
+        relative = now if relative is None else np.maximum(relative, now)
+    return relative
 
 
 @dataclass(frozen=True)

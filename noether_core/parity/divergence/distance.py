@@ -203,5 +203,6 @@ def bounds(a: Mapping[str, Array], b: Mapping[str, Array]) -> Array:
     found = np.where(finite & (np.asarray(a["count"]) == np.asarray(b["count"])), np.minimum(found, 2.0), np.inf)
     if "fingerprint" in a and "fingerprint" in b:
         marks_a, marks_b = np.asarray(a["fingerprint"]), np.asarray(b["fingerprint"])
-        found = np.where((marks_a == marks_b) & (marks_a != ""), 0.0, found)
+        taken = marks_a.astype(bool) if marks_a.dtype.kind == "u" else marks_a != ""
+        found = np.where((marks_a == marks_b) & taken, 0.0, found)
     return np.asarray(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from noether_core.parity.divergence.training import Training, stage_of
 
 Array = np.ndarray[Any, Any]
 
+OF_GRADIENTS = ("grad", "clip", "update", "opt")  # the stages where a null gradient leaves rounding alone
 MOST = 1000  # differences that are listed
 RATIO = 3e-6  # the least median ratio of updates, minus 1, that is no rounding
 DECAY = 1.5e-7  # the least slope on the parameter: PyTorch rounds 1 - rate * decay to binary32, which leaves up to 6e-8
@@ -75,6 +76,7 @@ class Search:
         self.explained: dict[str, list[Place]] = {}
         self._order = {key: place for place, key in enumerate(table.columns)}
         self._kinks: dict[int, Kinks] = {}
+        self._nulls: dict[tuple[int, str], bool] = {}
         self._corrections = corrections(table)
 
     def found(self) -> Found:
@@ -126,19 +128,25 @@ class Search:
             return self._carried_on(place, distance)
         if stage == "act":
             return "drift" if distance <= self._drift_of_layer(place) else None
-        if stage not in ("grad", "clip", "update", "opt"):
+        if stage not in OF_GRADIENTS:
             return None
-        if is_null(self.table, self.noise, place.update, name):
+        if self._is_null(place.update, name):
             return "null gradient"
+        if stage in ("update", "opt") and self._is_ill_conditioned(place, row):
+            return "conditioning"
         if stage != "update":
             kinks = self._kinks_at(place.update)
             if distance <= kinks.furthest and is_before(self.table, name, kinks.last):
                 return "kink"
             return "drift" if stage == "opt" and self._follows_drift(place) else None
+        return None
+
+    def _is_ill_conditioned(self, place: Place, row: int) -> bool:
+        """Say whether the elements that a divisor near zero makes uncertain carry the difference."""
         factor = self._corrections.get(place.update, 0.0)
         rest = unexplained_update(self.a, self.b, self.table, place.update, place.key, factor)
-        quiet = max(TIMES * self._quiet(place), float(np.max(self.allowance.rounded(place.key)[row])))
-        return "conditioning" if rest is not None and rest <= quiet else None
+        quiet = max(TIMES * self._quiet(place), float(self.allowance.rounded(place.key)[row]))
+        return rest is not None and rest <= quiet
 
     def _quiet(self, place: Place) -> float:
         """Return the noise of a key's well-conditioned elements: what twins show, unless that is of ill-conditioned ones."""
@@ -195,17 +203,21 @@ class Search:
             self._kinks[update] = kinks_of(self.a, self.b, self.table, self.noise, update)
         return self._kinks[update]
 
-    def _not_null(self, later: list[Place], first: Place) -> Iterator[Place]:
+    def _not_null(self, later: Iterable[Place], first: Place) -> Iterator[Place]:
         taken = 1
         for place in later:
-            null = stage_of(place.key) in ("grad", "clip", "update", "opt") and is_null(
-                self.table, self.noise, place.update, parameter_of(place.key)
-            )
+            null = stage_of(place.key) in OF_GRADIENTS and self._is_null(place.update, parameter_of(place.key))
             if not null and not (place.update == first.update and self._is_explained(place)):
                 yield place
                 taken += 1
             if taken == MOST:
                 return
+
+    def _is_null(self, update: int, name: str) -> bool:
+        known = self._nulls.get((update, name))
+        if known is None:
+            known = self._nulls[update, name] = is_null(self.table, self.noise, update, name)
+        return known
 
     def _divergence(self, place: Place) -> Divergence:
         column = self.table.columns[place.key]

@@ -151,8 +151,10 @@ def upstream(table: Table) -> tuple[Array, Array]:
 def _quantile(columns: Sequence[Column], updates: Array) -> Array:
     distances = np.full((len(columns), len(updates)), np.nan)
     for row, column in enumerate(columns):
-        _, places, rows = np.intersect1d(updates, column.updates, assume_unique=True, return_indices=True)
-        distances[row, places] = np.minimum(column.distance[rows], 2.0)
+        begin, end = np.searchsorted(column.updates, [updates[0], updates[-1] + 1])
+        distances[row, np.searchsorted(updates, column.updates[begin:end])] = np.minimum(
+            column.distance[begin:end], 2.0
+        )
     weights = np.array([column.size for column in columns], np.float64)
     order = np.argsort(distances, axis=0)  # NaN last
     sizes = np.where(np.isnan(distances), 0.0, weights[:, None])

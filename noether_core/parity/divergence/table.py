@@ -45,6 +45,10 @@ class Column:
         """The larger norms."""
         return np.fmax(self.norm_a, self.norm_b)
 
+    def norm_at(self, row: int) -> float:
+        """Return the larger norm at a row."""
+        return float(max(self.norm_a[row], self.norm_b[row]))
+
     @property
     def nearby(self) -> Array:
         """How many times larger a scalar is nearby than at each update: near zero its relative error is larger. Else 1."""
@@ -125,7 +129,7 @@ def measured(a: Training, b: Training, progress: Callable[[int, int], None] | No
     """Measure two trainings at every update and key that both have. Arrays are read one pair at a time.
 
     Args:
-        a: a training. One that offers `statistics_columns(key) -> (updates, columns by name)` is asked for these, a key at a
+        a: a training. One that offers `statistics_columns(key) -> (updates, columns)` is asked for these, a key at a
             time, in place of `statistics`; one that offers `array_updates()` is asked for arrays of these updates alone.
         b: the other.
         progress: called with how many updates are done, and of how many.
@@ -209,21 +213,21 @@ def _with_zeros(a: Training, b: Training, update: int, key: str) -> tuple[Array 
 
 def _with_statistics(a: Training, b: Training, key: str, both: Sequence[int], arrays: Column | None) -> Column | None:
     """Return a key's column: of arrays where there are some, and for other updates of statistics."""
-    missing = np.setdiff1d(np.asarray(both, np.int64), arrays.updates if arrays is not None else [])
+    missing = np.asarray(both, np.int64)
+    if arrays is not None:
+        missing = np.setdiff1d(missing, arrays.updates, assume_unique=True)
     if not len(missing):
         return arrays
     updates_a, columns_a = _statistics_columns(a, key, missing)
     updates_b, columns_b = _statistics_columns(b, key, missing)
-    updates, places_a, places_b = np.intersect1d(updates_a, updates_b, return_indices=True)
-    kept = np.isin(updates, missing)
-    if not kept.any():
+    updates = _shared(_shared(updates_a, updates_b), missing)
+    if not len(updates):
         return arrays
-    taken_a = {name: np.asarray(column)[places_a[kept]] for name, column in columns_a.items()}
-    taken_b = {name: np.asarray(column)[places_b[kept]] for name, column in columns_b.items()}
+    taken_a, taken_b = _rows_of(updates, updates_a, columns_a), _rows_of(updates, updates_b, columns_b)
     found = bounds(taken_a, taken_b)
     norm_a, norm_b = (np.asarray(taken["norm"], np.float64) for taken in (taken_a, taken_b))
     size = int(np.max(np.asarray(taken_a["count"])))
-    column = Column(updates[kept].astype(np.int64), found, norm_a, norm_b, np.zeros(len(found), bool), size)
+    column = Column(updates.astype(np.int64), found, norm_a, norm_b, np.zeros(len(found), bool), size)
     return column if arrays is None else _joined(arrays, column)
 
 
@@ -231,11 +235,26 @@ def _statistics_columns(training: Training, key: str, updates: Array) -> tuple[A
     offered = getattr(training, "statistics_columns", None)
     if offered is not None:
         found_updates, columns = offered(key)
-        return np.asarray(found_updates), columns
+        return np.asarray(found_updates), {
+            name: np.asarray(getattr(columns, name)) for name in (*BOUNDED, "fingerprint")
+        }
     found = [(int(each), training.statistics(int(each), key)) for each in updates]
     kept = [(each, statistics) for each, statistics in found if statistics is not None]
     columns = {name: np.array([getattr(each, name) for _, each in kept]) for name in (*BOUNDED, "fingerprint")}
     return np.array([each for each, _ in kept], np.int64), columns
+
+
+def _shared(first: Array, second: Array) -> Array:
+    if np.array_equal(first, second):
+        return first
+    return np.intersect1d(first, second, assume_unique=True)
+
+
+def _rows_of(updates: Array, known: Array, columns: Mapping[str, Array]) -> Mapping[str, Array]:
+    if len(updates) == len(known):
+        return columns
+    places = np.searchsorted(known, updates)
+    return {name: column[places] for name, column in columns.items()}
 
 
 def _joined(first: Column, second: Column) -> Column:
