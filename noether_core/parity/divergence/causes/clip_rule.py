@@ -14,7 +14,7 @@ from noether_core.parity.divergence.training import Training
 from noether_core.text import number
 
 _PARALLEL = 1e-5
-_SAME = 3e-7  # of a factor, that rounding alone may change it by
+_MOST = 200_000_000  # gradients that are looked at, over all updates
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class Clipping:
 
 def clip_causes(case: Case) -> list[Cause]:
     """Name how clipping differs; nothing where gradients or clipped gradients were not kept."""
-    series = [
-        [each for update in case.updates() if (each := clipping(side, update)) is not None] for side in (case.a, case.b)
-    ]
+    updates = _updates(case)
+    series = [[each for update in updates if (each := clipping(side, update)) is not None] for side in (case.a, case.b)]
     if not all(series):
         return []
     kinds = [_kind(each) for each in series]
@@ -57,6 +56,13 @@ def clip_causes(case: Case) -> list[Cause]:
         )
     )
     return found
+
+
+def _updates(case: Case) -> list[int]:
+    """Return the updates to look at, from a little before the first that differs on: few of a large model."""
+    size = sum(array.size for key in case.keys("clip") if (array := case.a.array(case.update, key)) is not None)
+    most = max(2, min(12, _MOST // max(1, size)))
+    return [update for update in case.updates() if update >= case.update - 1][:most]
 
 
 def clipping(side: Training, update: int) -> Clipping | None:

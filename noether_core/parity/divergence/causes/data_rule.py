@@ -36,7 +36,7 @@ def data_causes(case: Case) -> list[Cause]:
                 0.9,
             )
         )
-    found += [*_ordered(case, key, a, b), *_turned(key, a, b)]
+    found += [*_ordered(case, key, a, b), *_turned(key, a, b), *_masks(key, a, b)]
     found.append(_content(key, a, b))
     return found
 
@@ -163,7 +163,7 @@ def _ordered(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
             0.96,
         )
         return
-    if a.ndim < 2 or a[0].size < 2:
+    if a.ndim < 2 or a[0].size < 2 or len({_print(row) for row in b}) < 0.8 * len(b):
         return
     rows = [
         array.astype(np.float64)
@@ -179,6 +179,13 @@ def _ordered(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
             (),
             score,
         )
+
+
+def _masks(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    """Name arrays of ones and zeros, which say what counts."""
+    if a.shape == b.shape and all(set(np.unique(side).tolist()) == {0.0, 1.0} for side in (a, b)):
+        line = (f"ones: {int(a.sum())} and {int(b.sum())} of {a.size}",)
+        yield Cause("loss-mask", f"{inert(key)}, of ones and zeros, is another mask.", line, 0.8)
 
 
 def _found(rows: Array, among: Array) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,6 +19,8 @@ _CAUSES = {
     "attention": "attention-scale",
     "convolution": "padding",
     "dropout": "dropout",
+    "embedding": "forward-other",
+    "recurrence": "forward-other",
     "factor": "forward-other",
     "linear": "weight-layout",
     "norm": "norm-epsilon",
@@ -32,7 +34,15 @@ _OPTION_CAUSES = {
     ("convolution", "kernel"): "weight-layout",
     ("linear", "bias"): "bias-missing",
     ("linear", "precision"): "low-precision",
+    ("attention", "layout"): "flatten-order",
+    ("attention", "merged"): "flatten-order",
     ("norm", "statistics"): "norm-axes",
+    ("recurrence", "bias"): "bias-missing",
+    ("recurrence", "forget bias"): "bias-missing",
+    ("recurrence", "gates"): "weight-layout",
+    ("recurrence", "gate"): "activation-function",
+    ("recurrence", "content"): "activation-function",
+    ("recurrence", "output"): "activation-function",
 }
 
 
@@ -61,7 +71,7 @@ def _by_ways(case: Case, key: str, outputs: tuple[Array, Array]) -> Iterator[Cau
         yield from _compared(way_a, way_b, max(left_a, left_b))
         return
     known, left, who = (way_a, left_a, "first") if fits_a else (way_b, left_b, "second")
-    yield from _other(known, left, who, min(1.0, left_b if fits_a else left_a))
+    yield from _other(known, left, who, min(1.0, left_b if fits_a else left_a), case.update)
 
 
 def _compared(a: Way, b: Way, left: float) -> Iterator[Cause]:
@@ -82,16 +92,11 @@ def _compared(a: Way, b: Way, left: float) -> Iterator[Cause]:
 
 def _kinds(a: Way, b: Way) -> str:
     kinds = {a.kind, b.kind}
-    order: tuple[Callable[[], bool], ...] = (
-        lambda: "dropout" in kinds,
-        lambda: "norm" in kinds,
-        lambda: "activation" in kinds,
-    )
-    names = ("dropout", "norm-axes", "activation-function")
-    return next((name for name, holds in zip(names, order, strict=True) if holds()), "forward-other")
+    named = {"dropout": "dropout", "norm": "norm-axes", "activation": "activation-function"}
+    return next((cause for kind, cause in named.items() if kind in kinds), "forward-other")
 
 
-def _other(known: Way, left: float, who: str, rest: float) -> Iterator[Cause]:
+def _other(known: Way, left: float, who: str, rest: float, update: int) -> Iterator[Cause]:
     """Name what a layer is that one side computes as layers of its kind do, and the other in no known way."""
     evidence = (f"the {who}: {_words(known)}, left over {number(left)}",)
     other = "second" if who == "first" else "first"
@@ -101,6 +106,12 @@ def _other(known: Way, left: float, who: str, rest: float) -> Iterator[Cause]:
         "attention": ("attention-mask", "attention-scale"),
         "convolution": ("padding", "weight-layout", "bias-missing"),
         "linear": ("weight-layout", "bias-missing"),
+        "recurrence": (
+            "forward-other",
+            *(("state-reset",) if update > 1 else ()),
+            "weight-layout",
+            "activation-function",
+        ),
         "norm": ("norm-axes", "norm-mode", "norm-epsilon"),
     }
     for index, cause in enumerate(kinds.get(known.kind, (_CAUSES[known.kind],))):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from noether_core.parity.divergence.causes import layers
+from noether_core.parity.divergence.causes import layers, recurrent, sequences
 from noether_core.parity.divergence.causes.case import Array, Case
 from noether_core.parity.divergence.causes.layers import Way
 from noether_core.parity.divergence.causes.measures import distance, factor
@@ -99,14 +99,16 @@ def _ways(given: Sources, output: Array) -> Iterator[Way]:
     for x in given.inputs:
         yield from layers.poolings(x, shape)
         yield from _dropped(x, output)
-    if len(given.inputs) >= 3:
-        triples = zip(given.inputs, given.inputs[1:], given.inputs[2:], strict=False)
-        for v, k, q in triples:
-            yield from layers.attentions(q, k, v, shape)
+    yield from _over_sequences(given, shape)
+
+
+def _over_sequences(given: Sources, shape: tuple[int, ...]) -> Iterator[Way]:
+    for v, k, q in zip(given.inputs, given.inputs[1:], given.inputs[2:], strict=False):
+        yield from sequences.separate_attentions(q, k, v, shape)
     for x in given.inputs:
-        if x.ndim == 3 and shape == (*x.shape[:2], x.shape[2] // 3) and x.shape[2] % 3 == 0:
-            q, k, v = np.split(x, 3, axis=-1)
-            yield from layers.attentions(q, k, v, shape)
+        yield from sequences.attentions(x, shape)
+        yield from sequences.embeddings(x, shape, given.parameters)
+        yield from recurrent.recurrences(x, shape, given.parameters)
 
 
 def _with_parameters(given: Sources, x: Array, output: Array) -> Iterator[Way]:

@@ -6,23 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from noether_core.parity.divergence.causes.case import Array, Case
+from noether_core.parity.divergence.causes.case import Array, Case, thinned
 from noether_core.parity.divergence.causes.measures import distance, factor, short_share
 from noether_core.parity.divergence.result import Cause
 from noether_core.text import inert, number
 
 _PARALLEL = 1e-5
-_MOST = 300_000  # elements of a key that are looked at
 
 
 def gradient_causes(case: Case) -> list[Cause]:
     """Name why the gradients that first differ do."""
-    pairs = {
-        key: (_some(x), _some(y))
-        for key in case.keys("grad")
-        if (pair := case.pair(key)) is not None
-        for x, y in [pair]
-    }
+    pairs = {key: pair for key in case.keys("grad") if (pair := case.some(key)) is not None}
     apart = {key: pair for key, pair in pairs.items() if not case.agrees(key)}
     found = list(_missing(case))
     if apart:
@@ -35,11 +29,6 @@ def gradient_causes(case: Case) -> list[Cause]:
         found += [*_clipped(pairs), *_precision(case, apart), *_noise(apart), *_rows(case)]
     found.append(Cause("gradient-other", _where(case, list(apart)), (), 0.35))
     return found
-
-
-def _some(values: Array) -> Array:
-    flat = values.reshape(-1)
-    return flat[:: max(1, flat.size // _MOST)]
 
 
 def _missing(case: Case) -> Iterator[Cause]:
@@ -97,7 +86,7 @@ def _factors(case: Case, apart: dict[str, tuple[Array, Array]], count: int) -> I
 def _course(case: Case) -> tuple[str, ...]:
     """Say whether the factor is that of the first difference at the next update too."""
     key = case.first.key
-    pair = case.pair(key, case.update + 1)
+    pair = case.some(key, case.update + 1)
     if pair is None or not pair[0].any():
         return ()
     return (
@@ -113,7 +102,7 @@ def _accumulated(case: Case, apart: dict[str, tuple[Array, Array]]) -> Iterator[
             before = (case.b, case.a)[other].array(case.update - 1, key)
             if before is None:
                 continue
-            gap, last = pair[mine] - pair[other], _some(before.astype(np.float64))
+            gap, last = pair[mine] - pair[other], thinned(before)
             if gap.shape == last.shape and last.any():
                 constant, left = factor(last, gap)
                 lefts.append((left, constant))
@@ -130,10 +119,10 @@ def _decayed(case: Case, apart: dict[str, tuple[Array, Array]]) -> Iterator[Caus
     """Ask whether the gradients differ by a multiple of their parameters: a penalty in one."""
     constants = {}
     for key, (x, y) in apart.items():
-        parameter = case.pair("param/" + key.partition("/")[2])
+        parameter = case.some("param/" + key.partition("/")[2])
         if parameter is None or not parameter[0].any():
             continue
-        constant, left = factor(_some(parameter[0]), y - x)
+        constant, left = factor(parameter[0], y - x)
         if left < 1e-2:
             constants[key] = constant
     if len(constants) > 0.5 * len(apart):

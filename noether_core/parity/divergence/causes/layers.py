@@ -151,27 +151,3 @@ def reshapings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:
         return
     for order in permutations(range(1, x.ndim)):
         yield Way("reshaping", {"order of axes": str((0, *order))}, x.transpose(0, *order).reshape(shape))
-
-
-def attentions(q: Array, k: Array, v: Array, shape: tuple[int, ...]) -> Iterator[Way]:
-    """Attend, N × T × D, with several numbers of heads, scales and masks. Source: Vaswani et al. 2017, section 3.2."""
-    if not q.ndim == k.ndim == v.ndim == 3 or q.shape != shape or q.size > _MOST_OUTPUT:
-        return
-    rows, length, width = q.shape
-    masks = {"none": np.zeros((length, length)), "causal": np.triu(np.full((length, length), -np.inf), 1)}
-    masks["causal, without the element itself"] = np.triu(np.full((length, length), -1e9), 0)
-    masks["anticausal"] = masks["causal"].T
-    for heads in (each for each in (1, 2, 3, 4, 6, 8, 12, 16) if width % each == 0):
-        split = [each.reshape(rows, length, heads, -1).swapaxes(1, 2) for each in (q, k, v)]
-        scores = split[0] @ split[1].swapaxes(-1, -2)
-        size = width // heads
-        for scale, by in (
-            ("1/√d of a head", size**-0.5),
-            ("none", 1.0),
-            ("1/√d of all", width**-0.5),
-            ("1/d of a head", 1 / size),
-        ):
-            for mask, added in masks.items():
-                weights = ACTIVATIONS["softmax"](scores * by + added)
-                output = (weights @ split[2]).swapaxes(1, 2).reshape(shape)
-                yield Way("attention", {"heads": str(heads), "scale": scale, "mask": mask}, output)

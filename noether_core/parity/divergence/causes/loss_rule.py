@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from noether_core.parity.divergence.causes.case import Array, Case
+from noether_core.parity.divergence.causes.case import Case
+from noether_core.parity.divergence.causes.losses import reductions, scored
 from noether_core.parity.divergence.result import Cause
 from noether_core.parity.divergence.training import Training
 from noether_core.text import inert, number
@@ -15,14 +15,7 @@ from noether_core.text import inert, number
 _FITS = 2e-6
 _MOST = 2_000_000
 
-
-@dataclass(frozen=True)
-class _Scored:
-    """Hold the elements of a loss by its name, before they are reduced, and the arguments that it has."""
-
-    name: str
-    argument: str
-    elements: Array
+Way = tuple[str, str, str]  # a loss by its name, its argument, and how it is reduced
 
 
 def loss_causes(case: Case) -> list[Cause]:
@@ -31,8 +24,8 @@ def loss_causes(case: Case) -> list[Cause]:
     pair = case.pair(key)
     if pair is None:
         return [Cause("loss-function", f"{inert(key)} differs in shape, or one lacks it.", (), 0.4)]
-    found = list(_explained(case, key))
     a, b = float(pair[0].reshape(-1)[0]), float(pair[1].reshape(-1)[0])
+    found = list(_explained(case, key)) or list(_terms(case, key, a, b))
     found += list(_factor(case, key, a, b))
     words = f"{inert(key)} is {number(a)} in one and {number(b)} in the other, from the same activations."
     found.append(Cause("loss-function", words, (), 0.45))
@@ -48,7 +41,7 @@ def _factor(case: Case, key: str, a: float, b: float) -> Iterator[Cause]:
     gradients = _gradient_factor(case)
     constant = gradients is not None and abs(gradients / ratio - 1) < 1e-3
     lines = (f"ratio {number(ratio)}", f"gradients {'have the same' if constant else 'do not have this'} factor")
-    whole = constant or (gradients is None and _steady(case, key, ratio))
+    whole = constant or (not case.keys("grad") and _steady(case, key, ratio))
     words = f"{inert(key)} is {number(ratio)} times the first's"
     named = next((name for name, size in _sizes(case).items() if _is_either(ratio, size)), "")
     if named:
@@ -67,7 +60,7 @@ def _is_either(ratio: float, size: float) -> bool:
 def _gradient_factor(case: Case) -> float | None:
     """Return the factor of the gradients, if it is one for all; None if it is not."""
     squares = products = lefts = 0.0
-    pairs = [pair for key in case.keys("grad")[:50] if (pair := case.pair(key)) is not None]
+    pairs = [pair for key in case.keys("grad")[:50] if (pair := case.some(key)) is not None]
     for x, y in pairs:
         squares += float((x * x).sum())
         products += float((x * y).sum())
@@ -118,99 +111,56 @@ def _explained(case: Case, key: str) -> Iterator[Cause]:
             return
 
 
-def _words(way: tuple[str, str, str]) -> str:
+def _words(way: Way) -> str:
     return f"the {way[2]} of {way[0]}" + (f" ({way[1]})" if way[1] else "")
 
 
-def _ways(side: Training, update: int, key: str) -> list[tuple[tuple[str, str, str], float]]:
-    """Return the ways to compute a side's loss that fit, the best first."""
+def _ways(side: Training, update: int, key: str) -> list[tuple[Way, float]]:
+    """Return the ways to compute a side's loss that fit, the plainest first."""
     value = side.array(update, key)
-    keys = side.keys(update)
-    outputs = [each for each in keys if each.startswith("act/")][-2:]
-    if value is None or not outputs:
+    if value is None:
         return []
     target = float(np.asarray(value, np.float64).reshape(-1)[0])
-    found = []
-    for output in reversed(outputs):
+    lefts = ((way, abs(each - target) / max(abs(target), 1e-30)) for way, each in _candidates(side, update, target))
+    return sorted((each for each in lefts if each[1] < _FITS), key=lambda each: _plainness(each[0]))
+
+
+def _plainness(way: Way) -> int:
+    return len(way[1]) + (way[2] != "mean")
+
+
+def _candidates(side: Training, update: int, target: float) -> Iterator[tuple[Way, float]]:
+    """Yield losses of the last activations and the targets that have their shapes; smoothing is solved for the target."""
+    keys = side.keys(update)
+    data = [each for name in keys if name.startswith("data/") and (each := side.array(update, name)) is not None]
+    masks = [each.astype(np.float64) for each in data if each.ndim and set(np.unique(each).tolist()) == {0, 1}]
+    for output in reversed([each for each in keys if each.startswith("act/")][-4:]):
         x = side.array(update, output)
-        for data in (each for each in keys if each.startswith("data/")):
-            y = side.array(update, data)
-            if x is None or y is None or x.size > _MOST:
+        for y in data:
+            if x is None or x.size > _MOST:
                 continue
-            for scored in _scored(x.astype(np.float64), y, target):
-                for words, reduced in _reductions(scored.elements, y):
-                    left = abs(reduced - target) / max(abs(target), 1e-30)
-                    if left < _FITS:
-                        found.append(((scored.name, scored.argument, words), left))
-        if found:
-            break
-    return sorted(found, key=lambda each: len(each[0][1]) + (each[0][2] != "mean"))
+            for loss in scored(x.astype(np.float64), y, target):
+                for words, reduced in reductions(loss.elements, y, masks):
+                    yield (loss.name, loss.argument, words), reduced
 
 
-def _reductions(elements: Array, targets: Array) -> Iterator[tuple[str, float]]:
-    yield "mean", float(elements.mean())
-    yield "half the mean", float(elements.mean() / 2)
-    yield "sum", float(elements.sum())
-    yield "half the sum", float(elements.sum() / 2)
-    if elements.ndim > 1:
-        yield "sum over features, mean over rows,", float(elements.sum() / len(elements))
-        yield "sum over rows, mean over features,", float(elements.sum() / elements[0].size)
-    if elements.ndim > 1 and np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
-        yield "mean without the last position", float(elements[:, :-1].mean())
-        yield "mean without the first position", float(elements[:, 1:].mean())
-    if np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
-        for value in (0, -100, -1):
-            kept = targets != value
-            if kept.any() and not kept.all():
-                yield f"mean without targets of {value}", float(elements[kept].mean())
-                yield f"mean without targets of {value}, over all,", float(elements[kept].sum() / elements.size)
-
-
-def _scored(x: Array, y: Array, target: float) -> Iterator[_Scored]:
-    if np.issubdtype(y.dtype, np.integer) and x.shape[:-1] == y.shape and x.ndim > 1:
-        yield from _classified(x, y, target)
-    elif x.size == y.size and np.issubdtype(y.dtype, np.floating):
-        yield from _regressed(x - y.astype(np.float64).reshape(x.shape))
-
-
-def _classified(x: Array, y: Array, target: float) -> Iterator[_Scored]:
-    """Yield cross entropies; label smoothing is linear in its strength, which is solved for. Source: Szegedy et al. 2016."""
-    if y.min() < 0 or y.max() >= x.shape[-1]:
+def _terms(case: Case, key: str, a: float, b: float) -> Iterator[Cause]:
+    """Ask whether one term is another, and the rest of the loss the same: the difference is that of two losses."""
+    ways = list(_candidates(case.a, case.update, float("nan")))
+    found = []
+    for one, value in ways:
+        for other, changed in ways:
+            if one != other and (one[:2] == other[:2] or one[2] == other[2]):
+                left = abs(changed - value - (b - a)) / max(abs(b - a), 1e-30)
+                found.append((left, _plainness(one) + _plainness(other), one, other))
+    limit = max(1e-4, 3e-7 * max(abs(a), abs(b)) / max(abs(b - a), 1e-30))
+    fitting = sorted((each[1:], each[0]) for each in found if each[0] < limit)
+    if not fitting:
         return
-    logs = x - x.max(-1, keepdims=True)
-    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
-    plain = -np.take_along_axis(logs, y[..., None].astype(np.int64), -1)[..., 0]
-    yield _Scored("cross entropy", "", plain)
-    even = -logs.mean(-1)
-    others = (even * x.shape[-1] - plain) / (x.shape[-1] - 1)
-    for words, rest in (("", even), (" of the other classes", others)):
-        gap = float((rest - plain).mean())
-        strength = (target - float(plain.mean())) / gap if gap else 0.0
-        if 5e-4 < strength < 0.6 and abs(strength * 1000 - round(strength * 1000)) < 2e-2:
-            yield _Scored(
-                "cross entropy", f"labels smoothed by {strength:.3g}{words}", (1 - strength) * plain + strength * rest
-            )
-    for gamma in (1.0, 2.0, 3.0):
-        yield _Scored("focal loss", f"gamma {gamma:g}", (1 - np.exp(-plain)) ** gamma * plain)
-    if x.shape[-1] > 1:
-        own = np.exp(logs)
-        squares = ((own - np.eye(x.shape[-1])[y]) ** 2).mean(-1)
-        yield _Scored("squared error of probabilities", "", squares)
-
-
-def _regressed(gap: Array) -> Iterator[_Scored]:
-    size = np.abs(gap)
-    functions: Mapping[str, Callable[[], Array]] = {
-        "squared error": lambda: gap**2,
-        "absolute error": lambda: size,
-        "log cosh": lambda: np.log(np.cosh(np.minimum(size, 300.0))),
-    }
-    for name, function in functions.items():
-        yield _Scored(name, "", function())
-    for delta in (1.0, 0.5, 0.1, 2.0):
-        huber = np.where(size <= delta, 0.5 * gap**2, delta * (size - 0.5 * delta))  # Huber 1964
-        yield _Scored("Huber loss", f"delta {delta:g}", huber)
-        yield _Scored("smooth absolute error", f"beta {delta:g}", huber / delta)
-    if gap.ndim > 1:
-        yield _Scored("norm of the error", "", np.linalg.norm(gap, axis=-1))
-        yield _Scored("root mean square of the error", "", np.sqrt((gap**2).mean(keepdims=True)))
+    (_, one, other), left = fitting[0]
+    masked = "without" in one[2] + other[2]
+    cause = "loss-function" if one[:2] != other[:2] else "loss-mask" if masked else "loss-reduction"
+    sentence = (
+        f"The difference of {inert(key)} is that of {_words(other)} and {_words(one)}, beside what else it holds."
+    )
+    yield Cause(cause, sentence, (f"left over {number(left)} of the difference",), 0.8)

@@ -77,12 +77,14 @@ def correlation(one: Array, other: Array) -> float:
 def short_share(values: Array) -> float:
     """Return the share of nonzero binary32 values whose low 13 bits are zero, as in what was bfloat16, float16 or TF32.
 
-    >>> short_share(np.array([0.5, 0.1], dtype=np.float32))
+    Fewer than four values tell nothing: ones and halves are short in any precision.
+
+    >>> short_share(np.array([0.5, 0.1, 0.3, 0.25], dtype=np.float32))
     0.5
     """
     bits = np.ascontiguousarray(values.reshape(-1), dtype=np.float32).view(np.uint32)
     live = bits[bits << 1 != 0]
-    return float((live & 0x1FFF == 0).mean()) if live.size else 0.0
+    return float((live & 0x1FFF == 0).mean()) if len(np.unique(live[:10_000])) > 3 else 0.0
 
 
 def explained(left: float, limit: float = 1e-5) -> float:

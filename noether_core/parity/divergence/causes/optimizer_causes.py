@@ -126,7 +126,7 @@ def _flags(edit: Edit) -> Iterator[Cause]:
         who = "first" if flag in edit.a.recipe.flags else "second"
         score = 0.93
         if flag == "coupled" and not has_decay(edit.b if who == "first" else edit.a):
-            score = 0.5  # there is no decay beside the gradient: it is missing
+            continue  # it is decay's strength that differs, if anything: there is none in the other
         yield Cause(_FLAG_CAUSES[flag], f"{_FLAG_WORDS[flag]} in the {who} alone.", (), score)
 
 
@@ -173,7 +173,7 @@ def _reset(case: Case, a: Samples, b: Samples, fits_a: Fits, fits_b: Fits) -> It
             continue
         best = min(others.values(), key=lambda each: each.misfit)
         for update in sorted(range(2, len(samples.gradients)), key=lambda each: abs(each - case.update)):
-            head, tail = samples.until(update - 1), samples.since(update - 1)
+            head, tail = samples.between(0, update - 1), samples.between(update - 1)
             misfits = [evaluate(part, best.recipe, best.numbers, best.coupled).misfit for part in (head, tail)]
             if max(misfits) < 3 * max(best.misfit, 1.0):
                 sentence = f"The {who}'s optimizer state is lost at update {update}: from there on it is as if fresh."

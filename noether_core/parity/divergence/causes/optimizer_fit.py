@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from noether_core.parity.divergence.causes.optimizer_recipes import Recipe, directions, numbers_of
-from noether_core.parity.divergence.causes.optimizer_samples import Samples
+from noether_core.parity.divergence.causes.optimizer_samples import FEWEST, Samples
 
 Array = np.ndarray[Any, Any]
 
@@ -110,15 +110,17 @@ def _projected(samples: Samples, recipe: Recipe, numbers: Mapping[str, float], c
     counts = samples.sums(np.ones(d.shape[1]))
     dd, pp, dp = samples.sums(d * d), samples.sums(p * p), samples.sums(d * p)
     du, pu = samples.sums(d * target), samples.sums(p * target)
-    both = (dd * pp - dp**2 > 1e-9 * dd * pp) & (counts >= 4) & ("coupled" not in recipe.flags)
+    both = (dd * pp - dp**2 > 1e-9 * dd * pp) & (counts >= FEWEST) & ("coupled" not in recipe.flags)
     determinant = np.where(both, dd * pp - dp**2, 1.0)
     a = np.where(both, (du * pp - pu * dp) / determinant, du / np.maximum(dd, 1e-300))
     b = np.where(both, (pu * dd - du * dp) / determinant, 0.0)
     left = target - a[:, owners] * d - b[:, owners] * p
-    freedom = np.maximum(counts - 1 - both, 0.5)
+    counted = samples.counted
+    left = np.where(counted[owners], left, 0.0)
+    freedom = np.where(counted, np.maximum(counts - 1 - both, 0.5), 0.0) + np.zeros_like(dd)
     by_update = np.sqrt((left**2).sum(axis=1) / freedom.sum(axis=1))
     misfit = float(np.sqrt((left**2).sum() / freedom.sum()))
-    a_error = np.sqrt(np.where(both, pp / determinant, 1 / np.maximum(dd, 1e-300)))
+    a_error = np.sqrt(np.where(both, pp / determinant, np.where(counted, 1 / np.maximum(dd, 1e-300), np.inf)))
     b_error = np.sqrt(np.where(both, dd / determinant, np.inf))
     scale = max(misfit, 0.3)
     found = Fit(recipe, dict(numbers), misfit, by_update, a, a_error * scale, b, b_error * scale, coupled)
@@ -172,7 +174,7 @@ def _moved(samples: Samples, at: Fit, names: Sequence[str], slopes: tuple[Array,
 def _shifted(name: str, value: float, change: float) -> float:
     """Move a number on the scale on which a search for it is even: log(1 − x) for averages' rates, log x for the others."""
     if name in ("epsilon", "start"):
-        return float(np.exp(np.clip(np.log(value) + change, -40.0, 5.0)))
+        return float(np.exp(np.clip(np.log(value) + change, -40.0, 0.0 if name == "epsilon" else 5.0)))
     return float(1 - np.exp(-np.clip(-np.log1p(-value) + change, 0.0, 12.0)))
 
 

@@ -45,16 +45,15 @@ def known(fits: Fits) -> bool:
 
 def identify(a: Samples, b: Samples) -> tuple[Fits, Fits]:
     """Fit each side with every recipe that is close for one of them."""
-    found = [_families(side) for side in (a, b)]
-    families = {recipe for fits in found for recipe in _close(fits)}
-    for samples, fits in zip((a, b), found, strict=True):
-        for recipe in families & set(_close(fits)):
-            _improve(samples, fits, recipe)
-    wanted = {recipe for fits in found for recipe in _acceptable(fits)}
-    for samples, fits in zip((a, b), found, strict=True):
+    fits_a = _searched(a, {})
+    fits_b = _searched(b, fits_a)
+    if known(fits_b) and not known(fits_a):
+        fits_a |= _searched(a, fits_b)
+    wanted = {recipe for fits in (fits_a, fits_b) for recipe in _acceptable(fits)}
+    for samples, fits, others in ((a, fits_a, fits_b), (b, fits_b, fits_a)):
         for recipe in wanted - set(fits):
-            fits[recipe] = fit(samples, recipe)
-    return found[0], found[1]
+            fits[recipe] = fit(samples, recipe, others[recipe] if known(fits) else None)
+    return fits_a, fits_b
 
 
 def edits(a: Samples, b: Samples, fits_a: Fits, fits_b: Fits) -> list[Edit]:
@@ -68,13 +67,27 @@ def edits(a: Samples, b: Samples, fits_a: Fits, fits_b: Fits) -> list[Edit]:
     return sorted(found, key=lambda edit: (edit.changes, -edit.quality))
 
 
-def _families(samples: Samples) -> Fits:
-    return {recipe: fit(samples, recipe) for recipe in map(Recipe, FLAGS)}
+def _searched(samples: Samples, hints: Fits) -> Fits:
+    """Fit recipes: those a change away from what the other side is known to be, then family by family, the closest first."""
+    found: Fits = {}
+    if known(hints):
+        hint = min(hints.values(), key=lambda each: each.misfit)
+        near = evaluate(samples, hint.recipe, hint.numbers, hint.coupled)
+        found[hint.recipe] = min(refine(samples, near, tuple(near.numbers)), fit(samples, hint.recipe), key=_misfit)
+        _improve(samples, found, hint.recipe)
+        if known(found):
+            return found
+    families = sorted((fit(samples, recipe) for recipe in map(Recipe, FLAGS) if recipe not in found), key=_misfit)
+    found |= {each.recipe: each for each in families}
+    for each in families:
+        best = min(map(_misfit, found.values()))
+        if each.misfit <= max(_SIMILAR * best, _KNOWN) or not known(found):
+            _improve(samples, found, each.recipe)
+    return found
 
 
-def _close(fits: Fits) -> list[Recipe]:
-    best = min(each.misfit for each in fits.values())
-    return [recipe for recipe, each in fits.items() if each.misfit <= max(_SIMILAR * best, _KNOWN)]
+def _misfit(each: Fit) -> float:
+    return each.misfit
 
 
 def _improve(samples: Samples, fits: Fits, recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ _MOST_ELEMENTS = 2_400  # of all keys together
 _LEAST_ELEMENTS = 16  # of one key
 _MOST_KEYS = 150
 _MOST_UPDATES = 14
+_ROUNDING = 1e-5  # of the other gradients' size: what is smaller can be zero but for rounding
+FEWEST = 4  # elements of a key for rate and decay to be told apart
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Samples:
         starts: where each key's elements start, `k` integers.
         gradients, parameters, updates: `t × n` in binary64; the gradient is the clipped one where it was kept.
         weights: `t × n`, one over the rounding error that an update may have.
+        counted: `k` booleans: keys that have elements enough to tell rate and decay apart, and gradients beyond rounding.
     """
 
     names: tuple[str, ...]
@@ -35,6 +38,7 @@ class Samples:
     parameters: Array
     updates: Array
     weights: Array
+    counted: Array
 
     @property
     def owners(self) -> Array:
@@ -46,15 +50,11 @@ class Samples:
         """Sum over each key's elements: `… × n` to `… × k`."""
         return np.add.reduceat(values, self.starts, axis=-1)
 
-    def until(self, updates: int) -> Samples:
-        """Return the first so many updates alone."""
+    def between(self, first: int, end: int | None = None) -> Samples:
+        """Return a part of the updates, the first of them counted from 0, as if the optimizer began there."""
         parts = (self.gradients, self.parameters, self.updates, self.weights)
-        return Samples(self.names, self.starts, *(part[:updates] for part in parts))
-
-    def since(self, updates: int) -> Samples:
-        """Return what comes after the first so many updates, as if the optimizer began there."""
-        parts = (self.gradients, self.parameters, self.updates, self.weights)
-        return Samples(self.names, self.starts, *(part[updates:] for part in parts))
+        gradients, parameters, updates, weights = (part[first:end] for part in parts)
+        return replace(self, gradients=gradients, parameters=parameters, updates=updates, weights=weights)
 
     def chosen(self, keep: Array) -> Samples:
         """Return the keys alone for which `keep`, `k` booleans, is true."""
@@ -63,7 +63,8 @@ class Samples:
         starts = np.cumsum(np.append(0, counts[:-1]))
         names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
         parts = (self.gradients, self.parameters, self.updates, self.weights)
-        return Samples(names, starts, *(part[:, elements] for part in parts))
+        gradients, parameters, updates, weights = (part[:, elements] for part in parts)
+        return Samples(names, starts, gradients, parameters, updates, weights, self.counted[keep])
 
 
 def gather(a: Training, b: Training) -> tuple[Samples, Samples] | None:
@@ -136,9 +137,12 @@ def _joined(rows: dict[str, Any]) -> Samples:
     gradients, parameters, updates = (
         np.concatenate([each[part] for each in rows.values()], axis=1) for part in range(3)
     )
-    counts = [each[0].shape[1] for each in rows.values()]
+    counts = np.array([each[0].shape[1] for each in rows.values()])
     starts = np.cumsum([0, *counts[:-1]])
-    return Samples(tuple(rows), starts, gradients, parameters, updates, _weights(parameters, updates))
+    sizes = np.sqrt(np.add.reduceat((gradients**2).mean(axis=0), starts) / counts)
+    counted = (counts >= FEWEST) & (sizes > _ROUNDING * np.median(sizes))
+    counted = counted if counted.any() else counts > 0
+    return Samples(tuple(rows), starts, gradients, parameters, updates, _weights(parameters, updates), counted)
 
 
 def _weights(parameters: Array, updates: Array) -> Array:

@@ -57,7 +57,7 @@ def _started(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
     """Tell a weight that was not carried over from trainings that start from others altogether."""
     names = case.keys("param")
     apart = [name for name in names if not case.agrees(name)]
-    random = [name for name in names if (pair := case.pair(name)) is not None and np.ptp(pair[0]) > 0]
+    random = [name for name in names if (pair := case.some(name)) is not None and np.ptp(pair[0]) > 0]
     share = len(apart) / max(1, len(random))
     constant = np.ptp(a) == 0 or np.ptp(b) == 0
     like = correlation(a, b) if a.shape == b.shape else 0.0

@@ -108,7 +108,7 @@ def _sloped(case: Case) -> Iterator[Cause]:
     fits: dict[str, tuple[float, float]] = {}
     decays: dict[str, float] = {}
     for key in case.keys("update"):
-        pair, parameter = case.pair(key), case.pair("param/" + key.partition("/")[2])
+        pair, parameter = case.some(key), case.some("param/" + key.partition("/")[2])
         if pair is None or case.agrees(key) or not pair[0].any():
             continue
         fits[key] = factor(*pair)

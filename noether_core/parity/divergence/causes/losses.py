@@ -1,0 +1,96 @@
+"""Compute losses of outputs and targets in the ways that ports compute them: functions, arguments, reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hold the elements of a loss by its name, before they are reduced, and the arguments that it has."""
+
+    name: str
+    argument: str
+    elements: Array
+
+
+def reductions(elements: Array, targets: Array, masks: Sequence[Array] = ()) -> Iterator[tuple[str, float]]:
+    """Yield what the elements of a loss come to, with all of them or without those that a mask or a target leaves out."""
+    yield "mean", float(elements.mean())
+    yield "half the mean", float(elements.mean() / 2)
+    yield "sum", float(elements.sum())
+    yield "half the sum", float(elements.sum() / 2)
+    if elements.ndim > 1:
+        yield "sum over features, mean over rows,", float(elements.sum() / len(elements))
+        yield "sum over rows, mean over features,", float(elements.sum() / elements[0].size)
+    for mask in masks:
+        if mask.shape == elements.shape:
+            yield "mean without what is masked", float((elements * mask).sum() / mask.sum())
+            yield "mean without what is masked, over all,", float((elements * mask).mean())
+            yield "sum without what is masked", float((elements * mask).sum())
+    if elements.ndim > 1 and np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
+        yield "mean without the last position", float(elements[:, :-1].mean())
+        yield "mean without the first position", float(elements[:, 1:].mean())
+    if np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
+        for value in (0, -100, -1):
+            kept = targets != value
+            if kept.any() and not kept.all():
+                yield f"mean without targets of {value}", float(elements[kept].mean())
+                yield f"mean without targets of {value}, over all,", float(elements[kept].sum() / elements.size)
+
+
+def scored(x: Array, y: Array, target: float) -> Iterator[Scored]:
+    """Yield the losses that outputs and targets of these shapes can have."""
+    if np.issubdtype(y.dtype, np.integer) and x.shape[:-1] == y.shape and x.ndim > 1:
+        yield from _classified(x, y, target)
+    elif x.size == y.size and np.issubdtype(y.dtype, np.floating):
+        yield from _regressed(x - y.astype(np.float64).reshape(x.shape))
+
+
+def _classified(x: Array, y: Array, target: float) -> Iterator[Scored]:
+    """Yield cross entropies; label smoothing is linear in its strength, which is solved for. Source: Szegedy et al. 2016."""
+    if y.min() < 0 or y.max() >= x.shape[-1]:
+        return
+    logs = x - x.max(-1, keepdims=True)
+    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
+    plain = -np.take_along_axis(logs, y[..., None].astype(np.int64), -1)[..., 0]
+    yield Scored("cross entropy", "", plain)
+    even = -logs.mean(-1)
+    others = (even * x.shape[-1] - plain) / (x.shape[-1] - 1)
+    for words, rest in (("", even), (" of the other classes", others)):
+        gap = float((rest - plain).mean())
+        strength = (target - float(plain.mean())) / gap if gap else 0.0
+        if 5e-4 < strength < 0.6 and abs(strength * 1000 - round(strength * 1000)) < 2e-2:
+            yield Scored(
+                "cross entropy", f"labels smoothed by {strength:.3g}{words}", (1 - strength) * plain + strength * rest
+            )
+    for gamma in (1.0, 2.0, 3.0):
+        yield Scored("focal loss", f"gamma {gamma:g}", (1 - np.exp(-plain)) ** gamma * plain)
+    if x.shape[-1] > 1:
+        own = np.exp(logs)
+        squares = ((own - np.eye(x.shape[-1])[y]) ** 2).mean(-1)
+        yield Scored("squared error of probabilities", "", squares)
+
+
+def _regressed(gap: Array) -> Iterator[Scored]:
+    size = np.abs(gap)
+    functions: Mapping[str, Callable[[], Array]] = {
+        "squared error": lambda: gap**2,
+        "absolute error": lambda: size,
+        "log cosh": lambda: np.log(np.cosh(np.minimum(size, 300.0))),
+    }
+    for name, function in functions.items():
+        yield Scored(name, "", function())
+    for delta in (1.0, 0.5, 0.1, 2.0):
+        huber = np.where(size <= delta, 0.5 * gap**2, delta * (size - 0.5 * delta))  # Huber 1964
+        yield Scored("Huber loss", f"delta {delta:g}", huber)
+        yield Scored("smooth absolute error", f"beta {delta:g}", huber / delta)
+    if gap.ndim > 1:
+        yield Scored("norm of the error", "", np.linalg.norm(gap, axis=-1))
+        yield Scored("root mean square of the error", "", np.sqrt((gap**2).mean(keepdims=True)))
