@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("jax")
 pytest.importorskip("torch")
 
-from benchmarks.porting_bugs.families import BUGS, FAMILIES
+from benchmarks.porting_bugs.families import BUGS, FAMILIES, WAYS
 from benchmarks.porting_bugs.first_change import distance, first_change
 from benchmarks.porting_bugs.record import FRAMEWORKS, nudged, record, twin
 from benchmarks.porting_bugs.steps import step_function
@@ -70,7 +70,7 @@ def test_nudging_leaves_zeros_and_moves_the_rest_by_one_float() -> None:
     assert moved.tolist() == [1, 0, 1, 1]
 
 
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_shows_first_where_its_truth_says(name: str) -> None:
     bug = BUGS[name]
@@ -79,6 +79,13 @@ def test_a_bug_shows_first_where_its_truth_says(name: str) -> None:
     update, key, _ = found
     assert (update, stage_of(key)) == (bug.first_update, bug.stage)
     assert bug.has_key(key)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_another_way_to_compute_the_same_differs_by_roundings(name: str) -> None:
+    way = WAYS[name]
+    found = apart(record(way.family, way.side, name), record(way.family, way.side), 1)
+    assert 0 < max(value for key, value in found.items() if not key.endswith(NULL)) < 2e-5
 
 
 def test_there_are_enough_bugs_and_each_has_a_name_of_its_own() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from benchmarks.porting_bugs.dump import dump
 from benchmarks.porting_bugs.examine import NAMED, examine, examine_correct
-from benchmarks.porting_bugs.families import BUGS
+from benchmarks.porting_bugs.families import BUGS, FAMILIES
 from benchmarks.porting_bugs.page import page
 from benchmarks.porting_bugs.record import TWINS
+from benchmarks.porting_bugs.truth import Way, recipe
 from noether_core.parity.divergence import Comparison
 
 PAGE = Path(__file__).parents[2] / "docs" / "porting_bugs.md"
@@ -39,11 +40,11 @@ def main() -> None:
         dump(typed.dump, list(families))
         return
     correct: dict[str, list[Comparison]] = {}
-    for family in families:
-        correct[family] = []
+    for way in [way for name in families for way in (Way(name, recipe()), *FAMILIES[name].ways)]:
+        correct[way.id] = []
         for seed in range(typed.seeds):
-            correct[family].append(found := examine_correct(family, seed))
-            print(f"{family}, correct, seed {seed}: {found.sentence}", flush=True)
+            correct[way.id].append(found := examine_correct(way, seed))
+            print(f"{way.id}, correct, seed {seed}: {found.sentence}", flush=True)
     findings = []
     for bug in bugs:
         findings.append(finding := examine(bug))

@@ -14,7 +14,7 @@ from benchmarks.porting_bugs.family import Family
 from benchmarks.porting_bugs.jax_layers import as_bfloat16
 from benchmarks.porting_bugs.jax_optimizers import Tree
 from benchmarks.porting_bugs.layouts import Arrays
-from benchmarks.porting_bugs.truth import FORWARD, loaded, model, optimizer, planted, recipe
+from benchmarks.porting_bugs.truth import FORWARD, Way, loaded, model, optimizer, planted, recipe
 
 
 def _second_epoch_shuffled(batches: list[Arrays]) -> list[Arrays]:
@@ -65,6 +65,10 @@ def _bias_twice(params: Tree, name: str, x: jax.Array) -> jax.Array:
 
 def _bias_forgotten(params: Tree, name: str, x: jax.Array) -> jax.Array:
     return x @ params[f"{name}.weight"]
+
+
+def _fast_statistics(x: Any, mean: Any, var: Any) -> tuple[Any, Any]:
+    return x.mean((0, 1, 2)), jax_layers.fast_variance(x, (0, 1, 2))
 
 
 def _damped(trace: Any, grad: Any, rate: Any) -> Any:
@@ -220,4 +224,6 @@ BUGS = (
     ),
 )
 
-CNN = Family("cnn", cnn.weights, cnn.batches, cnn.TORCH, cnn.JAX, BUGS, cnn.buffers)
+WAYS = (Way("cnn-flax-norm", model(norm_statistics=_fast_statistics)),)
+
+CNN = Family("cnn", cnn.weights, cnn.batches, cnn.TORCH, cnn.JAX, BUGS, WAYS, cnn.buffers)

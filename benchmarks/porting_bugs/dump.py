@@ -17,6 +17,7 @@ is an array in PyTorch's layout; activations of images are NCHW. Members stand i
 - `base_torch`, `base_jax`: the correct pair, seed 0. `other_torch`, `other_jax`: the correct pair of seed 1.
 - `twin_torch_N`, `twin_jax_N`: twins of that framework's base; all weights nudged by one float; for odd N rows permuted.
 - `bug_ID`: with that bug, in the side that `bugs.json` says; compare it with the *other* framework's base.
+- `way_ID`: correct, but computed otherwise, as Flax or optax do: fast variance, bias correction in float32.
 - `bugs.json`: of each bug its truth: side, stage, patterns for the key, first update, accepted causes, culprit.
 """
 
@@ -36,6 +37,8 @@ def dump(folder: Path, families: Sequence[str]) -> None:
             for number in range(TWINS):
                 twin(family, framework, number).save(place / f"twin_{framework}_{number}.npz")
             record(family, framework, seed=1).save(place / f"other_{framework}.npz")
+        for way in FAMILIES[family].ways:
+            record(family, way.side, way.id).save(place / f"way_{way.id}.npz")
         for bug in FAMILIES[family].bugs:
             record(family, bug.side, bug.id).save(place / f"bug_{bug.id}.npz")
             print(bug.id, flush=True)

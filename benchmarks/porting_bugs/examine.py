@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from noether_core.parity.between_runs.transplant import Transplant, transplant
 
+from benchmarks.porting_bugs.families import WAYS
 from benchmarks.porting_bugs.record import TWINS, record, twin
 from benchmarks.porting_bugs.steps import step_function
-from benchmarks.porting_bugs.truth import Bug
+from benchmarks.porting_bugs.truth import Bug, Way
 from noether_core.parity.divergence import Comparison, MemoryTraining, Noise, compare
 from noether_core.parity.divergence.causes import causes_of
 
@@ -70,7 +71,7 @@ class Finding:
         return self.transplanted.culprit in self.bug.culprits
 
 
-def pair(family: str, seed: int = 0, bug: Bug | None = None, twins: int = TWINS) -> Pair:
+def pair(family: str, seed: int = 0, bug: Bug | Way | None = None, twins: int = TWINS) -> Pair:
     """Record a pair, and as many twins of either: of the side with a bug, the twins have it too, as a user's would."""
     sides = {}
     for framework in ("torch", "jax"):
@@ -94,7 +95,7 @@ def examine(bug: Bug, seed: int = 0) -> Finding:
     return Finding(bug, comparison, found, time.perf_counter() - start)
 
 
-def examine_correct(family: str, seed: int) -> Comparison:
-    """Compare a correct pair."""
-    trainings = pair(family, seed)
+def examine_correct(way: Way, seed: int) -> Comparison:
+    """Compare a correct pair, one side of which may go another way."""
+    trainings = pair(way.family, seed, way if way.id in WAYS else None)
     return compare(trainings.torch, trainings.jax, trainings.noise)

@@ -11,7 +11,7 @@ from benchmarks.porting_bugs.jax_step import JaxRecipe, JaxStep
 from benchmarks.porting_bugs.layouts import Array, Arrays
 from benchmarks.porting_bugs.stepped import Step
 from benchmarks.porting_bugs.torch_step import TorchRecipe, TorchStep
-from benchmarks.porting_bugs.truth import Bug, Framework
+from benchmarks.porting_bugs.truth import Bug, Framework, Way
 
 
 def no_buffers() -> Arrays:
@@ -26,6 +26,8 @@ class Family:
     Attributes:
         weights: makes the first weights by a seed, in the order of the layers and in PyTorch's layouts.
         batches: makes that many batches by a seed.
+        bugs: what can be planted in one of the two.
+        ways: other correct ways that one of the two can go.
         buffers: makes what the model keeps beside its weights.
     """
 
@@ -35,14 +37,15 @@ class Family:
     torch: TorchRecipe
     jax: JaxRecipe
     bugs: tuple[Bug, ...]
+    ways: tuple[Way, ...] = ()
     buffers: Callable[[], Arrays] = no_buffers
 
-    def recipe(self, framework: Framework, bug: Bug | None = None) -> TorchRecipe | JaxRecipe:
+    def recipe(self, framework: Framework, bug: Bug | Way | None = None) -> TorchRecipe | JaxRecipe:
         """Return a framework's recipe, with a bug if that is one of this framework's."""
         correct = self.torch if framework == "torch" else self.jax
         return correct if bug is None or bug.side != framework else bug.change(correct)
 
-    def step(self, framework: Framework, bug: Bug | None = None) -> Step:
+    def step(self, framework: Framework, bug: Bug | Way | None = None) -> Step:
         """Return a framework's step."""
         recipe = self.recipe(framework, bug)
         return TorchStep(recipe) if isinstance(recipe, TorchRecipe) else JaxStep(recipe)

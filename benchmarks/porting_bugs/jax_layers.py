@@ -39,6 +39,18 @@ def layer_norm(
     return normal * params[f"{name}.weight"] + params[f"{name}.bias"]
 
 
+def fast_variance(x: jax.Array, axis: Any, keepdims: bool = False) -> jax.Array:
+    """Return the variance as the mean square less the squared mean, as Flax's norms have it by default."""
+    return jnp.square(x).mean(axis, keepdims=keepdims) - jnp.square(x.mean(axis, keepdims=keepdims))
+
+
+def layer_norm_as_in_flax(params: dict[str, Any], name: str, x: jax.Array) -> jax.Array:
+    """Return the same as `layer_norm`, in the order in which Flax computes it."""
+    variance = jnp.maximum(fast_variance(x, -1, keepdims=True), 0)
+    scale = jax.lax.rsqrt(variance + 1e-5) * params[f"{name}.weight"]
+    return (x - x.mean(-1, keepdims=True)) * scale + params[f"{name}.bias"]
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """Return the largest of each 2x2 pixels of NHWC images."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")

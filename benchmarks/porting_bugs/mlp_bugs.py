@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.porting_bugs import jax_layers, mlp
 from benchmarks.porting_bugs.family import Family
 from benchmarks.porting_bugs.jax_layers import as_bfloat16, as_tf32
-from benchmarks.porting_bugs.jax_optimizers import Adam, AmsGrad, Tree, corrected
+from benchmarks.porting_bugs.jax_optimizers import Adam, AmsGrad, Tree, corrected, corrected_as_in_optax
 from benchmarks.porting_bugs.layouts import Arrays
-from benchmarks.porting_bugs.truth import OPT, STATE, loaded, model, optimizer, planted, recipe
+from benchmarks.porting_bugs.truth import OPT, STATE, Way, loaded, model, optimizer, planted, recipe
 
 
 def _tf32_linear(params: Tree, name: str, x: jax.Array) -> jax.Array:
@@ -193,4 +193,9 @@ BUGS = (
     ),
 )
 
-MLP = Family("mlp", mlp.weights, mlp.batches, mlp.TORCH, mlp.JAX, BUGS)
+WAYS = (
+    Way("mlp-flax-norm", model(norm=jax_layers.layer_norm_as_in_flax)),
+    Way("mlp-optax-adam", optimizer(correct=corrected_as_in_optax)),
+)
+
+MLP = Family("mlp", mlp.weights, mlp.batches, mlp.TORCH, mlp.JAX, BUGS, WAYS)

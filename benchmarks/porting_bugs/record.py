@@ -30,7 +30,7 @@ def record(
     Args:
         family: one of `FAMILIES`.
         framework: `torch` or `jax`.
-        bug: the id of a bug to plant; it changes nothing if it is the other framework's.
+        bug: the id of a bug to plant, or of another way to go; it changes nothing if it is the other framework's.
         seed: of weights and batches.
         updates: how many.
         nudge: the seed by which each weight but zeros starts one float up or down.

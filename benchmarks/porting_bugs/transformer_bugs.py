@@ -12,11 +12,11 @@ import numpy as np
 from benchmarks.porting_bugs import jax_layers, transformer
 from benchmarks.porting_bugs.family import Family
 from benchmarks.porting_bugs.jax_layers import as_bfloat16, negative_log_likelihood
-from benchmarks.porting_bugs.jax_optimizers import Tree
+from benchmarks.porting_bugs.jax_optimizers import Tree, corrected_as_in_optax
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.transformer import HEADS, SMOOTHING, TOKENS, WIDTH
 from benchmarks.porting_bugs.transformer_optimizer_bugs import OPTIMIZER_BUGS
-from benchmarks.porting_bugs.truth import loaded, model, planted, recipe
+from benchmarks.porting_bugs.truth import Way, loaded, model, optimizer, planted, recipe
 
 
 def _targets_not_shifted(batches: list[Arrays]) -> list[Arrays]:
@@ -195,6 +195,11 @@ BUGS = (
     ),
 )
 
+WAYS = (
+    Way("transformer-flax-norm", model(norm=jax_layers.layer_norm_as_in_flax)),
+    Way("transformer-optax-adam", optimizer(correct=corrected_as_in_optax)),
+)
+
 TRANSFORMER = Family(
     "transformer",
     transformer.weights,
@@ -202,4 +207,5 @@ TRANSFORMER = Family(
     transformer.TORCH,
     transformer.JAX,
     (*BUGS, *OPTIMIZER_BUGS),
+    WAYS,
 )

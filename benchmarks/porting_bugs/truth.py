@@ -68,6 +68,20 @@ class Bug:
         return any(fnmatchcase(key, pattern) for pattern in self.keys)
 
 
+@dataclass(frozen=True)
+class Way:
+    """Name another way to compute the same, which rounds otherwise and is no bug, as a library of the framework has it."""
+
+    id: str
+    change: Change
+    side: Framework = "jax"
+
+    @property
+    def family(self) -> str:
+        """The family that has it."""
+        return self.id.partition("-")[0]
+
+
 _USUAL: dict[str, tuple[Culprit, ...]] = {
     "data": BATCHES,
     "param": PARAMS,
