@@ -30,7 +30,10 @@ def make_runs(directory: Path) -> list[Path]:
         counter = UpdateCounter(updates_per_epoch=20, effective_batch_size=64)
         writer = LogWriter(path, update_counter=counter)
         for update in range(1, UPDATES + 1):
+            counter.add_samples(64)
             counter.next_update()
+            if update % 20 == 0:
+                counter.next_epoch()
             for key, value in values(update).items():
                 stage, _, rest = key.partition("/")
                 layer = next((at for at, name in enumerate(LAYERS) if rest.startswith(name)), 0)

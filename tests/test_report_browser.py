@@ -118,6 +118,14 @@ def test_hovering_says_the_values(browser: Browser, plain: Path) -> None:
     assert all(float(value) for value in rows[1::2])
 
 
+def test_a_finger_on_a_chart_says_the_values_too(browser: Browser, plain: Path) -> None:
+    browser.open(plain, 390, 800)
+    browser.until(f"{CHARTS} > 0")
+    x, y = middle(browser, ".u-over")
+    browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    browser.until(f"{TIP}.startsWith('update ')")
+
+
 def test_the_filter_leaves_what_has_every_word(browser: Browser, plain: Path) -> None:
     browser.open(plain)
     everything = shown_keys(browser)

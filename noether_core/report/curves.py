@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from noether_core.emit.columns import Series
-from noether_core.emit.reader import RunReader
 from noether_core.report.packing import narrow, packed, smallest
+from noether_core.report.recorded import Recorded
 from noether_core.report.thinning import kept_rows, knots
 from noether_core.text import as_float, number
 
@@ -49,6 +49,8 @@ def _packed_clock(series: Series, begun: float) -> dict[str, Any]:
     clock: dict[str, Any] = {"n": len(series)}
     for axis in _AXES:
         values = getattr(series, axis).astype(np.float64)
+        if axis != "update" and not values.any():
+            continue  # it was not counted
         if axis == "epoch":
             values = _parts_of_epochs(series.update.astype(np.float64), values)
         if axis == "time":
@@ -67,7 +69,7 @@ def _parts_of_epochs(update: Array, epoch: Array) -> Array:
     return update / length if np.isfinite(length) and np.all(update / length < epoch + 1) and length > 0 else epoch
 
 
-def charts(runs: Sequence[RunReader]) -> dict[str, Any]:
+def charts(runs: Sequence[Recorded]) -> dict[str, Any]:
     """Return the curves of all keys of some runs as plain data.
 
     Of two runs, each key has their relative difference too, |a − b| / max(|a|, |b|), at the updates that both logged.
@@ -100,16 +102,16 @@ def charts(runs: Sequence[RunReader]) -> dict[str, Any]:
     return {"clocks": clocks.packed, "charts": result, "texts": _texts(runs), "left_out": left_out}
 
 
-def _keys(runs: Sequence[RunReader]) -> Sequence[str]:
+def _keys(runs: Sequence[Recorded]) -> Sequence[str]:
     return list(dict.fromkeys(key for run in runs for key in run.series))
 
 
-def _begun(run: RunReader) -> float:
-    known = run.table.times[np.isfinite(run.table.times)]
+def _begun(run: Recorded) -> float:
+    known = run.run.table.times[np.isfinite(run.run.table.times)]
     return float(known.min()) if len(known) else 0.0
 
 
-def _numbers(runs: Sequence[RunReader], key: str) -> Mapping[int, Array]:
+def _numbers(runs: Sequence[Recorded], key: str) -> Mapping[int, Array]:
     """Return a key's values as float64 by the place of the run; none of a run that logs it as text."""
     found = {}
     for place, run in enumerate(runs):
@@ -146,7 +148,7 @@ def _apart(series: Sequence[Series], values: Sequence[Array], most: int) -> dict
     return apart
 
 
-def _texts(runs: Sequence[RunReader]) -> list[dict[str, Any]]:
+def _texts(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
     texts = []
     for place, run in enumerate(runs):
         for key, series in run.series.items():

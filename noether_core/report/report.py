@@ -9,10 +9,11 @@ from noether_core.emit.files import write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.errors import NoetherError
 from noether_core.parity.divergence.result import Comparison
-from noether_core.parity.divergence.training import STAGES
+from noether_core.probes.stages import STAGES
 from noether_core.report.curves import charts
 from noether_core.report.page import page
 from noether_core.report.pictures import pictures
+from noether_core.report.recorded import Recorded
 from noether_core.report.settings import tables
 from noether_core.report.verdict import verdict
 from noether_core.text import message
@@ -55,18 +56,21 @@ def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Compar
     if not runs and comparison is None:
         raise NoetherError("a report needs at least one run directory, or a comparison; give one")
     out = Path(out)
-    write_whole(out, page(_data([read_run(each) for each in runs], comparison)), is_durable=False)
+    readers = [read_run(each) for each in runs]
+    write_whole(out, page(_data(readers, comparison)), is_durable=False)
     return out
 
 
 def _data(readers: Sequence[RunReader], comparison: Comparison | None) -> dict[str, object]:
-    stages = {key.partition("/")[0] for run in readers for key in run.series} & set(STAGES)
-    first = None if comparison is None or comparison.first is None else comparison.first.update
+    runs = [Recorded(reader) for reader in readers]
+    stages = {key.partition("/")[0] for run in runs for key in run.series} & set(STAGES)
+    first = None if comparison is None else comparison.first
+    differing = frozenset() if comparison is None else {each.key for each in comparison.differences}
     return {
         "where": _where(readers),
-        "runs": [_about(run, label) for run, label in zip(readers, labels(readers, comparison), strict=True)],
-        **charts(readers),
-        "arrays": pictures(readers, first),
+        "runs": [_about(run, label) for run, label in zip(runs, labels(readers, comparison), strict=True)],
+        **charts(runs),
+        "arrays": pictures(runs, None if first is None else first.update, differing),
         "tables": tables(readers, comparison),
         "verdict": None if comparison is None else verdict(comparison, sorted(stages)),
     }
@@ -78,10 +82,10 @@ def _where(readers: Sequence[RunReader]) -> str:
     return message(outer.pop().name, 200) if len(outer) == 1 else ""
 
 
-def _about(run: RunReader, label: str) -> dict[str, object]:
+def _about(run: Recorded, label: str) -> dict[str, object]:
     problems = [message(problem, 1000) for problem in run.problems[:_MOST_PROBLEMS]]
-    if run.superseded:
-        problems.append(f"{run.superseded} entries of earlier starts are superseded by later ones")
+    if run.run.superseded:
+        problems.append(f"{run.run.superseded} entries of earlier starts are superseded by later ones")
     return {"label": message(label, 200), "problems": problems}
 
 

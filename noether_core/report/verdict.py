@@ -8,7 +8,7 @@ from typing import Any
 
 from noether_core.parity.divergence.causes.names import CAUSES
 from noether_core.parity.divergence.result import Comparison, Divergence
-from noether_core.parity.divergence.training import STAGES
+from noether_core.probes.stages import STAGES
 
 _WORDS = {
     "data": "batches",

@@ -82,6 +82,7 @@ function pictureCard(report, picture) {
   const slider = element("input", { type: "range", min: 0, max: frames.length - 1, value: frames.length - 1, "aria-label": `update of ${picture.name}` });
   const about = frames[0].panels[0];
   const draw = () => {
+    panels.style.minHeight = "";
     const frame = frames[Number(slider.value)];
     const all = frames.flatMap((each) => each.panels);
     const shared = ramp(...ends(all.filter((panel) => panel.run >= 0)));
