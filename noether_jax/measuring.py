@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import bitcast_convert_type
 
-from noether_core.probes.fingerprint import FIRST, FOLD, INFINITY_BITS, LEAST, NAN_BITS, SECOND, SIGN_BIT
+from noether_core.probes.fingerprint import FIRST, INFINITY_BITS, LEAST, NAN_BITS, SECOND, SIGN_BIT
 from noether_core.probes.probed import Due, Probed
 from noether_core.probes.sampling import places
 from noether_core.probes.statistics import REALS
@@ -63,25 +63,23 @@ def _measured_rows(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     if not count:
         return jnp.full((len(rows), len(REALS)), jnp.nan, jnp.float64), jnp.zeros((len(rows), 2), jnp.uint32)
     wide = rows.astype(jnp.float64)
-    # an origin near the mean, so that the sum of squares about it loses no digits
-    origin = wide[(slice(None), *(0,) * (rows.ndim - 2))].reshape(len(rows), -1).mean(1)
-    off = wide - origin.reshape(-1, *(1,) * (rows.ndim - 1))
+    axes = tuple(range(1, rows.ndim))
+    mean = wide.mean(axes, keepdims=True)
+    off = wide - mean
     first, second = _mixed(_value_bits(rows))
-    terms = (wide, wide * wide, off, off * off, wide, wide, first, second)
-    starts = (0.0, 0.0, 0.0, 0.0, np.inf, -np.inf)
+    terms = (wide * wide, off * off, wide, wide, first, second)
+    starts = (0.0, 0.0, np.inf, -np.inf)
     neutral = (*map(np.float64, starts), np.uint32(0), np.uint32(0))
-    total, squares, off_total, off_squares, low, high, *sums = jax.lax.reduce(
-        terms, neutral, _merged, tuple(range(1, rows.ndim))
-    )
-    spread = jnp.maximum(off_squares / count - (off_total / count) ** 2, 0.0)
+    squares, spread, low, high, *sums = jax.lax.reduce(terms, neutral, _merged, axes)
     is_constant = low == high
-    mean, std = jnp.where(is_constant, low, total / count), jnp.where(is_constant, 0.0, jnp.sqrt(spread))
-    return jnp.stack([mean, std, jnp.sqrt(squares), low, high], 1), jnp.stack(sums, 1)
+    means = jnp.where(is_constant, low, mean.reshape(len(rows)))
+    stds = jnp.where(is_constant, 0.0, jnp.sqrt(spread / count))
+    return jnp.stack([means, stds, jnp.sqrt(squares), low, high], 1), jnp.stack(sums, 1)
 
 
 def _merged(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     added = [x + y for x, y in zip(a, b, strict=True)]
-    return (*added[:4], jnp.minimum(a[4], b[4]), jnp.maximum(a[5], b[5]), *added[6:])
+    return (*added[:2], jnp.minimum(a[2], b[2]), jnp.maximum(a[3], b[3]), *added[4:])
 
 
 def _value_bits(values: jax.Array) -> jax.Array:
@@ -96,19 +94,20 @@ def _value_bits(values: jax.Array) -> jax.Array:
     short = values.astype(jnp.float32)
     is_short = (short.astype(jnp.float64) == values) & ((jnp.abs(values) >= LEAST) | (values == 0))
     words = bitcast_convert_type(values, jnp.uint32)
-    folded = words[..., 0] ^ (words[..., 1] * jnp.uint32(FOLD))
+    folded = words[..., 0] ^ _mixed(words[..., 1])[1]
     return jnp.where(is_short | jnp.isnan(values), _one_bits(bitcast_convert_type(short, jnp.uint32)), folded)
 
 
 def _whole_bits(values: jax.Array) -> jax.Array:
-    dtype = values.dtype
+    dtype: Any = values.dtype
     if dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.unsignedinteger) and dtype.itemsize <= 4):
         return values.astype(jnp.uint32)
     if dtype.itemsize <= 4:
+        lower = values.astype(jnp.int32).astype(jnp.uint32)
         upper = jnp.where(values < 0, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))
-        return values.astype(jnp.int32).astype(jnp.uint32) ^ (upper * jnp.uint32(FOLD))
-    lower, upper = ((values >> shift).astype(jnp.uint32) for shift in (0, 32))
-    return lower ^ (upper * jnp.uint32(FOLD))
+    else:
+        lower, upper = ((values >> shift).astype(jnp.uint32) for shift in (0, 32))
+    return jnp.bitwise_xor(lower, _mixed(upper)[1])
 
 
 def _one_bits(bits: jax.Array) -> jax.Array:

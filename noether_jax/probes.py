@@ -25,9 +25,9 @@ import numpy as np
 from noether_core import probes
 from noether_core.errors import NoetherError
 from noether_core.probes.naming import Names, channels_first, torch_names
-from noether_core.probes.probed import Due, Probed
+from noether_core.probes.probed import KEY, Due, Probed
 from noether_core.probes.sampling import DEFAULT_LIMIT
-from noether_core.probes.stages import Pieces, with_stage
+from noether_core.probes.stages import Pieces, check_pieces, with_stage
 from noether_core.records import is_box_type, items_of
 from noether_jax.backend import BACKEND
 from noether_jax.measuring import measured
@@ -59,7 +59,7 @@ def probe(
     >>> probe(Due(), params=params)
     {}
     """
-    return {"probes": measured(stage_values(names=names, images=images, **pieces), due)} if due else {}
+    return {KEY: measured(stage_values(names=names, images=images, **pieces), due)} if due else {}
 
 
 def stage_values(*, names: Names = torch_names, images: bool = False, **pieces: Unpack[Pieces]) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def stage_values(*, names: Names = torch_names, images: bool = False, **pieces: 
     >>> stage_values(params={"dense": {"kernel": jnp.ones((2, 3))}})["param/dense.weight"].shape
     (3, 2)
     """
+    check_pieces(pieces)
     found: dict[str, Any] = {}
     for stage, piece in (("data", "batch"), ("act", "activations"), ("loss", "losses")):
         values = named(stage, pieces.get(piece))
@@ -131,12 +132,11 @@ def _optimizer(state: Any, params: Mapping[str, Any], names: Names) -> dict[str,
     """
     shapes = {name: value.shape for name, value in params.items()}
     found: dict[str, Any] = {}
-    for field, value in _fields(_unboxed(state)):
-        flat = _flat("opt_state", value)
+    for field, value in _kept(_unboxed(state), "", shapes):
         if field == "count":
             found.setdefault("count", value)
-        elif flat and all(shapes.get(name) == array.shape for name, array in flat.items()):
-            own = {f"{field}/{name}": array for name, array in names(flat).items()}
+        else:
+            own = {f"{field}/{name}": array for name, array in names(value).items()}
             found |= {_free(key, found): array for key, array in own.items()}
     return found
 
@@ -151,26 +151,19 @@ def _free(key: str, taken: Mapping[str, Any]) -> str:
     return key
 
 
-def _fields(state: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the named fields in an optax state, wherever they are in it, that hold no such records themselves."""
-    is_record = isinstance(state, tuple) and hasattr(state, "_fields")
-    if is_record or (not isinstance(state, Mapping) and items_of(state) is not None):
-        for field, value in items_of(state) or ():
-            if isinstance(value, tuple) or (isinstance(value, Mapping) and _has_records(value)):
-                yield from _fields(value)
-            else:
-                yield field, value
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from _fields(value)
-    elif isinstance(state, tuple | list):
-        for value in state:
-            yield from _fields(value)
-
-
-def _has_records(tree: Any) -> bool:
-    values = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple | list) else ()
-    return any(isinstance(value, tuple) or _has_records(value) for value in values)
+def _kept(state: Any, field: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
+    """Yield the named fields in an optax state, wherever they are in it, that are counts or look like the parameters."""
+    if field == "count" and getattr(state, "shape", None) == ():
+        yield field, state
+        return
+    flat = _flat("opt_state", state) if field else {}
+    if flat and all(shapes.get(name) == array.shape for name, array in flat.items()):
+        yield field, flat
+        return
+    is_plain = isinstance(state, Mapping) or type(state) in (tuple, list)
+    items = enumerate(state) if type(state) in (tuple, list) else items_of(state)
+    for name, value in items or ():
+        yield from _kept(value, "" if is_plain else str(name), shapes)
 
 
 # ---------------------------------------------------------------------- in a run

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether_core.probes.fingerprint import FIRST, FOLD, LEAST, NAN_BITS, SECOND
+from noether_core.probes.fingerprint import FIRST, LEAST, NAN_BITS, SECOND
 from noether_core.probes.probed import Due, Probed
 from noether_core.probes.sampling import places
 from noether_core.probes.statistics import REALS, measure
@@ -99,30 +99,32 @@ def on_device(tensor: Tensor) -> tuple[Tensor, Tensor]:
 def _piece(values: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
     wide = values.view(torch.int64).double() if values.dtype is torch.uint64 else values.double()
     low, high = torch.aminmax(wide)
-    return (wide.sum(), wide.square().sum(), low, high), _mixed_sums(_value_bits(values))
+    sums = [each.sum(dtype=torch.int64) for each in _mixed(_value_bits(values))]
+    return (wide.sum(), wide.square().sum(), low, high), torch.stack(sums)
 
 
 def _value_bits(values: Tensor) -> Tensor:
     """Return int32 that stand for values: equal ones have equal bits; see `noether_core.probes.fingerprint`."""
     if not values.is_floating_point():
         wide = values.view(torch.int64) if values.dtype is torch.uint64 else values.to(torch.int64)
-        return wide.to(torch.int32) ^ ((wide >> 32).to(torch.int32) * _signed(FOLD))
+        return _folded(wide)
     short = values.to(torch.float32)
     bits = torch.where(torch.isnan(short), NAN_BITS, (short + 0.0).view(torch.int32))
     if values.dtype is not torch.float64:
         return bits
     is_short = (short.double() == values) & ((values.abs() >= LEAST) | (values == 0))
-    wide = values.view(torch.int64)
-    folded = wide.to(torch.int32) ^ ((wide >> 32).to(torch.int32) * _signed(FOLD))
-    return torch.where(is_short | torch.isnan(values), bits, folded)
+    return torch.where(is_short | torch.isnan(values), bits, _folded(values.view(torch.int64)))
 
 
-def _mixed_sums(bits: Tensor) -> Tensor:
+def _folded(words: Tensor) -> Tensor:
+    return words.to(torch.int32) ^ _mixed((words >> 32).to(torch.int32))[1]
+
+
+def _mixed(bits: Tensor) -> tuple[Tensor, Tensor]:
     bits = (bits ^ _shifted(bits, 16)) * _signed(FIRST)
     first = bits ^ _shifted(bits, 15)
     bits = first * _signed(SECOND)
-    second = bits ^ _shifted(bits, 15)
-    return torch.stack([each.sum(dtype=torch.int64) for each in (first, second)])
+    return first, bits ^ _shifted(bits, 15)
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:

@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 
 from noether_core import probes
 from noether_core.probes.naming import Names
-from noether_core.probes.probed import Due, Probed
+from noether_core.probes.probed import KEY, Due, Probed
 from noether_core.probes.sampling import DEFAULT_LIMIT
-from noether_core.probes.stages import Pieces, with_stage
+from noether_core.probes.stages import Pieces, check_pieces, with_stage
 from noether_torch.backend import BACKEND
 from noether_torch.measuring import measured
 
@@ -56,7 +56,7 @@ def probe(due: Due = EVERYTHING, *, names: Names | None = None, **pieces: Unpack
     >>> probe(Due(statistics=True), params=model, losses=0.5)
     {'probes': Probed(3 keys, 0 arrays)}
     """
-    return {"probes": measured(stage_values(names=names, **pieces), due)} if due else {}
+    return {KEY: measured(stage_values(names=names, **pieces), due)} if due else {}
 
 
 def stage_values(*, names: Names | None = None, **pieces: Unpack[Pieces]) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def stage_values(*, names: Names | None = None, **pieces: Unpack[Pieces]) -> dic
     >>> list(stage_values(params=nn.Linear(2, 3), batch=(torch.ones(2),)))
     ['data/0', 'param/weight', 'param/bias']
     """
+    check_pieces(pieces)
     rename: Callable[[Mapping[str, Any]], Mapping[str, Any]] = names or (lambda given: given)
     found: dict[str, Any] = {}
     for stage, piece in (("data", "batch"), ("act", "activations"), ("loss", "losses")):

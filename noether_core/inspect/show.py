@@ -14,13 +14,17 @@ from noether_core.emit.array_files import ArrayFile
 from noether_core.emit.columns import Series
 from noether_core.emit.reader import RunReader
 from noether_core.errors import RunFormatError
+from noether_core.inspect.probes import probes_table
+from noether_core.probes.recorded import is_probes
 from noether_core.text import inert, number, sparkline
 
 
 def show_run(run: RunReader) -> RenderableType:
     """Return what `noether-parity show` prints."""
     parts: list[RenderableType] = [_series_table(run)]
-    if arrays := run.arrays:
+    if (probes := probes_table(run)) is not None:
+        parts.append(probes)
+    if arrays := [file for file in run.arrays if not is_probes(file)]:
         parts.append(_arrays_table(arrays))
     if run.superseded:
         parts.append(Text(f"{run.superseded} entries of earlier starts are superseded by later ones.", style="dim"))

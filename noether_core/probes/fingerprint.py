@@ -10,6 +10,7 @@ int is the same in every width. -0.0 equals 0.0, so both are one value; every Na
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from noether_core.errors import NoetherError
 
 FIRST, SECOND = 0x21F0AAAD, 0xD35A2D97  # factors of the bijection; its shifts are 16, 15 and 15
 LEAST = 2.0**-126  # of the normal float32
-FOLD = 0x9E3779B1  # brings the upper half of what has 64 bits into the lower one
 NAN_BITS, INFINITY_BITS, SIGN_BIT = 0x7FC00000, 0x7F800000, 0x80000000
 _EACH = 0x85EBCA6B, 0xC2B2AE35  # added for each value, so that zeros count
 _PIECE = 2**16  # values: what is made of so many fits into a cache
@@ -88,17 +88,21 @@ def value_bits(values: Array) -> Array:
     words = wide.view(np.uint64)
     # a float32 below its normal range is not asked for, for some devices flush it to zero
     is_short = ((short == wide) & ((np.abs(wide) >= LEAST) | (wide == 0))) | np.isnan(wide)
-    folded = words.astype(np.uint32) ^ (words >> np.uint64(32)).astype(np.uint32) * np.uint32(FOLD)
-    return np.where(is_short, _float_bits(short), folded)
+    return np.where(is_short, _float_bits(short), _folded(words))
 
 
 def _whole_bits(values: Array) -> Array:
     if values.dtype.kind == "b" or (values.dtype.kind == "u" and values.dtype.itemsize <= 4):
         return values.astype(np.uint32)
-    wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
-    upper = (wide >> np.uint64(32)).astype(np.uint32)
-    upper *= np.uint32(FOLD)
-    upper ^= wide.astype(np.uint32)
+    return _folded(values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64))
+
+
+def _folded(words: Array) -> Array:
+    """Return 32 bits for each 64: the lower half, and the upper one mixed, of which nothing comes if it is zero."""
+    upper = (words >> np.uint64(32)).astype(np.uint32)
+    for _ in _mixed(upper):
+        pass
+    upper ^= words.astype(np.uint32)
     return upper
 
 
@@ -115,13 +119,19 @@ def _float_bits(own: Array) -> Array:
 
 def mixed_sums(bits: Array) -> tuple[int, int]:
     """Return the two sums of mixed bits, each modulo 2^32; the bits are overwritten."""
+    first, second = (int(each.sum(dtype=np.uint32)) for each in _mixed(bits))
+    return first, second
+
+
+def _mixed(bits: Array) -> Iterator[Array]:
+    """Mix bits in their place; yield them half-way, and at the end."""
     shifted = bits >> np.uint32(16)
     bits ^= shifted
     bits *= np.uint32(FIRST)
     np.right_shift(bits, np.uint32(15), out=shifted)
     bits ^= shifted
-    first = int(bits.sum(dtype=np.uint32))
+    yield bits
     bits *= np.uint32(SECOND)
     np.right_shift(bits, np.uint32(15), out=shifted)
     bits ^= shifted
-    return first, int(bits.sum(dtype=np.uint32))
+    yield bits

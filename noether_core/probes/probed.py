@@ -12,6 +12,8 @@ import numpy as np
 from noether_core.probes.fingerprint import whole_fingerprints
 from noether_core.probes.stages import in_order
 
+KEY = "probes"  # of what was probed, among update outputs
+
 
 @dataclass(frozen=True)
 class Due:

@@ -216,6 +216,20 @@ class RecordedTraining:
         return {key: at for at, key in enumerate(self.all_keys)}
 
     def _read_columns(self, keys: Sequence[str]) -> list[tuple[Array, Columns]]:
+        """Return what each key has; of files that have all of the keys at all updates, of all keys at once."""
+        files = sorted(self._statistics, key=lambda file: int(file.updates[file.rows[0]]))
+        if any(file.absent is not None or file.about.keys != files[0].about.keys for file in files):
+            return self._read_each(keys)
+        begin, end = files[0].places[keys[0]], files[0].places[keys[-1]] + 1
+        parts = (
+            [file.reader.rows(name, begin, end)[:, file.rows] for file in files]
+            for name in (COUNTS, VALUES, FINGERPRINTS)
+        )
+        counts, reals, prints = (np.concatenate(part, axis=1) for part in parts)
+        updates = np.concatenate([file.updates[file.rows] for file in files])
+        return [(updates, _columns([(updates, counts[at], reals[at], prints[at])])) for at in range(len(keys))]
+
+    def _read_each(self, keys: Sequence[str]) -> list[tuple[Array, Columns]]:
         parts: list[list[tuple[Array, Array, Array, Array]]] = [[] for _ in keys]
         for file in self._statistics:
             there = {at: file.places[key] for at, key in enumerate(keys) if key in file.places}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import Any
 
 from noether_core.probes.callback import ProbeCallback, probe_callbacks
-from noether_core.probes.probed import Due
+from noether_core.probes.probed import KEY, Due, Probed
 from noether_core.run import Run
 from noether_core.run_state import Standing
 
@@ -24,6 +25,13 @@ class ProbedRun(Run):
         """
         number = self.counter.update + 1
         return reduce(or_, (callback.due(number) for callback in probe_callbacks(self.callbacks)))
+
+    def _accumulation_step(self, outputs: Any, *arguments: Any) -> None:
+        """Keep what was probed from callbacks that take update outputs as arrays; see `Run`."""
+        if isinstance(outputs, Mapping) and isinstance(outputs.get(KEY), Probed):
+            self.add_probes(outputs)
+            outputs = {key: value for key, value in outputs.items() if key != KEY}
+        super()._accumulation_step(outputs, *arguments)
 
     def _load(self, standing: Standing) -> None:
         super()._load(standing)

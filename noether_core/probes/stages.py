@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+from noether_core.errors import NoetherError, listing, suggest
+
 STAGES = ("data", "param", "act", "loss", "grad", "clip", "update", "opt")
 """The stages of an update, in the order in which a step computes them. A key is `stage/name`."""
 
@@ -33,6 +35,16 @@ class Pieces(TypedDict, total=False):
     updates: Any
     opt_state: Any
     buffers: Any
+
+
+def check_pieces(pieces: Iterable[str]) -> None:
+    """Raise `NoetherError` for a name that is none of `Pieces`."""
+    known = Pieces.__annotations__
+    for name in pieces:
+        if name not in known:
+            raise NoetherError(
+                f"probe got the unknown piece {name!r}; it takes {listing(known)}.{suggest(name, known)}"
+            )
 
 
 def in_order(keys: Iterable[str]) -> list[str]:
