@@ -145,16 +145,16 @@ class Replay:
             if stage_of(key) in _OF_OPTIMIZER and not _is_buffer(key)
         }
         given = self._swap("its gradients as well", inputs, gradients, against)
-        yield ("forward" if given.closes else None), given
-        if given.closes:
-            return
-        if given.first is not None and given.first.stage == "clip":
-            yield "clip", given
+        is_clip = given.first is not None and given.first.stage == "clip"
+        if given.closes or is_clip:
+            yield ("forward" if given.closes else "clip"), given
             return
         # where one alone clips: gradients that it has clipped, given to the other's optimizer, show whether that is the same
         without_clip = {key: array for key, array in against.items() if stage_of(key) != "clip"}
         last = self._swap("its clipped gradients", inputs, clipped, without_clip) if clipped else self._back()
-        yield ("clip" if last is not None and last.closes else "optimizer"), last or given
+        yield ("optimizer" if last is None else None), given
+        if last is not None:
+            yield ("clip" if last.closes else "optimizer"), last
 
     def _back(self) -> Swap | None:
         """Give B's clipped gradients to A's step, if B has any."""
