@@ -15,9 +15,11 @@ from port_training import train
 from noether_core.cli import main
 from noether_core.errors import ConfigFileError, RunFormatError
 from noether_core.parity.between_runs import assert_same_training, compare_trainings
+from noether_core.parity.between_runs.aligned import Aligned, matching_of
 from noether_core.parity.between_runs.asserting import NotTheSameTrainingError
 from noether_core.parity.between_runs.json_form import ComparisonForm, json_schema
 from noether_core.parity.between_runs.twin import TwinError
+from noether_core.parity.between_runs.views import View
 from noether_core.parity.divergence import Comparison, MemoryTraining
 from noether_core.probes import read_training
 
@@ -120,6 +122,24 @@ def test_a_mapping_pairs_what_is_left(runs: Callable[..., Path], tmp_path: Path)
     assert wrong.first.key == "update/first.weight"
     with pytest.raises(ConfigFileError, match=r"nothing\.there"):
         compare_trainings(a, b, mapping={"nothing.there": "mixing"})
+
+
+def test_what_is_renamed_is_still_read_by_columns(runs: Callable[..., Path]) -> None:
+    a, b = read_training(runs("a")), read_training(runs("b", name="head"))
+    matching = matching_of(a, b)
+    assert matching is not None
+    aligned = Aligned(b, matching)
+    updates, columns = aligned.statistics_columns("grad/second.weight")
+    assert updates.tolist() == [1, 2, 3, 4]
+    assert columns.norm.tolist() == b.statistics_columns("grad/head.weight")[1].norm.tolist()
+    assert aligned.array_updates() == b.array_updates()
+    view = View(b, lambda key: key.replace("head", "second"))
+    assert "grad/second.weight" in view.keys(1)
+    assert view.statistics_columns("grad/second.weight")[0].tolist() == [1, 2, 3, 4]
+    assert view.statistics(2, "loss/total") == b.statistics(2, "loss/total")
+    in_memory_alone = View(in_memory(runs("a")), str)
+    assert not hasattr(in_memory_alone, "statistics_columns")
+    assert not hasattr(in_memory_alone, "array_updates")
 
 
 # ------------------------------------------------------------------ twins that are given

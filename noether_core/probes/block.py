@@ -18,6 +18,7 @@ from noether_core.probes.statistics import REALS
 
 VERSION = 1
 ABOUT, UPDATES, COUNTS, VALUES, FINGERPRINTS = "about", "updates", "counts", "reals", "fingerprints"
+DIRECTORY, STATISTICS, ARRAYS = "probes", "statistics", "arrays"  # where the files are, in a run's `update_outputs`
 ABSENT = -1  # the count of a key that an update did not have
 ROW_BYTES = 8 * (len(REALS) + 2)  # of a key and an update
 _MOST_KEYS = 2**20

@@ -13,13 +13,21 @@ from noether_core.config.loop import ProbeCallbackConfig
 from noether_core.emit.log_writer import BoundLogWriter
 from noether_core.errors import HookOrderError, NoetherError
 from noether_core.interrupts import Mark
-from noether_core.probes.block import ROW_BYTES, Row, encode_arrays_of, encode_rows, row_of
+from noether_core.probes.block import (
+    ARRAYS,
+    DIRECTORY,
+    ROW_BYTES,
+    STATISTICS,
+    Row,
+    encode_arrays_of,
+    encode_rows,
+    row_of,
+)
 from noether_core.probes.probed import Due, HostProbed, Probed, joined
 from noether_core.probes.stages import in_order
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import Counter
 
-DIRECTORY, STATISTICS, ARRAYS = "probes", "statistics", "arrays"
 MOST_ROWS, MOST_BYTES = 512, 2**22  # of a file of statistics
 MOST_WRITES = 100  # of the same file
 MOST_OF_ARRAYS = 2**25  # bytes of a file of arrays, unless one array has more

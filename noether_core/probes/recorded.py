@@ -18,48 +18,27 @@ from noether_core.errors import NoetherError, RunFormatError
 from noether_core.probes.block import (
     ABOUT,
     ABSENT,
+    ARRAYS,
     COUNTS,
+    DIRECTORY,
     FINGERPRINTS,
     ROW_BYTES,
+    STATISTICS,
     UPDATES,
     VALUES,
     About,
     check_rows,
     decode_about,
 )
-from noether_core.probes.callback import ARRAYS, DIRECTORY, STATISTICS
+from noether_core.probes.columns import Columns, columns_of, joined
 from noether_core.probes.sampling import Places
 from noether_core.probes.stages import in_order
-from noether_core.probes.statistics import REALS, Statistics, statistics_from
+from noether_core.probes.statistics import Statistics
 from noether_core.regular_files import read_regular
 
 Array = np.ndarray[Any, Any]
 _AT_ONCE = 2**25  # bytes of statistics that are read at once, of keys that follow each other
 _MOST_CONFIG = 2**20  # bytes
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Hold what is known of one key, update by update.
-
-    Attributes:
-        count: int64 [updates].
-        mean, std, norm, min, max: float64 [updates].
-        fingerprint: uint64 [updates]; as text it is 16 hexadecimal digits.
-    """
-
-    count: Array
-    mean: Array
-    std: Array
-    norm: Array
-    min: Array
-    max: Array
-    fingerprint: Array
-
-    def at(self, place: int) -> Statistics:
-        """Return what is known at one of the updates, by its place."""
-        reals = np.array([getattr(self, name)[place] for name in REALS])
-        return statistics_from(int(self.count[place]), reals, int(self.fingerprint[place]))
 
 
 @dataclass(frozen=True)
@@ -202,7 +181,7 @@ class RecordedTraining:
         """
         at = self._index.get(key)
         if at is None:
-            return np.zeros(0, np.int64), _columns([])
+            return np.zeros(0, np.int64), columns_of([])
         first, last, held = self._held
         if not first <= at < last:
             rows = max(1, sum(len(file.updates) for file in self._statistics))
@@ -227,7 +206,7 @@ class RecordedTraining:
         )
         counts, reals, prints = (np.concatenate(part, axis=1) for part in parts)
         updates = np.concatenate([file.updates[file.rows] for file in files])
-        return [(updates, _columns([(updates, counts[at], reals[at], prints[at])])) for at in range(len(keys))]
+        return [(updates, columns_of([(updates, counts[at], reals[at], prints[at])])) for at in range(len(keys))]
 
     def _read_each(self, keys: Sequence[str]) -> list[tuple[Array, Columns]]:
         parts: list[list[tuple[Array, Array, Array, Array]]] = [[] for _ in keys]
@@ -245,21 +224,11 @@ class RecordedTraining:
                 parts[at].append(
                     (updates[is_there], own[is_there], reals[place - begin, rows], prints[place - begin, rows])
                 )
-        return [(_joined([part[0] for part in each], np.int64), _columns(each)) for each in map(_sorted, parts)]
+        return [(joined([part[0] for part in each], np.int64), columns_of(each)) for each in map(_sorted, parts)]
 
 
 def _sorted(parts: list[tuple[Array, Array, Array, Array]]) -> list[tuple[Array, Array, Array, Array]]:
     return sorted((part for part in parts if len(part[0])), key=lambda part: int(part[0][0]))
-
-
-def _joined(parts: Sequence[Array], dtype: Any) -> Array:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype)
-
-
-def _columns(parts: Sequence[tuple[Array, Array, Array, Array]]) -> Columns:
-    reals = _joined([part[2] for part in parts], np.float64).reshape(-1, len(REALS))
-    counts, prints = _joined([part[1] for part in parts], np.int64), _joined([part[3] for part in parts], np.uint64)
-    return Columns(count=counts, fingerprint=prints, **{name: reals[:, at] for at, name in enumerate(REALS)})
 
 
 def _of_kind(files: Sequence[ArrayFile], kind: str) -> Iterator[ArrayFile]:

@@ -67,6 +67,15 @@ class Aligned:
         self._entries = {path: entry for entry in matching.entries for path in entry.paths}
         self._by_name = {entry.name: entry for entry in matching.entries}
 
+    def __getattr__(self, name: str) -> Any:
+        """Offer what a training on disk offers besides, to be read quickly: `array_updates` and `statistics_columns`."""
+        if name == "statistics_columns":
+            columns = self.training.statistics_columns  # type: ignore[attr-defined]
+            return lambda key: columns(self._key_of_statistics(key))
+        if name == "array_updates":
+            return self.training.array_updates  # type: ignore[attr-defined]
+        raise AttributeError(name)
+
     def updates(self) -> Sequence[int]:
         """Return the updates, in order."""
         return self.training.updates()
@@ -91,13 +100,18 @@ class Aligned:
 
     def statistics(self, update: int, key: str) -> Statistics | None:
         """Return an array's statistics, or None."""
-        kind, entry = self._entry_of(key)
-        if entry is None:
-            return self.training.statistics(update, self._own_name(key))
-        if len(entry.pieces) == 1 and entry.pieces[0].rows is None:
-            return self.training.statistics(update, f"{kind}/{entry.paths[0]}")
+        own = self._key_of_statistics(key)
+        if own:
+            return self.training.statistics(update, own)
         array = self.array(update, key)
         return None if array is None else MemoryTraining("", "", {update: {key: array}}).statistics(update, key)
+
+    def _key_of_statistics(self, key: str) -> str:
+        """Return the training's own key of an array that it has whole; empty if that is made of parts."""
+        kind, entry = self._entry_of(key)
+        if entry is None:
+            return self._own_name(key)
+        return f"{kind}/{entry.paths[0]}" if len(entry.pieces) == 1 and entry.pieces[0].rows is None else ""
 
     def _renamed(self, key: str) -> str:
         stage = stage_of(key)

@@ -26,6 +26,15 @@ class View:
         self._rename = rename
         self._own: dict[str, str] = {}  # of each key that was listed, what the training calls it
 
+    def __getattr__(self, name: str) -> Any:
+        """Offer what a training on disk offers besides, to be read quickly: `array_updates` and `statistics_columns`."""
+        if name == "statistics_columns":
+            columns = self.training.statistics_columns  # type: ignore[attr-defined]
+            return lambda key: columns(self._own.get(key, key))
+        if name == "array_updates":
+            return self.training.array_updates  # type: ignore[attr-defined]
+        raise AttributeError(name)
+
     def updates(self) -> Sequence[int]:
         """Return the updates, in order."""
         return self.training.updates()

@@ -1,0 +1,132 @@
+"""Measure what probing every 100th update costs a training of a model of 1e7 parameters, beside that training, in one run.
+
+python -m benchmarks.probe_cost [UPDATES]
+
+Every third update of one training is probed, in all its stages. What it takes longer than the two before it, divided by a
+hundred updates' time, is the cost.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+import noether_jax
+import noether_torch
+from noether_core.probes import read_training
+
+WIDTHS = (784, 2048, 2048, 2048, 10)
+BATCH = 256
+EVERY = 3
+INTERVAL = 100  # updates, at which the statistics are left on
+CONFIG = {"kind": "ProbeCallback", "every_n_updates": EVERY, "arrays": 0}
+
+
+def batch(number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return images and labels."""
+    drawn = np.random.default_rng(number)
+    return drawn.standard_normal((BATCH, WIDTHS[0]), np.float32), drawn.integers(0, WIDTHS[-1], BATCH)
+
+
+def torch_times(path: Path, updates: int) -> list[float]:
+    """Return the seconds of each update in PyTorch."""
+    layers = [torch.nn.Linear(*widths) for widths in pairwise(WIDTHS)]
+    model = torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.ReLU())))
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step(run: Any, number: int) -> None:
+        x, y = map(torch.from_numpy, batch(number))
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        run.step({"loss": loss}, batch=(x, y), losses=loss)
+
+    with noether_torch.Run(path, [CONFIG]) as run:
+        run.probe(model, optimizer)
+        return timed(step, run, updates)
+
+
+def jax_times(path: Path, updates: int) -> list[float]:
+    """Return the seconds of each update in JAX; a step is compiled before it is timed."""
+    keys = jax.random.split(jax.random.key(0), len(WIDTHS))
+    shapes = zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=False)
+    params = [{"kernel": 0.03 * jax.random.normal(key, shape), "bias": jnp.zeros(shape[1])} for key, *shape in shapes]
+    optimizer = optax.adamw(1e-3)
+    state = [params, optimizer.init(params)]
+
+    def loss_of(params: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        acts = []
+        for layer in params:
+            x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+            acts.append(x)
+        return optax.softmax_cross_entropy_with_integer_labels(x, y).mean(), acts
+
+    @jax.jit
+    def step(params: Any, opt_state: Any, x: jax.Array, y: jax.Array, due: Any) -> Any:
+        (loss, acts), grads = jax.value_and_grad(loss_of, has_aux=True)(params, x, y)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        pieces = {"batch": (x, y), "params": params, "activations": acts, "losses": loss, "grads": grads}
+        probes = noether_jax.probe(due, **pieces, updates=updates, opt_state=opt_state)
+        return optax.apply_updates(params, updates), opt_state, {"loss": loss, **probes}
+
+    def train(run: Any, number: int) -> None:
+        *state[:], outputs = step(*state, *batch(number), run.probes_due)
+        jax.block_until_ready(state)
+        run.step(outputs)
+
+    with noether_jax.Run(path, [CONFIG]) as run:
+        return timed(train, run, updates)
+
+
+def timed(step: Callable[[Any, int], None], run: Any, updates: int) -> list[float]:
+    """Return the seconds of each update but the first ones, which compile."""
+    seconds = []
+    for number in range(2 * EVERY + updates):
+        begun = time.perf_counter()
+        step(run, number)
+        seconds.append(time.perf_counter() - begun)
+    return seconds[2 * EVERY :]
+
+
+def report(name: str, seconds: list[float]) -> float:
+    """Print what probing costs, and return its share of the training's time."""
+    rounds = [seconds[at : at + EVERY] for at in range(0, len(seconds) - EVERY + 1, EVERY)]
+    plain = median(each for of_round in rounds for each in of_round[:-1])
+    more = median(of_round[-1] - sum(of_round[:-1]) / (EVERY - 1) for of_round in rounds)
+    share = more / (INTERVAL * plain)
+    print(
+        f"{name}: an update takes {plain * 1e3:.0f} ms, a probed one {more * 1e3:.0f} ms more;"
+        f" of every {INTERVAL}th that is {share:.2%} of the training"
+    )
+    return share
+
+
+def main(updates: int) -> None:
+    """Measure both frameworks."""
+    count = sum(a * b + b for a, b in pairwise(WIDTHS))
+    print(f"{count:,} parameters, AdamW, batches of {BATCH}, {updates} updates")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, times in (("PyTorch", torch_times), ("JAX", jax_times)):
+            path = Path(folder) / name
+            share = report(name, times(path, updates))
+            training = read_training(path)
+            print(
+                f"  {len(training.all_keys)} keys at {len(training.updates())} updates{'' if share < 0.01 else ': too dear'}"
+            )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
