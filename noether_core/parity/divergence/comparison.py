@@ -9,7 +9,6 @@ from noether_core.parity.divergence.distance import median_ulps
 from noether_core.parity.divergence.first import Search
 from noether_core.parity.divergence.noise import Noise
 from noether_core.parity.divergence.result import Comparison, Divergence
-from noether_core.parity.divergence.rows import BY_ROW
 from noether_core.parity.divergence.sentences import differs, nothing_shared, same, warnings_of
 from noether_core.parity.divergence.shape import shape_of
 from noether_core.parity.divergence.table import Table, measured
@@ -80,7 +79,9 @@ def _looked_at(a: Training, b: Training, table: Table, each: Divergence) -> Dive
     if array_a is None or array_b is None:
         return each
     order = table.orders.get(each.update)
-    if order is not None and each.stage in BY_ROW:
+    if order is not None and each.stage == "data":
+        return replace(each, shape="the same rows in another order")
+    if order is not None and each.stage == "act":
         array_b = order.of_second(array_b)
     labels = (inert(a.label or "A"), inert(b.label or "B"))
     labels = labels if labels[0] != labels[1] else ("A", "B")

@@ -154,7 +154,7 @@ def kinks_of(a: Training, b: Training, table: Table, noise: Noise, update: int) 
     zero, so that the activation agrees where its derivative jumps. One of N elements moves gradients by about 1/√N of their
     norm.
     """
-    furthest, last = 0.0, ""
+    share, last = 0.0, ""
     for key, column in table.of_stage("act").items():
         row = column.at(update)
         if row >= len(column.updates) or column.updates[row] != update or not column.whole[row]:
@@ -163,13 +163,13 @@ def kinks_of(a: Training, b: Training, table: Table, noise: Noise, update: int) 
         if pair is None:
             continue
         first, second = sampled(*pair, most=ELEMENTS)
-        near = TIMES * noise.at(key, np.array([update]))[0] * np.sqrt(np.mean(first**2))
+        near = max(TIMES * noise.at(key, np.array([update]))[0], column.distance[row]) * np.sqrt(np.mean(first**2))
         turned = (np.sign(first) != np.sign(second)) & (np.maximum(np.abs(first), np.abs(second)) <= 10 * near)
         count = int(np.count_nonzero(turned))
         if count:
             last = key
-            furthest = max(furthest, KINKS * float(np.sqrt(count / len(first))))
-    return Kinks(furthest, last)
+            share += count / len(first)
+    return Kinks(KINKS * float(np.sqrt(share)), last)
 
 
 def is_before(table: Table, name: str, act: str) -> bool:

@@ -30,7 +30,7 @@ TIMES = 10.0
 """How many times its noise a key must differ by. `docs/compare.md` has the runs on which this was measured."""
 
 ROUNDING = 3e-8  # the relative norm of rounding to binary32: 2**-24 / √3, at most
-RESPONSE = 30.0  # how many times as far as the parameters the rest drifts, where no twins say it
+RESPONSE = 100.0  # how many times as far as the parameters the rest drifts, where no twins say it
 QUANTILE = 0.75  # of the parameters' drifts, weighted by size: that of a few keys does not count
 
 
@@ -71,7 +71,7 @@ class Noise:
         found = cls()
         for first, *others in groups.values():
             for other in others:
-                found = found | cls.of_table(measured(first, other))
+                found = found | cls.of_table(measured(first, other, any_order=True))
         return found
 
     @classmethod

@@ -44,8 +44,8 @@ def warnings_of(a: Training, b: Training, table: Table, noise: Noise) -> list[st
             found.append(f"only {name} has {some}{more}: not compared; if {other} has it under another name, map it")
     if table.orders:
         found.append(
-            f"the batches' rows come in another order in {len(table.orders):,} of {len(table.updates):,} updates, "
-            f"from update {min(table.orders)} on; data and activations were compared row by row"
+            f"the batches' rows come in another order in {len(table.orders):,} of {len(table.updates):,} updates, from update "
+            f"{min(table.orders)} on; activations were compared row by row. Sums over the batch do not depend on that order"
         )
     if table.columns and not noise.twins:
         found.append("no twins: the noise is taken from measured floors, so a small difference may be noise")
@@ -112,7 +112,7 @@ def differs(table: Table, first: Divergence, differences: Sequence[Divergence], 
         if before
         else f"Differs from update {first.update} on, first in {where}"
     )
-    return f"{opening}, {size}{shape}{matched}.{_whole_batches(first, differences, before)}"
+    return f"{opening}, {size}{shape}{matched}.{_whole_batches(table, first, differences, before)}"
 
 
 def _size(first: Divergence) -> str:
@@ -137,12 +137,14 @@ def _matched(table: Table, first: Divergence) -> str:
     return f"; {words} matched"
 
 
-def _whole_batches(first: Divergence, differences: Sequence[Divergence], before: Sequence[int]) -> str:
+def _whole_batches(table: Table, first: Divergence, differences: Sequence[Divergence], before: Sequence[int]) -> str:
     """Say it where the trainings were not given the same to begin with."""
     if before or first.stage not in ("data", "param") or first.distance < OTHER_BATCH:
         return ""
     stages = {each.stage for each in differences if each.update == first.update and each.distance >= OTHER_BATCH}
     if first.stage == "data":
+        if first.update in table.orders:
+            return ""
         also = " and the weights they start from are others, too" if "param" in stages else ""
         return f" The batches are not the same{also}: other seeds, another order, or other preprocessing."
     return " The trainings start from other weights: another seed, or weights that were not carried over."

@@ -98,7 +98,7 @@ def pair_of(a: Training, b: Training, table: Table, update: int, key: str) -> tu
     if first is None or second is None:
         return None
     order = table.orders.get(update)
-    if order is not None and stage_of(key) in BY_ROW:
+    if order is not None and stage_of(key) == "act":
         second = order.of_second(second)
     return (first, second) if same_places(first, second) else None
 
@@ -125,7 +125,9 @@ class _Rows:
         )
 
 
-def measured(a: Training, b: Training, progress: Callable[[int, int], None] | None = None) -> Table:
+def measured(
+    a: Training, b: Training, progress: Callable[[int, int], None] | None = None, *, any_order: bool = False
+) -> Table:
     """Measure two trainings at every update and key that both have. Arrays are read one pair at a time.
 
     Args:
@@ -133,6 +135,7 @@ def measured(a: Training, b: Training, progress: Callable[[int, int], None] | No
             time, in place of `statistics`; one that offers `array_updates()` is asked for arrays of these updates alone.
         b: the other.
         progress: called with how many updates are done, and of how many.
+        any_order: whether the rows of a batch may come in any order, as in twins. Activations are compared row by row anyway.
     """
     both = sorted(set(a.updates()) & set(b.updates()))
     with_arrays = set(both) & _array_updates(a) & _array_updates(b)
@@ -142,7 +145,7 @@ def measured(a: Training, b: Training, progress: Callable[[int, int], None] | No
         order = row_order(a, b, update)
         if order is not None:
             orders[update] = order
-        drifts[update] = _measure_update(a, b, update, order, rows)
+        drifts[update] = _measure_update(a, b, update, order, rows, any_order)
         if progress:
             progress(done + 1, len(with_arrays))
     common = _ordered([*(key for key in seen_a if key in seen_b), *rows.rows])
@@ -171,7 +174,9 @@ def _ordered(keys: Sequence[str]) -> dict[str, None]:
     return dict.fromkeys(sorted(dict.fromkeys(keys), key=lambda key: STAGES.index(stage_of(key))))
 
 
-def _measure_update(a: Training, b: Training, update: int, order: RowOrder | None, rows: _Rows) -> Drift:
+def _measure_update(
+    a: Training, b: Training, update: int, order: RowOrder | None, rows: _Rows, any_order: bool
+) -> Drift:
     samples = Samples()
     keys_a, keys_b = list(a.keys(update)), list(b.keys(update))
     known_a, known_b = set(keys_a), set(keys_b)
@@ -184,7 +189,7 @@ def _measure_update(a: Training, b: Training, update: int, order: RowOrder | Non
             continue
         if array_a is None or array_b is None or not (array_a.size or array_b.size):
             continue
-        if order is not None and stage_of(key) in BY_ROW:
+        if order is not None and stage_of(key) in (BY_ROW if any_order else BY_ROW[1:]):
             array_b = order.of_second(array_b)
         found = measure(array_a, array_b)
         rows.add(key, update, found)
