@@ -205,6 +205,16 @@ def test_names_are_inert_in_what_is_said() -> None:
         assert (cause.sentence + "".join(cause.evidence)).isprintable()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "key", ["data/x", "param/conv.weight", "act/ln", "loss/total", "grad/conv.weight", "clip/conv.bias"]
+)
+def test_values_that_are_not_finite_fail_no_rule(key: str) -> None:
+    changed = network(RIGHT)
+    changed.arrays[1][key] = changed.arrays[1][key] * np.float32(np.nan)
+    assert all(0 < cause.score <= 1 for cause in named(changed))
+
+
 def test_a_step_without_the_arrays_that_rules_ask_for_still_has_a_cause() -> None:
     one, other = (MemoryTraining("", "", {3: {"update/w": np.arange(1.0, 5.0) * by}}) for by in (1.0, 2.0))
     assert named(other, one)[0].id == "learning-rate"

@@ -26,9 +26,7 @@ def stage_of(key: str) -> str:
     """
     stage, slash, name = key.partition("/")
     if stage not in STAGES or not slash or not name:
-        raise ProbedKeyError(
-            f"{key!r} belongs to no stage: a probed key is `stage/name`, with one of {', '.join(STAGES)}"
-        )
+        raise ProbedKeyError(f"{key!r} belongs to no stage: a probed key is `stage/name`, with one of {', '.join(STAGES)}")
     return stage
 
 

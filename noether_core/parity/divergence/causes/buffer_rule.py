@@ -74,6 +74,8 @@ def _variance(case: Case, key: str) -> Iterator[Cause]:
     mean = key.replace("running_var", "running_mean")
     if now is None or old is None or case.agrees(key) or case.pair(mean) is None or now[0].size < 3:
         return
+    if not all(np.isfinite(each).all() for each in (*now, *old)):
+        return
     same_mean = case.agrees(mean)
     kept = (old[0], old[1]) if float(np.ptp(old[0])) else None
     slope, _, left = affine(now[0], now[1])

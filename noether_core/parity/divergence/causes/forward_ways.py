@@ -39,7 +39,8 @@ def sources(case: Case, side: Training, key: str) -> Sources:
     keys = list(side.keys(case.update))
     before = [each for each in keys[: keys.index(key)] if each.startswith(("act/", "data/"))]
     arrays = (side.array(case.update, each) for each in reversed(before))
-    inputs = [each.astype(np.float64) for each in arrays if each is not None and each.size <= _MOST_ELEMENTS]
+    small = (each.astype(np.float64) for each in arrays if each is not None and each.size <= _MOST_ELEMENTS)
+    inputs = [each for each in small if np.isfinite(each).all()]
     name = key.partition("/")[2]
     names = [each.partition("/")[2] for each in keys if each.startswith("param/")]
     own = [each for each in names if each.startswith(name + ".")]
@@ -75,7 +76,7 @@ def _buffers(case: Case, side: Training, keys: list[str]) -> dict[str, tuple[Arr
 def best_way(given: Sources, output: Array) -> tuple[Way | None, float]:
     """Return the way that leaves least of an output, and what it leaves."""
     best, least = None, float("inf")
-    if output.size > _MOST_ELEMENTS:
+    if output.size > _MOST_ELEMENTS or not np.isfinite(output).all():
         return best, least
     for way in _ways(given, output):
         if way.output.shape != output.shape:

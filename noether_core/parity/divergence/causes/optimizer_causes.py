@@ -61,6 +61,7 @@ _NUMBER_WORDS = {
     "start": "the second moment's start",
 }
 _ALIKE = 0.3  # of the score, where no difference at all explains both as well
+_EVEN = 1e-3  # an epsilon farther from the other is likelier one that is not to be seen, and the same at another place
 _LESS = 0.1  # of the score, for each further change that an explanation needs
 
 
@@ -134,7 +135,8 @@ def _numbers(edit: Edit) -> Iterator[Cause]:
     for name in edit.numbers:
         one, other = edit.a.numbers[name], edit.b.numbers[name]
         sentence = f"{_NUMBER_WORDS[name]} is {number(one)} in one and {number(other)} in the other."
-        yield Cause(_NUMBER_CAUSES[name], sentence[0].upper() + sentence[1:], (), 0.9)
+        far = name == "epsilon" and not _EVEN < one / other < 1 / _EVEN
+        yield Cause(_NUMBER_CAUSES[name], sentence[0].upper() + sentence[1:], (), 0.8 if far else 0.9)
 
 
 def _unknown(fits_a: Fits, fits_b: Fits) -> Iterator[Cause]:

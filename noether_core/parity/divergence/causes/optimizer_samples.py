@@ -120,7 +120,7 @@ def _places(a: Training, b: Training, name: str, most: int) -> Array | None:
 
 
 def _rows(training: Training, name: str, updates: Sequence[int], places: Array) -> tuple[Array, Array, Array] | None:
-    """Return gradients, parameters and updates, each `t × len(places)`; None where one is missing."""
+    """Return gradients, parameters and updates, each `t × len(places)`; None where one is missing or not finite."""
     parts: tuple[list[Array], list[Array], list[Array]] = ([], [], [])
     for update in updates:
         gradient = _gradient_key(training, update, name)
@@ -130,7 +130,8 @@ def _rows(training: Training, name: str, updates: Sequence[int], places: Array) 
                 return None
             part.append(value.reshape(-1)[places].astype(np.float64))
     gradients, parameters, changes = (np.stack(part) for part in parts)
-    return gradients, parameters, changes
+    finite = all(np.isfinite(part).all() for part in (gradients, parameters, changes))
+    return (gradients, parameters, changes) if finite else None
 
 
 def _joined(rows: dict[str, Any]) -> Samples:
