@@ -140,14 +140,16 @@ def _below(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 def _children(tree: Any) -> list[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         return [(str(name), child) for name, child in tree.items()]
-    if hasattr(tree, "_fields"):
-        return [(name, getattr(tree, name)) for name in tree._fields]
-    return [(str(i), child) for i, child in enumerate(tree)] if isinstance(tree, list | tuple | nnx.List) else []
+    if isinstance(tree, nnx.List):
+        return [(str(i), child) for i, child in enumerate(tree)]
+    children = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True), child) for path, child in children if path]
 
 
 def _attributes(module: nnx.Module) -> list[tuple[str, Any]]:
-    children = [] if isinstance(module, nnx.List) else list(vars(module).items())
-    return _children(module) or [(name, value) for name, value in children if not name.startswith("_pytree__")]
+    if isinstance(module, nnx.List):
+        return _children(module)
+    return [(name, value) for name, value in vars(module).items() if not name.startswith("_pytree__")]
 
 
 def _modules(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, nnx.Module]]:
@@ -220,8 +222,8 @@ def _einsum(module: Any, shape: tuple[int, ...]) -> Layout | None:
 
 
 _KINDS: dict[str, tuple[str, Callable[[Any, tuple[int, ...]], Layout | None]]] = {
-    "Linear": ("linear", lambda _, shape: linear(shape)),
-    "Dense": ("linear", lambda _, shape: linear(shape)),
+    "Linear": ("linear", lambda _, shape: linear(shape, 1, len(shape) - 2)),  # several of them, if it is mapped over
+    "Dense": ("linear", lambda _, shape: linear(shape, 1, len(shape) - 2)),
     "LinearGeneral": ("linear", _general),
     "DenseGeneral": ("linear", _general),
     "Einsum": ("linear", _einsum),
@@ -259,4 +261,5 @@ def _replaced(tree: Any, flat: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     kind: Any = type(tree)
     if isinstance(tree, Mapping):
         return kind({name: children[str(name)] for name in tree})
-    return kind(**children) if hasattr(tree, "_fields") else kind(children.values())
+    treedef = jax.tree.structure(tree, is_leaf=lambda node: node is not tree)
+    return jax.tree.unflatten(treedef, children.values())

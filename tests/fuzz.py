@@ -43,6 +43,7 @@ from noether_core.emit.unmerged import find_unmerged, read_unmerged
 from noether_core.inspect.capsule import show_capsule
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
+from noether_core.names import read_mapping
 from noether_core.parity.check import check_run
 
 MOST_SECONDS = 30  # for one file
@@ -125,7 +126,7 @@ def read_capsule_file(path: Path, file: Path) -> None:
 
 
 def read_config(path: Path, file: Path) -> None:
-    for read in (load_callbacks, load_tracking, lambda file: read_outputs(file.with_suffix(".yaml"))):
+    for read in (load_callbacks, load_tracking, read_mapping, lambda file: read_outputs(file.with_suffix(".yaml"))):
         with ours():
             read(file)
     with ours():

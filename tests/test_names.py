@@ -48,7 +48,7 @@ def ways(matching: Matching) -> set[str]:
 
 
 def dense(path: str, ins: int, outs: int) -> Shapes:
-    return {f"{path}/kernel": (ins, outs), f"{path}/bias": (outs,)}
+    return {f"{path}/bias": (outs,), f"{path}/kernel": (ins, outs)}  # sorted, as JAX leaves a tree
 
 
 def torch_linear(name: str, ins: int, outs: int) -> Shapes:
@@ -160,6 +160,20 @@ def test_an_order_that_means_nothing_is_left() -> None:
     assert set(matching.unmatched_flax) == set(flax)
     known = match(torch, flax, flax_layers={"apple": Layer("linear"), "pear": Layer("linear")}).check()
     assert pairs(known)["first.weight"] == ("apple/kernel",)
+    as_made = match(torch, dict(reversed(flax.items()))).check()  # a kernel before its bias: nothing has sorted it
+    assert pairs(as_made)["first.weight"] == ("pear/kernel",)
+
+
+def test_layers_are_told_apart_by_the_modules_that_they_are_in() -> None:
+    torch: Shapes = {}
+    flax: Shapes = {}
+    for i in (0, 1):
+        torch |= torch_linear(f"blocks.{i}.fc", 4, 5 + i) | {f"blocks.{i}.norm{j}.weight": (4,) for j in (1, 2)}
+        flax |= {f"B_{1 - i}/LayerNorm_{j}/scale": (4,) for j in (0, 2)} | dense(f"B_{1 - i}/Dense_1", 4, 5 + i)
+    torch["norm.weight"] = flax["last/scale"] = (4,)
+    matching = match(torch, dict(sorted(flax.items()))).check()
+    assert pairs(matching)["blocks.0.norm2.weight"] == ("B_1/LayerNorm_2/scale",)
+    assert pairs(matching)["norm.weight"] == ("last/scale",)
 
 
 def test_values_tell_layers_apart_whatever_their_layout() -> None:
@@ -336,6 +350,24 @@ def test_a_mapping_gives_layouts_and_stacks_arrays() -> None:
         np.testing.assert_array_equal(array, arrays[name], name)
 
 
+def test_a_mapped_matrix_of_no_layer_is_taken_as_inputs_by_outputs() -> None:
+    arrays = numbered(torch_linear("fc", 3, 3) | torch_linear("head", 3, 2))
+    flax: Shapes = {"b1": (3,), "b2": (2,), "w1": (3, 3), "w2": (3, 2)}
+    rules = {"fc.weight": "w1", "fc.bias": "b1", "head.weight": "w2", "head.bias": "b2"}
+    stored = match({name: array.shape for name, array in arrays.items()}, flax, rules).check().to_flax(arrays)
+    np.testing.assert_array_equal(stored["w1"], arrays["fc.weight"].T)
+    np.testing.assert_array_equal(stored["w2"], arrays["head.weight"].T)
+
+
+def test_a_mapping_may_give_one_array_two_names() -> None:
+    table = numbered({"embed.weight": (7, 4)})["embed.weight"]
+    rules = {"embed.weight": "Embed_0/embedding", "head.weight": "Embed_0/embedding"}
+    matching = match({"embed.weight": (7, 4), "head.weight": (7, 4)}, {"Embed_0/embedding": (7, 4)}, rules).check()
+    stored = matching.to_flax({"embed.weight": table, "head.weight": table})
+    np.testing.assert_array_equal(stored["Embed_0/embedding"], table)
+    assert set(matching.to_canonical(stored)) == {"embed.weight", "head.weight"}
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
@@ -414,6 +446,40 @@ def test_a_flax_model_alone_has_canonical_names() -> None:
     }
 
 
+def test_arrays_are_named_by_dotted_paths_too() -> None:
+    names = canonical_names(dense("layers/0", 2, 3)).named
+    assert {name: array.shape for name, array in names({"layers.0.kernel": np.zeros((2, 3))}).items()} == {
+        "layers.0.weight": (3, 2)
+    }
+    with pytest.raises(WeightsError, match=r"layers\.1\.kernel"):
+        names({"layers.1.kernel": np.zeros((2, 3))})
+
+
+def test_a_module_of_ones_own_has_its_weight_as_pytorch_has_it_or_transposed() -> None:
+    torch = torch_linear("fc", 2, 3) | torch_linear("head", 3, 4) | {"norm.weight": (5,)}
+    jax = {"a/weight": (3, 2), "a/bias": (3,), "b/weight": (3, 4), "b/bias": (4,), "c/weight": (5,)}
+    matching = match(torch, jax).check()
+    arrays = numbered(torch)
+    stored = matching.to_flax(arrays)
+    np.testing.assert_array_equal(stored["a/weight"], arrays["fc.weight"])
+    np.testing.assert_array_equal(stored["b/weight"], arrays["head.weight"].T)
+
+
+def test_arrays_of_haiku_and_of_ones_own_are_read() -> None:
+    torch = torch_linear("fc", 2, 3) | {"norm.weight": (3,), "norm.bias": (3,), "embed.weight": (7, 2)}
+    jax = {
+        "linear/w": (2, 3),
+        "linear/b": (3,),
+        "layer_norm/scale": (3,),
+        "layer_norm/offset": (3,),
+        "embed/embeddings": (7, 2),
+    }
+    matching = match(torch, jax).check()
+    assert pairs(matching)["norm.bias"] == ("layer_norm/offset",)
+    arrays = numbered(torch)
+    np.testing.assert_array_equal(matching.to_flax(arrays)["linear/w"], arrays["fc.weight"].T)
+
+
 def test_canonical_names_of_two_runs_are_aligned() -> None:
     alone = canonical_names({"Conv_0/kernel": (3, 3, 1, 8)} | dense("Dense_0", 8, 3) | dense("Dense_1", 3, 3))
     other = {entry.name: entry.shape for entry in alone.entries}
@@ -421,6 +487,20 @@ def test_canonical_names_of_two_runs_are_aligned() -> None:
     matching = align(torch, other).check()
     assert pairs(matching)["features.0.weight"] == ("Conv_0.weight",)
     assert dict(matching.modules) == {"Conv_0": "features.0", "Dense_0": "fc1", "Dense_1": "fc2"}
+
+
+def test_runs_are_aligned_by_order_only_if_both_have_one() -> None:
+    made = torch_linear("first", 4, 4) | torch_linear("second", 4, 4)
+    other = torch_linear("zebra", 4, 4) | torch_linear("apple", 4, 4)
+    assert pairs(align(made, other).check())["first.weight"] == ("zebra.weight",)
+    assert not align(made, dict(sorted(other.items()))).entries
+    assert not align(dict(sorted(other.items())), made).entries
+    known = canonical_names(
+        dense("zebra", 4, 4) | dense("apple", 4, 4), {"zebra": Layer("linear"), "apple": Layer("linear")}
+    )
+    assert pairs(align(made, {entry.name: entry.shape for entry in known.entries}).check())["first.weight"] == (
+        "zebra.weight",
+    )
 
 
 def test_an_explanation_has_a_line_for_each_name() -> None:

@@ -12,6 +12,7 @@ import optax
 import pytest
 import torch
 from flax import linen, nnx
+from flax.training import train_state
 
 import noether_jax.names
 import noether_torch.names
@@ -194,6 +195,8 @@ def test_a_linen_models_order_is_that_of_its_calls() -> None:
 def test_trees_of_any_container_are_read_and_written() -> None:
     boxed = linen.Partitioned(jnp.ones((2, 3)), names=("a", None))
     tree = {"layers": [{"kernel": boxed, "bias": jnp.ones(3)}, None], "scale": np.float32(2)}
+    held = train_state.TrainState(step=0, apply_fn=len, params=tree, tx=optax.sgd(0.1), opt_state=())
+    assert set(noether_jax.names.weights(held)) > {"params/layers/0/kernel"}
     arrays = noether_jax.names.weights(tree)
     assert {path: np.shape(array) for path, array in arrays.items()} == {
         "layers/0/kernel": (2, 3),
@@ -230,6 +233,14 @@ def test_dtypes_are_kept() -> None:
     noether_torch.names.load(ours, {name: array * 0 + 2 for name, array in arrays.items()})
     assert ours.weight.dtype == torch.bfloat16
     assert float(ours.weight.detach().max()) == 2.0
+
+
+def test_layers_that_are_stacked_are_laid_out_each() -> None:
+    stacked = nnx.vmap(lambda key: nnx.Linear(2, 3, rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 5))
+    arrays = noether_jax.names.weights(stacked)
+    canonical = canonical_names(arrays, noether_jax.names.layers(stacked)).to_canonical(arrays)
+    assert canonical["bias"].shape == (5, 3)
+    np.testing.assert_array_equal(canonical["weight"], np.swapaxes(arrays["kernel"], 1, 2))
 
 
 def test_a_shared_parameter_is_given_once() -> None:

@@ -14,7 +14,7 @@ from noether_core.names.mapping import Rule, read_mapping
 from noether_core.names.matching import Matching
 from noether_core.names.pairing import Pair, Pairing
 from noether_core.names.pieces import Entry, overlaps, shape_of
-from noether_core.names.read_flax import read_flax
+from noether_core.names.read_flax import is_as_made, read_flax
 from noether_core.names.read_torch import IGNORED, read_torch
 from noether_core.names.rules import Found, apply
 from noether_core.names.units import Layer, Unit
@@ -36,7 +36,8 @@ def match(
 
     In this order: by the mapping; by equal names; by equal multisets of values, where values are given; by names that mean
     the same; by shape, where only one layer has it; and by order among layers of one shape, where the order is known: from
-    `flax_layers`, or because names only count, as `Dense_0` and `Dense_1` do.
+    `flax_layers`; because names only count, as `Dense_0` and `Dense_1` do; or because `flax` is as the model made it, which
+    any function of JAX on trees would have sorted.
 
     Args:
         torch: arrays or shapes by name, as of `state_dict()`.
@@ -59,7 +60,8 @@ def match(
     shapes, flax_shapes = _shapes(torch), _shapes(flax)
     values = Values(torch, flax)
     units = read_torch(shapes, torch_layers), read_flax(flax_shapes, flax_layers)
-    return _matched(shapes, flax_shapes, units, values, read_mapping(mapping), bool(flax_layers))
+    ordered = True, bool(flax_layers) or is_as_made(flax_shapes)
+    return _matched(shapes, flax_shapes, units, values, read_mapping(mapping), ordered)
 
 
 def align(
@@ -72,7 +74,8 @@ def align(
     """
     shapes, other_shapes = _shapes(torch), _shapes(other)
     units = read_torch(shapes, {}), read_torch(other_shapes, {})
-    return _matched(shapes, other_shapes, units, Values(torch, other), read_mapping(mapping), ordered=True)
+    ordered = is_as_made(shapes), is_as_made(other_shapes)
+    return _matched(shapes, other_shapes, units, Values(torch, other), read_mapping(mapping), ordered)
 
 
 def canonical_names(flax: Mapping[str, Any], layers: Mapping[str, Layer] = _NO_LAYERS) -> Matching:
@@ -105,7 +108,7 @@ def _matched(
     units: tuple[Sequence[Unit], Sequence[Unit]],
     values: Values,
     rules: Mapping[str, Rule],
-    ordered: bool,
+    ordered: tuple[bool, bool],
 ) -> Matching:
     pairing = Pairing(*units, values.mark, ordered)
     found: Found = defaultdict(list)

@@ -57,6 +57,11 @@ class Matching:
             )
         return to_torch(self.entries, flax, gradients)
 
+    def named(self, arrays: Mapping[str, Any], gradients: bool = False) -> dict[str, Any]:
+        """Return Flax's arrays by dotted path, `layers.0.kernel`, as `to_canonical` does: for `probe(names=matching.named)`."""
+        paths = {path.replace("/", "."): path for entry in self.entries for path in entry.paths}
+        return self.to_canonical({paths.get(name, name): array for name, array in arrays.items()}, gradients)
+
     def to_flax(self, canonical: Mapping[str, Any]) -> dict[str, Any]:
         """Return arrays with PyTorch's names and layout as Flax's, by path: what `to_canonical` undoes.
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from noether_core.names.containers import containers, is_in
 from noether_core.names.units import Unit, Variant, fitting
 from noether_core.names.words import last_meaning, meanings, numbers, without_numbers, words
 
@@ -37,10 +38,12 @@ class Pairing:
     Args:
         torch, flax: the layers, in the order of their models.
         fingerprint: a key of a layer's values in any order, None where they are not known.
-        ordered: whether the order of `flax` means something, though its names do not only count.
+        ordered: whether the order of `torch` and that of `flax` mean something, though names do not only count.
     """
 
-    def __init__(self, torch: Sequence[Unit], flax: Sequence[Unit], fingerprint: Key, ordered: bool) -> None:
+    def __init__(
+        self, torch: Sequence[Unit], flax: Sequence[Unit], fingerprint: Key, ordered: tuple[bool, bool]
+    ) -> None:
         self.pairs: list[Pair] = []
         self.torch, self.flax = dict.fromkeys(torch), dict.fromkeys(flax)
         self._fingerprint, self._ordered = fingerprint, ordered
@@ -65,8 +68,24 @@ class Pairing:
         self._by(self._fingerprint, "fingerprint", only)
         self._by(lambda unit: meanings(unit.name), "name", only, counted=True)
         self._by(lambda unit: last_meaning(unit.name), "name", only, counted=True)
+        before = -1
+        while before < len(self.pairs):
+            before = len(self.pairs)
+            self._by_orders(only)
+            self._inside(only)
+
+    def _by_orders(self, only: Callable[[Unit], bool]) -> None:
         self._by_order(lambda unit: last_meaning(unit.name)[-1:], only)
         self._by_order(lambda _: (), only)
+
+    def _inside(self, only: Callable[[Unit], bool]) -> None:
+        """Pair layers in modules of which it is known, by other layers in them, that they are the same."""
+        known = [(pair.torch.name, pair.flax.name) for pair in self.pairs]
+        for ours, theirs in containers(known):
+            here = {unit for unit in self.torch if is_in(unit.name, ours) and only(unit)}
+            here |= {unit for unit in self.flax if is_in(unit.name, theirs) and only(unit)}
+            if here:
+                self._by_orders(here.__contains__)
 
     def _by(self, key: Key, how: str, only: Callable[[Unit], bool], counted: bool = False) -> None:
         """Pair layers of one key.
@@ -91,18 +110,10 @@ class Pairing:
             }:
                 continue
             for shared, ones in left.items():
-                others = self._in_order(right[shared])
+                counted = _in_order(ones, self._ordered[0]), _in_order(right[shared], self._ordered[1])
                 alone = "shape" if len(torch) == 1 else "name"
-                for one, other in zip(ones, others, strict=bool(others)):
+                for one, other in zip(*counted, strict=all(counted)):
                     self.add(one, other, alone if len(ones) == 1 else "order", exact=True)
-
-    def _in_order(self, units: list[Unit]) -> list[Unit]:
-        """Return layers in the order in which a model has them; none if that is not known."""
-        if self._ordered or len(units) == 1:
-            return units
-        if len({without_numbers(unit.name) for unit in units}) > 1:
-            return []
-        return sorted(units, key=lambda unit: numbers(unit.name))
 
     def _alike(self, only: Callable[[Unit], bool], exact: bool) -> Iterator[tuple[list[Unit], list[Unit]]]:
         """Yield PyTorch's layers of one kind and shape that are left, and Flax's that fit them."""
@@ -112,6 +123,15 @@ class Pairing:
             flax = [unit for unit in self.flax if unit.size == size and only(unit) and fitting(left[0], unit, exact)]
             if flax:
                 yield left, flax
+
+
+def _in_order(units: list[Unit], ordered: bool) -> list[Unit]:
+    """Return layers in the order in which a model has them; none if that is not known."""
+    if ordered or len(units) == 1:
+        return units
+    if len({without_numbers(unit.name) for unit in units}) > 1:
+        return []
+    return sorted(units, key=lambda unit: numbers(unit.name))
 
 
 def _signature(unit: Unit) -> Hashable:

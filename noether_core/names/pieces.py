@@ -180,8 +180,11 @@ def _apart(entry: Entry, array: Any) -> Iterator[tuple[Piece, Any]]:
 
 
 def _from_blocks(blocks: list[tuple[Piece, Any]]) -> Any:
-    kept = sorted((_start(piece), i) for i, (piece, _) in enumerate(blocks) if piece.role == "same")
-    laid_out = _joined([blocks[i][1] for _, i in kept])
+    kept: dict[int, Any] = {}
+    for piece, block in blocks:
+        if piece.role == "same":
+            kept.setdefault(_start(piece), block)  # of two names for one array, either
+    laid_out = _joined([kept[start] for start in sorted(kept)])
     for piece, block in blocks:
         if piece.role == "added":
             laid_out = laid_out + _padded(block, _start(piece), laid_out.shape[0])

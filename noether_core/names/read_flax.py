@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from noether_core.names.attention import read_attention
 from noether_core.names.layout import (
@@ -18,21 +18,25 @@ from noether_core.names.layout import (
 )
 from noether_core.names.pieces import whole
 from noether_core.names.recurrent import read_cell
-from noether_core.names.units import Layer, Unit, Variant
+from noether_core.names.units import Layer, Unit, Variant, as_stored
 
 ROLES = {
     "kernel": "weight",
     "scale": "weight",
     "embedding": "weight",
     "negative_slope": "weight",
+    "weight": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
 """What PyTorch calls what a Flax layer calls by these names."""
 
+_ALSO = {"w": "kernel", "W": "kernel", "b": "bias", "offset": "bias", "embeddings": "embedding"}
+"""What Haiku, and who writes JAX without a library, calls what Flax has; its layout is the same."""
+
 _STATISTICS = ("mean", "var")
-_WEIGHTS = ("kernel", "scale", "embedding", "negative_slope")
+_WEIGHTS = ("kernel", "scale", "embedding", "negative_slope", "weight")
 _TRANSPOSED = re.compile(r"transpose|deconv|up_?conv|conv_?t(_|\d|$)", re.IGNORECASE)
 
 
@@ -47,11 +51,16 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
     [{'weight': 'Dense_0.weight', 'bias': 'Dense_0.bias'}]
     """
     modules: dict[str, dict[str, Shape]] = {}
+    stored: dict[str, str] = {}
     for path, shape in shapes.items():
-        module, _, leaf = path.rpartition("/")
-        modules.setdefault(module, {})[leaf] = shape
+        module, slash, leaf = path.rpartition("/")
+        stored[f"{module}{slash}{_ALSO.get(leaf, leaf)}"] = path
+        modules.setdefault(module, {})[_ALSO.get(leaf, leaf)] = shape
     order = {module: i for i, module in enumerate(layers)}
-    modules = dict(sorted(modules.items(), key=lambda item: order.get(item[0], len(order))))
+    modules = {
+        module: dict(sorted(leaves.items(), key=_torch_order)) if module in order else leaves
+        for module, leaves in sorted(modules.items(), key=lambda item: order.get(item[0], len(order)))
+    }
     composite = dict(_composites(modules))
     units: dict[str, Unit] = {}
     for module, leaves in modules.items():
@@ -59,7 +68,27 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
             units[f"composite {composite[module].name}"] = composite[module]
         else:
             units |= {f"{unit.name} {i}": unit for i, unit in enumerate(_plain(module, leaves, layers.get(module)))}
-    return list(units.values())
+    return [as_stored(unit, stored) for unit in units.values()]
+
+
+def _torch_order(leaf: tuple[str, Shape]) -> int:
+    return [*ROLES, leaf[0]].index(leaf[0])
+
+
+def is_as_made(paths: Iterable[str]) -> bool:
+    """Tell whether paths, or names, are in the order in which a model made its arrays: JAX sorts trees; a bias is made last.
+
+    >>> is_as_made(["b/kernel", "b/bias", "a/kernel"]), is_as_made(["a/kernel", "b/bias", "b/kernel"])
+    (True, False)
+    """
+    places = {path: place for place, path in enumerate(paths)}
+    biases = ((path, place) for path, place in places.items() if re.split("[/.]", path)[-1] in ("bias", "b"))
+    names = (*_WEIGHTS, "w", "W")
+    return any(
+        places.get(path.removesuffix("bias").removesuffix("b") + name, place) < place
+        for path, place in biases
+        for name in names
+    )
 
 
 def _composites(modules: Mapping[str, Mapping[str, Shape]]) -> Iterator[tuple[str, Unit]]:
@@ -111,6 +140,10 @@ def _weights(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> I
         yield "embedding", same(leaves["embedding"])
     elif "negative_slope" in leaves:
         yield "", same(leaves["negative_slope"], leaves["negative_slope"] or (1,))
+    elif "weight" in leaves:  # a module of one's own, or of Equinox, which lays out as PyTorch does
+        yield "", same(leaves["weight"])
+        if len(leaves["weight"]) > 1:
+            yield from _likely(module, leaves["weight"], leaves.get("bias"))
     else:
         shape = next((leaves[leaf] for leaf in ("scale", "bias", "mean") if leaf in leaves), ())
         kind = "norm" if {"scale", *_STATISTICS} & leaves.keys() else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from noether_core.errors import ConfigFileError, suggest
-from noether_core.names.layout import Layout, Shape, same
+from noether_core.names.layout import Layout, Shape, linear, same
 from noether_core.names.mapping import Rule
 from noether_core.names.pairing import Pairing
 from noether_core.names.pieces import Piece, shape_of, whole
@@ -68,7 +68,8 @@ def _array(name: str, rule: Rule, pairing: Pairing, found: Found, shapes: Shapes
     ours, theirs = _owner(name, pairing.torch), _owner(rule.paths[0], pairing.flax)
     if ours and theirs and len(rule.paths) == 1 and _pair_owners(name, rule, (ours, theirs), pairing, flax):
         return
-    pieces = [_piece(path, rule, torch[name], pairing, flax) for path in rule.paths]
+    is_kernel = name.rpartition(".")[2] == "weight" and (not ours or ours.variants[0].kind in ("", "linear"))
+    pieces = [_piece(path, rule, torch[name], pairing, flax, is_kernel) for path in rule.paths]
     if shape_of(pieces) != torch[name]:
         raise ConfigFileError(_unlike(name, ", ".join(rule.paths), torch[name], shape_of(pieces)))
     start = 0
@@ -107,11 +108,15 @@ def _instead(unit: Unit, readings: Sequence[Variant], units: dict[Unit, None]) -
     return other
 
 
-def _piece(path: str, rule: Rule, wanted: Shape, pairing: Pairing, flax: Mapping[str, Shape]) -> Piece:
+def _piece(path: str, rule: Rule, wanted: Shape, pairing: Pairing, flax: Mapping[str, Shape], is_kernel: bool) -> Piece:
     layouts: list[Layout | None] = [rule.layout(flax[path])]
     if owner := _owner(path, pairing.flax):
-        blocks = [piece for variant in owner.variants for pieces in variant.roles.values() for piece in pieces]
-        layouts += [piece.layout for piece in blocks if piece.path == path]
+        blocks = [
+            (variant.kind, piece) for variant in owner.variants for pieces in variant.roles.values() for piece in pieces
+        ]
+        if is_kernel and len(flax[path]) == 2 and all(kind == "array" for kind, _ in blocks):
+            layouts.append(linear(flax[path]))  # x @ w, as JAX is written
+        layouts += [piece.layout for _, piece in blocks if piece.path == path]
     choices = [layout for layout in [*layouts, same(flax[path])] if layout is not None]
     fitting = [
         each for each in choices if each.shape[1:] == wanted[1:] and (len(rule.paths) > 1 or each.shape == wanted)

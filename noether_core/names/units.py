@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from noether_core.names.layout import Layout, Shape
 from noether_core.names.pieces import Piece, shape_of
@@ -80,6 +80,20 @@ class Unit:
         """The arrays that it is made of, each once."""
         pieces = (piece for blocks in self.variants[0].roles.values() for piece in blocks)
         return tuple(dict.fromkeys(piece.path for piece in pieces if piece.path))
+
+
+def as_stored(unit: Unit, paths: Mapping[str, str]) -> Unit:
+    """Return a layer with the paths of its arrays replaced."""
+    if all(paths.get(path, path) == path for path in unit.paths):
+        return unit
+    variants = []
+    for one in unit.variants:
+        roles = {
+            role: tuple(replace(piece, path=paths.get(piece.path, piece.path)) for piece in pieces)
+            for role, pieces in one.roles.items()
+        }
+        variants.append(Variant(one.kind, roles))
+    return replace(unit, variants=tuple(variants), parts=tuple(as_stored(part, paths) for part in unit.parts))
 
 
 def fitting(torch: Unit, flax: Unit, exact: bool = False) -> list[Variant]:
