@@ -10,7 +10,7 @@ pytest.importorskip("jax")
 pytest.importorskip("torch")
 
 from benchmarks.porting_bugs.families import BUGS, FAMILIES, WAYS
-from benchmarks.porting_bugs.first_change import distance, first_change
+from benchmarks.porting_bugs.first_change import BOUND, distance, first_change
 from benchmarks.porting_bugs.record import FRAMEWORKS, nudged, record, twin
 from benchmarks.porting_bugs.steps import step_function
 from noether_core.parity.divergence.causes.names import CAUSES
@@ -74,7 +74,9 @@ def test_nudging_leaves_zeros_and_moves_the_rest_by_one_float() -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_shows_first_where_its_truth_says(name: str) -> None:
     bug = BUGS[name]
-    found = first_change(record(bug.family, bug.side, name), record(bug.family, bug.side))
+    # where clipping adds 1e-6 to a norm of 2.8, gradients differ by 4e-7, and all before is the same to the last bit
+    bound = 1e-7 if name == "transformer-clip-epsilon" else BOUND
+    found = first_change(record(bug.family, bug.side, name), record(bug.family, bug.side), bound)
     assert found is not None
     update, key, _ = found
     assert (update, stage_of(key)) == (bug.first_update, bug.stage)

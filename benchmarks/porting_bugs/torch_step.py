@@ -81,6 +81,16 @@ class TorchStep:
         grads: Arrays | None = None,
     ) -> Stepped:
         """Return what one update computes."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # these are small, and threads that wait for busy cores take a hundred times longer
+        try:
+            return self._compute(batch, params, opt_state, buffers, update, grads)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _compute(
+        self, batch: Arrays, params: Arrays, opt_state: Arrays, buffers: Arrays, update: int, grads: Arrays | None
+    ) -> Stepped:
         recipe = self.recipe
         module = recipe.model().train()
         module.load_state_dict(
