@@ -137,6 +137,16 @@ def test_the_difference_of_two_runs_is_that_of_their_values(runs: list[Path], co
     assert data["apart"] == {"n": UPDATES, "equal": UPDATES}
 
 
+def test_runs_that_log_at_other_updates_are_compared_where_both_do(tmp_path: Path) -> None:
+    a = log(tmp_path / "a", [{"loss": float(at), "other": 1.0} for at in range(1, 7)])
+    b = log(tmp_path / "b", [{"loss": at + 0.5} if at % 2 else {"more": 1.0} for at in range(1, 7)])
+    data = Page(write_report([a, b], tmp_path / "a.html")).data
+    (loss,) = [chart for chart in data["charts"] if chart["key"] == "loss"]
+    np.testing.assert_allclose(unpack(loss["apart"]["y"]), [0.5 / 1.5, 0.5 / 3.5, 0.5 / 5.5], rtol=1e-6)
+    assert np.cumsum(unpack(loss["apart"]["rows"])).tolist() == [0, 2, 4]  # of the first run's values
+    assert [len(chart["curves"]) for chart in data["charts"]] == [2, 1, 1]
+
+
 def test_the_verdict_is_the_comparisons(compared: Page) -> None:
     found, wanted = compared.data["verdict"], comparison()
     assert (found["sentence"], found["outcome"], found["same_through"]) == (wanted.sentence, "differs", PARTED - 1)

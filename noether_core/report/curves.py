@@ -16,7 +16,7 @@ from noether_core.text import as_float, number
 Array = np.ndarray[Any, Any]
 MOST_CURVES = 20_000
 _MOST_POINTS = 1_200_000  # of all curves, so that a page stays below 15 MB
-_CURVE_POINTS = (100, 4000)  # of one: at least, at most
+_CURVE_POINTS = (80, 4000)  # of one: at least, at most
 _MOST_TIMES = 4096  # of a run's wall times; others are interpolated
 _MOST_TEXTS = 20  # values of a key that logs text
 _AXES = ("update", "epoch", "sample", "time")
@@ -134,7 +134,7 @@ def _packed_curve(values: Array, most: int) -> dict[str, Any]:
 
 def _apart(series: Sequence[Series], values: Sequence[Array], most: int) -> dict[str, Any]:
     """Return how far two curves are apart where both have a value; NaN where only one has a finite one."""
-    _, first, second = np.intersect1d(series[0].update, series[1].update, assume_unique=True, return_indices=True)
+    first, second = _shared(series[0].update, series[1].update)
     a, b = values[0][first], values[1][second]
     with np.errstate(all="ignore"):
         distance = np.abs(a / 2 - b / 2) / np.maximum(np.abs(a), np.abs(b)) * 2  # halves do not overflow
@@ -146,6 +146,14 @@ def _apart(series: Sequence[Series], values: Sequence[Array], most: int) -> dict
     if apart["equal"] < len(distance):
         apart |= {"rows": packed(smallest(np.diff(first[rows], prepend=0))), "y": packed(narrow(distance[rows]))}
     return apart
+
+
+def _shared(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the places in two rising arrays of what both have."""
+    if np.array_equal(a, b):
+        return np.arange(len(a)), np.arange(len(b))
+    _, first, second = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    return first, second
 
 
 def _texts(runs: Sequence[Recorded]) -> list[dict[str, Any]]:

@@ -67,7 +67,10 @@ def _number(value: float | None) -> float | str | None:
 
 
 def _rung(stage: str, comparison: Comparison, recorded: Sequence[str]) -> dict[str, Any]:
-    """Say what became of a stage: `first`, `also` (at the same update), `later`, `same`, `missing` or `unknown`."""
+    """Say what became of a stage at the first update that differs.
+
+    That is `first` or `also` where it differs there, `later` where it does only after, `same`, `missing` or `unknown`.
+    """
     first = comparison.first
     found = [each for each in comparison.differences if each.stage == stage]
     rung: dict[str, Any] = {"stage": stage, "words": _WORDS[stage]}

@@ -89,7 +89,7 @@ function controls() {
   const known = axes.filter(([axis]) => report.clocks.some((clock) => axis in clock));
   const host = document.getElementById("controls");
   if (!report.charts.length) return;
-  host.append(choice("Over", known, "update", (axis) => { state.axis = axis; }));
+  if (known.length > 1) host.append(choice("Over", known, "update", (axis) => { state.axis = axis; }));
   host.append(choice("Scale", [[false, "Linear"], [true, "Log"]], false, (isLog) => { state.log = isLog; }));
   if (report.runs.length === 2) host.append(choice("Show", [[false, "Values"], [true, "Difference"]], false, (isApart) => { state.apart = isApart; }));
 }

@@ -4,7 +4,7 @@ const OUTCOMES = {
   differs: { tone: "bad", sign: "≠", words: "They part" },
   "cannot say": { tone: "open", sign: "?", words: "Cannot say" },
 };
-const SIGNS = { first: "≠", also: "≠", later: "≠", same: "✓", missing: "·", unknown: "?" };
+const SIGNS = { first: "≠", also: "≠", later: "✓", same: "✓", missing: "·", unknown: "?" };
 const FIRST_ROWS = 12;
 
 function verdictHead(report) {
@@ -18,7 +18,7 @@ function verdictHead(report) {
       fact(number(found.compared), found.compared === 1 ? "pair compared" : "pairs compared"),
       found.outcome === "differs" ? fact(found.same_through ? `update ${number(found.same_through)}` : "no update", found.same_through ? "is the last that is the same" : "is the same") : null,
       found.differences.length ? fact(number(found.differences.length), found.differences.length === 1 ? "difference listed" : "differences listed") : null,
-      found.has_twins ? fact("Noise", "measured by twins") : fact("No twins:", "noise is taken from floors, so this is less sure"),
+      found.has_twins ? fact("Noise", "measured by twins") : found.warnings.some((text) => text.includes("twins")) ? null : fact("No twins:", "noise is taken from floors, so this is less sure"),
     ),
     found.warnings.length ? element("ul", { class: "warnings" }, ...found.warnings.map((text) => element("li", { text }))) : null,
   );
@@ -26,10 +26,10 @@ function verdictHead(report) {
 
 const fact = (value, words) => element("span", {}, element("b", { text: value }), ` ${words}`);
 
-function rungWords(rung, isSame) {
-  if (rung.state === "first") return `first difference, update ${number(rung.update)}`;
+function rungWords(rung) {
+  if (rung.state === "first") return "first difference";
   if (rung.state === "also") return `${plural(rung.keys, "key")} too`;
-  if (rung.state === "later") return `from update ${number(rung.update)} on`;
+  if (rung.state === "later") return `same, differs from update ${number(rung.update)} on`;
   if (rung.state === "missing") return "not recorded";
   return rung.state === "same" ? "no difference" : "not known";
 }
@@ -41,7 +41,9 @@ function ladder(report) {
     element("div", { class: "words", text: rung.words }),
     element("div", { class: "state", text: rungWords(rung) }),
   ));
-  return section("ladder", "A step, stage by stage", "in the order in which it is computed", element("div", { class: "panel" }, element("ol", { class: "ladder" }, ...rungs)));
+  const { first } = report.verdict;
+  const title = first ? `Update ${number(first.update)}, stage by stage` : "A step, stage by stage";
+  return section("ladder", title, "in the order in which it is computed", element("div", { class: "panel" }, element("ol", { class: "ladder" }, ...rungs)));
 }
 
 function causes(report) {
