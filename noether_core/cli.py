@@ -23,6 +23,9 @@ from noether_core.inspect.capsule import STEPS, show_capsule
 from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.picture import save_svg
 from noether_core.inspect.show import show_run
+from noether_core.parity.between_runs.calibrate import TWINS, calibrate
+from noether_core.parity.between_runs.comparing import compare_trainings
+from noether_core.parity.between_runs.screen import progress_on, show_comparison
 from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run
 from noether_core.report import write_report
@@ -136,6 +139,44 @@ def check(
     for line in [json.dumps(report.as_json(), indent=1)] if as_json else report.lines():
         print(line if as_json else message(line))  # noqa: T201
     raise typer.Exit(0 if report.is_clean else 1)
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="A run directory of a training with probes.")],
+    b: Annotated[Path, typer.Argument(help="The other one.")],
+    twins: Annotated[
+        list[Path] | None, typer.Option(help="A twin of either, besides those in RUN/twins; may be given again.")
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file: for each of A's parameters what B calls it, where that is not found."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON; docs/compare.md has the schema.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write it as one HTML file.")] = None,
+) -> None:
+    """Say where two trainings first part, and why. Exits 0: the same, 1: they differ, 2: it cannot be said."""
+    with progress_on(Console(stderr=True)) as progress:
+        found = compare_trainings(a, b, twins=tuple(twins or ()), mapping=mapping, progress=progress)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))  # noqa: T201
+    else:
+        _console().print(show_comparison(found))
+    if report is not None:
+        write_report([a, b], report, found)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command("calibrate")
+def calibrate_command(
+    run: Annotated[Path, typer.Argument(help="A run directory of a training with probes.")],
+    command: Annotated[list[str], typer.Argument(help="What made it, after --: python train.py …")],
+    twins: Annotated[int, typer.Option(min=1, max=64, help="How many twins there are to be.")] = TWINS,
+    again: Annotated[bool, typer.Option("--again", help="Make those anew that are there.")] = False,
+) -> None:
+    """Make a run's twins: run its script again, one rounding error apart, for `compare` to know what is noise."""
+    made = calibrate(run, command, number=twins, again=again, tell=lambda sentence: print(inert(sentence), flush=True))  # noqa: T201
+    print(f"{inert(str(run))} has {len(made)} twins")  # noqa: T201
 
 
 @app.command("report")

@@ -23,10 +23,12 @@ from noether_core import (
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
 )
+from noether_core.parity.between_runs.twin import twin_path
 from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_jax.output_tracker import OutputTracker, track_outputs
 from noether_jax.probes import ProbeCallback, probe
 from noether_jax.tracker_state import OutputTrackerState
+from noether_jax.twins import twin, twin_batch
 from noether_jax.windows import Tracked
 
 __all__ = [
@@ -53,4 +55,7 @@ __all__ = [
     "Tracked",
     "probe",
     "track_outputs",
+    "twin",
+    "twin_batch",
+    "twin_path",
 ]

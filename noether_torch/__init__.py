@@ -22,8 +22,10 @@ from noether_core import (
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
 )
+from noether_core.parity.between_runs.twin import twin_path
 from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_torch.probes import ProbeCallback, probe
+from noether_torch.twins import twin, twin_batch
 
 __all__ = [
     "BestMetricCallback",
@@ -45,4 +47,7 @@ __all__ = [
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
     "probe",
+    "twin",
+    "twin_batch",
+    "twin_path",
 ]

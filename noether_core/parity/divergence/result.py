@@ -67,6 +67,7 @@ class Comparison:
         causes: likely causes, the best first.
         same_through: the last update before the first difference that both have; 0 if there is none.
         compared: how many pairs of arrays or statistics were compared.
+        stages: those of which there were pairs.
         has_twins: whether noise was measured; without, floors stand in and the answer is less sure.
         warnings: what a person should know: keys of one run alone, another length, other settings.
         settings: of both, side by side.
@@ -80,6 +81,7 @@ class Comparison:
     causes: tuple[Cause, ...] = ()
     same_through: int = 0
     compared: int = 0
+    stages: tuple[str, ...] = ()
     has_twins: bool = False
     warnings: tuple[str, ...] = ()
     settings: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))

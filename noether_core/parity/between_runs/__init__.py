@@ -1,0 +1,40 @@
+"""Compare two runs from their directories, make their twins, and assert in a test that they are the same training.
+
+Example::
+
+    from noether_core.parity.between_runs import compare_trainings
+
+    print(compare_trainings("runs/torch", "runs/jax").sentence)
+"""
+
+from noether_core.parity.between_runs.asserting import NotTheSameTrainingError, assert_same_training
+from noether_core.parity.between_runs.calibrate import calibrate, find_twins
+from noether_core.parity.between_runs.comparing import Pair, compare_pair, compare_trainings, paired
+from noether_core.parity.between_runs.json_form import ComparisonForm, json_schema
+from noether_core.parity.between_runs.replay_step import Step, Swap
+from noether_core.parity.between_runs.screen import as_text, show_comparison
+from noether_core.parity.between_runs.transplant import Transplant, transplant
+from noether_core.parity.between_runs.twin import Twin, TwinError, this_twin, twin_path
+
+__all__ = [
+    "ComparisonForm",
+    "NotTheSameTrainingError",
+    "Pair",
+    "Step",
+    "Swap",
+    "Transplant",
+    "Twin",
+    "TwinError",
+    "as_text",
+    "assert_same_training",
+    "calibrate",
+    "compare_pair",
+    "compare_trainings",
+    "find_twins",
+    "json_schema",
+    "paired",
+    "show_comparison",
+    "this_twin",
+    "transplant",
+    "twin_path",
+]

@@ -1,0 +1,185 @@
+"""Compare two trainings from their run directories: read them, pair their names, take their twins' noise, say what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from noether_core.errors import listing
+from noether_core.names import Matching
+from noether_core.parity.between_runs.aligned import Aligned, Mapped, matching_of
+from noether_core.parity.between_runs.calibrate import find_twins, read_twin
+from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
+from noether_core.parity.between_runs.twin import TwinError
+from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
+from noether_core.parity.divergence.causes import causes_of
+from noether_core.probes import read_training
+
+Given = str | Path | Training
+Progress = Callable[[int, int], None]
+_SETTINGS = ("accumulation_steps", "effective_batch_size", "updates_per_epoch")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold two trainings under one set of names, and the noise of their twins.
+
+    Attributes:
+        a, b: the trainings; `b` under `a`'s names.
+        noise: of the twins of both.
+        warnings: sentences on names, twins and settings.
+        unmapped: names of `a`, then of `b`, that the other has no partner for.
+    """
+
+    a: Training
+    b: Training
+    noise: Noise
+    warnings: tuple[str, ...]
+    unmapped: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+
+def compare_trainings(
+    a: Given, b: Given, *, twins: Sequence[Given] = (), mapping: Mapped = None, progress: Progress | None = None
+) -> Comparison:
+    """Say where two trainings first part, how sure that is, and what is likely to be why.
+
+    Args:
+        a: a run directory with probes, or what `read_training` made of it.
+        b: the other one.
+        twins: of either training, besides those in `RUN/twins`, where `noether-parity calibrate` puts them.
+        mapping: a YAML file, or what it would hold: for each of `a`'s parameters what `b` calls it. Needed only for names that
+            cannot be paired by themselves.
+        progress: called with how many updates are done, and of how many.
+
+    Raises:
+        RunFormatError: for a path that is no run directory.
+        TwinError: if one of `twins` is a twin of neither.
+        ConfigFileError: for a mapping that cannot be read.
+    """
+    first, second = _opened(a), _opened(b)
+    if problem := _without_probes(first, second):
+        return Comparison("cannot say", problem, (first.label, second.label))
+    return compare_pair(paired(first, second, _twins_of(a, first), _twins_of(b, second), twins, mapping), progress)
+
+
+def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
+    """Compare a pair; see `compare_trainings`."""
+    found = compare(pair.a, pair.b, pair.noise, progress)
+    found = replace(found, warnings=(*pair.warnings, *found.warnings), stages=_stages_of(pair.a, pair.b))
+    if found.outcome == "same" and any(pair.unmapped):
+        left_a, left_b = pair.unmapped
+        return replace(
+            found,
+            outcome="cannot say",
+            sentence=f"Cannot say: what has the same name is the same through update {found.same_through}, but"
+            f" {len(left_a)} parameters of {found.labels[0]} ({listing(left_a, 3)}) and {len(left_b)} of {found.labels[1]}"
+            f" ({listing(left_b, 3)}) have no partner. Map them: --mapping FILE, `mapping=`.",
+        )
+    return found.with_causes(causes_of(pair.a, pair.b, pair.noise, found)) if found.outcome == "differs" else found
+
+
+def _stages_of(a: Training, b: Training) -> tuple[str, ...]:
+    """Return the stages of which both have a key, in the first and the last update that both have."""
+    both = sorted(set(a.updates()) & set(b.updates()))
+    common = {key for update in {*both[:1], *both[-1:]} for key in {*a.keys(update)} & {*b.keys(update)}}
+    return tuple(stage for stage in STAGES if any(stage_of(key) == stage for key in common))
+
+
+def paired(
+    a: Training,
+    b: Training,
+    twins_a: Sequence[Training] = (),
+    twins_b: Sequence[Training] = (),
+    twins: Sequence[Given] = (),
+    mapping: Mapped = None,
+) -> Pair:
+    """Bring two trainings and their twins under one set of names.
+
+    Args:
+        a: a training.
+        b: the other one.
+        twins_a: twins of `a`.
+        twins_b: twins of `b`.
+        twins: more, of either.
+        mapping: see `compare_trainings`.
+    """
+    of_a, of_b = list(twins_a), list(twins_b)
+    for each in twins:
+        (of_a if _belongs_to(_opened(each), a, b) == 0 else of_b).append(_usable(_opened(each), a, b))
+    matching = matching_of(a, b, mapping)
+    aligned = [b, *of_b] if matching is None else [Aligned(each, matching) for each in (b, *of_b)]
+    noise = Noise.of_twins(a, of_a) | Noise.of_twins(aligned[0], aligned[1:])
+    warnings = [*_settings(a, b), *_one_sided(a, b, of_a, of_b)]
+    unmapped = ((), ()) if matching is None else _left(matching)
+    if any(unmapped) and matching is not None:
+        warnings.append(f"a mapping file for what has no partner, to be completed:\n{matching.mapping_to_complete()}")
+    return Pair(a, aligned[0], noise, tuple(warnings), unmapped)
+
+
+def _opened(given: Given) -> Training:
+    return read_training(Path(given)) if isinstance(given, str | Path) else given
+
+
+def _twins_of(given: Given, training: Training) -> list[Training]:
+    """Return the twins beside a run; those of another training, such as of an older one in that place, are refused."""
+    if not isinstance(given, str | Path):
+        return []
+    found = []
+    for twin in find_twins(given):
+        read = read_training(twin.path)
+        if problem := problem_of_twin(training, read, rows=twin.rows):
+            raise TwinError(
+                f"{str(twin.path)!r} is no twin of {str(given)!r}: {problem}. If the run was made anew, make its twins anew:"
+                f" `noether-parity calibrate {given} --again -- COMMAND`"
+            )
+        found.append(read_twin(twin))
+    return found
+
+
+def _without_probes(a: Training, b: Training) -> str:
+    """Return a sentence if a run has nothing that can be compared."""
+    empty = [each.label for each in (a, b) if not each.updates()]
+    if not empty:
+        return ""
+    return (
+        f"Cannot say: {' and '.join(empty)} {'has' if len(empty) == 1 else 'have'} no probed updates. Track"
+        " `probe(batch=…, params=…, grads=…, …)` in the training and run it again; docs/compare.md shows how."
+    )
+
+
+def _belongs_to(twin: Training, a: Training, b: Training) -> int:
+    problems = [problem_of_twin(run, twin, rows=has_other_rows(run, twin)) for run in (a, b)]
+    fitting = [place for place, problem in enumerate(problems) if not problem]
+    if not fitting:
+        raise TwinError(
+            f"{twin.label!r} is a twin of neither training. Of {a.label!r}: {problems[0]}. Of {b.label!r}: {problems[1]}"
+        )
+    same_framework = [place for place in fitting if (a, b)[place].framework == twin.framework]
+    return (same_framework or fitting)[0]
+
+
+def _usable(twin: Training, a: Training, b: Training) -> Training:
+    return usable_part(twin, rows=has_other_rows(a, twin) or has_other_rows(b, twin))
+
+
+def _left(matching: Matching) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(matching.unmatched_torch), tuple(matching.unmatched_flax)
+
+
+def _settings(a: Training, b: Training) -> list[str]:
+    apart = [
+        f"{name} is {a.settings[name]!r} in {a.label} and {b.settings[name]!r} in {b.label}"
+        for name in _SETTINGS
+        if name in a.settings and name in b.settings and a.settings[name] != b.settings[name]
+    ]
+    return [f"other settings: {'; '.join(apart)}"] if apart else []
+
+
+def _one_sided(a: Training, b: Training, of_a: Sequence[Training], of_b: Sequence[Training]) -> list[str]:
+    if bool(of_a) == bool(of_b) or a.framework == b.framework:
+        return []
+    without, other = (a, b) if of_b else (b, a)
+    return [
+        f"only {other.label} has twins; what {without.label} drifts may be more: `noether-parity calibrate` makes its twins"
+    ]

@@ -1,0 +1,87 @@
+"""Find the part of a step that makes two trainings differ: give one's inputs to the other's step; see what closes the gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from noether_core.parity.between_runs.replay_step import Culprit, Replay, Step, Swap
+from noether_core.parity.divergence import Comparison, Noise, Training
+
+_WORDS: Mapping[Culprit, str] = {
+    "batch": "the batch: the step itself is the same",
+    "params": "the parameters that the step starts from: the step itself is the same",
+    "optimizer state": "the state that is carried from step to step: the step itself is the same",
+    "forward": "the forward or backward pass, from the batch and the parameters to gradients and buffers",
+    "clip": "how gradients are clipped",
+    "optimizer": "the optimizer, from (clipped) gradients to updates and its state",
+}
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """Say which part of the step makes two trainings differ.
+
+    Attributes:
+        culprit: the part; None if it cannot be said.
+        sentence: the answer.
+        update: the step that was replayed; 0 if none was.
+        swaps: what was tried, in that order.
+    """
+
+    culprit: Culprit | None
+    sentence: str
+    update: int = 0
+    swaps: tuple[Swap, ...] = ()
+
+
+def transplant(
+    step_a: Step, step_b: Step, a: Training, b: Training, comparison: Comparison, noise: Noise | None = None
+) -> Transplant:
+    """Replay the first differing step with parts of one training in the other's step, and name the part that closes the gap.
+
+    A's batch, parameters or state go into B's step, one at a time: what closes the gap there is at fault, and not the step. If
+    none does, all of them go in, then A's gradients too, then A's clipped gradients.
+
+    Args:
+        step_a: a function of the first training's own code; see `Step`.
+        step_b: one of the second's.
+        a: what the first computed, with arrays of the first differing update and the one before.
+        b: what the second computed.
+        comparison: of `a` and `b`.
+        noise: of their twins; None: floors stand in.
+
+    Example::
+
+        found = compare_trainings("runs/torch", "runs/jax")
+        print(transplant(step_of_torch, step_of_jax, read_training("runs/torch"), read_training("runs/jax"), found).sentence)
+    """
+    if comparison.first is None:
+        return Transplant(None, f"There is nothing to transplant: {comparison.sentence}")
+    replay = Replay((step_a, step_b), a, b, comparison.first.update, noise)
+    labels = comparison.labels
+    if problem := replay.problem():
+        return Transplant(None, f"Cannot say: {problem}", replay.update)
+    if (unlike := replay.unlike()) is not None:
+        return Transplant(
+            None,
+            f"Cannot say: given what {labels[0]} recorded, its step function does not give what {labels[0]} recorded at update"
+            f" {replay.update}: {unlike.key} is {unlike.distance:.2g} apart. Let it compute the step as the training does",
+            replay.update,
+        )
+    swaps: list[Swap] = []
+    for culprit, swap in replay.swaps():
+        swaps.append(swap)
+        if culprit is not None:
+            return Transplant(culprit, _sentence(culprit, replay.update, labels, swap), replay.update, tuple(swaps))
+    return Transplant(None, f"Cannot say: no part of {labels[0]} closes the gap.", replay.update, tuple(swaps))
+
+
+def _sentence(culprit: Culprit, update: int, labels: Sequence[str], swap: Swap) -> str:
+    if culprit == "optimizer state" and swap.given == "nothing":
+        return (
+            f"At update {update} {labels[1]} did something else than its own step does with what it recorded: what it carries"
+            " from step to step (optimizer state, a count, random numbers) is not what it recorded."
+        )
+    closing = f", which closes the gap when {labels[1]} is given {labels[0]}'s" if swap.closes else ""
+    return f"At update {update} the culprit is {_WORDS[culprit]}{closing}."
