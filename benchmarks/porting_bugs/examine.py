@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from noether_core.parity.between_runs.transplant import Transplant, transplant
-
 from benchmarks.porting_bugs.families import WAYS
 from benchmarks.porting_bugs.record import TWINS, record, twin
 from benchmarks.porting_bugs.steps import step_function
 from benchmarks.porting_bugs.truth import Bug, Way
+from noether_core.parity.between_runs.transplant import Transplant, transplant
 from noether_core.parity.divergence import Comparison, MemoryTraining, Noise, compare
 from noether_core.parity.divergence.causes import causes_of
 

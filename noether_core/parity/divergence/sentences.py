@@ -8,7 +8,8 @@ from noether_core.parity.divergence.first import Found
 from noether_core.parity.divergence.noise import TIMES, Noise
 from noether_core.parity.divergence.result import Divergence, Outcome
 from noether_core.parity.divergence.table import Table
-from noether_core.parity.divergence.training import STAGES, Training, stage_of
+from noether_core.parity.divergence.training import Training, stage_of
+from noether_core.probes.stages import STAGES
 from noether_core.text import inert
 
 OF_MODEL = ("param", "grad", "update")

@@ -11,7 +11,8 @@ import numpy as np
 from noether_core.parity.divergence.distance import BOUNDED, TINY, Measure, bounds, measure, same_places
 from noether_core.parity.divergence.rows import BY_ROW, RowOrder, row_order
 from noether_core.parity.divergence.samples import Drift, Samples
-from noether_core.parity.divergence.training import STAGES, Training, stage_of
+from noether_core.parity.divergence.training import Training, stage_of
+from noether_core.probes.stages import STAGES
 
 Array = np.ndarray[Any, Any]
 
