@@ -25,6 +25,8 @@ def shape_causes(case: Case, key: str, outputs: tuple[Array, Array]) -> list[Cau
         found.append(_shapes(key, a, b))
         return found
     found += list(_precision(key, raw_a, raw_b, a, b))
+    if a.ndim == 3:  # where a sequence begins, attention's dropout takes whole values
+        found += list(_dropped(key, a[:, 0], b[:, 0]))
     found += [
         *_dropped(key, a, b),
         *_borders(key, a, b),
