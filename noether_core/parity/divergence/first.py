@@ -39,7 +39,8 @@ OF_GRADIENTS = ("grad", "clip", "update", "opt")  # the stages where a null grad
 MOST = 1000  # differences that are listed
 RATIO = 3e-6  # the least median ratio of updates, minus 1, that is no rounding
 DECAY = 1.5e-7  # the least slope on the parameter: PyTorch rounds 1 - rate * decay to binary32, which leaves up to 6e-8
-CLIP = 1.5e-7  # the least mean of the clip factors' log ratio
+CLIP = 3e-7  # the least mean of the clipped norms' log ratio; norms summed in binary32 leave a third of it
+CLIP_ERRORS = 4.0  # standard errors of that mean, which the factors' own changes make larger
 MORE = 100.0  # times its norm in twins that a gradient has where it is not rounding alone
 SPREAD = 3.0  # times what twins show of a mean over updates, which is a draw of that mean
 ERRORS = 8.0  # standard errors that a slope is from zero where it is no chance
@@ -247,7 +248,7 @@ class Search:
             if len(beyond) >= FEWEST_KEYS:
                 yield self._first_of(update, beyond, pooled(beyond))
         mean = clipping(self.table)
-        if mean.error and _stands_out(mean, max(CLIP, SPREAD * self.noise.clipping)):
+        if mean.error and _stands_out(mean, max(CLIP, SPREAD * self.noise.clipping), CLIP_ERRORS):
             update = min(each for each, drift in self.table.drifts.items() if drift.clipping is not None)
             keys = [key for key, column in self.table.of_stage("clip").items() if update in column.updates]
             yield Place(update, self._order[keys[0]], keys[0], mean.value)
@@ -258,8 +259,8 @@ class Search:
         return Place(update, self._order[key], key, common.value)
 
 
-def _stands_out(slope: Slope, least: float) -> bool:
-    return abs(slope.value) > max(least, ERRORS * slope.error)
+def _stands_out(slope: Slope, least: float, errors: float = ERRORS) -> bool:
+    return abs(slope.value) > max(least, errors * slope.error)
 
 
 def _agree(slopes: dict[str, Slope], rounded: float, common: Slope) -> bool:

@@ -30,7 +30,7 @@ class Drift:
     Attributes:
         ratios: by update key, the median over large elements of b's update over a's, minus 1.
         decays: by update key, the slope of the updates' difference on the parameter.
-        clipping: the log of b's ‖clipped‖/‖grad‖ over a's, over all keys; None where neither clips.
+        clipping: the log of b's ‖clipped‖ over a's, over all keys, which gradients do not change; None unless both clip.
     """
 
     ratios: dict[str, Slope] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Samples:
         if not (grad.all() and clip.all() and np.isfinite(grad).all() and np.isfinite(clip).all()):
             return None
         factors = clip / grad
-        return float(np.log(factors[1] / factors[0])) if (factors < 1 - 1e-5).all() else None
+        return float(np.log(clip[1] / clip[0])) if (factors < 1 - 1e-5).all() else None
 
 
 def _median_ratio(a: Array, b: Array) -> Slope | None:

@@ -64,7 +64,7 @@ def pooled(slopes: Mapping[str, Slope]) -> Slope:
 
 
 def clipping(table: Table) -> Slope:
-    """Return the mean over updates of the log of b's clip factor over a's; an error of 0 says that fewer than three clip."""
+    """Return the mean over updates of the log ratio of clipped norms; an error of 0 says that fewer than three clip."""
     found = np.array([drift.clipping for drift in table.drifts.values() if drift.clipping is not None])
     if len(found) < 3:
         return Slope(0.0, 0.0)
