@@ -20,11 +20,19 @@ from noether_jax.transfers import ours
 _SMALL = 2**14  # elements: smaller arrays of one shape are measured together, which is less to compile
 
 
-def measured(values: Mapping[str, Any], due: Due) -> Probed:
-    """Return what is probed of arrays by key, in the canonical layout. Pure; it may be called inside of `jit`."""
+def measured(values: Mapping[str, Any], due: Due, as_they_lie: Mapping[int, Any] | None = None) -> Probed:
+    """Return what is probed of arrays by key, in the canonical layout. Pure; it may be called inside of `jit`.
+
+    Args:
+        values: the arrays.
+        due: what is probed.
+        as_they_lie: by the `id` of some of the arrays, others with the same values in the order of the memory, which are
+            read in a third of the time.
+    """
     with ours():
         arrays = [_as_real(value) for value in values.values()]
-        reals, sums = _measured(arrays)
+        lying = as_they_lie or {}
+        reals, sums = _measured([_as_real(lying.get(id(value), value)) for value in values.values()])
         kept = _sampled(arrays, due.array_limit) if due.arrays else []
     shapes = tuple(array.shape for array in arrays)
     return Probed(tuple(values), shapes, reals, sums, dict(zip(values, kept, strict=False)), due.array_limit)
