@@ -85,9 +85,8 @@ def _measured_rows(rows: jax.Array, lanes: int = 1) -> tuple[jax.Array, jax.Arra
     if lanes > 1:
         parts = rows.reshape(len(rows), lanes, -1)
         merged = reduce(_merged, [_terms(parts[:, lane]) for lane in range(lanes)])
-        terms = jax.lax.optimization_barrier(
-            merged
-        )  # a loop over elements, which is vectorised, and not a part of the reduction
+        # a loop over elements, which is vectorised, and not a part of the reduction
+        terms = jax.lax.optimization_barrier(merged)  # type: ignore[no-untyped-call]
     else:
         terms = _terms(rows)
     starts = (0.0, 0.0, np.inf, -np.inf)
