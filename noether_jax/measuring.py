@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -20,11 +20,19 @@ from noether_jax.transfers import ours
 _SMALL = 2**14  # elements: smaller arrays of one shape are measured together, which is less to compile
 
 
-def measured(values: Mapping[str, Any], due: Due) -> Probed:
-    """Return what is probed of arrays by key, in the canonical layout. Pure; it may be called inside of `jit`."""
+def measured(values: Mapping[str, Any], due: Due, as_they_lie: Mapping[int, Any] | None = None) -> Probed:
+    """Return what is probed of arrays by key, in the canonical layout. Pure; it may be called inside of `jit`.
+
+    Args:
+        values: the arrays.
+        due: what is probed.
+        as_they_lie: by the `id` of some of the arrays, others with the same values in the order of the memory, which are
+            read in a third of the time.
+    """
     with ours():
         arrays = [_as_real(value) for value in values.values()]
-        reals, sums = _measured(arrays)
+        lying = as_they_lie or {}
+        reals, sums = _measured([_as_real(lying.get(id(value), value)) for value in values.values()])
         kept = _sampled(arrays, due.array_limit) if due.arrays else []
     shapes = tuple(array.shape for array in arrays)
     return Probed(tuple(values), shapes, reals, sums, dict(zip(values, kept, strict=False)), due.array_limit)
@@ -49,7 +57,7 @@ def _measured(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     sums: list[Any] = [None] * len(arrays)
     for members in groups.values():
         of_group = jnp.stack([arrays[at] for at in members]) if len(members) > 1 else arrays[members[0]][None]
-        of_reals, of_sums = _measured_rows(of_group)
+        of_reals, of_sums = _measured_rows(of_group, _lanes(of_group[0].size))
         for row, at in enumerate(members):
             reals[at], sums[at] = of_reals[row], of_sums[row]
     if not arrays:
@@ -57,25 +65,45 @@ def _measured(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return bitcast_convert_type(jnp.stack(reals), jnp.uint32), jnp.stack(sums)
 
 
-def _measured_rows(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return float64 [rows, 5] and uint32 [rows, 2]."""
+def _lanes(size: int) -> int:
+    """Return into how many parts an array is best cut: on one CPU, where a reduction is one loop that is not vectorised."""
+    if size <= _SMALL or jax.device_count() > 1 or jax.default_backend() != "cpu":
+        return 1
+    return next(lanes for lanes in (8, 4, 2, 1) if size % lanes == 0)
+
+
+def _measured_rows(rows: jax.Array, lanes: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Return float64 [rows, 5] and uint32 [rows, 2].
+
+    Args:
+        rows: arrays of one shape.
+        lanes: into how many parts each is cut, whose terms are merged before the reduction.
+    """
     count = rows[0].size
     if not count:
         return jnp.full((len(rows), len(REALS)), jnp.nan, jnp.float64), jnp.zeros((len(rows), 2), jnp.uint32)
-    wide = rows.astype(jnp.float64)
-    axes = tuple(range(1, rows.ndim))
-    first, second = _mixed(_value_bits(rows))
-    terms = (wide, wide * wide, wide, wide, first, second)  # in one pass, and one loop to compile
+    if lanes > 1:
+        parts = rows.reshape(len(rows), lanes, -1)
+        merged = reduce(_merged, [_terms(parts[:, lane]) for lane in range(lanes)])
+        # a loop over elements, which is vectorised, and not a part of the reduction
+        terms = jax.lax.optimization_barrier(merged)  # type: ignore[no-untyped-call]
+    else:
+        terms = _terms(rows)
     starts = (0.0, 0.0, np.inf, -np.inf)
     neutral = (*map(np.float64, starts), np.uint32(0), np.uint32(0))
+    axes = tuple(range(1, terms[0].ndim))
     total, squares, low, high, *sums = jax.lax.reduce(terms, neutral, _merged, axes)
     is_constant = low == high
     mean = jnp.where(is_constant, low, total / count)
-    spread = jnp.maximum(
-        squares / count - mean * mean, 0.0
-    )  # loses digits only where the mean is some 1e6 times as large
+    spread = jnp.maximum(squares / count - mean * mean, 0.0)  # loses digits only where the mean is by far the larger
     std = jnp.where(is_constant, 0.0, jnp.sqrt(spread))
     return jnp.stack([mean, std, jnp.sqrt(squares), low, high], 1), jnp.stack(sums, 1)
+
+
+def _terms(values: jax.Array) -> tuple[jax.Array, ...]:
+    """Return what is reduced, all in one loop: the values, their squares, the extremes, and their bits, mixed."""
+    wide = values.astype(jnp.float64)
+    return wide, wide * wide, wide, wide, *_mixed(_value_bits(values))
 
 
 def _merged(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

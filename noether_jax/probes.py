@@ -59,7 +59,17 @@ def probe(
     >>> probe(Due(), params=params)
     {}
     """
-    return {KEY: measured(stage_values(names=names, images=images, **pieces), due)} if due else {}
+    if not due:
+        return {}
+    as_they_lie: dict[int, Any] = {}
+
+    def laid_out(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        found = names(arrays)
+        if names is torch_names:  # which only transposes
+            as_they_lie.update(zip(map(id, found.values()), arrays.values(), strict=True))
+        return found
+
+    return {KEY: measured(stage_values(names=laid_out, images=images, **pieces), due, as_they_lie)}
 
 
 def stage_values(*, names: Names = torch_names, images: bool = False, **pieces: Unpack[Pieces]) -> dict[str, Any]:

@@ -139,6 +139,20 @@ def test_a_sharded_array_is_measured_as_a_whole_one() -> None:
         np.testing.assert_allclose(found.reals[0, :3], [wanted.mean, wanted.std, wanted.norm], rtol=1e-11)
 
 
+@pytest.mark.parametrize("lanes", [2, 8])
+def test_an_array_that_is_cut_into_lanes_is_measured_as_a_whole_one(lanes: int) -> None:
+    rows = DRAWN.standard_normal((3, 24, 40)).astype(np.float32)
+    with jax.enable_x64(True):
+        reals, sums = jax.jit(in_jax._measured_rows, static_argnums=1)(rows, lanes)
+    shapes = ((24, 40),) * 3
+    found = hosted(Probed(("data/a", "data/b", "data/c"), shapes, np.asarray(reals), np.asarray(sums), {}))
+    for at, row in enumerate(rows):
+        wanted = statistics_of(row)
+        assert f"{found.fingerprints[at]:016x}" == wanted.fingerprint
+        reals_wanted = [wanted.mean, wanted.std, wanted.norm, wanted.min, wanted.max]
+        np.testing.assert_allclose(found.reals[at], reals_wanted, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int32", "uint8"])
 def test_every_bit_of_a_value_shows(dtype: str) -> None:
     array = ARRAYS["float64"][0].astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
