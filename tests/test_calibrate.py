@@ -11,8 +11,8 @@ from port_training import train
 from noether_core.parity.between_runs import TwinError, calibrate, compare_trainings, find_twins
 from noether_core.parity.between_runs.calibrate import read_twin
 from noether_core.parity.between_runs.drift import problem_of_twin
-from noether_core.parity.between_runs.twin import VARIABLE, Twin
 from noether_core.probes import read_training
+from noether_core.twin import VARIABLE, Twin
 
 SCRIPT = Path(__file__).with_name("port_training.py")
 
