@@ -23,7 +23,7 @@ from noether_core import (
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
 )
-from noether_core.parity.between_runs.twin import twin_path
+from noether_core.twin import twin_path
 from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_jax.output_tracker import OutputTracker, track_outputs
 from noether_jax.probes import ProbeCallback, probe

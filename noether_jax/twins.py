@@ -1,4 +1,4 @@
-"""Make a training script one that can make its own twins; see `noether_core.parity.between_runs.twin`.
+"""Make a training script one that can make its own twins; see `noether_core.twin`.
 
 params = twin(params)
 with Run(twin_path("runs/port"), CALLBACKS) as run:
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.parity.between_runs.twin import TwinError, nudged, rows_permuted, this_twin
+from noether_core.twin import TwinError, nudged, rows_permuted, this_twin
 
 Tree = TypeVar("Tree")
 

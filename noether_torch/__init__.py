@@ -22,7 +22,7 @@ from noether_core import (
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
 )
-from noether_core.parity.between_runs.twin import twin_path
+from noether_core.twin import twin_path
 from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
 from noether_torch.probes import ProbeCallback, probe
 from noether_torch.twins import twin, twin_batch

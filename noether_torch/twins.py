@@ -1,4 +1,4 @@
-"""Make a training script one that can make its own twins; see `noether_core.parity.between_runs.twin`.
+"""Make a training script one that can make its own twins; see `noether_core.twin`.
 
 model = twin(model)
 with Run(twin_path("runs/port"), CALLBACKS) as run:
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from noether_core.parity.between_runs.twin import TwinError, leaves_of, nudged, rows_permuted, this_twin
+from noether_core.twin import TwinError, leaves_of, nudged, rows_permuted, this_twin
 
 Weights = TypeVar("Weights", bound=nn.Module | Mapping[str, Any] | Iterable[Any])
 Batch = TypeVar("Batch")

@@ -10,7 +10,9 @@ from port_training import train
 
 from noether_core.parity.between_runs import TwinError, calibrate, compare_trainings, find_twins
 from noether_core.parity.between_runs.calibrate import read_twin
+from noether_core.parity.between_runs.drift import problem_of_twin
 from noether_core.probes import read_training
+from noether_core.twin import VARIABLE, Twin
 
 SCRIPT = Path(__file__).with_name("port_training.py")
 
@@ -105,6 +107,21 @@ def test_a_script_that_makes_no_twin_is_told_what_to_change(tmp_path: Path, opti
     assert [each.name for each in (path / "starts").iterdir()] == ["1.json"]
 
 
+def test_rows_that_draw_random_numbers_of_their_own_make_no_twin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = train(tmp_path / "run", dropout=0.5)
+    for seed, problem in ((1, ""), (2, "do the rows draw random numbers of their own (dropout)")):
+        twin = Twin(path, path / "twins" / str(seed), seed, rows=seed == 2)
+        twin.write()
+        monkeypatch.setenv(VARIABLE, str(twin.path))
+        train(path, dropout=0.5)
+        found = problem_of_twin(read_training(path), read_training(twin.path), rows=twin.rows)
+        assert problem in found
+        assert bool(found) is bool(problem)
+
+
+@pytest.mark.slow
 def test_rows_that_draw_random_numbers_of_their_own_are_left_out(tmp_path: Path) -> None:
     path, said = train(tmp_path / "run", dropout=0.5), list[str]()
     assert len(calibrate(path, script(path, "--dropout", "0.5"), tell=said.append)) == 1

@@ -18,10 +18,10 @@ from noether_core.parity.between_runs import assert_same_training, compare_train
 from noether_core.parity.between_runs.aligned import Aligned, matching_of
 from noether_core.parity.between_runs.asserting import NotTheSameTrainingError
 from noether_core.parity.between_runs.json_form import ComparisonForm, json_schema
-from noether_core.parity.between_runs.twin import TwinError
 from noether_core.parity.between_runs.views import View
 from noether_core.parity.divergence import Comparison, MemoryTraining
 from noether_core.probes import read_training
+from noether_core.twin import TwinError
 
 ROOT = Path(__file__).parents[1]
 AXES = {"first.weight": {"path": "mixing", "axes": [1, 0]}}

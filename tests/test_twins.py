@@ -20,7 +20,7 @@ from torch import nn
 
 import noether_jax
 import noether_torch
-from noether_core.parity.between_runs.twin import VARIABLE, Twin, TwinError, nudged, this_twin, twin_path
+from noether_core.twin import VARIABLE, Twin, TwinError, nudged, this_twin, twin_path
 
 FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 

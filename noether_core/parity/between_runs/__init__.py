@@ -14,7 +14,7 @@ from noether_core.parity.between_runs.json_form import ComparisonForm, json_sche
 from noether_core.parity.between_runs.replay_step import Step, Swap
 from noether_core.parity.between_runs.screen import as_text, show_comparison
 from noether_core.parity.between_runs.transplant import Transplant, transplant
-from noether_core.parity.between_runs.twin import Twin, TwinError, this_twin, twin_path
+from noether_core.twin import Twin, TwinError, this_twin, twin_path
 
 __all__ = [
     "ComparisonForm",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from noether_core.emit.writer_lock import WriterLock
 from noether_core.parity.between_runs.drift import problem_of_twin, usable_part
-from noether_core.parity.between_runs.twin import FILE, VARIABLE, Twin, TwinError
 from noether_core.parity.divergence.training import Training
 from noether_core.probes import read_training
+from noether_core.twin import FILE, VARIABLE, Twin, TwinError
 
 DIRECTORY = "twins"
 TWINS = 2

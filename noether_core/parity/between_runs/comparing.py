@@ -11,10 +11,10 @@ from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped, matching_of
 from noether_core.parity.between_runs.calibrate import find_twins, read_twin
 from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
-from noether_core.parity.between_runs.twin import TwinError
 from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
 from noether_core.parity.divergence.causes import causes_of
 from noether_core.probes import read_training
+from noether_core.twin import TwinError
 
 Given = str | Path | Training
 Progress = Callable[[int, int], None]
