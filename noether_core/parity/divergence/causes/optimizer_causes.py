@@ -135,8 +135,18 @@ def _numbers(edit: Edit) -> Iterator[Cause]:
     for name in edit.numbers:
         one, other = edit.a.numbers[name], edit.b.numbers[name]
         sentence = f"{_NUMBER_WORDS[name]} is {number(one)} in one and {number(other)} in the other."
-        far = name == "epsilon" and not _EVEN < one / other < 1 / _EVEN
-        yield Cause(_NUMBER_CAUSES[name], sentence[0].upper() + sentence[1:], (), 0.8 if far else 0.9)
+        yield Cause(_NUMBER_CAUSES[name], sentence[0].upper() + sentence[1:], (), _number_score(name, one, other))
+
+
+def _number_score(name: str, one: float, other: float) -> float:
+    if name == "epsilon" and not _EVEN < one / other < 1 / _EVEN:
+        return 0.8
+    return 0.95 if _is_round(one) and _is_round(other) else 0.9
+
+
+def _is_round(value: float) -> bool:
+    """Tell whether a person may have chosen a number: one digit, to a hundredth of it."""
+    return value > 0 and bool(np.isclose(value, float(f"{value:.0e}"), rtol=1e-2))
 
 
 def _unknown(fits_a: Fits, fits_b: Fits) -> Iterator[Cause]:
