@@ -202,6 +202,8 @@ def test_what_cannot_be_said_is_no_success(runs: Callable[..., Path]) -> None:
 
 @pytest.fixture
 def parity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    monkeypatch.delenv("COLUMNS", raising=False)  # which libraries set
+
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["noether-parity", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:

@@ -51,11 +51,12 @@ def comes_true(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 @pytest.fixture
 def answer() -> Iterator[object]:
-    """Answer Ctrl-C as Python does, whatever earlier tests left."""
+    """Answer Ctrl-C and SIGTERM as Python does, whatever earlier tests left."""
     gc.collect()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
 
 
 @pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="needs /proc")

@@ -20,6 +20,7 @@ import torch
 
 import noether_jax
 import noether_torch
+from noether_core.signal_handlers import Link
 
 CONFIG = {"every_n_updates": 10**6, "keys": ["loss"], "reduce": ["mean", "std", "max", "last"]}
 SAVED = CONFIG | {"log_output": False, "save_output": True}
@@ -35,12 +36,15 @@ def device_bytes() -> int:
 
 
 def host_bytes(*roots: object) -> int:
-    """Return the bytes of all Python objects that some objects lead to, but for types, modules and what functions refer to."""
+    """Return the bytes of all Python objects that some objects lead to.
+
+    But for types, modules, what functions refer to, and the handlers of signals, which lead to those that were there before.
+    """
     found: dict[int, object] = {}
     todo = list(roots)
     while todo:
         each = todo.pop()
-        if id(each) in found or isinstance(each, type | ModuleType):
+        if id(each) in found or isinstance(each, type | ModuleType | Link):
             continue
         found[id(each)] = each
         todo += [each.__closure__] if isinstance(each, FunctionType) else gc.get_referents(each)

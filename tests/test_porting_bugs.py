@@ -36,7 +36,7 @@ def test_a_correct_pair_computes_the_same_but_for_roundings(family: str, seed: i
         assert np.median(list(found.values())) < 1e-6
     first = {key: value for key, value in apart(torch, jax, 1).items() if not key.endswith(NULL)}
     assert max(value for key, value in first.items() if stage_of(key) in ("act", "grad", "clip")) < 1e-6
-    assert max(value for key, value in first.items() if stage_of(key) in ("loss", "update", "opt")) < 1e-5
+    assert max(value for key, value in first.items() if stage_of(key) in ("loss", "update", "opt")) < 5e-5
     assert all(value == 0 for key, value in first.items() if stage_of(key) in ("data", "param"))
 
 

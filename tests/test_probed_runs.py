@@ -179,7 +179,8 @@ def test_what_is_no_file_of_probes_is_told(tmp_path: Path) -> None:
     assert "E0_U8_S8.safetensors is not a readable safetensors file" in told
 
 
-def test_show_has_a_row_for_each_key(tmp_path: Path) -> None:
+def test_show_has_a_row_for_each_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # which libraries set
     run_of(tmp_path, [probed({"loss/a\x1b[31m": float(at), "grad/b": [at, 4.0]}, ("grad/b",)) for at in range(1, 4)])
     screen = CliRunner().invoke(app, ["show", str(tmp_path)]).output
     assert "probes: 2 keys at 3 updates (1 to 3), arrays at 3 (1 to 3)" in screen

@@ -122,7 +122,7 @@ def _size(first: Divergence) -> str:
     times = first.times_noise
     if times < TIMES:
         return "by less than its noise, but in all elements alike"
-    return f"{times:,.0f} × noise" if times >= TIMES else f"{times:.2g} × noise"
+    return f"{times:,.0f} × noise"
 
 
 def _matched(table: Table, first: Divergence) -> str:
