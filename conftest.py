@@ -13,6 +13,8 @@ import pytest
 
 # eight devices, for what runs on several; to be said before anything loads JAX
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# a thread each: tests run side by side, and threads that wait for one another cost more than they bring
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=False)
 hypothesis.settings.register_profile("full", deadline=None, derandomize=False, max_examples=2000)
