@@ -14,9 +14,9 @@ from noether_core.probes.probed import Due, Probed
 from noether_core.probes.sampling import places
 from noether_core.probes.statistics import REALS, measure
 from noether_torch import dtensors
+from noether_torch.numpy_arrays import to_array
 
 _PIECE = 2**24  # elements of which an accelerator holds copies at a time
-_OWN_NUMPY = {torch.bfloat16: "bfloat16", torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 
 
 def measured(values: Mapping[str, Any], due: Due) -> Probed:
@@ -64,17 +64,9 @@ def _stacked(rows: Sequence[Tensor], empty: tuple[int, ...], dtype: torch.dtype)
 def _row(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Return float64 [5] and int32 [2]."""
     if tensor.is_cpu or not tensor.numel():
-        reals, sums = measure(_numpy(tensor.cpu()))
+        reals, sums = measure(to_array(tensor.cpu()))
         return torch.from_numpy(reals), torch.from_numpy(sums.view(np.int32))
     return on_device(tensor)
-
-
-def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """Return a view of a tensor on the CPU."""
-    if tensor.dtype in _OWN_NUMPY:
-        size = tensor.dtype.itemsize
-        return tensor.view(torch.int16 if size == 2 else torch.int8).numpy().view(_OWN_NUMPY[tensor.dtype])
-    return tensor.numpy()
 
 
 # ---------------------------------------------------------------------- on an accelerator

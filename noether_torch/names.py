@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from noether_core.errors import listing
 from noether_core.names import Layer, WeightsError
+from noether_torch.numpy_arrays import to_array, to_tensor
 
 _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("linear", (nn.Linear,)),
@@ -24,7 +24,6 @@ _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("embedding", (nn.Embedding, nn.EmbeddingBag)),
     ("norm", (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)),
 )
-_UNSIGNED = {torch.bfloat16: (torch.uint16, ml_dtypes.bfloat16)}  # what NumPy has no dtype of its own for
 
 
 def weights(model: nn.Module | Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
@@ -37,7 +36,7 @@ def weights(model: nn.Module | Mapping[str, Tensor]) -> dict[str, np.ndarray[Any
     >>> {name: array.shape for name, array in weights(nn.Linear(2, 3)).items()}
     {'weight': (3, 2), 'bias': (3,)}
     """
-    return {name: _array(tensor) for name, tensor in _tensors(model).items()}
+    return {name: np.array(to_array(tensor.detach().cpu().contiguous())) for name, tensor in _tensors(model).items()}
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
@@ -80,7 +79,7 @@ def load(model: nn.Module, canonical: Mapping[str, Any], *, strict: bool = True)
             raise WeightsError(f"{name!r} has shape {tuple(tensors[name].shape)}, and {tuple(array.shape)} was given")
     with torch.no_grad():
         for name, array in canonical.items():
-            tensors[name].copy_(_tensor(np.asarray(array)))
+            tensors[name].copy_(to_tensor(np.asarray(array)))
     return model
 
 
@@ -99,18 +98,3 @@ def _kind(module: nn.Module) -> str:
         return "in_out"
     known = next((kind for kind, classes in _KINDS if isinstance(module, classes)), "")
     return known or ("" if type(module).__module__.startswith("torch.nn.") else "other")
-
-
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    plain = tensor.detach().cpu()
-    if plain.dtype in _UNSIGNED:
-        bits, dtype = _UNSIGNED[plain.dtype]
-        return np.array(plain.contiguous().view(bits).numpy()).view(dtype)
-    return np.array(plain.numpy())
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    for dtype, (bits, other) in _UNSIGNED.items():
-        if array.dtype == other:
-            return torch.from_numpy(np.array(array).view(np.uint16)).view(bits).view(dtype)
-    return torch.from_numpy(np.array(array))

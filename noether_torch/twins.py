@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-import ml_dtypes
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from noether_core.twin import TwinError, leaves_of, nudged, rows_permuted, this_twin
+from noether_torch.numpy_arrays import to_array, to_tensor
 
 Weights = TypeVar("Weights", bound=nn.Module | Mapping[str, Any] | Iterable[Any])
 Batch = TypeVar("Batch")
@@ -66,11 +65,7 @@ def _nudge(tensor: Tensor, seed: int, number: int) -> None:
     held = tensor.detach()
     local = held.to_local() if hasattr(held, "to_local") else held  # of a DTensor, what this process has of it
     host = local.cpu().contiguous()
-    is_half = host.dtype == torch.bfloat16
-    values = host.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if is_half else host.numpy()
-    moved = np.ascontiguousarray(nudged(values, seed, number))
-    new = torch.from_numpy(moved.view(np.int16)).view(torch.bfloat16) if is_half else torch.from_numpy(moved)
-    local.copy_(new.reshape(local.shape))
+    local.copy_(to_tensor(nudged(to_array(host), seed, number)).reshape(local.shape))
 
 
 def twin_batch(batch: Batch) -> Batch:
