@@ -11,6 +11,8 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import torch
+
 from benchmarks.porting_bugs.dump import dump
 from benchmarks.porting_bugs.examine import NAMED, examine, examine_correct
 from benchmarks.porting_bugs.families import BUGS, FAMILIES
@@ -27,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.porting_bugs", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="of correct pairs, for each family")
     parser.add_argument("--only", default="*", help="a pattern of bugs' names, such as 'cnn-*'; no page is written")
+    parser.add_argument("--device", default="cpu", help="where PyTorch trains; JAX has a default device of its own")
     parser.add_argument("--dump", type=Path, help="write recordings to this folder, and compare nothing")
     return parser.parse_args()
 
@@ -34,6 +37,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Examine the bugs and the correct pairs."""
     typed = arguments()
+    torch.set_default_device(typed.device)
     bugs = [bug for bug in BUGS.values() if fnmatchcase(bug.id, typed.only)]
     families = dict.fromkeys(bug.family for bug in bugs)
     if typed.dump is not None:

@@ -135,7 +135,7 @@ def _grad(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """Return a copy, not the memory that the next step writes to."""
-    return tensor.detach().float().numpy().copy()
+    return tensor.detach().float().cpu().numpy().copy()
 
 
 def _restore(optimizer: torch.optim.Optimizer, named: dict[str, torch.nn.Parameter], state: Arrays) -> None:
