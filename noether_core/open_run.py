@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from noether_core.callbacks import hooks
 from noether_core.config.yaml_file import require_readable, with_checksum
@@ -64,9 +64,13 @@ class OpenRun(MadeRun):
             raise failure
         self._state = "training"
         in_children(self, OpenRun._leave_to_parent)
-        self.log_writer.begin(origin_at(self._start, self._config.about()))
+        self.log_writer.begin(origin_at(self._start, self._about_start()))
         for callback in self.callbacks:
             callback.before_training(update_counter=self.counter)
+
+    def _about_start(self) -> dict[str, Any]:
+        """Return what the record of a start says of what is run."""
+        return {**self._config.about(), "arithmetic": self.backend.arithmetic()}
 
     def _open_directory(self, log: RunLog) -> Exception | None:
         """Be the one that writes to the run directory; return what is against it, which other processes are to be told.

@@ -84,7 +84,7 @@ class SavedRun(LoggedRun):
 
     def _load(self, standing: Standing) -> None:
         """Go on from a state; what the log is told comes last."""
-        origin = origin_after(standing.start or "", standing.iteration, self._config.about())
+        origin = origin_after(standing.start or "", standing.iteration, self._about_start())
         for callback, state in zip(self.callbacks, standing.callbacks, strict=True):
             callback.load_state_dict(state)
         start, before = standing.iteration, self.counter

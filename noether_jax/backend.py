@@ -25,6 +25,7 @@ from noether_jax.processes import process_exchange
 from noether_jax.reducer import JaxKernels
 from noether_jax.transfers import to_device, to_host
 
+_SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64")
 _aval_of, _sharding_of = attrgetter("aval"), attrgetter("sharding")
 
 
@@ -92,6 +93,14 @@ class JaxBackend:
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
         return jax.process_index(), jax.process_count()
+
+    def arithmetic(self) -> dict[str, str]:
+        """Return the kinds of this process's devices, the precision of matrix products, and whether 64 bits are on."""
+        kinds = sorted({device.device_kind for device in jax.local_devices()})
+        return {
+            "jax devices": f"{jax.local_device_count()} × {', '.join(kinds)}",
+            **{name: "default" if (value := getattr(jax.config, name)) is None else str(value) for name in _SETTINGS},
+        }
 
     def exchange(self, time_limit: float) -> Exchange | None:
         """Return what talks to the other processes of `jax.distributed`; None if there are none."""

@@ -27,6 +27,7 @@ from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn")  # of float32 on a GPU; where they are "tf32", 10 bits are left
 # ml_dtypes gives NumPy those that it lacks
 _NAMES = {getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)}
 
@@ -256,6 +257,16 @@ class _TorchBackend:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+    def arithmetic(self) -> dict[str, str]:
+        found = {
+            f"torch.backends.{name}.fp32_precision": attrgetter(name)(torch.backends).fp32_precision
+            for name in _PRECISIONS
+        }
+        # asking of a device would make it ready for use, and the process could not be forked then
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            found["torch device"] = torch.cuda.get_device_name()
+        return found
 
     def exchange(self, time_limit: float) -> Exchange | None:
         return group_exchange(time_limit=time_limit) if self.processes()[1] > 1 else None

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import noether_jax
@@ -215,3 +216,20 @@ def test_a_run_that_only_saves_arrays_has_no_empty_log(front_end: Any, tmp_path:
     assert read.problems == []
     assert [float(file.load()["loss"]) for file in read.arrays] == [101.5]
     assert [file.iteration.update for file in read.superseded_arrays] == [2, 4]
+
+
+def test_each_start_says_how_the_framework_computes(tmp_path: Path) -> None:
+    with jax.default_matmul_precision("highest"), noether_jax.Run(tmp_path / "jax", [TRACKED]) as run:
+        train(run, 2)
+        state = run.state_dict()
+    with noether_jax.Run(tmp_path / "jax", [TRACKED]) as run:
+        run.load_state_dict(state)
+        train(run, 4)
+    precisions = [
+        start.record["arithmetic"]["jax_default_matmul_precision"] for start in read_run(tmp_path / "jax").starts
+    ]
+    assert precisions == ["highest", "default"]
+    with noether_torch.Run(tmp_path / "torch", [TRACKED]) as run:
+        train(run, 2)
+    (start,) = read_run(tmp_path / "torch").starts
+    assert start.record["arithmetic"]["torch.backends.cudnn.rnn.fp32_precision"] == "tf32"  # PyTorch's default

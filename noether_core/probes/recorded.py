@@ -65,7 +65,7 @@ class RecordedTraining:
     Attributes:
         label: the directory's name.
         framework: `jax`, `torch` or empty.
-        settings: with what it was run: its config, and the versions and the host of its newest start.
+        settings: with what it was run: its config, and the versions, arithmetic and host of its newest start.
         problems: a sentence for all that is damaged and left out, here and in the log.
     """
 
@@ -263,7 +263,7 @@ def _settings(run: RunReader) -> dict[str, Any]:
         found = None
     config = dict(found) if isinstance(found, Mapping) else {}
     record = next((start.record for start in reversed(run.starts) if start.record), {})
-    about = {name: record[name] for name in ("versions", "python", "host", "processes") if name in record}
+    about = {name: record[name] for name in ("versions", "python", "arithmetic", "host", "processes") if name in record}
     return {**config, **about}
 
 

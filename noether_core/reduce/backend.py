@@ -71,6 +71,12 @@ class Backend(Protocol):
     def processes(self) -> tuple[int, int]:
         """Return this process's index and the number of processes."""
 
+    def arithmetic(self) -> dict[str, str]:
+        """Return by name what decides how the framework computes: devices, the precision of matrix products, and the like.
+
+        Two runs that differ here need not agree to the last bits; a start's record keeps it.
+        """
+
     def exchange(self, time_limit: float) -> Exchange | None:
         """Return what talks to the other processes that the framework was told of; None if there are none.
 

@@ -48,12 +48,13 @@ def _table(title: str, columns: str, of_columns: Sequence[Sequence[Row]]) -> dic
 
 def _environment(run: RunReader) -> Iterator[Row]:
     record = run.starts[-1].record if run.starts else {}
-    versions = record.get("versions")
+    versions, arithmetic = record.get("versions"), record.get("arithmetic")
     yield from (
         (message(name, 200), message(version, 200))
         for name, version in [
             ("python", record.get("python")),
             *(sorted(versions.items()) if isinstance(versions, Mapping) else ()),
+            *(sorted(arithmetic.items()) if isinstance(arithmetic, Mapping) else ()),
             ("processes", record.get("processes")),
             ("host", record.get("host")),
         ]
