@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +18,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # a thread each: tests run side by side, and threads that wait for one another cost more than they bring
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_COMPILED = "COMPILED_FOR_TESTS"  # names the folder to the processes that run tests, and to none that these start
+
 hypothesis.settings.register_profile("default", deadline=None, derandomize=False)
 hypothesis.settings.register_profile("full", deadline=None, derandomize=False, max_examples=2000)
 
@@ -26,6 +30,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "default")
+    folder = os.environ.pop(_COMPILED, None)
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="compiled-for-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    if config.getoption("numprocesses", None):
+        os.environ[_COMPILED] = folder
+    else:
+        _reuse_compiled(folder)
+
+
+def _reuse_compiled(folder: str) -> None:
+    """Let what one test has compiled serve the others: compiling is most of what they do."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
