@@ -1,9 +1,10 @@
 """Measure what probing every 100th update costs a training of a model of 1e7 parameters, beside that training, in one run.
 
-python -m benchmarks.probe_cost [UPDATES]
+python -m benchmarks.probe_cost [UPDATES [DEVICE]]
 
 Every third update of one training is probed, in all its stages. What it takes longer than the two before it, divided by a
-hundred updates' time, is the cost. The time is the processors', of all threads, so that it does not matter what else runs.
+hundred updates' time, is the cost. The time is the processors', of all threads, so that it does not matter what else runs;
+on another device, such as `cuda`, it is the clock's, until the device is done.
 """
 
 from __future__ import annotations
@@ -40,27 +41,29 @@ def batch(number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return drawn.standard_normal((BATCH, WIDTHS[0]), np.float32), drawn.integers(0, WIDTHS[-1], BATCH)
 
 
-def torch_times(path: Path, updates: int) -> list[float]:
+def torch_times(path: Path, updates: int, device: str) -> list[float]:
     """Return the seconds of each update in PyTorch."""
     layers = [torch.nn.Linear(*widths) for widths in pairwise(WIDTHS)]
-    model = torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.ReLU())))
+    model = torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.ReLU()))).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step(run: Any, number: int) -> None:
-        x, y = map(torch.from_numpy, batch(number))
+        x, y = (torch.from_numpy(each).to(device) for each in batch(number))
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         run.step({"loss": loss}, batch=(x, y), losses=loss)
+        if device != "cpu":
+            torch.accelerator.synchronize()
 
     with noether_torch.Run(path, [CONFIG]) as run:
         run.probe(model, optimizer)
-        return timed(step, run, updates)
+        return timed(step, run, updates, device)
 
 
-def jax_times(path: Path, updates: int) -> list[float]:
-    """Return the seconds of each update in JAX; a step is compiled before it is timed."""
+def jax_times(path: Path, updates: int, device: str) -> list[float]:
+    """Return the seconds of each update in JAX, on its default device; a step is compiled before it is timed."""
     keys = jax.random.split(jax.random.key(0), len(WIDTHS))
     shapes = zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=False)
     params = [{"kernel": 0.03 * jax.random.normal(key, shape), "bias": jnp.zeros(shape[1])} for key, *shape in shapes]
@@ -88,16 +91,16 @@ def jax_times(path: Path, updates: int) -> list[float]:
         run.step(outputs)
 
     with noether_jax.Run(path, [CONFIG]) as run:
-        return timed(train, run, updates)
+        return timed(train, run, updates, device)
 
 
-def timed(step: Callable[[Any, int], None], run: Any, updates: int) -> list[float]:
+def timed(step: Callable[[Any, int], None], run: Any, updates: int, device: str) -> list[float]:
     """Return the seconds of each update but the first ones, which compile."""
-    seconds = []
+    seconds, clock = [], time.process_time if device == "cpu" else time.perf_counter
     for number in range(2 * EVERY + updates):
-        begun = time.process_time()
+        begun = clock()
         step(run, number)
-        seconds.append(time.process_time() - begun)
+        seconds.append(clock() - begun)
     return seconds[2 * EVERY :]
 
 
@@ -108,20 +111,20 @@ def report(name: str, seconds: list[float]) -> float:
     more = median(of_round[-1] - sum(of_round[:-1]) / (EVERY - 1) for of_round in rounds)
     share = more / (INTERVAL * plain)
     print(
-        f"{name}: an update takes {plain * 1e3:.0f} ms of processor time, a probed one {more * 1e3:.0f} ms more;"
+        f"{name}: an update takes {plain * 1e3:.3g} ms, a probed one {more * 1e3:.3g} ms more;"
         f" of every {INTERVAL}th that is {share:.2%} of the training"
     )
     return share
 
 
-def main(updates: int) -> None:
+def main(updates: int, device: str) -> None:
     """Measure both frameworks."""
     count = sum(a * b + b for a, b in pairwise(WIDTHS))
-    print(f"{count:,} parameters, AdamW, batches of {BATCH}, {updates} updates")
+    print(f"{count:,} parameters, AdamW, batches of {BATCH}, {updates} updates, on {device}")
     with tempfile.TemporaryDirectory() as folder:
         for name, times in (("PyTorch", torch_times), ("JAX", jax_times)):
             path = Path(folder) / name
-            share = report(name, times(path, updates))
+            share = report(name, times(path, updates, device))
             training = read_training(path)
             print(
                 f"  {len(training.all_keys)} keys at {len(training.updates())} updates{'' if share < 0.01 else ': too dear'}"
@@ -129,4 +132,4 @@ def main(updates: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30, sys.argv[2] if len(sys.argv) > 2 else "cpu")
