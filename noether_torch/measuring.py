@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from noether_torch import dtensors
 from noether_torch.numpy_arrays import to_array
 
 _PIECE = 2**24  # elements of which an accelerator holds copies at a time
+_ROW = 2**12  # elements
+_MOST_GATHERED = 2**22  # places of a matrix that has a row for each tensor
 
 
 def measured(values: Mapping[str, Any], due: Due) -> Probed:
@@ -27,7 +30,7 @@ def measured(values: Mapping[str, Any], due: Due) -> Probed:
     """
     with torch.no_grad():
         tensors = [_whole(value) for value in values.values()]
-        rows = [_row(tensor) for tensor in tensors]
+        rows = _rows(tensors)
         kept = [_sample(tensor, due.array_limit) for tensor in tensors] if due.arrays else []
         reals = _stacked([row[0] for row in rows], (0, len(REALS)), torch.float64)
         sums = _stacked([row[1] for row in rows], (0, 2), torch.int32)
@@ -61,38 +64,134 @@ def _stacked(rows: Sequence[Tensor], empty: tuple[int, ...], dtype: torch.dtype)
     return torch.stack([row.to(device, non_blocking=True) for row in rows])
 
 
-def _row(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float64 [5] and int32 [2]."""
-    if tensor.is_cpu or not tensor.numel():
-        reals, sums = measure(to_array(tensor.cpu()))
-        return torch.from_numpy(reals), torch.from_numpy(sums.view(np.int32))
-    return on_device(tensor)
+def _rows(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return float64 [5] and int32 [2] of each tensor."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for at, tensor in enumerate(tensors):
+        if tensor.is_cpu or not tensor.numel():
+            reals, sums = measure(to_array(tensor.cpu()))
+            found[at] = torch.from_numpy(reals), torch.from_numpy(sums.view(np.int32))
+        else:
+            groups.setdefault((tensor.device, tensor.dtype), []).append(at)
+    for members in groups.values():
+        for those in _together([tensors[at].numel() for at in members]):
+            chosen = [members[which] for which in those]
+            found |= zip(chosen, zip(*on_device([tensors[at] for at in chosen]), strict=True), strict=True)
+    return [found[at] for at in range(len(tensors))]
 
 
 # ---------------------------------------------------------------------- on an accelerator
 
+# There the host starts each operation, which takes longer than to compute it: so tensors are measured many at a time.
+# They are laid into rows of a matrix, each beginning a new one; what rows come to is gathered by tensor, in order.
 
-def on_device(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float64 [5] and int32 [2] of a tensor that is not empty, as `noether_core.probes.statistics.measure` does."""
+
+def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield which tensors are measured in one go, by their numbers of elements."""
+    chosen: list[int] = []
+    total = longest = 0
+    for at, size in enumerate(sizes):
+        rows = math.ceil(size / _ROW)
+        total, longest = total + rows, max(longest, rows)
+        if chosen and (total * _ROW > _PIECE or (len(chosen) + 1) * longest > _MOST_GATHERED):
+            yield chosen
+            chosen, total, longest = [], rows, rows
+        chosen.append(at)
+    if chosen:
+        yield chosen
+
+
+def on_device(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return float64 [n, 5] and int32 [n, 2] of tensors that are not empty, as `noether_core.probes.statistics.measure` does.
+
+    Args:
+        tensors: of one device and dtype, as `_together` says.
+    """
+    if tensors[0].dtype.itemsize == 1 and tensors[0].is_floating_point():
+        tensors = [tensor.float() for tensor in tensors]
+    sizes = [tensor.numel() for tensor in tensors]
+    if sizes[0] > _PIECE:
+        return _of_pieces(tensors[0])
+    layout = _Layout(sizes, tensors[0].device)
+    values = layout.laid(tensors)
+    wide = _widened(values)
+    counts = layout.counts
+    low = layout.gathered(torch.where(layout.is_element, wide, math.inf).amin(1), math.inf).amin(1)
+    high = layout.gathered(torch.where(layout.is_element, wide, -math.inf).amax(1), -math.inf).amax(1)
+    mean = layout.gathered(wide.sum(1), 0.0).sum(1) / counts
+    norm = layout.gathered(wide.square().sum(1), 0.0).sum(1).sqrt()
+    apart = torch.where(layout.is_element, wide - mean[layout.owners][:, None], 0.0).square().sum(1)
+    spread = layout.gathered(apart, 0.0).sum(1)
+    # what is laid between tensors is 0, which the sums of a fingerprint do not count
+    sums = [layout.gathered(each.sum(1, dtype=torch.int64), 0).sum(1) for each in _mixed(_value_bits(values))]
+    return _finished(mean, spread / counts, norm, low, high), torch.stack(sums, 1).to(torch.int32)
+
+
+class _Layout:
+    """Know which rows of a matrix hold which of several tensors.
+
+    Attributes:
+        is_element: bool [rows, `_ROW`]: whether it is one of a tensor's.
+        owners: int64 [rows]: the tensor's number.
+        counts: float64 [n]: how many elements tensors have.
+    """
+
+    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+        self.pads = [-size % _ROW for size in sizes]
+        rows = np.array([math.ceil(size / _ROW) for size in sizes])
+        owners = np.repeat(np.arange(len(sizes)), rows)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(rows) - rows, rows)
+        members = np.full((len(sizes), rows.max()), len(owners))  # the row after the last stands for none
+        members[owners, within] = np.arange(len(owners))
+        filled = np.minimum(np.array(sizes)[owners] - within * _ROW, _ROW)
+        self.owners, self._members, self.counts, filled_there = (
+            torch.from_numpy(each).to(device, non_blocking=True)
+            for each in (owners, members, np.array(sizes, np.float64), filled)
+        )
+        self.is_element = torch.arange(_ROW, device=device) < filled_there[:, None]
+
+    def laid(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return tensors as rows, with zeros between them."""
+        zeros = torch.zeros(_ROW, dtype=tensors[0].dtype, device=tensors[0].device)
+        parts = [
+            part for tensor, pad in zip(tensors, self.pads, strict=True) for part in (tensor.reshape(-1), zeros[:pad])
+        ]
+        return torch.cat(parts).view(-1, _ROW)
+
+    def gathered(self, of_rows: Tensor, nothing: float) -> Tensor:
+        """Return [n, most rows of a tensor]: what rows came to, by tensor."""
+        return torch.cat([of_rows, torch.full_like(of_rows[:1], nothing)])[self._members]
+
+
+def _of_pieces(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Measure one large tensor, a piece at a time; see `on_device`."""
     values = tensor.reshape(-1)
-    if values.dtype.itemsize == 1 and values.is_floating_point():
-        values = values.float()
     pieces = torch.split(values, _PIECE)
     each = [_piece(piece) for piece in pieces]
     total, squares, low, high = (torch.stack(column) for column in zip(*(reals for reals, _ in each), strict=True))
     mean, low, high = total.sum() / len(values), low.min(), high.max()
-    spread = torch.stack([(piece.double() - mean).square().sum() for piece in pieces]).sum()
-    is_constant = low == high
-    std = torch.where(is_constant, torch.zeros_like(spread), (spread / len(values)).sqrt())
-    reals = torch.stack([torch.where(is_constant, low, mean), std, squares.sum().sqrt(), low, high])
-    return reals, torch.stack([sums for _, sums in each]).sum(0).to(torch.int32)
+    spread = torch.stack([(_widened(piece) - mean).square().sum() for piece in pieces]).sum()
+    reals = _finished(mean, spread / len(values), squares.sum().sqrt(), low, high)
+    return reals[None], torch.stack([sums for _, sums in each]).sum(0).to(torch.int32)[None]
 
 
 def _piece(values: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    wide = values.view(torch.int64).double() if values.dtype is torch.uint64 else values.double()
+    wide = _widened(values)
     low, high = torch.aminmax(wide)
     sums = [each.sum(dtype=torch.int64) for each in _mixed(_value_bits(values))]
     return (wide.sum(), wide.square().sum(), low, high), torch.stack(sums)
+
+
+def _finished(mean: Tensor, variance: Tensor, norm: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return `REALS` in the last axis; of values that are all the same, these exactly."""
+    is_constant = low == high
+    std = torch.where(is_constant, 0.0, variance.sqrt())
+    return torch.stack([torch.where(is_constant, low, mean), std, norm, low, high], -1)
+
+
+def _widened(values: Tensor) -> Tensor:
+    return values.view(torch.int64).double() if values.dtype is torch.uint64 else values.double()
 
 
 def _value_bits(values: Tensor) -> Tensor:

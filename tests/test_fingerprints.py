@@ -75,8 +75,8 @@ def on_torch_cpu(array: Any) -> Any:
 def on_torch_device(array: Any) -> Any:
     """Return what an accelerator computes, on the CPU."""
     tensor = in_torch._whole(as_tensor(array))
-    reals, sums = in_torch.on_device(tensor)
-    return hosted(Probed(("data/x",), (tuple(tensor.shape),), reals[None].numpy(), sums[None].numpy(), {}))
+    reals, sums = in_torch.on_device([tensor])
+    return hosted(Probed(("data/x",), (tuple(tensor.shape),), reals.numpy(), sums.numpy(), {}))
 
 
 @pytest.mark.parametrize("name", ARRAYS)
@@ -94,6 +94,28 @@ def test_all_frameworks_measure_alike(measure: Any, name: str) -> None:
     with np.errstate(all="ignore"):
         size = np.nan_to_num(wanted.norm / max(wanted.count, 1) ** 0.5, nan=0.0, posinf=0.0)  # of a value
         np.testing.assert_allclose(found.reals[0], reals, rtol=1e-11, atol=1e-13 + 1e-11 * size)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int64", "bool"])
+def test_an_accelerator_measures_many_in_one_go_as_one_by_one(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_torch, "_ROW", 16)
+    monkeypatch.setattr(in_torch, "_PIECE", 200)
+    monkeypatch.setattr(in_torch, "_MOST_GATHERED", 24)
+    generator = torch.Generator().manual_seed(0)
+    sizes = [1, 500, 16, 17, 3, 201, 200, *torch.randint(1, 60, (40,), generator=generator).tolist()]
+    tensors = [9 * torch.randn(size, generator=generator) for size in sizes]
+    if dtype not in ("int64", "bool"):
+        tensors[7][0], tensors[9][-1], tensors[10][0] = np.nan, np.inf, -np.inf
+    tensors = [tensor.to(getattr(torch, dtype)) for tensor in tensors]
+    groups = list(in_torch._together(sizes))
+    assert [at for group in groups for at in group] == list(range(len(sizes)))
+    assert 5 < len(groups) < len(sizes) / 2
+    for group in groups:
+        reals, sums = in_torch.on_device([tensors[at] for at in group])
+        for at, of_one, mixed in zip(group, reals.numpy(), sums.numpy(), strict=True):
+            wanted = in_torch.measure(in_torch.to_array(tensors[at]))
+            assert mixed.view(np.uint32).tolist() == wanted.sums.tolist()
+            np.testing.assert_allclose(of_one, wanted.reals, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "bfloat16", "int32", "far from zero"])
