@@ -115,14 +115,15 @@ class Watched:
     def _before_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)
         later = {name: parameter for name, parameter in self._parameters.items() if name not in self._before}
-        self._read("param", later)
+        read = self._of_stage("param", later)
         with torch.no_grad():
             self._before |= {name: parameter.detach().clone() for name, parameter in own.items()}
         now = {name: parameter.grad.detach() for name, parameter in own.items() if parameter.grad is not None}
         first = {name: self._grads[name][0] if name in self._grads else grad for name, grad in now.items()}
-        self._read("grad", first)
+        read |= self._of_stage("grad", first)
         if any(self._is_changed(name, own[name].grad) for name in now):
-            self._read("clip", now)
+            read |= self._of_stage("clip", now)
+        self._read(read)
 
     def _is_changed(self, name: str, grad: Tensor | None) -> bool:
         if name not in self._grads or grad is None:
@@ -133,23 +134,27 @@ class Watched:
     def _after_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)
         with torch.no_grad():
-            self._read("update", {name: each.detach() - self._before[name] for name, each in own.items()})
+            read = self._of_stage("update", {name: each.detach() - self._before[name] for name, each in own.items()})
         for field, kept in optimizer_fields(optimizer, own).items():
-            self._read("opt", kept, "" if field == "count" else f"{field}/")
+            read |= self._of_stage("opt", kept, "" if field == "count" else f"{field}/")
         if optimizer is self._optimizers[-1]:
-            self._read("opt", buffers_of(self._model))
+            read |= self._of_stage("opt", buffers_of(self._model))
             self._before, self._grads = {}, {}
+        self._read(read)
 
     def _own(self, optimizer: Optimizer) -> dict[str, Tensor]:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return {name: parameter for name, parameter in self._parameters.items() if id(parameter) in held}
 
-    def _read(self, stage: str, values: Mapping[str, Any], prefix: str = "") -> None:
+    def _of_stage(self, stage: str, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        """Return values by key, renamed."""
         renamed = self._names(values) if self._names is not None and "count" not in values else values
-        if renamed:
-            self._parts.append(
-                measured(with_stage(stage, {prefix + name: each for name, each in renamed.items()}), self._due)
-            )
+        return with_stage(stage, {prefix + name: each for name, each in renamed.items()})
+
+    def _read(self, values: Mapping[str, Any]) -> None:
+        """Measure values of several stages in one go, which on an accelerator takes no longer than those of one."""
+        if values:
+            self._parts.append(measured(values, self._due))
 
 
 def _is_distributed() -> bool:
