@@ -14,6 +14,7 @@ from noether_core.text import inert, number
 
 _FITS = 2e-6
 _MOST = 2_000_000
+_CONFIRMED = 2  # later updates at which a way must fit as well
 
 Way = tuple[str, str, str]  # a loss by its name, its argument, and how it is reduced
 
@@ -116,13 +117,22 @@ def _words(way: Way) -> str:
 
 
 def _ways(side: Training, update: int, key: str) -> list[tuple[Way, float]]:
-    """Return the ways to compute a side's loss that fit, the plainest first."""
+    """Return the ways to compute a side's loss that fit, at this update and those after it, the plainest first."""
+    fitting = _fitting(side, update, key)
+    for later in [each for each in side.updates() if each > update][:_CONFIRMED]:
+        again = _fitting(side, later, key)
+        fitting = {way: left for way, left in fitting.items() if way in again} if again else fitting
+    return sorted(fitting.items(), key=lambda each: _plainness(each[0]))
+
+
+def _fitting(side: Training, update: int, key: str) -> dict[Way, float]:
+    """Return the ways that fit at an update, and what they leave."""
     value = side.array(update, key)
     if value is None:
-        return []
+        return {}
     target = float(np.asarray(value, np.float64).reshape(-1)[0])
     lefts = ((way, abs(each - target) / max(abs(target), 1e-30)) for way, each in _candidates(side, update, target))
-    return sorted((each for each in lefts if each[1] < _FITS), key=lambda each: _plainness(each[0]))
+    return {way: left for way, left in lefts if left < _FITS}
 
 
 def _plainness(way: Way) -> int:

@@ -39,7 +39,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 """The variants of each family.
 
 coupled: weight decay is added to the gradient. nesterov: the buffer is looked at one step ahead. damped later: the first
-gradient enters the buffer whole, the later ones times 1 − momentum (PyTorch's dampening). rate in buffer: the buffer sums
+gradient enters the buffer whole, the later ones times 1 − dampening, as in PyTorch. rate in buffer: the buffer sums
 gradients times the rates of their steps. inside: epsilon is added under the root. uncorrected epsilon: epsilon is added
 before the second moment's correction. maximum: AMSGrad.
 corrected maximum: AMSGrad, of the corrected moment. belief: AdaBelief. centred: the squared mean is subtracted. started:
@@ -64,7 +64,9 @@ STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 
 def numbers_of(recipe: Recipe) -> dict[str, tuple[float, ...]]:
     """Return the numbers that a recipe has, and where a search for them begins."""
-    extra = {"momentum": (0.9,)} if "momentum" in recipe.flags else {}
+    extra: dict[str, tuple[float, ...]] = {"momentum": (0.9,)} if "momentum" in recipe.flags else {}
+    if "damped later" in recipe.flags:
+        return {"momentum": (0.9,), "dampening": (0.1, 0.9)}
     return {**STARTS[recipe.family], **extra}
 
 
@@ -92,17 +94,17 @@ def directions(
     """
     seen = gradients + decay * parameters if "coupled" in recipe.flags else gradients
     if recipe.family == "sgd":
-        return _sgd(recipe.flags, numbers["momentum"], seen, rates)
+        return _sgd(recipe.flags, numbers["momentum"], numbers.get("dampening", 0.0), seen, rates)
     if recipe.family == "sign":
         return _sign(numbers["beta1"], numbers["beta2"], seen)
     return _scaled(recipe, numbers, seen, rates)
 
 
-def _sgd(flags: frozenset[str], momentum: float, seen: Array, rates: Array | None) -> Array:
+def _sgd(flags: frozenset[str], momentum: float, dampening: float, seen: Array, rates: Array | None) -> Array:
     found, buffer = np.empty_like(seen), np.zeros_like(seen[0])
     scale = np.ones(len(seen)) if rates is None or "rate in buffer" not in flags else rates
     for step, gradient in enumerate(seen):
-        damped = 1 - momentum if "damped later" in flags and step else 1.0
+        damped = 1 - dampening if "damped later" in flags and step else 1.0
         buffer = momentum * buffer + damped * scale[step] * gradient
         ahead = gradient + momentum * buffer if "nesterov" in flags else buffer
         found[step] = ahead / scale[step]
