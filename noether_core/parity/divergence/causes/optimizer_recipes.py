@@ -16,7 +16,7 @@ class Recipe:
     """Say how an optimizer turns gradients into a direction.
 
     Attributes:
-        family: `sgd`, `adam`, `rmsprop`, `adagrad` or `sign`.
+        family: `sgd`, `adam`, `rmsprop`, `adagrad`, `adamax` or `sign`.
         flags: what it does otherwise than the plain member of its family; see `FLAGS`.
     """
 
@@ -34,6 +34,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "adam": ("coupled", "inside", "uncorrected epsilon", "maximum", "corrected maximum", "nesterov", "belief"),
     "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected", "nesterov", "rate in buffer"),
     "adagrad": ("coupled", "inside"),
+    "adamax": ("coupled",),
     "sign": ("coupled",),
 }
 """The variants of each family.
@@ -56,6 +57,7 @@ STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "sgd": {"momentum": (0.0, 0.9)},
     "adam": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8, 1e-4)},
     "rmsprop": {"beta2": (0.9, 0.99), "epsilon": (1e-8, 1e-4)},
+    "adamax": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8,)},
     "adagrad": {"start": (1e-12, 0.1), "epsilon": (1e-10,)},
     "sign": {"beta1": (0.0, 0.5, 0.8, 0.9, 0.95, 0.99), "beta2": (0.9, 0.95, 0.98, 0.99, 0.999)},
 }
@@ -97,6 +99,8 @@ def directions(
         return _sgd(recipe.flags, numbers["momentum"], numbers.get("dampening", 0.0), seen, rates)
     if recipe.family == "sign":
         return _sign(numbers["beta1"], numbers["beta2"], seen)
+    if recipe.family == "adamax":
+        return _adamax(numbers["beta1"], numbers["beta2"], numbers["epsilon"], seen)
     return _scaled(recipe, numbers, seen, rates)
 
 
@@ -117,6 +121,16 @@ def _sign(beta1: float, beta2: float, seen: Array) -> Array:
     for step, gradient in enumerate(seen):
         found[step] = np.sign(beta1 * mean + (1 - beta1) * gradient)
         mean = beta2 * mean + (1 - beta2) * gradient
+    return found
+
+
+def _adamax(beta1: float, beta2: float, epsilon: float, seen: Array) -> Array:
+    """Compute Adamax's direction. Source: Kingma and Ba 2015, algorithm 2; epsilon as in PyTorch and Optax."""
+    found, mean, largest = np.empty_like(seen), np.zeros_like(seen[0]), np.zeros_like(seen[0])
+    for step, gradient in enumerate(seen, start=1):
+        mean = beta1 * mean + (1 - beta1) * gradient
+        largest = np.maximum(beta2 * largest, np.abs(gradient) + epsilon)
+        found[step - 1] = mean / (1 - beta1**step) / largest
     return found
 
 
