@@ -18,6 +18,7 @@ from noether_core.parity.divergence.causes.layers import Way
 from noether_core.parity.divergence.causes.measures import distance
 from noether_core.parity.divergence.causes.norms import norms
 from noether_core.parity.divergence.causes.sources import Sources, with_parameters
+from noether_core.parity.divergence.causes.transposed import transposed_convolutions
 
 Array = np.ndarray[Any, Any]
 
@@ -103,8 +104,8 @@ def _plainly(given: Sources, value: Array, output: Array) -> Iterator[Way]:
         elif weight.ndim == 2 and value.shape[-1] == weight.shape[1] and value.shape[:-1] == output.shape[:-1]:
             yield Way("linear", {}, value @ weight.T + (0 if bias is None else bias))
         elif weight.ndim in (3, 4):
-            usual = layers.convolutions(value, output.shape, weight, bias)
-            yield from (way for way in usual if _is_usual(way))
+            yield from filter(_is_usual, layers.convolutions(value, output.shape, weight, bias))
+            yield from filter(_is_usual, transposed_convolutions(value, output.shape, weight, bias))
 
 
 def _is_usual(way: Way) -> bool:

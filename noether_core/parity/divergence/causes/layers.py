@@ -73,10 +73,11 @@ def linears(x: Array, shape: tuple[int, ...], weight: Array, bias: Array | None)
             continue
         for precision in PRECISIONS:
             product = rounded(x, precision) @ rounded(matrix, precision)
-            yield from _biased("linear", {"weight": layout, "precision": precision}, product, bias, -1)
+            yield from biased("linear", {"weight": layout, "precision": precision}, product, bias, -1)
 
 
-def _biased(kind: str, options: Mapping[str, str], output: Array, bias: Array | None, axis: int) -> Iterator[Way]:
+def biased(kind: str, options: Mapping[str, str], output: Array, bias: Array | None, axis: int) -> Iterator[Way]:
+    """Yield an output without its bias, with it, and with it twice."""
     yield Way(kind, {**options, "bias": "none"}, output)
     if bias is not None and bias.ndim == 1 and bias.shape[0] == output.shape[axis]:
         row = bias if axis == -1 else bias.reshape(-1, *([1] * (output.ndim - 2)))
@@ -106,15 +107,14 @@ def convolutions(x: Array, shape: tuple[int, ...], weight: Array, bias: Array | 
         for words, padded, stride, dilation in _paddings(x, shape, kernel.shape[2:]):
             for precision in PRECISIONS if layout == "as it is" else PRECISIONS[:1]:
                 values, turned = rounded(padded, precision), rounded(kernel, precision)
-                output = _convolved(values, turned, shape, stride, dilation, groups)
+                output = convolved(values, turned, shape, stride, dilation, groups)
                 if output is not None:
                     options = {"kernel": layout, "padding": words, "precision": precision}
-                    yield from _biased("convolution", options, output, bias, 1)
+                    yield from biased("convolution", options, output, bias, 1)
 
 
-def _convolved(
-    x: Array, kernel: Array, shape: tuple[int, ...], stride: int, dilation: int, groups: int
-) -> Array | None:
+def convolved(x: Array, kernel: Array, shape: tuple[int, ...], stride: int, dilation: int, groups: int) -> Array | None:
+    """Return a convolution of padded inputs; None where that has not the shape."""
     sizes = tuple((size - 1) * dilation + 1 for size in kernel.shape[2:])
     axes = tuple(range(2, x.ndim))
     if any(x.shape[axis] < size for axis, size in zip(axes, sizes, strict=True)):

@@ -64,6 +64,7 @@ _NUMBER_WORDS = {
     "start": "the second moment's start",
 }
 _ALIKE = 0.3  # of the score, where no difference at all explains both as well
+_SCALED = 0.5  # of the score, where clipping leaves the rates unknown but for a factor
 _EVEN = 1e-3  # an epsilon farther from the other is likelier one that is not to be seen, and the same at another place
 _LESS = 0.1  # of the score, for each further change that an explanation needs
 
@@ -90,6 +91,7 @@ def optimizer_causes(case: Case) -> list[Cause]:
         return [*found, *_unknown(fits_a, fits_b)]
     explanations = [list(_explained(edit, (a, b))) for edit in edits(a, b, fits_a, fits_b)[:3]]
     share = _ALIKE if explanations and not explanations[0] else 1.0
+    share = min(share, _SCALED) if any(clip.is_scaled for clip in clips) else share
     return found + [replace(cause, score=share * cause.score) for causes in explanations for cause in causes]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from noether_core.parity.divergence.causes.case import Case
-from noether_core.parity.divergence.causes.clip_rule import clipping
+from noether_core.parity.divergence.causes.clippings import clipping
 from noether_core.parity.divergence.causes.optimizer_fit import Fit, evaluate
 from noether_core.parity.divergence.causes.optimizer_recipes import Recipe
-from noether_core.parity.divergence.causes.optimizer_rule import Fits, known
+from noether_core.parity.divergence.causes.optimizer_rule import Fits, acceptable, known
 from noether_core.parity.divergence.causes.optimizer_samples import Samples
 from noether_core.parity.divergence.result import Cause
 from noether_core.parity.divergence.training import Training
@@ -60,7 +60,8 @@ def clip_of(side: Training, samples: Samples, fits: Fits, others: Fits) -> Clip:
     total = np.sqrt(sum(each**2 for each in norms.values()))
     own = np.stack([norms[name] for name in samples.names], axis=1)
     if known(fits):
-        return _by_rates(min(fits.values(), key=lambda each: each.misfit), total, own, samples)
+        plain = next((fits[recipe] for recipe in acceptable(fits) if recipe.family == "sgd"), None)
+        return Clip() if plain is None else _by_rates(plain, total, own, samples)
     return _by_search(samples, total, own, fits, others)
 
 
@@ -127,8 +128,6 @@ def _norms(side: Training, count: int) -> dict[str, Array]:
 
 def _by_rates(fit: Fit, total: Array, own: Array, samples: Samples) -> Clip:
     """Ask whether rates are one over the gradients' norm where that is large, and constant where it is not."""
-    if fit.recipe.family != "sgd":
-        return Clip()
     good = samples.counted & (np.abs(fit.rates) > 20 * fit.rate_errors).all(axis=0)
     if not good.any():
         return Clip()

@@ -11,6 +11,7 @@ from noether_core.parity.divergence.causes import layers
 from noether_core.parity.divergence.causes.case import Array, Case
 from noether_core.parity.divergence.causes.layers import Way
 from noether_core.parity.divergence.causes.norms import norms
+from noether_core.parity.divergence.causes.transposed import transposed_convolutions
 from noether_core.parity.divergence.training import Training
 
 _MOST_SOURCES = 8
@@ -84,4 +85,5 @@ def with_parameters(given: Sources, x: Array, output: Array) -> Iterator[Way]:
         elif np.issubdtype(x.dtype, np.floating):
             yield from layers.linears(x, output.shape, weight, bias)
             yield from layers.convolutions(x, output.shape, weight, bias)
+            yield from transposed_convolutions(x, output.shape, weight, bias)
     yield from norms(x, output, None, None, None)
