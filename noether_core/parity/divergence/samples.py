@@ -12,7 +12,8 @@ from noether_core.parity.divergence.distance import Measure, sampled
 Array = np.ndarray[Any, Any]
 
 ELEMENTS = 4096  # of an array, at the same places of both
-FEWEST = 32  # large elements that a median needs
+FEWEST = 32  # large elements that a ratio needs
+_UNIT = 2.0**-23  # of binary32
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Drift:
     """Hold what is systematic between two trainings at one update.
 
     Attributes:
-        ratios: by update key, the median over large elements of b's update over a's, minus 1.
+        ratios: by update key, the mean over large elements of b's update over a's, without strays, minus 1.
         decays: by update key, the slope of the updates' difference on the parameter.
         clipping: the log of b's ‖clipped‖ over a's, over all keys, which gradients do not change; None unless both clip.
     """
@@ -58,11 +59,13 @@ class Samples:
             self._parameters[name] = sampled(a, most=ELEMENTS)[0]
             return
         first, second = sampled(a, b, most=ELEMENTS)
-        ratio = _median_ratio(first, second)
+        parameter = self._parameters.get(name)
+        if parameter is not None and len(parameter) != len(first):
+            parameter = None
+        ratio = _common_ratio(first, second, parameter)
         if ratio is not None:
             self._ratios[key] = ratio
-        parameter = self._parameters.get(name)
-        if parameter is not None and len(parameter) == len(first):
+        if parameter is not None:
             decay = _on_parameter(second - first, parameter)
             if decay is not None:
                 self._decays[key] = decay
@@ -83,7 +86,12 @@ class Samples:
         return float(np.log(clip[1] / clip[0])) if (factors < 1 - 1e-5).all() else None
 
 
-def _median_ratio(a: Array, b: Array) -> Slope | None:
+def _common_ratio(a: Array, b: Array, parameter: Array | None) -> Slope | None:
+    """Return the mean ratio of large elements, minus 1, without those far from the median.
+
+    An update is new less old, so it is a multiple of the parameter's unit in the last place, which may be more than what it
+    differs by. The median of such ratios is that of few steps, often 0 exactly; their mean is right.
+    """
     size = np.abs(a)
     large = (size >= np.median(size)) & (size > 0) & (b != 0)
     if np.count_nonzero(large) < FEWEST:
@@ -91,7 +99,15 @@ def _median_ratio(a: Array, b: Array) -> Slope | None:
     apart = b[large] / a[large] - 1
     middle = float(np.median(apart))
     spread = 1.4826 * float(np.median(np.abs(apart - middle)))  # a normal spread's, from the median deviation
-    return Slope(middle, 1.2533 * spread / float(np.sqrt(len(apart))))  # the standard error of a median
+    step, distinct = np.zeros(len(apart)), len(apart)
+    if parameter is not None:
+        step = _UNIT * (np.abs(parameter[large]) + size[large]) / size[large]
+        distinct = len(np.unique(parameter[large]))  # those of equal ones are rounded alike
+    near = np.abs(apart - middle) <= 5 * spread + 2 * step
+    apart, step = apart[near], step[near]
+    by_chance = 1.2533 * max(spread, float(np.std(apart))) / np.sqrt(len(apart))  # 1.2533: it is centred on a median
+    by_rounding = float(np.sqrt(np.mean(step**2) / (12 * distinct)))
+    return Slope(float(np.mean(apart)), float(np.hypot(by_chance, by_rounding)))
 
 
 def _on_parameter(apart: Array, parameter: Array) -> Slope | None:
