@@ -6,6 +6,7 @@ const OUTCOMES = {
 };
 const SIGNS = { first: "≠", also: "≠", later: "✓", same: "✓", missing: "·", unknown: "?" };
 const FIRST_ROWS = 12;
+const EXACT = 1e-12; // norms that are no further apart are of the same values, added in another order
 
 function verdictHead(report) {
   const found = report.verdict;
@@ -93,7 +94,7 @@ function stagesApart(report) {
     if (!ofStage.has(stage) || !isNorm || !chart.apart || !chart.apart.y) continue;
     const { update, y } = apartLine(report, chart);
     const furthest = ofStage.get(stage);
-    y.forEach((value, at) => { if (value > (furthest.get(update[at]) || 0)) furthest.set(update[at], value); });
+    y.forEach((value, at) => { if (value > (furthest.get(update[at]) || EXACT)) furthest.set(update[at], value); });
   }
   return [...ofStage].filter(([, found]) => found.size).map(([stage, found]) => {
     const x = Float64Array.from(found.keys()).sort();
