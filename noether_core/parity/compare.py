@@ -90,7 +90,7 @@ def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
     Returns:
         The relative paths that differ or that only one has, and how many files were compared.
     """
-    names = set()
+    names: set[str] = set()
     for root in (a, b):
         saved = (path for path in root.glob("update_outputs/**/*.safetensors") if not _is_of_probes(path))
         names.update(path.relative_to(root).as_posix() for path in (*numbered_files(root / "metrics"), *saved))
