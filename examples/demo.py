@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -25,13 +26,17 @@ from noether_core import read_run
 from noether_core.errors import NoetherError, listing
 from noether_core.inspect.picture import save_svg
 from noether_core.parity import compare_runs, differing_files, read_recording, replay
+from noether_core.parity.between_runs import compare_trainings
+from noether_core.parity.divergence import Comparison
 from noether_core.parity.report import drift_sentence, side_by_side
 from noether_core.report import write_report
 from noether_core.run import Run
+from noether_core.text import inert
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("digits", "airfoil")
 FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch"}
+_STYLES = {"same": "bold green", "differs": "bold red", "cannot say": "bold yellow"}
 RUNS: dict[str, type[Run]] = {"jax": noether_jax.Run, "torch": noether_torch.Run}
 
 
@@ -169,13 +174,35 @@ def run_demo(out: Path, svg: Path | None, console: Console, epochs: int | None =
     with reporter.bars:
         for workload in WORKLOADS:
             train_both(workload, out.resolve() / workload, reporter, epochs)
-    status = report(out, svg, console)
+    status = report(out, svg, console, draw(out))
     console.print(f"Done in {time.monotonic() - started:.0f} s.", highlight=False)
     return status
 
 
-def report(out: Path, svg: Path | None, console: Console) -> int:
-    """Replay and compare the trainings in `out`, and show all of it; return the exit status."""
+def draw(out: Path) -> dict[str, Comparison]:
+    """Compare what the trainings in `out` computed, write a page for each workload, and return what was found."""
+    found = {}
+    for workload in WORKLOADS:
+        runs = [out / workload / framework for framework in FRAMEWORKS]
+        found[workload] = compare_trainings(*runs)
+        write_report(runs, page_of(out, workload), found[workload])
+    return found
+
+
+def page_of(out: Path, workload: str) -> Path:
+    """Return where the page of a workload is."""
+    return out / workload / "report.html"
+
+
+def report(out: Path, svg: Path | None, console: Console, found: Mapping[str, Comparison]) -> int:
+    """Replay and compare the trainings in `out`, and show all of it; return the exit status.
+
+    Args:
+        out: where the runs are.
+        svg: where to save the screen as a picture; None for no picture.
+        console: where to print.
+        found: what `draw` returned.
+    """
     parts: list[RenderableType] = []
     differing: list[str] = []
     for workload in WORKLOADS:
@@ -186,6 +213,7 @@ def report(out: Path, svg: Path | None, console: Console) -> int:
         names = (FRAMEWORKS["jax"], FRAMEWORKS["torch"])
         title = f"{workload}: two independent trainings, last value of each key"
         sentences = [Text(fed, style="bold red" if differ else "bold green"), Text(drift_sentence(drift, names))]
+        sentences += [probed_sentence(found[workload])] if workload in found else []
         parts += [Text(), side_by_side(title, drift, names), *sentences]
     console.print(Group(*parts))
     if svg is not None:
@@ -197,18 +225,14 @@ def report(out: Path, svg: Path | None, console: Console) -> int:
     for name in differing:
         console.print(f"differs: {name}", style="bold red", highlight=False)
     console.print("Both trainings of each workload on one page, for any browser:", highlight=False)
-    for page in write_pages(out):
-        console.print(page, highlight=False, soft_wrap=True, markup=False)
+    for workload in found:
+        console.print(str(page_of(out, workload)), highlight=False, soft_wrap=True, markup=False)
     return 1 if differing else 0
 
 
-def write_pages(out: Path) -> list[str]:
-    """Write a page for each workload that draws its trainings, and return where they are."""
-    pages = []
-    for workload in WORKLOADS:
-        directory = out / workload
-        pages.append(str(write_report([directory / name for name in FRAMEWORKS], directory / "report.html")))
-    return pages
+def probed_sentence(found: Comparison) -> Text:
+    """Say what the comparison of what two trainings computed has found."""
+    return Text(inert(f"Compared array by array: {found.sentence}"), style=_STYLES[found.outcome])
 
 
 def _clear(out: Path) -> None:

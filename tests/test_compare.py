@@ -177,6 +177,9 @@ def test_files_are_compared_byte_by_byte(tmp_path: Path) -> None:
         for file in ("U1/E0_U1_S1", "id/E1/E1_U1_S1"):
             write_arrays(tmp_path / name / "update_outputs" / f"{file}.safetensors", {"v": np.ones(2)})
         (tmp_path / name / "config.yaml").write_text(name, encoding="utf-8")  # is not compared
+        probed = tmp_path / name / "update_outputs" / "id" / "probes"
+        for kind in ("statistics", "arrays", "arrays/1"):  # nor are these
+            write_arrays(probed / kind / "E0_U1_S1.safetensors", {"start": np.frombuffer(name.encode(), np.uint8)})
     assert differing_files(tmp_path / "a", tmp_path / "b") == ([], 3)
     saved = tmp_path / "b" / "update_outputs" / "U1" / "E0_U1_S1.safetensors"
     saved.write_bytes(saved.read_bytes()[:-1] + b"\x01")

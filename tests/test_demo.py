@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from report_pages import Page
 from rich.console import Console
 
 import noether_torch
@@ -82,7 +83,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 def trained(done: Done, tmp_path: Path) -> Path:
     """Return a copy of what the trainings wrote, for a report of its own."""
     copy = tmp_path / "trained"
-    shutil.copytree(done.out, copy, ignore=shutil.ignore_patterns("replayed_*"))
+    shutil.copytree(done.out, copy, ignore=shutil.ignore_patterns("replayed_*", "probes", "report.html"))
     return copy
 
 
@@ -100,7 +101,7 @@ def test_it_says_how_much_was_compared(done: Done, workload: str) -> None:
     text = " ".join(done.output.split())
     files = [
         *(done.out / workload / "jax").glob("metrics/1.jsonl"),
-        *(done.out / workload / "jax").rglob("E*.safetensors"),
+        *(path for path in (done.out / workload / "jax").rglob("E*.safetensors") if "probes" not in path.parts),
     ]
     numbers = sum(len(points) for points in read_run(done.out / workload / "jax").series.values())
     assert len(files) == {"digits": 2, "airfoil": 3}[workload]
@@ -110,6 +111,28 @@ def test_it_says_how_much_was_compared(done: Done, workload: str) -> None:
         f" PyTorch front-end wrote the same {numbers} numbers and {len(files)} files: identical to the bit." in text
     )
     assert text.count("Trained independently, from the same weights on the same batches, JAX and PyTorch drifted") == 2
+
+
+@pytest.mark.parametrize("workload", STEPS)
+def test_what_the_trainings_computed_is_the_same_and_a_page_says_so(done: Done, workload: str) -> None:
+    sentence = "Same through update 12"
+    page = Page(done.out / workload / "report.html").data
+    verdict = page["verdict"]
+    assert (verdict["outcome"], verdict["labels"]) == ("same", ["jax", "torch"])
+    assert verdict["sentence"].startswith(sentence)
+    assert {rung["stage"]: rung["state"] for rung in verdict["ladder"]} == {
+        **dict.fromkeys(("data", "param", "act", "loss", "grad", "update", "opt"), "same"),
+        "clip": "missing",
+    }
+    drawn = {chart["key"]: chart for chart in page["charts"]}
+    assert len(drawn["grad/hidden1.weight/norm"]["curves"]) == 2
+    assert drawn["grad/hidden1.weight/norm"]["apart"]["n"] == 12
+    assert drawn["act/hidden1@1/norm"]["apart"]["n"] == 12  # of the second micro-batch
+    maps = {picture["name"]: picture for picture in page["arrays"]["pictures"]}
+    assert [panel["run"] for panel in maps["opt/nu/hidden1.weight"]["frames"][0]["panels"]] == [0, 1, -1]
+    text = " ".join(done.output.split())
+    assert f"Compared array by array: {sentence}" in text
+    assert f"{done.out / workload / 'report.html'}\n" in done.output
 
 
 @pytest.mark.parametrize("workload", STEPS)
@@ -177,7 +200,7 @@ def test_a_terminal_gets_colours_and_the_same_words(trained: Path, tmp_path: Pat
     shutil.copytree(trained, again)
     plain = plain_console(120)
     rich = Console(file=io.StringIO(), width=120, force_terminal=True, color_system="truecolor", legacy_windows=False)
-    assert [demo.report(trained, None, plain), demo.report(again, None, rich)] == [0, 0]
+    assert [demo.report(trained, None, plain, {}), demo.report(again, None, rich, {})] == [0, 0]
     colours = re.compile(r"\x1b\[[\d;]*m")
     assert "\x1b[1;32mFed the same update outputs" in printed(rich)  # bold green
     words = colours.sub("", printed(rich)).replace(str(again), str(trained))
@@ -217,7 +240,7 @@ def test_the_picture_is_one_file_that_loads_nothing(done: Done) -> None:
 
 
 def test_without_an_svg_no_picture_is_made(trained: Path) -> None:
-    demo.report(trained, None, plain_console())
+    demo.report(trained, None, plain_console(), {})
     assert not list(trained.parent.rglob("*.svg"))
 
 
@@ -272,7 +295,7 @@ CHANGES = [nudge_recorded_step, nudge_logged_number, flip_a_bit_of_a_saved_array
 def test_one_bit_in_what_the_training_wrote_makes_it_fail(trained: Path, workload: str, change: Any) -> None:
     names = change(trained / workload)
     console = plain_console()
-    assert demo.report(trained, None, console) == 1
+    assert demo.report(trained, None, console, {}) == 1
     lines = printed(console).splitlines()
     assert [line for line in lines if line.startswith("differs: ")] == [f"differs: {workload}/{name}" for name in names]
     sentences = " ".join(printed(console).split())
@@ -299,7 +322,7 @@ def test_a_front_end_that_is_off_by_one_bit_makes_it_fail(trained: Path, monkeyp
 
     monkeypatch.setitem(demo.RUNS, "torch", Broken)
     console = plain_console()
-    assert demo.report(trained, None, console) == 1
+    assert demo.report(trained, None, console, {}) == 1
     text = " ".join(printed(console).split())
     assert "Fed the same update outputs, the front-ends differ in metrics/1.jsonl." in text
     assert "differs: digits/metrics/1.jsonl" in text
@@ -314,7 +337,7 @@ def test_a_recording_cut_short_makes_it_fail(trained: Path) -> None:
     short = {name: array for name, array in arrays.items() if not name.startswith(last)}
     write_arrays(file, {**short, "accumulation_steps": np.array(STEPS["airfoil"] - 1)})
     console = plain_console()
-    assert demo.report(trained, None, console) == 1
+    assert demo.report(trained, None, console, {}) == 1
     assert "differs: airfoil/metrics/1.jsonl" in printed(console)
 
 
@@ -322,7 +345,7 @@ def test_a_damaged_recording_is_named(trained: Path) -> None:
     file = trained / "digits" / "jax.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(NoetherError, match=re.escape(str(file))):
-        demo.report(trained, None, plain_console())
+        demo.report(trained, None, plain_console(), {})
 
 
 # ------------------------------------------------------------------ what may go wrong before
@@ -368,13 +391,13 @@ def test_the_command_refuses_before_it_trains(tmp_path: Path) -> None:
 
 
 def test_a_training_that_fails_shows_what_it_said_once_the_other_has_ended(tmp_path: Path) -> None:
-    (tmp_path / "torch").write_text("in the way", encoding="utf-8")
+    (tmp_path / "jax").write_text("in the way", encoding="utf-8")
     with pytest.raises(demo.TrainingError) as caught:
         demo.train_both("digits", tmp_path, demo.Reporter(plain_console()), epochs=1)
-    for phrase in ("examples.digits.train_torch", "exited with 1:\n", "FileExistsError", str(tmp_path / "torch")):
+    for phrase in ("examples.digits.train_jax", "exited with 1:\n", "FileExistsError", str(tmp_path / "jax")):
         assert phrase in str(caught.value)
     assert isinstance(caught.value, NoetherError)  # so the command shows it as a message
-    assert read_run(tmp_path / "jax").entries[-1]["update"] == UPDATES["digits"]
+    assert read_run(tmp_path / "torch").entries[-1]["update"] == UPDATES["digits"]
 
 
 # ------------------------------------------------------------------ TensorBoard without torch

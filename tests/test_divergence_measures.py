@@ -18,7 +18,9 @@ from noether_core.parity.divergence.distance import (
     median_ulps,
     same_multiset,
 )
+from noether_core.parity.divergence.first import DECAY, ERRORS
 from noether_core.parity.divergence.rows import RowOrder, row_order
+from noether_core.parity.divergence.samples import Samples
 from noether_core.parity.divergence.shape import shape_of
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -190,3 +192,24 @@ WITH_NAN = np.where(np.arange(24).reshape(6, 4) == 5, np.nan, MATRIX)
 )
 def test_a_difference_is_put_into_words(a: np.ndarray, b: np.ndarray, words: str) -> None:
     assert shape_of(a, b) == words
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-5])
+@pytest.mark.parametrize("begun", ["at zero", "large"])
+def test_a_factor_of_updates_is_no_decay_though_a_parameter_is_the_sum_of_its_updates(begun: str, decay: float) -> None:
+    """A bias under Adam that began at zero points where its updates do; weights do not, and show a decay among factors."""
+    drawn = np.random.default_rng(0)
+    sign = np.sign(drawn.standard_normal(64))
+    updates = [3e-3 * sign * (1 + 0.1 * drawn.standard_normal(64)) for _ in range(3)]
+    parameter = (sum(updates[:2]) if begun == "at zero" else 0.2 * drawn.standard_normal(64)).astype(np.float32)
+    first = updates[2].astype(np.float32)
+    second = (first * (1 + 1e-5) + decay * parameter).astype(np.float32)
+    samples = Samples()
+    for key, a, b in (("param/x", parameter, parameter), ("update/x", first, second)):
+        samples.take(key, a, b, measure(a, b))
+    slope = samples.drift().decays["update/x"]
+    if decay and begun == "large":
+        assert slope.value == pytest.approx(decay, rel=0.01)
+        assert slope.value > ERRORS * slope.error
+    elif not decay:
+        assert abs(slope.value) < max(DECAY, ERRORS * slope.error)

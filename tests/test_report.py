@@ -2,99 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-import re
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from report_cases import PARTED, UPDATES, comparison, make_runs
+from report_pages import Page, log, unpack
 
-from noether_core import LogWriter, NoetherError, RunFormatError, UpdateCounter, read_run
+from noether_core import NoetherError, RunFormatError, read_run
 from noether_core.emit.arrays import write_arrays
-from noether_core.emit.columns import Series, Table
 from noether_core.parity.divergence.result import Comparison
 from noether_core.report import write_report
-from noether_core.report.curves import Clocks, charts
-from noether_core.report.packing import narrow, packed, script_json, smallest
 from noether_core.report.pictures import pictures
 from noether_core.report.recorded import Recorded
 from noether_core.report.report import labels
-from noether_core.report.thinning import kept_rows, knots, pooled
 from noether_torch import Run
 
 ROOT = Path(__file__).parents[1]
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "<!--<script>",
-    "__proto__",
-    "constructor/prototype",
-    "a\u2028b\u2029c",
-    "]]>&amp;\"'`${alert(1)}",
-    "\u202egnp.x/\x1b[31m",
-    "toString/valueOf",
-)
-DTYPES = {"f": "<f4", "d": "<f8", "B": "u1", "H": "<u2", "I": "<u4"}
-
-floats = st.floats(allow_nan=True, allow_infinity=True)
-
-
-class Page(HTMLParser):
-    """Read a page as a browser does: its elements with their attributes, and the text of each script and style."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, tuple(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.elements and self.elements[-1][0] in ("script", "style") and data.strip():
-            self.texts.append((self.elements[-1][0], data))
-
-    @property
-    def data(self) -> Any:
-        (found,) = [text for kind, text in self.texts if kind == "script" and text.startswith('{"where"')]
-        return json.loads(found)
-
-    def attribute(self, tag: str, name: str, value: str, wanted: str) -> str:
-        (found,) = [dict(attrs) for each, attrs in self.elements if each == tag and (name, value) in attrs]
-        return found[wanted] or ""
-
-
-def unpack(text: str) -> np.ndarray[Any, Any]:
-    return np.frombuffer(base64.b64decode(text[1:]), DTYPES[text[0]])
-
-
-def log(path: Path, entries: list[dict[str, Any]]) -> Path:
-    counter = UpdateCounter()
-    writer = LogWriter(path, update_counter=counter)
-    for entry in entries:
-        counter.next_update()
-        for key, value in entry.items():
-            (writer.add_nonscalar if isinstance(value, str) else writer.add_scalar)(key, value)
-        writer.flush()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -246,111 +175,12 @@ def test_what_is_not_counted_is_no_axis_and_epochs_have_parts(compared: Page, tm
     np.testing.assert_allclose(np.interp(np.arange(60), places, values), np.arange(1, 61) / 20)
 
 
-# ------------------------------------------------------------------ that it is inert, and loads nothing
-
-
-def hostile_run(directory: Path) -> Path:
-    path = log(directory / "<b>run</b>", [{name: 0.5 + at, f"text{at}": name} for at, name in enumerate(HOSTILE)] * 2)
-    arrays = {name: np.ones((2, 2), np.float32) for name in HOSTILE}
-    write_arrays(path / "update_outputs" / "U1" / "E0_U2_S0.safetensors", arrays)
-    (path / "config.yaml").write_text(f"name: {json.dumps(HOSTILE[0])}\n__proto__: {{a: {json.dumps(HOSTILE[1])}}}\n")
-    return path
-
-
-def hostile_comparison() -> Comparison:
-    found = comparison()
-    (first, *_) = found.differences
-    bad = [type(first)(1, "grad", f"grad/{name}", 1.0, 1e-7, shape=name) for name in HOSTILE]
-    settings = ({"__proto__": {"polluted": HOSTILE[0]}}, {name: name for name in HOSTILE})
-    return type(found)(
-        "differs", HOSTILE[0], (HOSTILE[1], HOSTILE[2]), bad[0], tuple(bad), warnings=HOSTILE, settings=settings
-    )
-
-
-def test_no_name_adds_an_element(tmp_path: Path) -> None:
-    plain = Page(write_report([log(tmp_path / "plain", [{"loss": 0.5}])], tmp_path / "plain.html"))
-    run = hostile_run(tmp_path)
-    page = Page(write_report([run, run], tmp_path / "hostile.html", hostile_comparison()))
-    assert page.elements == plain.elements
-    assert [kind for kind, _ in page.texts] == [kind for kind, _ in plain.texts]
-    keys = [chart["key"] for chart in page.data["charts"]]
-    assert {name for name in HOSTILE if name in keys} == set(HOSTILE)
-
-
-def test_nothing_of_the_data_stands_in_the_page_as_it_could_act(tmp_path: Path) -> None:
-    run = hostile_run(tmp_path)
-    text = write_report([run], tmp_path / "hostile.html", hostile_comparison()).read_text(encoding="utf-8")
-    data = text[text.index('id="data">') : text.index("</script>", text.index('id="data">'))]
-    assert not set("<&\u2028\u2029") & set(data.removeprefix('id="data">'))
-
-
-def test_the_policy_allows_these_scripts_and_styles_and_no_connection(compared: Page) -> None:
-    policy = compared.attribute("meta", "http-equiv", "Content-Security-Policy", "content")
-    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
-    programs = [(kind, text) for kind, text in compared.texts if not text.startswith('{"where"')]
-    hashes: dict[str, set[str]] = {"script": set(), "style": set()}
-    for kind, text in programs:
-        hashes[kind].add(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
-    assert rules["default-src"] == "'none'"
-    assert set(rules["script-src"].split()) == hashes["script"]
-    assert set(rules["style-src"].split()) == hashes["style"]
-    assert set(rules) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
-
-
-def test_no_program_of_ours_takes_text_for_markup() -> None:
-    for file in (ROOT / "noether_core" / "report" / "assets").glob("*.js"):
-        found = re.findall(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|fetch\(|XMLHttp|import\(",
-            file.read_text(),
-        )
-        assert not found, f"{file.name}: {found}"
-
-
-def test_the_page_names_nothing_elsewhere(compared: Page) -> None:
-    loads = [
-        (tag, name)
-        for tag, attrs in compared.elements
-        for name, _ in attrs
-        if name in ("src", "href", "srcset", "action")
-    ]
-    assert loads == [("a", "href")]  # to the content
-    for kind, text in compared.texts:
-        assert not re.search(r"@import|url\(", text), kind
-
-
-# ------------------------------------------------------------------ bytes
+# ------------------------------------------------------------------ its bytes
 
 
 def test_the_same_runs_give_the_same_bytes(runs: list[Path], tmp_path: Path) -> None:
     first, second = (write_report(runs, tmp_path / name, comparison()).read_bytes() for name in ("a.html", "b.html"))
     assert first == second
-
-
-@dataclass
-class Long:
-    series: dict[str, Series]
-    run: LongRun
-
-
-@dataclass
-class LongRun:
-    table: Table
-
-
-def test_twenty_long_runs_make_a_page_below_fifteen_megabytes() -> None:
-    """Draw 20 runs × 50 keys × 10,000 updates, of one held in memory; `docs/report.md` has the time with 20 on disk."""
-    random = np.random.default_rng(0)
-    update = np.arange(1, 10_001)
-    time_of = update * 0.1 + random.random(10_000)
-    table = [
-        Series(f"k{key}", update // 100, update, update * 64, time_of, random.standard_normal(10_000))
-        for key in range(50)
-    ]
-    held = LongRun(Table({}, {}, np.empty((0, 3)), time_of, (), update))
-    run = Long({series.key: series for series in table}, held)
-    began = time.process_time()
-    assert len(script_json(charts([run] * 20))) < 13e6  # type: ignore[list-item]
-    assert time.process_time() - began < 7
 
 
 def test_no_file_that_the_page_is_made_of_is_left_out_of_a_wheel() -> None:
@@ -399,81 +229,6 @@ def test_damage_is_told_on_the_page_and_the_rest_is_drawn(runs: list[Path], tmp_
 def test_labels_tell_runs_apart(paths: list[str], wanted: list[str], tmp_path: Path) -> None:
     readers = [read_run(log(tmp_path / path, [{"loss": 0.5}])) for path in dict.fromkeys(paths)]
     assert labels([readers[list(dict.fromkeys(paths)).index(path)] for path in paths]) == wanted
-
-
-# ------------------------------------------------------------------ laws of thinning and packing
-
-
-@given(hnp.arrays(np.float64, st.integers(1, 300), elements=floats), st.integers(4, 50))
-def test_thinning_keeps_extremes_ends_and_what_is_not_finite(values: np.ndarray[Any, Any], most: int) -> None:
-    rows = kept_rows(values, most)
-    assert list(rows) == sorted(set(rows.tolist()))
-    assert {0, len(values) - 1} <= set(rows.tolist())
-    assert len(rows) <= max(most, 3 * (most // 2) + 2)
-    known = values[np.isfinite(values)]
-    kept = values[rows][np.isfinite(values[rows])]
-    if len(known):
-        assert (kept.min(), kept.max()) == (known.min(), known.max())
-    if len(known) < len(values):
-        assert len(kept) < len(rows)
-    if len(values) > most:
-        edges = np.linspace(0, len(values), most // 2 + 1).astype(int)
-        for start, end in pairwise(edges):
-            part, inside = values[start:end], values[rows[(rows >= start) & (rows < end)]]
-            assert np.nanmax(np.where(np.isfinite(part), part, -np.inf)) == np.nanmax(
-                np.where(np.isfinite(inside), inside, -np.inf)
-            )
-
-
-@given(hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 2**40)))
-def test_between_knots_every_value_is_interpolated(values: np.ndarray[Any, Any]) -> None:
-    wide = np.sort(values).astype(np.float64)
-    places = knots(wide)
-    np.testing.assert_allclose(np.interp(np.arange(len(wide)), places, wide[places]), wide, rtol=1e-12)
-
-
-@given(
-    hnp.arrays(np.float64, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.floats(-1e6, 1e6)),
-    st.integers(4, 60),
-)
-def test_pooling_keeps_the_largest_magnitude(values: np.ndarray[Any, Any], most: int) -> None:
-    cells = pooled(values, most)
-    assert cells.size <= most
-    assert np.abs(cells).max() == np.abs(values).max()
-    assert np.isin(cells, values).all()
-
-
-def test_pooling_keeps_nan() -> None:
-    values = np.zeros((100, 100))
-    values[37, 73] = np.nan
-    assert np.isnan(pooled(values, 64)).sum() == 1
-
-
-@given(hnp.arrays(np.float64, st.integers(1, 20), elements=floats))
-def test_narrowed_values_look_the_same(values: np.ndarray[Any, Any]) -> None:
-    short = narrow(values).astype(np.float64)
-    np.testing.assert_array_equal(np.isnan(short), np.isnan(values))
-    np.testing.assert_array_equal(np.isinf(short), np.isinf(values))
-    known = np.isfinite(values)
-    np.testing.assert_allclose(short[known], values[known], rtol=1e-7)
-
-
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=1))
-def test_packed_arrays_come_back(values: list[int]) -> None:
-    assert unpack(packed(smallest(np.array(values)))).tolist() == values
-
-
-@given(st.text(st.characters()))
-def test_any_text_is_safe_in_a_script_and_comes_back(text: str) -> None:
-    written = script_json({text: text})
-    assert not set("<>&\u2028\u2029") & set(written)
-    assert json.loads(written) == {text: text}
-
-
-def test_keys_that_are_logged_together_share_a_clock(runs: list[Path]) -> None:
-    run = read_run(runs[0])
-    clocks = Clocks()
-    assert {clocks.place_of(series, 0.0) for series in run.series.values()} == {0}
 
 
 def test_the_command_writes_a_page(

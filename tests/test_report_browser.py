@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browser import Browser, find_browser
 from report_cases import comparison, make_runs
-from test_report import HOSTILE, hostile_comparison, hostile_run
+from report_pages import HOSTILE, hostile_comparison, hostile_run
 
 from noether_core.report import write_report
 

@@ -12,7 +12,10 @@ import optax
 from flax import nnx
 
 from examples.airfoil import data
-from noether_jax import Run
+from examples.probing import before_update, of_micro_batch, pieces_of_update
+from noether_core.probes.stages import Pieces
+from noether_jax import Run, probe, twin, twin_batch, twin_path
+from noether_jax.flax import intermediate_outputs
 
 CALLBACKS = Path(__file__).with_name("callbacks.yaml")
 
@@ -23,10 +26,10 @@ class Surrogate(nnx.Module):
     def __init__(self, weights: data.Weights) -> None:
         """Build the layers and copy the initial weights into them."""
         rngs = nnx.Rngs(0)
-        self.hidden1 = nnx.Linear(*data.LAYER_SIZES["hidden1"], rngs=rngs)
-        self.hidden2 = nnx.Linear(*data.LAYER_SIZES["hidden2"], rngs=rngs)
-        self.hidden3 = nnx.Linear(*data.LAYER_SIZES["hidden3"], rngs=rngs)
-        self.flow = nnx.Linear(*data.LAYER_SIZES["flow"], rngs=rngs)
+        self.hidden1 = nnx.Linear(*data.LAYER_SIZES["hidden1"], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.hidden2 = nnx.Linear(*data.LAYER_SIZES["hidden2"], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.hidden3 = nnx.Linear(*data.LAYER_SIZES["hidden3"], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.flow = nnx.Linear(*data.LAYER_SIZES["flow"], kernel_init=nnx.initializers.zeros, rngs=rngs)
         for name, weight in weights.items():
             layer, parameter = name.split(".")
             getattr(getattr(self, layer), parameter)[...] = jnp.asarray(weight)
@@ -52,10 +55,13 @@ def velocity_and_divergence(
     return predicted, u_gradient[..., 0] + v_gradient[..., 1]
 
 
-def loss_and_outputs(model: Surrogate, batch: data.Batch[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the loss of a micro-batch and its update outputs."""
-    _, pressure = model(batch.surface_position, batch.conditions)
+def loss_and_outputs(
+    model: Surrogate, batch: data.Batch[jax.Array]
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+    """Return the loss of a micro-batch, its update outputs, and what each layer returned on the surface."""
     velocity, divergence = velocity_and_divergence(model, batch.volume_position, batch.conditions)
+    forward = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
+    (_, pressure), returned = forward(batch.surface_position, batch.conditions)
     pressure_error = pressure - batch.surface_pressure
     velocity_error = velocity - batch.volume_velocity
     surface_pressure_loss = jnp.square(pressure_error).mean()
@@ -70,29 +76,33 @@ def loss_and_outputs(model: Surrogate, batch: data.Batch[jax.Array]) -> tuple[ja
         "surface_pressure_error": jnp.abs(pressure_error),
         "volume_velocity_error": jnp.linalg.norm(velocity_error, axis=-1),
     }
-    return loss, outputs
+    layers = intermediate_outputs(returned)
+    return loss, (outputs, {layer: layers[layer] for layer in data.LAYER_SIZES})
 
 
 @nnx.jit
 def train_step(
     model: Surrogate, optimizer: nnx.Optimizer[Surrogate], batch: data.Batch[jax.Array]
-) -> dict[str, jax.Array]:
-    """Add a micro-batch's gradients, update the weights once there are enough, and return the update outputs."""
-    gradients, outputs = nnx.grad(loss_and_outputs, has_aux=True)(model, batch)
+) -> tuple[dict[str, jax.Array], Pieces]:
+    """Add a micro-batch's gradients, update the weights once there are enough; return update outputs and pieces for probes."""
+    before = before_update(model, optimizer)
+    gradients, (outputs, returned) = nnx.grad(loss_and_outputs, has_aux=True)(model, batch)
     optimizer.update(model, gradients)
-    return {**outputs, "gradient_norm": optax.tree.norm(gradients)}
+    pieces = pieces_of_update(before, model, optimizer, gradients, data.ACCUMULATION_STEPS)
+    pieces |= {"batch": batch, "losses": outputs["loss"], "activations": returned}
+    return {**outputs, "gradient_norm": optax.tree.norm(gradients)}, pieces
 
 
 def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | None = None) -> float:
     """Train for `epochs`, write the run to `out`, and return the RMS error of the test airfoils' surface pressure."""
     training, test = data.load()
-    model = Surrogate(data.initial_weights())
+    model = twin(Surrogate(data.initial_weights()))
     accumulated = optax.MultiSteps(optax.adam(data.LEARNING_RATE), every_k_schedule=data.ACCUMULATION_STEPS)
     optimizer = nnx.Optimizer(model, accumulated, wrt=nnx.Param)
     updates = epochs * data.UPDATES_PER_EPOCH
     report_every = data.ACCUMULATION_STEPS * data.UPDATES_PER_EPOCH // 2
     run = Run(
-        out,
+        twin_path(out),
         callbacks=CALLBACKS,
         updates_per_epoch=data.UPDATES_PER_EPOCH,
         effective_batch_size=data.EFFECTIVE_BATCH_SIZE,
@@ -103,7 +113,11 @@ def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | No
     )
     with run:
         for step, batch in enumerate(data.batches(training, epochs), start=1):
-            run.step(update_outputs=train_step(model, optimizer, jax.tree.map(jnp.asarray, batch)))
+            arrays = twin_batch(jax.tree.map(jnp.asarray, batch))
+            outputs, pieces = train_step(model, optimizer, arrays)
+            ends_update = step % data.ACCUMULATION_STEPS == 0
+            probes = probe(run.probes_due, **(pieces if ends_update else of_micro_batch(pieces)))
+            run.step(update_outputs={**outputs, **probes})
             if step % report_every == 0:
                 print(f"progress {step // data.ACCUMULATION_STEPS}/{updates}", flush=True)
     _, pressure = model(jnp.asarray(test.surface_position), jnp.asarray(test.conditions))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.airfoil import data
-from noether_torch import Run
+from noether_torch import Run, twin, twin_batch, twin_path
 
 CALLBACKS = Path(__file__).with_name("callbacks.yaml")
 
@@ -51,8 +51,8 @@ def velocity_and_divergence(model: Surrogate, position: Tensor, conditions: Tens
 
 def loss_and_outputs(model: Surrogate, batch: data.Batch[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a micro-batch and its update outputs."""
-    _, pressure = model(batch.surface_position, batch.conditions)
     velocity, divergence = velocity_and_divergence(model, batch.volume_position, batch.conditions)
+    _, pressure = model(batch.surface_position, batch.conditions)
     pressure_error = pressure - batch.surface_pressure
     velocity_error = velocity - batch.volume_velocity
     surface_pressure_loss = torch.square(pressure_error).mean()
@@ -89,12 +89,12 @@ def train_step(
 def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | None = None) -> float:
     """Train for `epochs`, write the run to `out`, and return the RMS error of the test airfoils' surface pressure."""
     training, test = data.load()
-    model = Surrogate(data.initial_weights())
+    model = twin(Surrogate(data.initial_weights()))
     optimizer = torch.optim.Adam(model.parameters(), lr=data.LEARNING_RATE)
     updates = epochs * data.UPDATES_PER_EPOCH
     report_every = data.ACCUMULATION_STEPS * data.UPDATES_PER_EPOCH // 2
     run = Run(
-        out,
+        twin_path(out),
         callbacks=CALLBACKS,
         updates_per_epoch=data.UPDATES_PER_EPOCH,
         effective_batch_size=data.EFFECTIVE_BATCH_SIZE,
@@ -104,10 +104,12 @@ def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | No
         record=record,
     )
     with run:
+        run.probe(model, optimizer)
         for step, arrays in enumerate(data.batches(training, epochs), start=1):
             accumulation_step = (step - 1) % data.ACCUMULATION_STEPS
-            batch = data.Batch(*map(torch.from_numpy, arrays))
-            run.step(update_outputs=train_step(model, optimizer, batch, accumulation_step))
+            batch = twin_batch(data.Batch(*map(torch.from_numpy, arrays)))
+            outputs = train_step(model, optimizer, batch, accumulation_step)
+            run.step(update_outputs=outputs, batch=batch, losses=outputs["loss"])
             if step % report_every == 0:
                 print(f"progress {step // data.ACCUMULATION_STEPS}/{updates}", flush=True)
     with torch.no_grad():

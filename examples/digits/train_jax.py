@@ -13,7 +13,10 @@ import optax
 from flax import nnx
 
 from examples.digits import data
-from noether_jax import Run
+from examples.probing import before_update, of_micro_batch, pieces_of_update
+from noether_core.probes.stages import Pieces
+from noether_jax import Run, probe, twin, twin_batch, twin_path
+from noether_jax.flax import intermediate_outputs
 
 CALLBACKS = Path(__file__).with_name("callbacks.yaml")
 
@@ -24,10 +27,10 @@ class DigitNetwork(nnx.Module):
     def __init__(self, weights: data.Weights) -> None:
         """Build the layers and copy the initial weights into them."""
         rngs = nnx.Rngs(0)
-        self.hidden1 = nnx.Linear(*data.LAYER_SIZES["hidden1"], rngs=rngs)
-        self.hidden2 = nnx.Linear(*data.LAYER_SIZES["hidden2"], rngs=rngs)
-        self.classifier = nnx.Linear(*data.LAYER_SIZES["classifier"], rngs=rngs)
-        self.decoder = nnx.Linear(*data.LAYER_SIZES["decoder"], rngs=rngs)
+        self.hidden1 = nnx.Linear(*data.LAYER_SIZES["hidden1"], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.hidden2 = nnx.Linear(*data.LAYER_SIZES["hidden2"], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.classifier = nnx.Linear(*data.LAYER_SIZES["classifier"], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.decoder = nnx.Linear(*data.LAYER_SIZES["decoder"], kernel_init=nnx.initializers.zeros, rngs=rngs)
         for name, weight in weights.items():
             layer, parameter = name.split(".")
             getattr(getattr(self, layer), parameter)[...] = jnp.asarray(weight)
@@ -52,9 +55,12 @@ def confusion_counts(labels: jax.Array, predicted: jax.Array) -> jax.Array:
     return (true[:, :, None] * guessed[:, None, :]).sum(axis=0)
 
 
-def loss_and_outputs(model: DigitNetwork, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-    """Return the loss of a micro-batch and its update outputs."""
-    logits, reconstruction, activations = model(images)
+def loss_and_outputs(
+    model: DigitNetwork, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
+    """Return the loss of a micro-batch, its update outputs, and what each layer returned."""
+    forward = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
+    (logits, reconstruction, activations), returned = forward(images)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     auxiliary = jnp.square(reconstruction - images).mean()
     loss = cross_entropy + data.AUXILIARY_WEIGHT * auxiliary
@@ -67,29 +73,33 @@ def loss_and_outputs(model: DigitNetwork, images: jax.Array, labels: jax.Array) 
         "activations": {layer: activation_statistics(values) for layer, values in activations.items()},
         "confusion": confusion_counts(labels, predicted),
     }
-    return loss, outputs
+    layers = intermediate_outputs(returned)
+    return loss, (outputs, {layer: layers[layer] for layer in data.LAYER_SIZES})
 
 
 @nnx.jit
 def train_step(
     model: DigitNetwork, optimizer: nnx.Optimizer[DigitNetwork], images: jax.Array, labels: jax.Array
-) -> dict[str, Any]:
-    """Add a micro-batch's gradients, update the weights once there are enough, and return the update outputs."""
-    gradients, outputs = nnx.grad(loss_and_outputs, has_aux=True)(model, images, labels)
+) -> tuple[dict[str, Any], Pieces]:
+    """Add a micro-batch's gradients, update the weights once there are enough; return update outputs and pieces for probes."""
+    before = before_update(model, optimizer)
+    gradients, (outputs, returned) = nnx.grad(loss_and_outputs, has_aux=True)(model, images, labels)
     optimizer.update(model, gradients)
-    return {**outputs, "gradient_norm": optax.tree.norm(gradients)}
+    pieces = pieces_of_update(before, model, optimizer, gradients, data.ACCUMULATION_STEPS)
+    pieces |= {"batch": {"images": images, "labels": labels}, "losses": outputs["loss"], "activations": returned}
+    return {**outputs, "gradient_norm": optax.tree.norm(gradients)}, pieces
 
 
 def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | None = None) -> float:
     """Train for `epochs`, write the run to `out`, and return the accuracy on the test digits."""
     training, test = data.load()
-    model = DigitNetwork(data.initial_weights())
+    model = twin(DigitNetwork(data.initial_weights()))
     accumulated = optax.MultiSteps(optax.adam(data.LEARNING_RATE), every_k_schedule=data.ACCUMULATION_STEPS)
     optimizer = nnx.Optimizer(model, accumulated, wrt=nnx.Param)
     updates = epochs * data.UPDATES_PER_EPOCH
     report_every = data.ACCUMULATION_STEPS * data.UPDATES_PER_EPOCH // 2
     run = Run(
-        out,
+        twin_path(out),
         callbacks=CALLBACKS,
         updates_per_epoch=data.UPDATES_PER_EPOCH,
         effective_batch_size=data.EFFECTIVE_BATCH_SIZE,
@@ -99,8 +109,12 @@ def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | No
         record=record,
     )
     with run:
-        for step, (images, labels) in enumerate(data.batches(training, epochs), start=1):
-            run.step(update_outputs=train_step(model, optimizer, jnp.asarray(images), jnp.asarray(labels)))
+        for step, batch in enumerate(data.batches(training, epochs), start=1):
+            images, labels = twin_batch((jnp.asarray(batch.images), jnp.asarray(batch.labels)))
+            outputs, pieces = train_step(model, optimizer, images, labels)
+            ends_update = step % data.ACCUMULATION_STEPS == 0
+            probes = probe(run.probes_due, **(pieces if ends_update else of_micro_batch(pieces)))
+            run.step(update_outputs={**outputs, **probes})
             if step % report_every == 0:
                 print(f"progress {step // data.ACCUMULATION_STEPS}/{updates}", flush=True)
     logits, _, _ = model(jnp.asarray(test.images))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from examples.digits import data
-from noether_torch import Run
+from noether_torch import Run, twin, twin_batch, twin_path
 
 CALLBACKS = Path(__file__).with_name("callbacks.yaml")
 
@@ -89,12 +89,12 @@ def train_step(
 def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | None = None) -> float:
     """Train for `epochs`, write the run to `out`, and return the accuracy on the test digits."""
     training, test = data.load()
-    model = DigitNetwork(data.initial_weights())
+    model = twin(DigitNetwork(data.initial_weights()))
     optimizer = torch.optim.Adam(model.parameters(), lr=data.LEARNING_RATE)
     updates = epochs * data.UPDATES_PER_EPOCH
     report_every = data.ACCUMULATION_STEPS * data.UPDATES_PER_EPOCH // 2
     run = Run(
-        out,
+        twin_path(out),
         callbacks=CALLBACKS,
         updates_per_epoch=data.UPDATES_PER_EPOCH,
         effective_batch_size=data.EFFECTIVE_BATCH_SIZE,
@@ -104,10 +104,12 @@ def train(out: str | Path, *, epochs: int = data.EPOCHS, record: str | Path | No
         record=record,
     )
     with run:
+        run.probe(model, optimizer)
         for step, (images, labels) in enumerate(data.batches(training, epochs), start=1):
             accumulation_step = (step - 1) % data.ACCUMULATION_STEPS
-            batch = torch.from_numpy(images), torch.from_numpy(labels).long()
-            run.step(update_outputs=train_step(model, optimizer, *batch, accumulation_step))
+            batch = twin_batch({"images": torch.from_numpy(images), "labels": torch.from_numpy(labels).long()})
+            outputs = train_step(model, optimizer, **batch, accumulation_step=accumulation_step)
+            run.step(update_outputs=outputs, batch=batch, losses=outputs["loss"])
             if step % report_every == 0:
                 print(f"progress {step // data.ACCUMULATION_STEPS}/{updates}", flush=True)
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from noether_core.emit.jsonl import numbered_files
 from noether_core.emit.reader import RunReader
 from noether_core.errors import RunFormatError
+from noether_core.probes.block import ARRAYS, DIRECTORY, STATISTICS
 from noether_core.regular_files import open_regular
 from noether_core.text import as_float
 
@@ -83,14 +85,22 @@ def _distance(a: Any, b: Any) -> float:
 def differing_files(a: Path, b: Path) -> tuple[list[str], int]:
     """Compare two run directories' `metrics/<n>.jsonl` and `update_outputs/` byte by byte.
 
+    Files of probes are left out: they say which start of which framework they are of, so that no two runs' are alike.
+
     Returns:
         The relative paths that differ or that only one has, and how many files were compared.
     """
-    names = set()
+    names: set[str] = set()
     for root in (a, b):
-        for path in (*numbered_files(root / "metrics"), *root.glob("update_outputs/**/*.safetensors")):
-            names.add(path.relative_to(root).as_posix())
+        saved = (path for path in root.glob("update_outputs/**/*.safetensors") if not _is_of_probes(path))
+        names.update(path.relative_to(root).as_posix() for path in (*numbered_files(root / "metrics"), *saved))
     return [name for name in sorted(names) if not _is_alike(a, b, name)], len(names)
+
+
+def _is_of_probes(path: Path) -> bool:
+    """Tell by where a file is, as `probes/statistics/FILE`, `probes/arrays/FILE` or `probes/arrays/NUMBER/FILE`."""
+    folders = path.parts[-4:-1]
+    return any(pair in ((DIRECTORY, STATISTICS), (DIRECTORY, ARRAYS)) for pair in pairwise(folders))
 
 
 def _is_alike(a: Path, b: Path, name: str) -> bool:

@@ -14,6 +14,8 @@ Array = np.ndarray[Any, Any]
 ELEMENTS = 4096  # of an array, at the same places of both
 FEWEST = 32  # large elements that a ratio needs
 _UNIT = 2.0**-23  # of binary32
+_ALIKE = 2e-7  # of an update, by which all its elements may differ alike: the floor of the noise of gradients
+_PARALLEL = 1e-3  # the share of a parameter that points elsewhere than its update, below which no slope on it is known
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Samples:
         if ratio is not None:
             self._ratios[key] = ratio
         if parameter is not None:
-            decay = _on_parameter(second - first, parameter)
+            decay = _on_parameter(second - first, parameter, first)
             if decay is not None:
                 self._decays[key] = decay
 
@@ -110,10 +112,24 @@ def _common_ratio(a: Array, b: Array, parameter: Array | None) -> Slope | None:
     return Slope(float(np.mean(apart)), float(np.hypot(by_chance, by_rounding)))
 
 
-def _on_parameter(apart: Array, parameter: Array) -> Slope | None:
-    square = float(parameter @ parameter)
-    if len(parameter) < FEWEST or not square:
+def _on_parameter(apart: Array, parameter: Array, update: Array) -> Slope | None:
+    """Return the slope of a difference on the parameter, of a regression on the parameter and the update.
+
+    What has begun at zero is the sum of its updates, and points where they do: a difference that is a factor of the update, as
+    of the learning rate or what binary32 leaves in a bias correction, would be taken for decay. The slope's error says so.
+    """
+    if len(parameter) < FEWEST or not parameter.any():
         return None
-    slope = float(apart @ parameter) / square
-    rest = apart - slope * parameter
-    return Slope(slope, float(np.linalg.norm(rest)) / float(np.sqrt(square * len(parameter))))
+    own = _without(parameter, update)
+    square = float(own @ own)
+    if square <= _PARALLEL**2 * float(parameter @ parameter):
+        return None
+    rest = _without(apart, update)
+    slope = float(rest @ own) / square
+    by_chance = float(np.linalg.norm(rest - slope * own)) / float(np.sqrt(square * len(own)))
+    return Slope(slope, float(np.hypot(by_chance, _ALIKE * np.linalg.norm(update) / np.sqrt(square))))
+
+
+def _without(values: Array, direction: Array) -> Array:
+    square = float(direction @ direction)
+    return values - float(values @ direction) / square * direction if square else values

@@ -1,4 +1,5 @@
 // Draw one chart with uPlot: lines that need not share their places on x, noise beneath them, values under the pointer.
+const WHOLE = Array.from({ length: 45 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3)); // steps between updates that are named
 const X_NAMES = { update: "update", epoch: "epoch", sample: "sample", time: "time" };
 
 function xWords(axis, value) {
@@ -43,7 +44,7 @@ function drawChart(host, lines, options) {
     cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { size: 7, width: 0, fill: (u, k) => lines[k - 1].colour }, dataIdx: nearest },
     scales: { x: { time: false, range: xRange }, y: { distr: isLog ? 3 : 1, range: yRange(isLog, options) } },
     axes: [
-      { ...axisLook(), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value)) },
+      { ...axisLook(), ...(options.axis === "update" || options.axis === "sample" ? { incrs: WHOLE } : {}), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value)) },
       { ...axisLook(isLog), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => splits.map(tick) },
     ],
     series: [{}, ...lines.map((line) => ({

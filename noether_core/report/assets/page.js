@@ -140,7 +140,8 @@ function build() {
   if (found) {
     add(ladder(report), "ladder", "Stages");
     if (found.causes.length) add(causes(report), "causes", "Causes", found.causes.length);
-    if (found.courses.length) add(section("course", "How far apart", "", element("div", { class: "pair" }, courses(report), ...firstCurves(report))), "course", "How far apart");
+    const near = [...courseOf(report), ...firstCurves(report)];
+    if (near.length) add(section("course", "How far apart", "", element("div", { class: "pair" }, ...near)), "course", "How far apart");
     if (found.differences.length) add(differences(report), "differences", "Differences", found.differences.length);
   }
   add(problems(), "problems", "Problems");

@@ -62,12 +62,14 @@ function heat(report, panel, scale) {
     tip.style.top = `${event.clientY - at.top + 44}px`;
   });
   canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
-  paint(canvas, panel, scale);
   const name = isApart ? `${report.runs[1].label} − ${report.runs[0].label}` : report.runs[panel.run].label;
+  const caption = element("figcaption", { title: name }, isApart ? null : element("span", { class: "stroke", "--colour": colourName(panel.run) }), element("span", { text: name }));
+  if (panel.rows * panel.columns === 1) return element("figure", { class: "heat" }, caption, element("div", { class: "lone", text: number(unpack(panel.cells)[0]) }));
+  paint(canvas, panel, scale);
   const bar = element("i", {});
   bar.style.background = gradient(scale.stops);
   return element("figure", { class: "heat" },
-    element("figcaption", { title: name }, isApart ? null : element("span", { class: "stroke", "--colour": colourName(panel.run) }), element("span", { text: name })),
+    caption,
     canvas,
     element("div", { class: "ramp" }, element("span", { text: rough(scale.low, 3) }), bar, element("span", { text: rough(scale.high, 3) })),
     panel.odd ? element("div", { class: "note bad", text: `${plural(panel.odd, "value")} NaN or infinite` }) : null,

@@ -6,6 +6,7 @@ const OUTCOMES = {
 };
 const SIGNS = { first: "≠", also: "≠", later: "✓", same: "✓", missing: "·", unknown: "?" };
 const FIRST_ROWS = 12;
+const EXACT = 1e-12; // norms that are no further apart are of the same values, added in another order
 
 function verdictHead(report) {
   const found = report.verdict;
@@ -56,30 +57,61 @@ function causes(report) {
   return section("causes", "Likely causes", "the best first; the fit is no probability", element("ol", { class: "causes" }, ...items));
 }
 
-function courses(report) {
-  const found = report.verdict;
+const finite = (values) => Float64Array.from(values, (value) => (typeof value === "number" ? value : NaN));
+
+// a wide card of lines over updates on a log scale; `found` gives them when it is drawn, each a label, x and y
+function courseCard(words, found, options) {
   const plot = element("div", { class: "plot", role: "img", "aria-label": "relative difference over updates, on a log scale" });
   const names = element("div", { class: "lasts" });
-  const finite = (values) => Float64Array.from(values, (value) => (typeof value === "number" ? value : NaN));
   let current = null;
   const draw = () => {
-    const lines = found.courses.map((course, k) => ({
-      x: Float64Array.from(course.update), y: finite(course.distance), label: course.key, colour: theme.series[(k + 1) % COLOURS], width: k ? 1.5 : 2.5, dash: [], dots: 40,
+    const lines = found().map((line, k) => ({
+      ...line, colour: theme.series[(k + 1) % COLOURS], width: k ? 1.5 : 2.5, dash: [], dots: 40,
       swatch: () => element("span", { class: "stroke", "--colour": colourName(k + 1) }),
     }));
     names.replaceChildren(...lines.map((line) => element("span", { class: "mono" }, line.swatch(), line.label)));
-    const [course] = found.courses;
-    current = drawChart(plot, lines, { axis: "update", log: true, mark: found.first ? found.first.update : undefined, floor: { x: course.update, y: [...finite(course.noise)].map((value) => value || 0) } });
+    current = drawChart(plot, lines, { axis: "update", log: true, ...options });
   };
   lazily(plot, draw, () => { if (current) current.destroy(); current = null; });
   const title = element("div", { class: "card-top" }, element("h3", { text: "Relative difference over updates" }));
-  return element("article", { class: "card course" }, title, element("div", { class: "note", text: "log scale; the grey ground is the noise of the first key; the dashed line is the first difference" }), plot, names);
+  return element("article", { class: "card course" }, title, element("div", { class: "note", text: words }), plot, names);
 }
 
-// the curves of the key that differs first, and how far apart they are
+function courses(report) {
+  const found = report.verdict;
+  const lines = () => found.courses.map((course) => ({ x: Float64Array.from(course.update), y: finite(course.distance), label: course.key }));
+  const [course] = found.courses;
+  const floor = { x: course.update, y: [...finite(course.noise)].map((value) => value || 0) };
+  return courseCard("log scale; the grey ground is the noise of the first key; the dashed line is the first difference", lines, { mark: found.first ? found.first.update : undefined, floor });
+}
+
+// of each stage the furthest that the norm of a key is apart at each update, where the runs logged it
+function stagesApart(report) {
+  const ofStage = new Map(report.verdict.ladder.map(({ stage }) => [stage, new Map()]));
+  for (const chart of report.charts) {
+    const [stage, ...rest] = chart.key.split("/");
+    const isNorm = rest[rest.length - 1] === "norm" || /^total(@\d+)?$/.test(rest.join("/"));
+    if (!ofStage.has(stage) || !isNorm || !chart.apart || !chart.apart.y) continue;
+    const { update, y } = apartLine(report, chart);
+    const furthest = ofStage.get(stage);
+    y.forEach((value, at) => { if (value > (furthest.get(update[at]) || EXACT)) furthest.set(update[at], value); });
+  }
+  return [...ofStage].filter(([, found]) => found.size).map(([stage, found]) => {
+    const x = Float64Array.from(found.keys()).sort();
+    return { x, y: x.map((update) => found.get(update)), label: stage };
+  });
+}
+
+// how far apart: of what differs first and after it, or, where nothing does, of each stage
+function courseOf(report) {
+  if (report.verdict.courses.length) return [courses(report)];
+  return stagesApart(report).length ? [courseCard("log scale; of each stage's norms the one that is furthest apart", () => stagesApart(report), {})] : [];
+}
+
+// the curves of the key that differs first, or of the loss, and how far apart they are
 function firstCurves(report) {
   const { first } = report.verdict;
-  const own = first ? report.charts.filter((chart) => chart.key === first.key || chart.key.startsWith(`${first.key}/`)) : [];
+  const own = report.charts.filter(({ key, apart }) => (first ? key === first.key || key.startsWith(`${first.key}/`) : apart && apart.n && key.startsWith("loss/")));
   const norm = own.find((chart) => chart.key.split("/").includes("norm")) || own[0];
   return norm ? [chartCard(report, norm, "h3", false), chartCard(report, norm, "h3", true)] : [];
 }
