@@ -174,8 +174,8 @@ def test_what_is_no_file_of_probes_is_told(tmp_path: Path) -> None:
     assert training.updates() == [1]
     told = "\n".join(training.problems)
     assert "holds no probes, or damaged ones (its keys are no list of `stage/name`, each once)" in told
-    assert "E0_U6_S6.safetensors holds no probes" in told
-    assert "E0_U7_S7.safetensors lacks the statistics" in told
+    assert "E0_U6_S6.safetensors, byte 8: it holds no probes" in told
+    assert "E0_U7_S7.safetensors, byte 8: it lacks the statistics" in told
     assert "E0_U8_S8.safetensors is not a readable safetensors file" in told
 
 
