@@ -37,7 +37,7 @@ class Callback(ProbeCallback):
 
 def probed(values: dict[str, Any], arrays: tuple[str, ...] = ()) -> Probed:
     tensors = {key: torch.as_tensor(value, dtype=torch.float32) for key, value in values.items()}
-    found = noether_torch.ProbeCallback.measured(None, tensors, noether_torch.probes.Due(True))  # type: ignore[arg-type]
+    found = noether_torch.ProbeCallback.measured(tensors, noether_torch.probes.Due(True))
     found.arrays, found.limit = {key: tensors[key] for key in arrays}, 2**20
     return found
 
