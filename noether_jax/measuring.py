@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import bitcast_convert_type
 
-from noether_core.probes.fingerprint import FIRST, INFINITY_BITS, LEAST, NAN_BITS, SECOND, SIGN_BIT
+from noether_core.probes.fingerprint import FIRST, INFINITY_BITS, LEAST, NAN_BITS, SECOND, SIGN_BIT, plain_copy
 from noether_core.probes.probed import Due, Probed
 from noether_core.probes.sampling import places
 from noether_core.probes.statistics import REALS
+from noether_jax.meshes import beside, place_of
 from noether_jax.transfers import ours
 
 _SMALL = 2**14  # elements: smaller arrays of one shape are measured together, which is less to compile
@@ -32,17 +33,48 @@ def measured(values: Mapping[str, Any], due: Due, as_they_lie: Mapping[int, Any]
     with ours():
         arrays = [_as_real(value) for value in values.values()]
         lying = as_they_lie or {}
-        reals, sums = _measured([_as_real(lying.get(id(value), value)) for value in values.values()])
-        kept = _sampled(arrays, due.array_limit) if due.arrays else []
+        reals, sums = _measured_anywhere([_as_real(lying.get(id(value), value)) for value in values.values()])
+        kept = _sampled_anywhere(arrays, due.array_limit) if due.arrays else []
     shapes = tuple(array.shape for array in arrays)
     return Probed(tuple(values), shapes, reals, sums, dict(zip(values, kept, strict=False)), due.array_limit)
 
 
 def _as_real(value: Any) -> jax.Array:
-    array = jnp.asarray(value)
+    array = value if isinstance(value, jax.Array) else jnp.asarray(plain_copy(value))
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         return jnp.stack([array.real, array.imag], -1)
     return array
+
+
+def _places(arrays: Sequence[jax.Array]) -> list[list[int]]:
+    """Return which arrays lie on the same devices: others are not computed with in one call."""
+    is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)  # then JAX says what goes together
+    places: dict[Hashable, list[int]] = {}
+    for at, array in enumerate(arrays):
+        places.setdefault(None if is_traced else place_of(array), []).append(at)
+    return list(places.values())
+
+
+def _measured_anywhere(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Return what `_measured` does, of arrays on any devices; the result is where the first array is."""
+    places = _places(arrays) or [[]]
+    found: list[tuple[jax.Array, jax.Array]] = [_measured([arrays[at] for at in place]) for place in places]
+    if len(found) == 1:
+        return found[0]
+    first = found[0][0]
+    order = np.argsort([at for place in places for at in place])
+    reals, sums = (
+        jnp.concatenate([beside(each[part], first) for each in found])[order] for part in range(len(found[0]))
+    )
+    return reals, sums
+
+
+def _sampled_anywhere(arrays: Sequence[jax.Array], limit: int) -> list[jax.Array]:
+    kept = list(arrays)
+    for place in _places(arrays):
+        for at, sample in zip(place, _sampled([arrays[at] for at in place], limit), strict=True):
+            kept[at] = sample
+    return kept
 
 
 @jax.jit
@@ -121,8 +153,9 @@ def _value_bits(values: jax.Array) -> jax.Array:
     if dtype.itemsize <= 4:
         return _one_bits(bitcast_convert_type(values.astype(jnp.float32), jnp.uint32))
     short = values.astype(jnp.float32)
-    is_short = (short.astype(jnp.float64) == values) & ((jnp.abs(values) >= LEAST) | (values == 0))
     words = bitcast_convert_type(values, jnp.uint32)
+    is_zero = (words[..., 0] == 0) & (words[..., 1] << 1 == 0)  # a device may take other small values for zero
+    is_short = (short.astype(jnp.float64) == values) & ((jnp.abs(values) >= LEAST) | is_zero)
     folded = words[..., 0] ^ _mixed(words[..., 1])[1]
     return jnp.where(is_short | jnp.isnan(values), _one_bits(bitcast_convert_type(short, jnp.uint32)), folded)
 
@@ -160,5 +193,5 @@ def _sampled(arrays: Sequence[jax.Array], limit: int) -> list[jax.Array]:
         for axis, along in enumerate(places(array.shape, limit) or ()):
             if len(along) < array.shape[axis]:
                 array = jnp.take(array, along, axis, unique_indices=True, indices_are_sorted=True)
-        kept.append(array)
+        kept.append(jnp.copy(array))  # else it would be the array itself, which may be donated to the next step
     return kept

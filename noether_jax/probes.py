@@ -15,23 +15,27 @@ for batch in batches:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from noether_core import probes
-from noether_core.errors import NoetherError
+from noether_core.probes import walk
+from noether_core.probes.fingerprint import holds_numbers
 from noether_core.probes.naming import Names, channels_first, torch_names
 from noether_core.probes.probed import KEY, Due, Probed
 from noether_core.probes.sampling import DEFAULT_LIMIT
-from noether_core.probes.stages import Pieces, check_pieces, with_stage
+from noether_core.probes.stages import Pieces
+from noether_core.probes.walk import Reader
 from noether_core.records import is_box_type, items_of
 from noether_jax.backend import BACKEND
 from noether_jax.measuring import measured
 
+_COLLECTIONS = frozenset(("params", "batch_stats", "cache", "intermediates", "perturbations"))  # of Linen
+_NO_PARAMETERS = ("RngState", "BatchStat", "Cache", "Intermediate", "Perturbation")  # of NNX's variables
+_NO_BUFFERS = ("RngState", "Param", "Cache", "Intermediate", "Perturbation")
 EVERYTHING = Due(statistics=True, array_limit=DEFAULT_LIMIT)
 
 
@@ -53,7 +57,7 @@ def probe(
     Raises:
         NoetherError: for two arrays of a piece under one name.
 
-    >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
+    >>> params = {"dense": {"kernel": np.ones((2, 3)), "bias": np.zeros(3)}}
     >>> probe(Due(statistics=True), params=params, losses=0.5)
     {'probes': Probed(3 keys, 0 arrays)}
     >>> probe(Due(), params=params)
@@ -75,92 +79,82 @@ def probe(
 def stage_values(*, names: Names = torch_names, images: bool = False, **pieces: Unpack[Pieces]) -> dict[str, Any]:
     """Return a step's arrays whole, by `stage/name`, in the canonical layout; see `probe`, whose arguments these are.
 
-    >>> stage_values(params={"dense": {"kernel": jnp.ones((2, 3))}})["param/dense.weight"].shape
+    >>> stage_values(params={"dense": {"kernel": np.ones((2, 3))}})["param/dense.weight"].shape
     (3, 2)
     """
-    check_pieces(pieces)
-    found: dict[str, Any] = {}
-    for stage, piece in (("data", "batch"), ("act", "activations"), ("loss", "losses")):
-        values = named(stage, pieces.get(piece))
-        found |= {key: channels_first(value) for key, value in values.items()} if images and stage != "loss" else values
-    for stage, piece in (("param", "params"), ("grad", "grads"), ("clip", "clipped"), ("update", "updates")):
-        found |= with_stage(stage, _parameters(stage, pieces.get(piece), names))
-    found |= with_stage("opt", _parameters("opt", pieces.get("buffers"), names))
-    if pieces.get("opt_state") is not None:
-        like = next((pieces[name] for name in ("params", "updates", "grads") if pieces.get(name) is not None), None)
-        found |= with_stage("opt", _optimizer(pieces["opt_state"], _flat("params", like), names))
-    return found
+    return walk.stage_values(Reader(_with_channels_first if images else _flat, _optimizer), pieces, names)
 
 
-def named(stage: str, piece: Any) -> dict[str, Any]:
-    """Return the arrays of a pytree by `stage/name`; a lone one is the stage's `total`."""
-    return with_stage(stage, _flat(stage, piece))
+def _with_channels_first(stage: str, piece: Any) -> Iterator[tuple[str, Any]]:
+    for name, value in _flat(stage, piece):
+        yield name, channels_first(value) if stage in ("data", "act") else value
 
 
-def _parameters(stage: str, piece: Any, names: Names) -> Mapping[str, Any]:
-    flat = _flat(stage, piece)
-    return names(flat) if flat else {}
-
-
-def _unboxed(tree: Any) -> Any:
-    """Return a pytree with the arrays of Flax's variables in their places."""
+def _unboxed(tree: Any, left_out: Collection[str] = ()) -> Any:
+    """Return a pytree with the arrays of Flax's variables in their places, without variables of some kinds."""
 
     def is_box(node: Any) -> bool:
-        return is_box_type(type(node)) and not isinstance(node, jax.Array)
+        kind = type(node)
+        return (is_box_type(kind) or hasattr(kind, "replace_boxed")) and not isinstance(node, jax.Array)
 
-    return jax.tree.map(lambda node: node.get_value() if is_box(node) else node, tree, is_leaf=is_box)
+    def value_of(node: Any) -> Any:
+        if not is_box(node):
+            return node
+        if hasattr(node, "replace_boxed"):  # Linen's, of an array that is partitioned
+            return node.unbox()
+        return None if any(kind.__name__ in left_out for kind in type(node).__mro__) else node.get_value()
+
+    return jax.tree.map(value_of, tree, is_leaf=is_box)
 
 
-def _flat(stage: str, piece: Any) -> dict[str, Any]:
-    """Return the arrays of a pytree by dotted name; a collection `params` around Linen's is no part of it."""
-    if piece is None:
-        return {}
-    found: dict[str, Any] = {}
-    tree = _unboxed(piece)
-    if isinstance(tree, Mapping) and set(tree) in ({"params"}, {"batch_stats"}):
-        tree = next(iter(tree.values()))
-    for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        parts = jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
-        name = parts.replace(".__call__", "")
-        if stage == "act" and name == "__call__":  # what the whole module returns, which PyTorch's hooks leave out, too
-            continue
-        if not hasattr(value, "dtype"):
-            value = np.asarray(value)
-        if jnp.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
-            continue
-        if name in found:
-            raise NoetherError(f"probe got two arrays {name!r} in {stage}; rename one of them")
-        found[name] = value
-    return found
+def _flat(stage: str, piece: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of a pytree by dotted name, and those of records in it.
+
+    Of Flax's variables a stage has its own: parameters are no statistics, buffers no parameters, and random states neither.
+    """
+    if stage in ("data", "loss"):
+        tree = _unboxed(piece)
+    else:
+        tree = _unboxed(piece, {"opt": _NO_BUFFERS, "act": ()}.get(stage, _NO_PARAMETERS))
+        if isinstance(tree, Mapping) and set(tree) <= _COLLECTIONS:
+            tree = _of_collections(stage, tree)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if (record := items_of(leaf)) is not None:
+            yield from ((f"{name}.{below}".lstrip("."), value) for below, value in _flat(stage, dict(record)))
+        else:
+            value = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+            if holds_numbers(value.dtype):
+                yield name, value
+
+
+def _of_collections(stage: str, variables: Mapping[str, Any]) -> Any:
+    """Return what a stage has of Linen's variables: of all the parameters, as buffers the rest, and a lone collection's own."""
+    if stage == "opt":
+        variables = {name: tree for name, tree in variables.items() if name != "params"}
+    elif "params" in variables:
+        return variables["params"]
+    return next(iter(variables.values())) if len(variables) == 1 else variables
 
 
 # ---------------------------------------------------------------------- the optimizer's state
 
 
-def _optimizer(state: Any, params: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """Return what an optimizer keeps of each parameter, as `mu/NAME`, and how often it was updated, as `count`.
+def _optimizer(state: Any, pieces: Pieces) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what an optimizer keeps of each parameter, by field, and how often it was updated, as `count`, once.
 
     What is kept of parameters is found by its names and shapes: those of the parameters, or of some of them.
     """
-    shapes = {name: value.shape for name, value in params.items()}
-    found: dict[str, Any] = {}
-    for field, value in _kept(_unboxed(state), "", shapes):
-        if field == "count":
-            found.setdefault("count", value)
-        else:
-            own = {f"{field}/{name}": array for name, array in names(value).items()}
-            found |= {_free(key, found): array for key, array in own.items()}
-    return found
-
-
-def _free(key: str, taken: Mapping[str, Any]) -> str:
-    """Return a key, or with a number where another part of the state has it."""
-    field, _, name = key.partition("/")
-    number = 1
-    while key in taken:
-        number += 1
-        key = f"{field}{number}/{name}"
-    return key
+    given: Mapping[str, Any] = pieces
+    like = next((given[name] for name in ("params", "updates", "grads") if given.get(name) is not None), None)
+    shapes = {name: value.shape for name, value in walk.flat(READER, "param", like).items()}
+    is_counted = False
+    for field, kept in _kept(_unboxed(state), "", shapes):
+        if field != "count":
+            yield field, kept
+        elif not is_counted:
+            is_counted = True
+            yield field, {"count": kept}
 
 
 def _kept(state: Any, field: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
@@ -168,7 +162,7 @@ def _kept(state: Any, field: str, shapes: Mapping[str, tuple[int, ...]]) -> Iter
     if field == "count" and getattr(state, "shape", None) == ():
         yield field, state
         return
-    flat = _flat("opt_state", state) if field else {}
+    flat = walk.flat(READER, "opt_state", state) if field else {}
     if flat and all(shapes.get(name) == array.shape for name, array in flat.items()):
         yield field, flat
         return
@@ -177,6 +171,8 @@ def _kept(state: Any, field: str, shapes: Mapping[str, tuple[int, ...]]) -> Iter
     for name, value in items or ():
         yield from _kept(value, "" if is_plain else str(name), shapes)
 
+
+READER = Reader(_flat, _optimizer)
 
 # ---------------------------------------------------------------------- in a run
 
@@ -187,13 +183,8 @@ class ProbeCallback(probes.ProbeCallback):
     backend = BACKEND
     framework = "jax"
 
-    def measured(self, values: Mapping[str, Any], due: Due) -> Probed:
-        """Return what is probed of values by key."""
-        return measured(values, due)
-
-    def named(self, stage: str, given: Any) -> dict[str, Any]:
-        """Return the arrays of a pytree by key."""
-        return named(stage, given)
+    reader = READER
+    measured = staticmethod(measured)
 
 
 def _flatten(probed: Probed) -> tuple[tuple[Any, Any, tuple[Any, ...]], Any]:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether_core.probes.fingerprint import FIRST, LEAST, NAN_BITS, SECOND
+from noether_core.errors import NoetherError
+from noether_core.probes.fingerprint import FIRST, LEAST, NAN_BITS, SECOND, plain_copy
 from noether_core.probes.probed import Due, Probed
 from noether_core.probes.sampling import places
 from noether_core.probes.statistics import REALS, measure
 from noether_torch import dtensors
-from noether_torch.numpy_arrays import to_array
+from noether_torch.numpy_arrays import to_array, to_tensor
 
 _PIECE = 2**24  # elements of which an accelerator holds copies at a time
 _ROW = 2**12  # elements
@@ -42,12 +43,24 @@ def _whole(value: Any) -> Tensor:
     """Return a value as a tensor that this process has whole, of real numbers, where there is binary64."""
     if dtensors.is_global(value):
         value = value.full_tensor() if hasattr(value, "full_tensor") else value.wait()
-    tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
+    tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.is_nested:
+        tensor = tensor.values()
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return tensor.cpu() if tensor.device.type == "mps" else tensor.resolve_neg()
+
+
+def _as_tensor(value: Any) -> Tensor:
+    array = plain_copy(value)
+    try:
+        return to_tensor(array)
+    except TypeError as error:
+        raise NoetherError(
+            f"a probe got an array of dtype {array.dtype}, which PyTorch lacks; convert it first"
+        ) from error
 
 
 def _sample(tensor: Tensor, limit: int) -> Tensor:

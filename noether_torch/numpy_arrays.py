@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_OWN = {getattr(torch, name): getattr(ml_dtypes, name) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")}
+_NAMES = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
+_OWN = {getattr(torch, name): getattr(ml_dtypes, name) for name in _NAMES}
 _TORCH = {np.dtype(own): dtype for dtype, own in _OWN.items()}
 _BITS = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.int16)}  # by bytes
 

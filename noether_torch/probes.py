@@ -9,18 +9,23 @@ with Run("runs/mine", callbacks=[{"kind": "ProbeCallback"}]) as run:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Unpack
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether_core import probes
+from noether_core.errors import NoetherError
+from noether_core.probes import walk
+from noether_core.probes.fingerprint import holds_numbers
 from noether_core.probes.naming import Names
-from noether_core.probes.probed import KEY, Due, Probed
+from noether_core.probes.probed import KEY, Due
 from noether_core.probes.sampling import DEFAULT_LIMIT
-from noether_core.probes.stages import Pieces, check_pieces, with_stage
+from noether_core.probes.stages import Pieces
+from noether_core.probes.walk import Reader
+from noether_core.records import items_of
 from noether_torch.backend import BACKEND
 from noether_torch.measuring import measured
 
@@ -35,7 +40,10 @@ _KEPT = {  # what an optimizer keeps of a parameter, by optax's names
     "momentum_buffer": "trace",
     "sum": "sum_of_squares",
 }
-_WRAPPERS = frozenset({"module", "_orig_mod"})  # the names that DataParallel and torch.compile give to what they wrap
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""The names that wrappers, such as DistributedDataParallel and torch.compile, give to what they wrap."""
+
+T = TypeVar("T")
 
 
 def probe(due: Due = EVERYTHING, *, names: Names | None = None, **pieces: Unpack[Pieces]) -> dict[str, Any]:
@@ -65,68 +73,114 @@ def stage_values(*, names: Names | None = None, **pieces: Unpack[Pieces]) -> dic
     >>> list(stage_values(params=nn.Linear(2, 3), batch=(torch.ones(2),)))
     ['data/0', 'param/weight', 'param/bias']
     """
-    check_pieces(pieces)
-    rename: Callable[[Mapping[str, Any]], Mapping[str, Any]] = names or (lambda given: given)
-    found: dict[str, Any] = {}
-    for stage, piece in (("data", "batch"), ("act", "activations"), ("loss", "losses")):
-        found |= named(stage, pieces.get(piece))
-    for stage, piece in (("param", "params"), ("grad", "grads"), ("clip", "clipped"), ("update", "updates")):
-        found |= with_stage(stage, rename(parameters_of(pieces.get(piece), of_grads=stage in ("grad", "clip"))))
-    found |= with_stage("opt", rename(buffers_of(pieces.get("buffers"))))
-    opt_state = pieces.get("opt_state")
-    if isinstance(opt_state, Optimizer):
-        for field, kept in optimizer_fields(opt_state, parameters_of(pieces.get("params"))).items():
-            found |= with_stage("opt", kept if field == "count" else _within(field, rename(kept)))
-    elif opt_state is not None:
-        found |= with_stage("opt", dict(opt_state))
-    return found
+    return walk.stage_values(READER, pieces, names or dict)
 
 
-def _within(field: str, kept: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{field}/{name}": value for name, value in kept.items()}
+def _flat(stage: str, piece: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of dicts, records and sequences by dotted name, and of a module what it has for a stage."""
+    if isinstance(piece, Iterator):
+        raise NoetherError(
+            f"probe got a {type(piece).__name__} in {stage}, which can be read once; give the module, a dict or a list"
+        )
+    if isinstance(piece, nn.Module):
+        yield from _of_module(stage, piece).items()
+    elif isinstance(piece, Mapping) and stage not in ("data", "act", "loss"):
+        yield from _tree(unwrapped({str(name): value for name, value in piece.items()}), "")
+    else:
+        yield from _tree(piece, "")
 
 
-def named(stage: str, piece: Any) -> dict[str, Any]:
-    """Return the tensors of dicts and sequences by `stage/name`; a lone one is the stage's `total`."""
-    found = {name.removeprefix("activations.") if stage == "act" else name: value for name, value in _flat(piece, "")}
-    return with_stage(stage, found)
-
-
-def _flat(piece: Any, name: str) -> Iterator[tuple[str, Any]]:
-    prefix = f"{name}." if name else ""
-    if isinstance(piece, Mapping):
-        for key, value in piece.items():
-            yield from _flat(value, prefix + str(key).replace("/", "."))
-    elif isinstance(piece, tuple | list):
-        fields = getattr(piece, "_fields", range(len(piece)))
-        for key, value in zip(fields, piece, strict=True):
-            yield from _flat(value, f"{prefix}{key}")
-    elif isinstance(piece, Tensor) or hasattr(piece, "dtype") or type(piece) in (bool, int, float):
+def _tree(piece: Any, name: str) -> Iterator[tuple[str, Any]]:
+    items = None if isinstance(piece, Tensor) else items_of(piece)
+    if items is None and isinstance(piece, tuple | list):
+        items = enumerate(piece)
+    if items is not None:
+        for key, value in items:
+            yield from _tree(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(piece, Tensor) or type(piece) in (bool, int, float, complex) or _is_array(piece):
         yield name, piece
 
 
-def parameters_of(piece: Any, *, of_grads: bool = False) -> dict[str, Any]:
-    """Return tensors by the parameters' names, or of a module its parameters or their gradients."""
-    if not isinstance(piece, nn.Module):
-        return {} if piece is None else {unwrapped(name): value for name, value in piece.items()}
-    found = ((unwrapped(name), value.grad if of_grads else value) for name, value in piece.named_parameters())
-    return {name: value for name, value in found if value is not None}
+def _is_array(piece: Any) -> bool:
+    return hasattr(piece, "dtype") and holds_numbers(piece.dtype)
 
 
-def buffers_of(piece: Any) -> dict[str, Any]:
-    """Return tensors by the buffers' names, or those of a module's buffers that hold floats."""
-    if not isinstance(piece, nn.Module):
-        return {} if piece is None else {unwrapped(name): value for name, value in piece.items()}
-    return {unwrapped(name): value for name, value in piece.named_buffers() if value.is_floating_point()}
+def _of_module(stage: str, module: nn.Module) -> dict[str, Any]:
+    if stage == "opt":
+        return buffers_of(module)
+    of_grads = stage in ("grad", "clip")
+    found = {name: value.grad if of_grads else value for name, value in parameters_of(module).items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def unwrapped(name: str) -> str:
-    """Return a name without the parts that wrappers give.
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a module's parameters by name, those that it shares once."""
+    return unwrapped(dict(module.named_parameters()))
 
-    >>> unwrapped("_orig_mod.module.layers.0.weight")
-    'layers.0.weight'
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's buffers that hold floats, by name."""
+    return unwrapped({name: value for name, value in module.named_buffers() if value.is_floating_point()})
+
+
+def unwrapped(named: Mapping[str, T], others: Iterable[str] = ()) -> dict[str, T]:
+    """Return what names have without the parts of names that wrappers give; of a wrapper and what it wraps, the wrapper.
+
+    A wrapper has nothing but what it wraps, so a module that is called so beside others keeps its name.
+
+    Args:
+        named: what has names.
+        others: more names of the same model.
+
+    >>> unwrapped({"_orig_mod.module.layers.0.weight": 1, "_orig_mod.module.layers.0.bias": 2})
+    {'layers.0.weight': 1, 'layers.0.bias': 2}
+    >>> unwrapped({"module.weight": 1, "weight": 2}), unwrapped({"0": 1, "0.module": 2})
+    ({'module.weight': 1, 'weight': 2}, {'0': 1})
     """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    inside: dict[str, set[str]] = {}
+    for name in (*named, *others):
+        for outer, part in _parts(name):
+            inside.setdefault(outer, set()).add(part)
+    found: dict[str, T] = {}
+    for name, value in named.items():
+        parts = [part for outer, part in _parts(name) if part not in _WRAPPERS or len(inside[outer]) > 1]
+        found.setdefault(".".join(parts), value)
+    return found
+
+
+def _parts(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a name, each after what is before it."""
+    at = -1
+    while name:
+        end = name.find(".", at + 1)
+        yield name[: max(0, at)], name[at + 1 : end if end >= 0 else None]
+        if end < 0:
+            return
+        at = end
+
+
+def _kept(state: Any, pieces: Pieces) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(state, Optimizer):
+        for field, value in state.items():
+            if isinstance(value, Mapping):
+                yield str(field), walk.flat(READER, "opt", value)
+            else:
+                yield "", dict(_tree(value, str(field)))
+        return
+    params = walk.flat(READER, "param", pieces.get("params"))
+    held = [each for group in state.param_groups for each in group["params"]]
+    if not {id(each) for each in held} & {id(each) for each in params.values()}:  # copies, as of before the step
+        shapes = [[getattr(each, "shape", None) for each in side] for side in (held, params.values())]
+        if shapes[0] != shapes[1]:
+            raise NoetherError(
+                f"probe got a {type(state).__name__} as opt_state, which keeps its state by parameter, and params that are"
+                " none of its; give the module as params, or its named parameters"
+            )
+        params = dict(zip(params, held, strict=True))
+    yield from optimizer_fields(state, params).items()
+
+
+READER = Reader(_flat, _kept)
 
 
 def optimizer_fields(optimizer: Optimizer, params: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
@@ -154,10 +208,5 @@ class ProbeCallback(probes.ProbeCallback):
     backend = BACKEND
     framework = "torch"
 
-    def measured(self, values: Mapping[str, Any], due: Due) -> Probed:
-        """Return what is probed of values by key."""
-        return measured(values, due)
-
-    def named(self, stage: str, given: Any) -> dict[str, Any]:
-        """Return the tensors of dicts and sequences by key."""
-        return named(stage, given)
+    reader = READER
+    measured = staticmethod(measured)

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, listing
 from noether_core.probes.naming import Names
 from noether_core.probes.probed import Due, Probed
 from noether_core.probes.stages import with_stage
+from noether_core.probes.walk import named
 from noether_torch.measuring import measured
-from noether_torch.probes import buffers_of, named, optimizer_fields, unwrapped
+from noether_torch.probes import READER, buffers_of, optimizer_fields, parameters_of, unwrapped
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -39,13 +41,17 @@ class Watched:
     ) -> None:
         self._model, self._optimizers, self._names = model, optimizers, names
         self._has_activations = activations
-        self._parameters = {unwrapped(name): parameter for name, parameter in model.named_parameters()}
+        self._parameters = parameters_of(model)
         watched = {id(parameter) for parameter in self._parameters.values()}
         held = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
         if not any(id(parameter) in watched for parameter in held):
             raise NoetherError(
                 f"run.probe got a {type(model).__name__} and optimizers that have none of its parameters; give the module"
                 " whose parameters they update, and call it after the optimizers are made"
+            )
+        if lazy := [name for name, each in self._parameters.items() if isinstance(each, UninitializedParameter)]:
+            raise NoetherError(
+                f"run.probe got a {type(model).__name__} of which {listing(lazy)} are not made yet; call the model once first"
             )
         self._due = Due()
         self._handles: list[Any] = []
@@ -86,9 +92,10 @@ class Watched:
         put = self._handles.append
         if self._has_activations:
             put(self._model.register_forward_pre_hook(self._begin_forward))
-            for name, module in self._model.named_modules():
-                if unwrapped(name) and not isinstance(module, _CONTAINERS):
-                    put(module.register_forward_hook(partial(self._hold, unwrapped(name))))
+            parameters = [name for name, _ in self._model.named_parameters()]
+            for name, module in unwrapped(dict(self._model.named_modules()), parameters).items():
+                if name and not isinstance(module, _CONTAINERS):
+                    put(module.register_forward_hook(partial(self._hold, name)))
         if not _is_distributed():  # else gradients are exchanged after this
             for name, parameter in self._parameters.items():
                 if parameter.requires_grad:
@@ -103,7 +110,9 @@ class Watched:
         self._activations = {}
 
     def _hold(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        for key, value in named("act", {name: output}).items():
+        if torch.compiler.is_compiling():  # what is compiled has no such values
+            return
+        for key, value in named(READER, "act", {name: output}).items():
             if isinstance(value, Tensor):
                 self._activations.pop(key, None)  # the order is that of the last run
                 self._activations[key] = value.detach().clone()  # a copy, for a later layer may work in place

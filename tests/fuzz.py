@@ -45,6 +45,8 @@ from noether_core.inspect.explain import explain_together, read_outputs, render
 from noether_core.inspect.show import show_run
 from noether_core.names import read_mapping
 from noether_core.parity.check import check_run
+from tests.fuzzed_probes import ARRAYS as PROBED_ARRAYS
+from tests.fuzzed_probes import STATISTICS, compare_and_draw, drawn_probes, make_probed, read_probes
 
 MOST_SECONDS = 30  # for one file
 MOST_MEMORY = 2**30  # bytes, beyond what the libraries take
@@ -165,6 +167,20 @@ def read_with_strangers(path: Path, file: Path) -> None:
                     each.rmdir() if each.is_dir() and not each.is_symlink() else each.unlink()
 
 
+def read_probe_file(path: Path, file: Path) -> None:
+    path, other = path.with_name("probed"), path.with_name("intact")
+    with ours():
+        for problem in read_probes(path).problems:
+            inert(problem)
+    with ours():
+        for text in compare_and_draw(path, other, path.with_name("page.html")) if is_drawn(file, 4) else ():
+            inert(text)
+    with ours():
+        if is_drawn(file, 16):
+            printed(show_run(read_run(path)))
+            check_run(path)
+
+
 MAKERS: dict[str, Callable[[Path], object]] = {
     "file": lambda path: path.open("xb").write(b"abc"),
     "fifo": os.mkfifo,
@@ -186,6 +202,8 @@ TARGETS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "strangers": ("strangers.json", read_with_strangers),
     "recording": ("recording", lambda _, file: list(read_recording(file))),
     "capsule": ("run/capsules/E0_U16_S16-0.capsule", read_capsule_file),
+    "statistics": (f"probed/{STATISTICS}", read_probe_file),
+    "probed arrays": (f"probed/{PROBED_ARRAYS}", read_probe_file),
 }
 
 # ------------------------------------------------------------------ made-up files
@@ -359,6 +377,8 @@ MADE_UP: dict[str, st.SearchStrategy[bytes]] = {
     "config": YAML | YAML.map(with_checksum),
     "example": JSON,
     "strangers": STRANGERS,
+    "statistics": ARRAYS,
+    "probed arrays": ARRAYS,
 }
 
 
@@ -414,9 +434,10 @@ def fuzz(directory: Path, seconds: float, first_seed: int, examples: int = 100) 
     """Read drawn files until the time is over; return how many there were. A file that fails stays in the directory."""
     end, count, number = time.monotonic() + seconds, 0, first_seed
     originals = {name: (directory / place).read_bytes() for name, (place, _) in TARGETS.items()}
+    probed = {name: drawn_probes(read_arrays(directory / TARGETS[name][0])) for name in ("statistics", "probed arrays")}
     while time.monotonic() < end:
         for name, (place, read) in TARGETS.items():
-            drawn = MADE_UP[name]
+            drawn = MADE_UP[name] | probed.get(name, st.nothing())
             if name != "strangers":
                 drawn |= st.builds(changed, st.just(originals[name]), CHANGES, st.booleans())
             (directory / "case").write_text(f"{name} with seed {number}: {directory / place}")
@@ -478,6 +499,8 @@ def main(seconds: float, first_seed: int) -> int:
     make_run(directory / "run")
     log = (directory / "run" / "metrics" / "3.jsonl").read_bytes()
     (directory / "run" / "metrics" / "3.merged.jsonl").write_bytes(log)
+    for name in ("probed", "intact"):
+        make_probed(directory / name)
     (directory / "strangers.json").write_text("[]")
     (directory / "outputs.json").write_text('{"loss": 0.5, "a": {"shape": [3, 4]}, "b": [[1, 2], [3, 4]]}')
     command = [sys.executable, __file__, "--bounded", str(directory), str(seconds), str(first_seed)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Case:
     Attributes:
         torch: the module.
         nnx: makes the NNX module; None if Flax has none.
-        linen: the Linen module.
+        linen: the Linen module; None if Linen has none.
         inputs: what Flax's are called with; PyTorch's gets `to_torch` of it.
         to_torch, from_torch: between their inputs and outputs.
         call: calls PyTorch's module, where it is not called with its input alone.
@@ -147,9 +148,15 @@ def _transposed(rng: Generator, transpose_kernel: bool) -> Case:
     ins, outs = _sizes(rng, 2, 1, 5)
     kernel = tuple(_sizes(rng, dims, 2, 4))
     strides = tuple(int(rng.integers(1, size + 1)) for size in kernel)  # beyond its size, VALID pads in Flax
-    settings: Any = {"strides": strides, "padding": "VALID", "transpose_kernel": transpose_kernel}
+    dilation = tuple(_sizes(rng, dims, 1, 3))
+    settings: Any = {
+        "strides": strides,
+        "padding": "VALID",
+        "kernel_dilation": dilation,
+        "transpose_kernel": transpose_kernel,
+    }
     return Case(
-        TORCH_TRANSPOSED[dims - 1](ins, outs, kernel, stride=strides),
+        TORCH_TRANSPOSED[dims - 1](ins, outs, kernel, stride=strides, dilation=dilation),
         lambda: nnx.ConvTranspose(ins, outs, kernel, **settings, rngs=_rngs()),
         linen.ConvTranspose(outs, kernel, **settings),
         _normal(rng, 2, *_sizes(rng, dims, 3, 6), ins),
@@ -368,31 +375,254 @@ def simple_cell(rng: Generator) -> Case:
     return _cell(rng, torch.nn.RNNCell, linen.SimpleCell, nnx.SimpleCell, has_memory=False)
 
 
-CASES: tuple[Callable[[Generator], Case], ...] = (
-    linear,
-    linear_general,
-    einsum,
-    conv1d,
-    conv2d,
-    conv3d,
-    grouped_conv,
-    depthwise_conv,
-    transposed_conv,
-    transposed_conv_swapped,
-    batch_norm,
-    layer_norm,
-    layer_norm_of_images,
-    rms_norm,
-    group_norm,
-    instance_norm,
-    embedding,
-    prelu,
-    attention,
-    lstm,
-    fused_lstm,
-    gru,
-    simple_rnn,
-    lstm_cell,
-    gru_cell,
-    simple_cell,
+def _wrapped(body: Callable[[linen.Module, Any], Any]) -> linen.Module:
+    """Return a Linen module that calls a function with itself."""
+
+    class Wrapped(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return body(self, x)
+
+    return Wrapped()
+
+
+def weight_norm(rng: Generator) -> Case:
+    ins, outs = _sizes(rng, 2)
+    if rng.integers(2):
+        layer: torch.nn.Module = torch.nn.Linear(ins, outs)
+        flax: linen.Module = linen.Dense(outs, parent=None)
+        x = _normal(rng, 3, ins)
+    else:
+        layer, flax = torch.nn.Conv2d(ins, outs, (2, 3)), linen.Conv(outs, (2, 3), padding="VALID", parent=None)
+        x = _normal(rng, 2, 5, 6, ins)
+    return Case(
+        torch.nn.utils.parametrizations.weight_norm(layer),
+        None,
+        _wrapped(lambda _, x: linen.WeightNorm(flax.copy())(x)),
+        x,
+        to_torch=images_to_torch,
+        from_torch=images_to_flax,
+    )
+
+
+class _LowRank(torch.nn.Module):
+    """Add a product of two thin layers to a linear one, as PEFT's LoRA does."""
+
+    def __init__(self, ins: int, rank: int, outs: int) -> None:
+        super().__init__()
+        self.base_layer = torch.nn.Linear(ins, outs)
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(ins, rank, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(rank, outs, bias=False)})
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+def lora(rng: Generator) -> Case:
+    n, ins, rank, outs = _sizes(rng, 4)
+    return Case(
+        _LowRank(ins, rank, outs),
+        lambda: nnx.LoRALinear(ins, outs, lora_rank=rank, rngs=_rngs()),
+        None,
+        _normal(rng, n, ins),
+    )
+
+
+class _Block(torch.nn.Module):
+    """Compute what a layer of a stack computes; every shape in it is there twice."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(features)
+        self.up, self.down = torch.nn.Linear(features, features), torch.nn.Linear(features, features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+class _BlockLinen(linen.Module):
+    features: int
+
+    @linen.compact
+    def __call__(self, x: Any, _: Any) -> Any:
+        y = linen.Dense(self.features)(linen.LayerNorm(epsilon=1e-5, use_fast_variance=False)(x))
+        return x + linen.Dense(self.features)(linen.relu(y)), None
+
+
+class _BlockNnx(nnx.Module):
+    def __init__(self, features: int, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.up, self.down = (nnx.Linear(features, features, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x: Any) -> Any:
+        return x + self.down(nnx.relu(self.up(self.norm(x))))
+
+
+class _StackNnx(nnx.Module):
+    def __init__(self, features: int, layers: int) -> None:
+        self.first = nnx.Linear(features, features, rngs=_rngs())
+        self.blocks = nnx.vmap(lambda key: _BlockNnx(features, nnx.Rngs(key)))(
+            jax.random.split(jax.random.key(0), layers)
+        )
+        self.last = nnx.Linear(features, features, rngs=_rngs())
+
+    def __call__(self, x: Any) -> Any:
+        body = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        return self.last(body(self.first(x), self.blocks))
+
+
+def stacked_layers(rng: Generator) -> Case:
+    """Layers that `nn.scan` or `vmap` stacks in one array each, between others of their shapes."""
+    n, features = _sizes(rng, 2)
+    layers, axis = int(rng.integers(2, 5)), int(rng.integers(2))
+    if layers == features:
+        layers += 1
+
+    def body(_: Any, x: Any) -> Any:
+        x = linen.Dense(features)(x)
+        scanned = linen.scan(_BlockLinen, variable_axes={"params": axis}, split_rngs={"params": True}, length=layers)
+        return linen.Dense(features)(scanned(features)(x, None)[0])
+
+    first, last = (torch.nn.Linear(features, features) for _ in range(2))
+    return Case(
+        torch.nn.Sequential(first, torch.nn.Sequential(*(_Block(features) for _ in range(layers))), last),
+        lambda: _StackNnx(features, layers),
+        _wrapped(body),
+        _normal(rng, n, features),
+    )
+
+
+def rematerialised(rng: Generator) -> Case:
+    n, ins, outs = _sizes(rng, 3)
+
+    class Remat(nnx.Module):
+        def __init__(self) -> None:
+            self.layers = nnx.List([nnx.Linear(ins, outs, rngs=_rngs()), nnx.Linear(outs, outs, rngs=_rngs())])
+
+        def __call__(self, x: Any) -> Any:
+            for layer in self.layers:
+                x = nnx.remat(lambda layer, x: layer(x))(layer, x)
+            return x
+
+    return Case(
+        torch.nn.Sequential(torch.nn.Linear(ins, outs), torch.nn.Linear(outs, outs)),
+        Remat,
+        _wrapped(lambda _, x: linen.remat(linen.Dense)(outs)(linen.remat(linen.Dense)(outs)(x))),
+        _normal(rng, n, ins),
+    )
+
+
+def cross_attention(rng: Generator) -> Case:
+    """Attention whose keys and values have other sizes than its queries."""
+    heads, depth, n, t = _sizes(rng, 4, 1, 5)
+    features, keys, values = heads * depth, *_sizes(rng, 2, 2, 6)
+    values += values == t  # Flax warns of values that look like a mask
+    x = _normal(rng, n, t, max(features, keys, values))
+    return Case(
+        torch.nn.MultiheadAttention(features, heads, kdim=keys, vdim=values, batch_first=True),
+        None,
+        _wrapped(
+            lambda _, x: linen.MultiHeadDotProductAttention(heads, qkv_features=features, out_features=features)(
+                x[..., :features], x[..., :keys], x[..., :values]
+            )
+        ),
+        x,
+        call=lambda module, x: module(x[..., :features], x[..., :keys], x[..., :values], need_weights=False)[0],
+    )
+
+
+def embedding_bag(rng: Generator) -> Case:
+    count, features = _sizes(rng, 2, 2, 9)
+
+    class Bag(nnx.Module):
+        def __init__(self) -> None:
+            self.embed = nnx.Embed(count, features, rngs=_rngs())
+
+        def __call__(self, x: Any) -> Any:
+            return self.embed(x).sum(1)
+
+    return Case(
+        torch.nn.EmbeddingBag(count, features, mode="sum"),
+        Bag,
+        _wrapped(lambda _, x: linen.Embed(count, features)(x).sum(1)),
+        rng.integers(0, count, (3, 4)),
+    )
+
+
+def decoder_layer(rng: Generator) -> Case:
+    """PyTorch's decoder layer, in which all norms, and both attentions, have the same shapes."""
+    heads, depth, n, t = _sizes(rng, 4, 1, 4)
+    features, hidden = heads * depth * 2, _sizes(rng, 1)[0]
+
+    def body(_: Any, x: Any) -> Any:
+        norms = [linen.LayerNorm(epsilon=1e-5, use_fast_variance=False) for _ in range(3)]
+        y = norms[0](x + linen.MultiHeadDotProductAttention(heads, name="self_attn")(x))
+        y = norms[1](y + linen.MultiHeadDotProductAttention(heads, name="multihead_attn")(y, x))
+        return norms[2](y + linen.Dense(features)(linen.relu(linen.Dense(hidden)(y))))
+
+    class Decoder(nnx.Module):
+        def __init__(self) -> None:
+            self.self_attn, self.multihead_attn = (
+                nnx.MultiHeadAttention(heads, features, decode=False, rngs=_rngs()) for _ in range(2)
+            )
+            self.linear1, self.linear2 = (
+                nnx.Linear(features, hidden, rngs=_rngs()),
+                nnx.Linear(hidden, features, rngs=_rngs()),
+            )
+            norms = (nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=_rngs()) for _ in range(3))
+            self.norm1, self.norm2, self.norm3 = norms
+
+        def __call__(self, x: Any) -> Any:
+            y = self.norm1(x + self.self_attn(x))
+            y = self.norm2(y + self.multihead_attn(y, x))
+            return self.norm3(y + self.linear2(nnx.relu(self.linear1(y))))
+
+    return Case(
+        torch.nn.TransformerDecoderLayer(features, heads, hidden, dropout=0.0, batch_first=True),
+        Decoder,
+        _wrapped(body),
+        _normal(rng, n, t, features),
+        call=lambda module, x: module(x, x),
+    )
+
+
+Make = Callable[[Generator], Case]
+TABLE: tuple[tuple[str, str, tuple[Make, ...]], ...] = (
+    ("`Linear`", "`Linear`, `Dense`, `LinearGeneral`, `DenseGeneral`, `Einsum`", (linear, linear_general, einsum)),
+    (
+        "`Conv1d` to `Conv3d`, grouped and depthwise too",
+        "`Conv`; the kernel's axes move",
+        (conv1d, conv2d, conv3d, grouped_conv, depthwise_conv),
+    ),
+    (
+        "`ConvTranspose1d` to `3d`, dilated too",
+        "`ConvTranspose`; with `transpose_kernel=False` its kernel also runs the other way",
+        (transposed_conv, transposed_conv_swapped),
+    ),
+    ("`BatchNorm1d` to `3d`, with running statistics", "`BatchNorm`", (batch_norm,)),
+    (
+        "`LayerNorm`, `RMSNorm`, `GroupNorm`, `InstanceNorm`, `PReLU`, `Embedding`",
+        "the same",
+        (layer_norm, layer_norm_of_images, rms_norm, group_norm, instance_norm, embedding, prelu),
+    ),
+    ("`EmbeddingBag`", "`Embed`, and a sum", (embedding_bag,)),
+    (
+        "`MultiheadAttention`, of other keys and values too",
+        "`MultiHeadAttention`, `MultiHeadDotProductAttention`: `in_proj` is their query, key and value",
+        (attention, cross_attention),
+    ),
+    ("`TransformerDecoderLayer`", "layers in this order, or of these names", (decoder_layer,)),
+    (
+        "`LSTM`, `GRU`, `RNN` of any layers and directions",
+        "`RNN` and `Bidirectional` of `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`",
+        (lstm, fused_lstm, gru, simple_rnn),
+    ),
+    ("`LSTMCell`, `GRUCell`, `RNNCell`", "the same cells", (lstm_cell, gru_cell, simple_cell)),
+    ("`parametrizations.weight_norm`, `weight_norm`", "`WeightNorm` of Linen", (weight_norm,)),
+    ("PEFT's `lora_A`, `lora_B`", "`LoRA`, `LoRALinear`", (lora,)),
+    ("layers in a row", "one whose arrays are stacked, by `nn.scan`, `nn.vmap` or `nnx.vmap`", (stacked_layers,)),
+    ("any of these", "the same inside of `remat`", (rematerialised,)),
 )
+"""What is mapped: rows of docs/weights.md, each with what draws such layers."""
+
+CASES: tuple[Make, ...] = tuple(make for _, _, makes in TABLE for make in makes)

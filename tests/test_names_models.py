@@ -236,12 +236,48 @@ def test_dtypes_are_kept() -> None:
     assert float(ours.weight.detach().max()) == 2.0
 
 
-def test_layers_that_are_stacked_are_laid_out_each() -> None:
+def test_layers_that_are_stacked_are_layers_in_a_row_or_stay_one_where_pytorch_has_one() -> None:
     stacked = nnx.vmap(lambda key: nnx.Linear(2, 3, rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 5))
+    arrays, known = noether_jax.names.weights(stacked), noether_jax.names.layers(stacked)
+    canonical = canonical_names(arrays, known).to_canonical(arrays)
+    assert list(canonical) == [f"{number}.{role}" for number in range(5) for role in ("weight", "bias")]
+    np.testing.assert_array_equal(canonical["3.weight"], arrays["kernel"][3].T)
+    experts = {"weight": (5, 3, 2), "bias": (5, 3)}
+    whole = match(experts, arrays, flax_layers=known).check().to_canonical(arrays)
+    np.testing.assert_array_equal(whole["weight"], np.swapaxes(arrays["kernel"], 1, 2))
+    np.testing.assert_array_equal(whole["bias"], arrays["bias"])
+
+
+class Mixed(nnx.Module):
+    """Has a stack of blocks with an attention, a recurrent cell, and an array of its own."""
+
+    def __init__(self, key: Any) -> None:
+        rngs = nnx.Rngs(key)
+        self.attention = nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs)
+        self.cell, self.norm = nnx.LSTMCell(4, 3, rngs=rngs), nnx.LayerNorm(4, rngs=rngs)
+        self.gain = nnx.Param(jnp.ones(4))
+
+
+class TorchMixed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(4, 2)
+        self.cell, self.norm = torch.nn.LSTMCell(4, 3), torch.nn.LayerNorm(4)
+        self.gain = torch.nn.Parameter(torch.ones(4))
+
+
+def test_every_kind_of_layer_may_be_stacked() -> None:
+    stacked = nnx.vmap(Mixed)(jax.random.split(jax.random.key(0), 3))
+    ours = torch.nn.ModuleList(TorchMixed() for _ in range(3))
     arrays = noether_jax.names.weights(stacked)
-    canonical = canonical_names(arrays, noether_jax.names.layers(stacked)).to_canonical(arrays)
-    assert canonical["bias"].shape == (5, 3)
-    np.testing.assert_array_equal(canonical["weight"], np.swapaxes(arrays["kernel"], 1, 2))
+    names = {"torch_layers": noether_torch.names.layers(ours), "flax_layers": noether_jax.names.layers(stacked)}
+    matching = match(noether_torch.names.weights(ours), arrays, **names).check()
+    canonical = matching.to_canonical(arrays)
+    query, gain = arrays["attention/query/kernel"][1].reshape(4, 4).T, arrays["gain"][2]
+    np.testing.assert_array_equal(canonical["1.attention.in_proj_weight"][:4], query)
+    np.testing.assert_array_equal(canonical["2.gain"], gain)
+    for path, array in matching.to_flax(canonical).items():
+        np.testing.assert_array_equal(array, arrays[path], path)
 
 
 def test_a_linear_layer_of_gpt_2_is_not_transposed() -> None:

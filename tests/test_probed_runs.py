@@ -37,7 +37,7 @@ class Callback(ProbeCallback):
 
 def probed(values: dict[str, Any], arrays: tuple[str, ...] = ()) -> Probed:
     tensors = {key: torch.as_tensor(value, dtype=torch.float32) for key, value in values.items()}
-    found = noether_torch.ProbeCallback.measured(None, tensors, noether_torch.probes.Due(True))  # type: ignore[arg-type]
+    found = noether_torch.ProbeCallback.measured(tensors, noether_torch.probes.Due(True))
     found.arrays, found.limit = {key: tensors[key] for key in arrays}, 2**20
     return found
 
@@ -174,8 +174,8 @@ def test_what_is_no_file_of_probes_is_told(tmp_path: Path) -> None:
     assert training.updates() == [1]
     told = "\n".join(training.problems)
     assert "holds no probes, or damaged ones (its keys are no list of `stage/name`, each once)" in told
-    assert "E0_U6_S6.safetensors holds no probes" in told
-    assert "E0_U7_S7.safetensors lacks the statistics" in told
+    assert "E0_U6_S6.safetensors, byte 8: it holds no probes" in told
+    assert "E0_U7_S7.safetensors, byte 8: it lacks the statistics" in told
     assert "E0_U8_S8.safetensors is not a readable safetensors file" in told
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import yaml
+from layer_cases import TABLE
 
 from noether_core.names import read_mapping
 
@@ -25,3 +26,10 @@ def test_the_pages_mapping_can_be_read() -> None:
     assert len(rules) == 5
     assert rules["fc.weight"].channels == 64
     assert rules["table"].axes == (1, 0)
+
+
+def test_the_page_lists_what_is_tried() -> None:
+    """Its rows are those of the layers that `test_names_layers.py` draws, and one of `test_names_models.py`."""
+    table = PAGE.read_text(encoding="utf-8").partition("| PyTorch | Flax |\n|---|---|\n")[2].partition("\n\n")[0]
+    wanted = [f"| {torch} | {flax} |" for torch, flax, _ in TABLE]
+    assert table.splitlines() == [*wanted, "| a linear layer `qkv`, or three | three, or one |"]

@@ -33,7 +33,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _KEY, _MARK = "noether", "crc32"  # in the metadata: {"noether": "crc32 <of the header> <of each array> ..."}
-_MOST_DIMENSIONS = 64  # of a NumPy array
+_MOST_DIMENSIONS, _MOST_EXTENT = 64, 2**63  # of a NumPy array; bytes, also of an empty one without its axes of size 0
 
 
 class Place(NamedTuple):
@@ -81,12 +81,15 @@ def read_header(file: BinaryIO, most: int = MOST_HEADER) -> Header:
         raise ValueError(f"it has {size} bytes, and its header should have {length}")
     if length > most:
         raise ValueError(f"its header has {length:,} bytes; at most {most:,} are read")
-    document = orjson.loads(file.read(length))
+    try:
+        document = orjson.loads(file.read(length))
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"byte {8 + error.pos}: its header is no JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("byte 8: its header is no JSON object")
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("its metadata is not of strings")
+        raise ValueError("byte 8: its metadata is not of strings")
     places = [_place(name, entry, 8 + length) for name, entry in document.items()]
     at = 8 + length
     for place in sorted(places, key=lambda place: (place.begin, place.end)):
@@ -100,14 +103,16 @@ def read_header(file: BinaryIO, most: int = MOST_HEADER) -> Header:
 
 def _place(name: str, entry: Any, origin: int) -> Place:
     if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"of {name!r:.80} its header says {entry!r:.80}")
+        raise ValueError(f"byte 8: of {name!r:.80} its header says {entry!r:.80}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not (_are_sizes(shape) and len(shape) <= _MOST_DIMENSIONS and _are_sizes(offsets) and len(offsets) == 2):
-        raise ValueError(f"{name!r:.80} has the shape {shape!r:.80} and the place {offsets!r:.80}")
+        raise ValueError(f"byte 8: {name!r:.80} has the shape {shape!r:.80} and the place {offsets!r:.80}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"it holds {name!r:.80} with dtype {dtype!r:.40}; known here: {', '.join(DTYPES)}")
+        raise ValueError(f"byte 8: it holds {name!r:.80} with dtype {dtype!r:.40}; known here: {', '.join(DTYPES)}")
+    if prod(size for size in shape if size) * DTYPES[dtype].itemsize >= _MOST_EXTENT:
+        raise ValueError(f"byte 8: {name!r:.80} is {dtype} of shape {shape!r:.200}, which no array can have")
     if prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
-        raise ValueError(f"{name!r:.80} is {dtype} of shape {shape}, in {offsets[1] - offsets[0]} bytes")
+        raise ValueError(f"byte 8: {name!r:.80} is {dtype} of shape {shape!r:.200}, in {offsets[1] - offsets[0]} bytes")
     return Place(name, dtype, tuple(shape), origin + offsets[0], origin + offsets[1])
 
 

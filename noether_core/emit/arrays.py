@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -101,8 +102,9 @@ def read_arrays(
         OSError: if it cannot be read.
     """
     found: list[str] = []
-    with _opened(path, root, most_header) as (file, header):
-        data = {place.name: _bytes(file, place) for place in header.places}
+    with opened(path, root) as file:
+        header = read_header(file, most_header)
+        data = {place.name: read_bytes(file, place.begin, place.end) for place in header.places}
         intact = _intact(path, header, {name: [each] for name, each in data.items()}, found)
     if found and problems is None:
         raise RunFormatError(
@@ -116,8 +118,9 @@ def read_arrays(
 def check_arrays(path: Path, root: Path | None = None) -> tuple[list[str], bool]:
     """Read a file as `read_arrays` does, a part at a time; return its problems, and whether it has checksums."""
     problems: list[str] = []
-    with _opened(path, root, MOST_HEADER) as (file, header):
-        _intact(path, header, {place.name: _parts(file, place) for place in header.places}, problems)
+    with opened(path, root) as file:
+        header = read_header(file)
+        _intact(path, header, {place.name: parts_of(file, place) for place in header.places}, problems)
         return problems, bool(problems) or header.checksums is not None
 
 
@@ -149,18 +152,19 @@ def _header_crc(header: Header) -> str:
     return header_crc(place[:3] for place in header.places)
 
 
-def _bytes(file: BinaryIO, place: Place) -> np.ndarray[Any, Any]:
-    """Return an array's bytes."""
-    data = np.empty(place.end - place.begin, np.uint8)
-    file.seek(place.begin)
+def read_bytes(file: BinaryIO, begin: int, end: int) -> np.ndarray[Any, Any]:
+    """Return a stretch of a file, uint8; raises `ValueError` where it has ended."""
+    data = np.empty(end - begin, np.uint8)
+    file.seek(begin)
     if file.readinto(data) != len(data):  # type: ignore[attr-defined]
-        raise ValueError(f"it ends within {place.name!r:.80}")
+        raise ValueError(f"it ends before byte {end}")
     return data
 
 
-def _parts(file: BinaryIO, place: Place) -> Iterator[np.ndarray[Any, Any]]:
+def parts_of(file: BinaryIO, place: Place) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield an array's bytes, a part at a time, so that no memory is needed for the whole."""
     for begin in range(place.begin, place.end, _CHUNK):
-        yield _bytes(file, place._replace(begin=begin, end=min(begin + _CHUNK, place.end)))
+        yield read_bytes(file, begin, min(begin + _CHUNK, place.end))
 
 
 class ArrayHeader(NamedTuple):
@@ -169,24 +173,41 @@ class ArrayHeader(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes it has."""
+        return prod(self.shape) * self.dtype.itemsize
+
 
 def read_headers(path: Path, root: Path | None = None) -> dict[str, ArrayHeader]:
     """Read what the arrays of a safetensors file are, but not the arrays; raises what `read_arrays` does."""
-    with _opened(path, root, MOST_HEADER) as (_, header):
-        checksums = header.checksums
-        if checksums is not None and checksums[0] != _header_crc(header):
-            raise ValueError("byte 8: its header is damaged: its CRC-32 does not match")
+    with opened(path, root) as file:
+        header, _ = checked_header(file)
     return {name_of(place.name): ArrayHeader(DTYPES[place.dtype], place.shape) for place in header.places}
 
 
+def checked_header(file: BinaryIO) -> tuple[Header, list[str] | None]:
+    """Return a file's header, compared with its checksum, and the checksums of its arrays, if it has any.
+
+    Raises:
+        ValueError: for one that is damaged.
+    """
+    header = read_header(file)
+    checksums = header.checksums
+    if checksums is not None and checksums[0] != _header_crc(header):
+        raise ValueError("byte 8: its header is damaged: its CRC-32 does not match")
+    return header, None if checksums is None else checksums[1:]
+
+
 @contextlib.contextmanager
-def _opened(path: Path, root: Path | None, most_header: int) -> Iterator[tuple[BinaryIO, Header]]:
+def opened(path: Path, root: Path | None) -> Iterator[BinaryIO]:
+    """Open a file of arrays; what is then found wrong with it, a `ValueError`, or no memory for it, names it."""
     try:
         with open_regular(path, root) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MOST_BYTES:
                 raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read")
-            yield file, read_header(file, most_header)
+            yield file
     except (ValueError, MemoryError) as error:
         if isinstance(error, RunFormatError):
             raise

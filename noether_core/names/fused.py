@@ -41,4 +41,10 @@ def _fused(family: list[Unit]) -> Unit | None:
         return None
     roles = {role: tuple(piece for reading in readings for piece in reading.roles[role]) for role in shapes[0]}
     name = f"{ordered[0].name.rpartition('.')[0]}.qkv".lstrip(".")
-    return Unit(name, (Variant("linear", roles),), {role: f"{name}.{role}" for role in roles}, tuple(ordered))
+    return Unit(
+        name,
+        (Variant("linear", roles),),
+        {role: f"{name}.{role}" for role in roles},
+        tuple(ordered),
+        ordered[0].ordered,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ from noether_core.names.layout import Shape
 from noether_core.names.mapping import Rule, read_mapping
 from noether_core.names.matching import Matching
 from noether_core.names.pairing import Pair, Pairing
-from noether_core.names.pieces import Entry, overlaps, shape_of
+from noether_core.names.pieces import Entry, Piece, is_whole, overlaps, shape_of
 from noether_core.names.read_flax import is_as_made, read_flax
 from noether_core.names.read_torch import IGNORED, read_torch
 from noether_core.names.rules import Found, apply
@@ -58,10 +59,10 @@ def match(
     fc.bias (3,) ← Dense_0/bias (by shape)
     """
     shapes, flax_shapes = _shapes(torch), _shapes(flax)
-    values = Values(torch, flax)
-    units = read_torch(shapes, torch_layers), read_flax(flax_shapes, flax_layers)
+    wholes = {prod(shape) for shape in shapes.values()}
+    units = read_torch(shapes, torch_layers), read_flax(flax_shapes, flax_layers, wholes)
     ordered = True, bool(flax_layers) or is_as_made(flax_shapes)
-    return _matched(shapes, flax_shapes, units, values, read_mapping(mapping), ordered)
+    return _matched(shapes, flax_shapes, units, Values(torch, flax), read_mapping(mapping), ordered)
 
 
 def align(
@@ -139,7 +140,10 @@ def _assembled(torch: Mapping[str, Shape], flax: Mapping[str, Shape], found: Fou
         pieces = tuple(piece for _, piece, _ in blocks)
         if pieces and shape_of(pieces) == torch[name]:
             entries.append(Entry(name, pieces, blocks[0][2]))
-    named, used = {entry.name for entry in entries}, {path for entry in entries for path in entry.paths}
+    named = {entry.name for entry in entries}
+    used: defaultdict[str, list[Piece]] = defaultdict(list)
+    for piece in (piece for entry in entries for piece in entry.pieces):
+        used[piece.path].append(piece)
     left = {
         name: shape for name, shape in torch.items() if name not in named and name.rpartition(".")[2] not in IGNORED
     }
@@ -147,5 +151,5 @@ def _assembled(torch: Mapping[str, Shape], flax: Mapping[str, Shape], found: Fou
         tuple(entries),
         MappingProxyType({pair.flax.module: pair.torch.module for pair in pairs}),
         MappingProxyType(left),
-        MappingProxyType({path: shape for path, shape in flax.items() if path not in used}),
+        MappingProxyType({path: shape for path, shape in flax.items() if not is_whole(used[path])}),
     )

@@ -71,8 +71,10 @@ class Pairing:
         before = -1
         while before < len(self.pairs):
             before = len(self.pairs)
-            self._by_orders(only)
+            self._by_order(lambda unit: last_meaning(unit.name)[-1:], only)
             self._inside(only)
+            if before == len(self.pairs):  # what is in one module goes before what is anywhere
+                self._by_order(lambda _: (), only)
 
     def _by_orders(self, only: Callable[[Unit], bool]) -> None:
         self._by_order(lambda unit: last_meaning(unit.name)[-1:], only)
@@ -127,7 +129,7 @@ class Pairing:
 
 def _in_order(units: list[Unit], ordered: bool) -> list[Unit]:
     """Return layers in the order in which a model has them; none if that is not known."""
-    if ordered or len(units) == 1:
+    if len(units) == 1 or (ordered and all(unit.ordered for unit in units)):
         return units
     if len({without_numbers(unit.name) for unit in units}) > 1:
         return []

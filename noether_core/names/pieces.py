@@ -159,7 +159,15 @@ def to_flax(entries: Iterable[Entry], arrays: Mapping[str, Any]) -> dict[str, An
             )
         for piece, block in _apart(entry, arrays[entry.name]):
             taken.setdefault(piece.path, []).append((piece, block))
-    return {path: _from_blocks(blocks) for path, blocks in taken.items() if path and path not in incomplete}
+    there = {path: blocks for path, blocks in taken.items() if path and is_whole(piece for piece, _ in blocks)}
+    return {path: _from_blocks(blocks) for path, blocks in there.items() if path not in incomplete}
+
+
+def is_whole(pieces: Iterable[Piece]) -> bool:
+    """Tell whether blocks of one Flax array are all of it."""
+    own = {_start(piece): piece for piece in pieces if piece.role == "same"}
+    shapes = [piece.layout.shape for piece in own.values()]
+    return bool(own) and (not shapes[0] or sum(piece.shape[0] for piece in own.values()) == shapes[0][0])
 
 
 def _apart(entry: Entry, array: Any) -> Iterator[tuple[Piece, Any]]:

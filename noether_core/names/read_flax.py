@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from noether_core.names.attention import read_attention
 from noether_core.names.layout import (
@@ -18,7 +18,8 @@ from noether_core.names.layout import (
 )
 from noether_core.names.pieces import whole
 from noether_core.names.recurrent import read_cell
-from noether_core.names.units import Layer, Unit, Variant, as_stored
+from noether_core.names.stacked import find_stacks, with_stacks, without_stacks
+from noether_core.names.units import Layer, Unit, Variant, as_stored, placed
 
 ROLES = {
     "kernel": "weight",
@@ -27,6 +28,7 @@ ROLES = {
     "negative_slope": "weight",
     "weight": "weight",
     "bias": "bias",
+    "kernel_scale": "weight_g",
     "mean": "running_mean",
     "var": "running_var",
 }
@@ -35,27 +37,36 @@ ROLES = {
 _ALSO = {"w": "kernel", "W": "kernel", "b": "bias", "offset": "bias", "embeddings": "embedding"}
 """What Haiku, and who writes JAX without a library, calls what Flax has; its layout is the same."""
 
+_LOW_RANK = ("lora_a", "lora_b")
 _STATISTICS = ("mean", "var")
 _WEIGHTS = ("kernel", "scale", "embedding", "negative_slope", "weight")
 _TRANSPOSED = re.compile(r"transpose|deconv|up_?conv|conv_?t(_|\d|$)", re.IGNORECASE)
 
 
-def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[Unit]:
+def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer], wholes: Collection[int] = ()) -> list[Unit]:
     """Return a model's layers, in the order of their first arrays.
 
     Args:
         shapes: of its parameters and batch statistics, by path, joined by `/`, without the name of a collection.
         layers: what is known of its modules, by path; if they are known, in their order.
+        wholes: how many elements the arrays of the other model have: what it has as one array, though it is of several layers
+            that are stacked, is not taken apart.
 
     >>> [unit.names for unit in read_flax({"Dense_0/kernel": (2, 3), "Dense_0/bias": (3,)}, {})]
     [{'weight': 'Dense_0.weight', 'bias': 'Dense_0.bias'}]
     """
+    found = find_stacks(shapes, layers)
+    units = [placed(unit, layers) for unit in _read(without_stacks(shapes, found), layers)]
+    return with_stacks(units, found, wholes)
+
+
+def _read(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[Unit]:
     modules: dict[str, dict[str, Shape]] = {}
     stored: dict[str, str] = {}
     for path, shape in shapes.items():
-        module, slash, leaf = path.rpartition("/")
-        stored[f"{module}{slash}{_ALSO.get(leaf, leaf)}"] = path
-        modules.setdefault(module, {})[_ALSO.get(leaf, leaf)] = shape
+        module, leaf = _home(path, shapes)
+        stored[f"{module}/{leaf}" if module else leaf] = path
+        modules.setdefault(module, {})[leaf] = shape
     order = {module: i for i, module in enumerate(layers)}
     modules = {
         module: dict(sorted(leaves.items(), key=_torch_order)) if module in order else leaves
@@ -69,6 +80,21 @@ def read_flax(shapes: Mapping[str, Shape], layers: Mapping[str, Layer]) -> list[
         else:
             units |= {f"{unit.name} {i}": unit for i, unit in enumerate(_plain(module, leaves, layers.get(module)))}
     return [as_stored(unit, stored) for unit in units.values()]
+
+
+def _home(path: str, shapes: Mapping[str, Shape]) -> tuple[str, str]:
+    """Return the module that an array belongs to, and what it is called there.
+
+    Linen's `WeightNorm` keeps the scale of the kernel of a `Dense_0` beside it as `WeightNorm_0/Dense_0/kernel/scale`.
+    """
+    module, _, leaf = path.rpartition("/")
+    if leaf == "scale" and module.endswith("/kernel"):
+        words = module.split("/")
+        for at in range(len(words) - 1):
+            kernel = "/".join([*words[:at], *words[at + 1 :]])
+            if kernel in shapes and shapes[path] == shapes[kernel][-1:]:
+                return kernel.rpartition("/")[0], "kernel_scale"
+    return module, _ALSO.get(leaf, leaf)
 
 
 def _torch_order(leaf: tuple[str, Shape]) -> int:
@@ -111,6 +137,11 @@ def _plain(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> Ite
         yield Unit(name, tuple(_variants(module, known, layer)), names)
     for leaf in (leaf for leaf in leaves if leaf not in known):
         path = f"{module}/{leaf}" if module else leaf
+        if leaf in _LOW_RANK and len(leaves[leaf]) == 2:
+            weight = whole(path, linear(leaves[leaf]))
+            readings = Variant("linear", {"weight": weight}), Variant("array", {"": weight})
+            yield Unit(dot + leaf, readings, {"weight": f"{dot}{leaf}.weight"})
+            continue
         yield Unit(dot + leaf, (Variant("array", {"": whole(path, same(leaves[leaf]))}),), {"": dot + leaf})
 
 
@@ -126,6 +157,8 @@ def _variants(module: str, leaves: Mapping[str, Shape], layer: Layer | None) -> 
             elif leaf == "bias" and "kernel" in leaves:
                 batch = len(layout.shape) - 2 if kind == "linear" else 0
                 roles["bias"] = whole(at(leaf), flat(shape, batch))
+            elif leaf == "kernel_scale":
+                roles["weight_g"] = whole(at(leaf), same(shape, (*shape, *(1 for _ in layout.shape[1:]))))
             else:
                 is_moved = leaf == "bias" and layout.stored == shape and len(shape) > 1
                 roles[ROLES[leaf]] = whole(at(leaf), layout if is_moved else same(shape))

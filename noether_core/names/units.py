@@ -20,11 +20,15 @@ class Layer:
     Attributes:
         kind: `linear`, `conv`, `conv_transpose`, `embedding`, `norm`; `in_out` for a linear layer that keeps its weight as Flax
             does; `other` for a module of one's own; empty if unknown.
-        kernel: the layout of its kernel, where the shape alone does not tell it.
+        kernel: the layout of its kernel, where the shape alone does not tell it; of one layer, if it is stacked.
+        stack: the axis of its arrays along which several layers are stacked, as by `nn.scan` and `vmap`; None for one layer.
+        ordered: whether its place among the modules means something.
     """
 
     kind: str
     kernel: Layout | None = None
+    stack: int | None = None
+    ordered: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,14 @@ class Unit:
         variants: how it can be read, the likeliest first.
         names: for each role the array's canonical name.
         parts: the layers that it can be taken apart to.
+        ordered: whether its place among the layers means something, if that of any does.
     """
 
     name: str
     variants: tuple[Variant, ...]
     names: Mapping[str, str]
     parts: tuple[Unit, ...] = ()
+    ordered: bool = True
 
     @property
     def main_role(self) -> str:
@@ -81,6 +87,14 @@ class Unit:
         """The arrays that it is made of, each once."""
         pieces = (piece for blocks in self.variants[0].roles.values() for piece in blocks)
         return tuple(dict.fromkeys(piece.path for piece in pieces if piece.path))
+
+
+def placed(unit: Unit, layers: Mapping[str, Layer]) -> Unit:
+    """Return a layer, and those that it is made of, with what is known of its modules' places."""
+    modules = {path.rpartition("/")[0] for path in unit.paths}
+    if all(layers[module].ordered for module in modules if module in layers):
+        return unit
+    return replace(unit, ordered=False, parts=tuple(placed(part, layers) for part in unit.parts))
 
 
 def as_stored(unit: Unit, paths: Mapping[str, str]) -> Unit:

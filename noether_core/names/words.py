@@ -6,7 +6,21 @@ import re
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _CONTAINERS = frozenset(
-    ("layer", "layers", "block", "blocks", "module", "modules", "model", "net", "network", "backbone", "self")
+    (
+        "layer",
+        "layers",
+        "block",
+        "blocks",
+        "module",
+        "modules",
+        "model",
+        "net",
+        "network",
+        "backbone",
+        "self",
+        "base",
+        "default",
+    )
 )
 _MEANINGS = {
     word: meaning

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from noether_core.emit.array_reader import ArrayReader
 from noether_core.emit.arrays import ArrayHeader
 from noether_core.errors import RunFormatError
 from noether_core.probes.probed import HostProbed
-from noether_core.probes.sampling import places
+from noether_core.probes.sampling import kept_shape, places
 from noether_core.probes.stages import in_order
 from noether_core.probes.statistics import REALS
 
@@ -22,6 +23,8 @@ DIRECTORY, STATISTICS, ARRAYS = "probes", "statistics", "arrays"  # where the fi
 ABSENT = -1  # the count of a key that an update did not have
 ROW_BYTES = 8 * (len(REALS) + 2)  # of a key and an update
 _MOST_KEYS = 2**20
+MOST_ABOUT = 2**24  # bytes of what a file says of itself
+_MOST_SIZE, _MOST_AXES = 2**63, 64  # of an array
 Array = np.ndarray[Any, Any]
 
 
@@ -93,40 +96,83 @@ class About:
     limit: int
 
     def places(self, key: str) -> tuple[Array, ...] | None:
-        """Return which places of an array are kept; None if it is whole."""
-        return places(self.shapes[key], self.limit)
+        """Return which places of an array are kept; None if it is whole, or not known."""
+        shape = self.shapes.get(key)
+        return None if shape is None else places(shape, self.limit)
 
 
-def decode_about(data: Array, path: object) -> About:
+def decode_about(reader: ArrayReader) -> About:
     """Return what a file says of itself.
+
+    Whatever it says, no more is made of it than the file has bytes: a shape is believed only if what is there of the array is
+    what would be kept of one of that shape.
 
     Raises:
         RunFormatError: for one that is none of ours, or is damaged.
+        OSError: if it cannot be read.
     """
-    try:
-        told = json.loads(data.tobytes().decode("ascii"))
-        if told["probes"] != VERSION:
-            raise ValueError(f"it is of version {told['probes']!r:.40}; expected {VERSION}")
-        keys, shapes = told["keys"], told.get("shapes", [])
-        is_typed = isinstance(keys, list) and len(keys) <= _MOST_KEYS and all(isinstance(key, str) for key in keys)
-        if not is_typed or in_order(keys) != keys or len(set(keys)) < len(keys):
-            raise ValueError("its keys are no list of `stage/name`, each once")
-        sizes = [tuple(shape) for shape in shapes]
-        if not all(type(size) is int and size >= 0 for shape in sizes for size in shape):
-            raise ValueError("its shapes are no lists of sizes")
-        limit = told.get("limit", 0)
-        if type(limit) is not int:
-            raise ValueError(f"its limit is {limit!r:.40}; expected an int")
-        start, framework = str(told.get("start") or ""), str(told.get("framework") or "")
-        return About(tuple(keys), start, framework, dict(zip(keys, sizes, strict=False)), limit)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    header = reader.headers.get(ABOUT)
+    if header is None:
         raise RunFormatError(
-            f"{path} holds no probes, or damaged ones ({error!s:.200}); restore it from a copy"
-        ) from error
+            f"{reader.path}, byte 8: it holds no probes: no {ABOUT!r} is in it; restore it from a copy"
+        )
+    begin = reader.begin(ABOUT)
+    try:
+        if header.dtype != np.uint8 or len(header.shape) != 1 or header.shape[0] > MOST_ABOUT:
+            raise ValueError(f"it is {header.dtype} of shape {header.shape}; expected at most {MOST_ABOUT:,} bytes")
+        return _about(json.loads(reader.read(ABOUT).tobytes().decode("ascii")), reader.headers)
+    except json.JSONDecodeError as error:
+        problem, begin = f"no JSON: {error.msg}", begin + error.pos
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RunFormatError):
+            raise
+        problem = str(error)
+    raise RunFormatError(
+        f"{reader.path}, byte {begin}: it holds no probes, or damaged ones ({problem:.200}); restore it from a copy"
+    )
 
 
-def check_rows(headers: Mapping[str, ArrayHeader], about: About, path: object) -> None:
-    """Raise `RunFormatError` unless a file's arrays are those of `encode_rows`."""
+def _about(told: Any, headers: Mapping[str, ArrayHeader]) -> About:
+    if not isinstance(told, dict) or told.get("probes") != VERSION:
+        raise ValueError(f"it is not of version {VERSION}")
+    keys: Any = told.get("keys")
+    shapes, limit = told.get("shapes", []), told.get("limit", 0)
+    if not _is_list_of(str, keys, _MOST_KEYS) or in_order(keys) != keys or len(set(keys)) < len(keys):
+        raise ValueError("its keys are no list of `stage/name`, each once")
+    if type(limit) is not int or not 0 <= limit < _MOST_SIZE:
+        raise ValueError(f"its limit is {limit!r:.40}; expected a number of bytes")
+    if not _is_list_of(list, shapes, len(keys)):
+        raise ValueError("its shapes are no list, of at most one shape a key")
+    for key, shape in zip(keys, shapes, strict=False):
+        _check_shape(key, shape, limit, headers.get(key))
+    start, framework = (told.get(name) or "" for name in ("start", "framework"))
+    if not isinstance(start, str) or framework not in ("", "jax", "torch"):
+        raise ValueError(f"it is of the start {start!r:.40} and the framework {framework!r:.40}")
+    return About(tuple(keys), start, framework, dict(zip(keys, map(tuple, shapes), strict=False)), limit)
+
+
+def _is_list_of(kind: type, given: Any, most: int) -> bool:
+    return isinstance(given, list) and len(given) <= most and all(type(each) is kind for each in given)
+
+
+def _check_shape(key: str, shape: list[Any], limit: int, header: ArrayHeader | None) -> None:
+    """Raise `ValueError` unless a shape is one, and the array that is there is all of it or its sample."""
+    rank = len(shape) if header is None else len(header.shape)
+    is_shape = all(type(size) is int and 0 <= size < _MOST_SIZE for size in shape)
+    if not is_shape or len(shape) != rank or rank > _MOST_AXES:
+        raise ValueError(f"{key!r:.80} has the shape {shape[:_MOST_AXES]!s:.80}")
+    if header is not None and header.shape != (kept := kept_shape(shape, limit)):
+        raise ValueError(f"{key!r:.80} is kept in the shape {header.shape}, and of {tuple(shape)} it would be {kept}")
+
+
+def check_rows(reader: ArrayReader, about: About) -> Array:
+    """Return the updates of a file of statistics, int64 [rows].
+
+    Raises:
+        RunFormatError: unless its arrays are those of `encode_rows`, or if one is damaged.
+        OSError: if it cannot be read.
+    """
+    headers = reader.headers
     rows = headers[UPDATES].shape if UPDATES in headers else ()
     shape = (len(about.keys), *rows)
     wanted = {
@@ -138,5 +184,13 @@ def check_rows(headers: Mapping[str, ArrayHeader], about: About, path: object) -
     wrong = [name for name, header in wanted.items() if headers.get(name) != header]
     if wrong or len(rows) != 1:
         raise RunFormatError(
-            f"{path} lacks the statistics {wrong[:1]!r}, or has them in another form; restore it from a copy"
+            f"{reader.path}, byte 8: it lacks the statistics {wrong[:1]!r}, or has them in another form; restore it from a copy"
         )
+    for name in (COUNTS, VALUES, FINGERPRINTS):
+        reader.check(name)
+    updates = reader.read(UPDATES)
+    if len(updates) and (updates[0] < 0 or not (updates[1:] > updates[:-1]).all()):
+        raise RunFormatError(
+            f"{reader.path}, byte {reader.begin(UPDATES)}: its updates do not increase; restore it from a copy"
+        )
+    return updates

@@ -25,6 +25,7 @@ from noether_core.probes.block import (
 )
 from noether_core.probes.probed import Due, HostProbed, Probed, joined
 from noether_core.probes.stages import in_order
+from noether_core.probes.walk import Reader, named
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import Counter
 
@@ -68,6 +69,7 @@ class ProbeCallback(CallbackBase):
 
     backend: Backend
     framework: ClassVar[str]
+    reader: ClassVar[Reader]
     callback_config: ProbeCallbackConfig
 
     def __init__(self, callback_config: ProbeCallbackConfig, **arguments: Any) -> None:
@@ -137,12 +139,8 @@ class ProbeCallback(CallbackBase):
         values: dict[str, Any] = {}
         for stage, given in (("data", batch), ("loss", losses)):
             if given is not None and stage not in stages:
-                values |= self.named(stage, given)
+                values |= named(self.reader, stage, given)
         return [self.measured(values, due)] if values else []
-
-    def named(self, stage: str, given: Any) -> dict[str, Any]:
-        """Return the arrays of a pytree by key; the front-ends' classes do."""
-        raise NotImplementedError
 
     def has_tracked(self, update: int, accumulation_step: int) -> bool:
         """Tell whether the last `track_after_accumulation_step` was this step's."""

@@ -22,6 +22,7 @@ LEAST = 2.0**-126  # of the normal float32
 NAN_BITS, INFINITY_BITS, SIGN_BIT = 0x7FC00000, 0x7F800000, 0x80000000
 _EACH = 0x85EBCA6B, 0xC2B2AE35  # added for each value, so that zeros count
 _PIECE = 2**16  # values: what is made of so many fits into a cache
+_NARROW_INTS = ("int2", "int4", "uint2", "uint4")  # of `ml_dtypes`
 Array = np.ndarray[Any, Any]
 
 
@@ -61,12 +62,35 @@ def whole_fingerprints(sums: Array, counts: Array) -> Array:
     return wide[:, 0] << np.uint64(32) | wide[:, 1]
 
 
+def holds_numbers(dtype: Any) -> bool:
+    """Tell whether arrays of a dtype hold bools, ints, floats or complex numbers: no text, no objects, no random keys.
+
+    >>> holds_numbers(np.dtype("float32")), holds_numbers(np.dtype("<U3"))
+    (True, False)
+    """
+    return getattr(dtype, "kind", "none") in "biufc" or getattr(dtype, "type", object).__module__ == "ml_dtypes"
+
+
+def plain_copy(value: Any) -> Array:
+    """Return a copy of a number or an array of NumPy, of a dtype that frameworks have: of at most binary64, in native order.
+
+    >>> plain_copy(np.ones(2, ">f4")).dtype, plain_copy(np.longdouble(1)).dtype
+    (dtype('float32'), dtype('float64'))
+    """
+    array = np.array(value)
+    most = {"f": np.float64, "c": np.complex128}.get(array.dtype.kind)
+    if most is not None and array.dtype.itemsize > np.dtype(most).itemsize:
+        return array.astype(most)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def flat_values(array: Array) -> Array:
     """Return an array's values as a vector of real numbers, a view where that can be."""
     if array.dtype.kind == "c":
         array = np.ascontiguousarray(array).view(array.real.dtype)
-    is_number = array.dtype.kind in "biuf" or array.dtype.type.__module__ == "ml_dtypes"
-    if not is_number:
+    if array.dtype.name in _NARROW_INTS:
+        array = array.astype(np.int8)
+    if not holds_numbers(array.dtype):
         raise NoetherError(
             f"a probe got an array of dtype {array.dtype}; expected bools, ints, floats or complex numbers"
         )

@@ -119,12 +119,12 @@ def joined(steps: Sequence[Sequence[HostProbed]]) -> HostProbed:
     """
     names: dict[str, tuple[HostProbed, str, int]] = {}
     for number, step in enumerate(steps):
-        taken = set(names)
-        own: dict[str, tuple[HostProbed, str, int]] = {}
-        for part in step:
-            for at, key in enumerate(part.keys):
-                own.setdefault(f"{key}@{number}" if key in taken else key, (part, key, at))
-        names |= {name: found for name, found in own.items() if name not in names}
+        own = {key: (part, key, at) for part in reversed(step) for at, key in enumerate(part.keys)}
+        for key in dict.fromkeys(key for part in step for key in part.keys):
+            name = key
+            while name in names:
+                name = f"{name}@{number}"
+            names[name] = own[key]
     found = [names[name] for name in in_order(names)]
     return HostProbed(
         tuple(in_order(names)),

@@ -16,7 +16,6 @@ from noether_core.emit.array_reader import ArrayReader
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.probes.block import (
-    ABOUT,
     ABSENT,
     ARRAYS,
     COUNTS,
@@ -24,7 +23,6 @@ from noether_core.probes.block import (
     FINGERPRINTS,
     ROW_BYTES,
     STATISTICS,
-    UPDATES,
     VALUES,
     About,
     check_rows,
@@ -43,7 +41,7 @@ _MOST_CONFIG = 2**20  # bytes
 
 @dataclass(frozen=True)
 class _File:
-    """Hold a file of probes: what it says of itself, and which of its updates stand; `rows` are their places in it.
+    """Hold a file of probes: what it says of itself, and its updates that stand, which are its first ones, in order.
 
     Which keys which updates lack says `absent`, bool [keys, updates]; None: none lacks any.
     """
@@ -51,12 +49,16 @@ class _File:
     reader: ArrayReader
     about: About
     updates: Array
-    rows: Array
     absent: Array | None = None
 
     @cached_property
     def places(self) -> dict[str, int]:
         return {key: at for at, key in enumerate(self.about.keys)}
+
+    def row(self, update: int) -> int | None:
+        """Return the place of an update in it; None if it does not stand there."""
+        at = int(np.searchsorted(self.updates, update))
+        return at if at < len(self.updates) and self.updates[at] == update else None
 
 
 class RecordedTraining:
@@ -73,10 +75,10 @@ class RecordedTraining:
         self.label = run.path.resolve().name
         self.settings: Mapping[str, Any] = _settings(run)
         self.problems = list(run.problems)
-        self._statistics = [each for each in self._files(run, STATISTICS) if len(each.rows)]
+        self._statistics = [each for each in self._files(run, STATISTICS) if len(each.updates)]
         self._arrays: dict[int, list[_File]] = {}
         for file in self._files(run, ARRAYS):
-            for update in file.updates[file.rows].tolist():
+            for update in file.updates.tolist():
                 self._arrays.setdefault(update, []).append(file)
         files = [*self._statistics, *(file for of_update in self._arrays.values() for file in of_update)]
         self.framework = next((file.about.framework for file in files if file.about.framework), "")
@@ -84,24 +86,23 @@ class RecordedTraining:
 
     def _files(self, run: RunReader, kind: str) -> Iterator[_File]:
         """Yield the files of a kind; of damaged ones there are sentences."""
+        until = {str(start.record.get("id")): start.until for start in run.starts if start.record.get("id")}
+        kept = {id(file) for file in run.arrays}
         for file in _of_kind([*run.arrays, *run.superseded_arrays], kind):
+            reader = ArrayReader(file.path, file.root)
             try:
-                reader = ArrayReader(file.path, file.root)
-                about = decode_about(reader.read(ABOUT), file.path)
+                about = decode_about(reader)
                 if kind == STATISTICS:
-                    check_rows(reader.headers, about, file.path)
-                    for name in (VALUES, FINGERPRINTS):
-                        reader.read(name)  # for its checksum
-                    updates, is_absent = reader.read(UPDATES), reader.read(COUNTS) == ABSENT
+                    updates, is_absent = check_rows(reader, about), reader.read(COUNTS) == ABSENT
                 else:
                     updates, is_absent = np.array([file.iteration.update or 0], np.int64), np.zeros(0, bool)
             except (RunFormatError, OSError) as error:
                 self.problems.append(str(error))
-            except KeyError:
-                self.problems.append(f"{file.path} holds no probes; restore it from a copy")
             else:
-                rows = np.flatnonzero(_standing(run, file, about, updates))
-                yield _File(reader, about, updates, rows, is_absent if is_absent.any() else None)
+                # a later start may have gone on from an update within the file, which has its first one's name
+                last = until.get(about.start, np.inf if id(file) in kept else -1)
+                standing = updates[: np.count_nonzero(updates <= last)]
+                yield _File(reader, about, standing, is_absent if is_absent.any() else None)
 
     # ------------------------------------------------------------------ what there is
 
@@ -109,7 +110,7 @@ class RecordedTraining:
     def _all_updates(self) -> list[int]:
         found = set(self._arrays)
         for file in self._statistics:
-            found.update(file.updates[file.rows].tolist())
+            found.update(file.updates.tolist())
         return sorted(found)
 
     @cached_property
@@ -130,7 +131,7 @@ class RecordedTraining:
         """Return the keys of an update, stage by stage, each in the order of computation."""
         found: dict[str, None] = {}
         for file in self._statistics:
-            for row in file.rows[file.updates[file.rows] == update].tolist():
+            if (row := file.row(update)) is not None:
                 keys, absent = file.about.keys, file.absent
                 found |= dict.fromkeys(key for at, key in enumerate(keys) if absent is None or not absent[at, row])
         for file in self._arrays.get(update, ()):
@@ -148,6 +149,11 @@ class RecordedTraining:
         """
         file = self._array_file(update, key)
         return None if file is None else file.reader.read(key)
+
+    def kept_bytes(self, update: int, key: str) -> int:
+        """Return how many bytes are kept of an array; 0 if it was not kept."""
+        file = self._array_file(update, key)
+        return 0 if file is None else file.reader.headers[key].nbytes
 
     def _array_file(self, update: int, key: str) -> _File | None:
         held = [file for file in self._arrays.get(update, ()) if key in file.places and key in file.reader.headers]
@@ -194,18 +200,23 @@ class RecordedTraining:
     def _index(self) -> dict[str, int]:
         return {key: at for at, key in enumerate(self.all_keys)}
 
+    @cached_property
+    def _is_uniform(self) -> bool:
+        """Tell whether every file of statistics has all keys, at all its updates."""
+        return all(file.absent is None and file.about.keys == self.all_keys for file in self._statistics)
+
     def _read_columns(self, keys: Sequence[str]) -> list[tuple[Array, Columns]]:
         """Return what each key has; of files that have all of the keys at all updates, of all keys at once."""
-        files = sorted(self._statistics, key=lambda file: int(file.updates[file.rows[0]]))
-        if any(file.absent is not None or file.about.keys != files[0].about.keys for file in files):
+        if not self._is_uniform or not self._statistics:
             return self._read_each(keys)
+        files = sorted(self._statistics, key=lambda file: int(file.updates[0]))
         begin, end = files[0].places[keys[0]], files[0].places[keys[-1]] + 1
         parts = (
-            [file.reader.rows(name, begin, end)[:, file.rows] for file in files]
+            [file.reader.rows(name, begin, end)[:, : len(file.updates)] for file in files]
             for name in (COUNTS, VALUES, FINGERPRINTS)
         )
         counts, reals, prints = (np.concatenate(part, axis=1) for part in parts)
-        updates = np.concatenate([file.updates[file.rows] for file in files])
+        updates = np.concatenate([file.updates for file in files])
         return [(updates, columns_of([(updates, counts[at], reals[at], prints[at])])) for at in range(len(keys))]
 
     def _read_each(self, keys: Sequence[str]) -> list[tuple[Array, Columns]]:
@@ -216,13 +227,12 @@ class RecordedTraining:
                 continue
             begin, end = min(there.values()), max(there.values()) + 1
             counts, reals, prints = (file.reader.rows(name, begin, end) for name in (COUNTS, VALUES, FINGERPRINTS))
-            updates = file.updates[file.rows]
             for at, place in there.items():
-                own = counts[place - begin, file.rows]
-                is_there = own != ABSENT
-                rows = file.rows[is_there]
+                row = place - begin
+                columns = (file.updates, *(each[row, : len(file.updates)] for each in (counts, reals, prints)))
+                is_there = columns[1] != ABSENT
                 parts[at].append(
-                    (updates[is_there], own[is_there], reals[place - begin, rows], prints[place - begin, rows])
+                    (columns[0][is_there], columns[1][is_there], columns[2][is_there], columns[3][is_there])
                 )
         return [(joined([part[0] for part in each], np.int64), columns_of(each)) for each in map(_sorted, parts)]
 
@@ -241,17 +251,6 @@ def _of_kind(files: Sequence[ArrayFile], kind: str) -> Iterator[ArrayFile]:
 def is_probes(file: ArrayFile) -> bool:
     """Tell whether a run's file of arrays is one of probes."""
     return any(True for kind in (STATISTICS, ARRAYS) for _ in _of_kind([file], kind))
-
-
-def _standing(run: RunReader, file: ArrayFile, about: About, updates: Array) -> Array:
-    """Tell which updates of a file stand: those up to where a later start went on from the one that wrote it.
-
-    A file has its first update's name; a later start may have gone on from an update within it.
-    """
-    until = {str(start.record.get("id")): start.until for start in run.starts if start.record.get("id")}
-    if about.start in until:
-        return updates <= until[about.start]
-    return np.full(len(updates), any(file is each for each in run.arrays))
 
 
 def _settings(run: RunReader) -> dict[str, Any]:

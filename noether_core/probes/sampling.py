@@ -32,23 +32,28 @@ def places(shape: Sequence[int], limit: int = DEFAULT_LIMIT) -> Places | None:
     >>> [along.tolist() for along in places((2, 1000), limit=32)]
     [[0, 1], [121, 256, 742, 979]]
     """
+    if math.prod(shape) <= max(1, limit // _ELEMENT):
+        return None
+    kept = kept_shape(shape, limit)
+    return tuple(_along(size, count, axis) for axis, (size, count) in enumerate(zip(shape, kept, strict=True)))
+
+
+def kept_shape(shape: Sequence[int], limit: int = DEFAULT_LIMIT) -> tuple[int, ...]:
+    """Return the shape of what is kept of an array: short axes whole, of the others about as many places each.
+
+    >>> kept_shape((3, 4)), kept_shape((2, 1000), limit=32)
+    ((3, 4), (2, 4))
+    """
     most = max(1, limit // _ELEMENT)
     if math.prod(shape) <= most:
-        return None
-    return tuple(
-        _along(size, kept, axis) for axis, (size, kept) in enumerate(zip(shape, _kept(shape, most), strict=True))
-    )
-
-
-def _kept(shape: Sequence[int], most: int) -> list[int]:
-    """Return how many places are kept along each axis: short axes whole, of the others about as many each."""
+        return tuple(shape)
     kept = [1] * len(shape)
     left, order = most, sorted(range(len(shape)), key=lambda axis: shape[axis])
     for done, axis in enumerate(order):
         share = int(round(left ** (1.0 / (len(order) - done)), 9))
         kept[axis] = max(1, min(shape[axis], share))
         left //= kept[axis]
-    return kept
+    return tuple(kept)
 
 
 def _along(size: int, kept: int, axis: int) -> np.ndarray[Any, Any]:

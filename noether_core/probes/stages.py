@@ -64,7 +64,12 @@ def in_order(keys: Iterable[str]) -> list[str]:
 def with_stage(stage: str, named: Mapping[str, Any]) -> dict[str, Any]:
     """Return values under the keys of a stage; a lone value without a name is its `total`.
 
+    Raises:
+        NoetherError: if another has that name.
+
     >>> with_stage("loss", {"": 0.5})
     {'loss/total': 0.5}
     """
+    if "" in named and "total" in named:
+        raise NoetherError(f"probe got two arrays 'total' in {stage}: one has no name; rename the other")
     return {f"{stage}/{name or 'total'}": value for name, value in named.items()}

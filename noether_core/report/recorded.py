@@ -17,7 +17,7 @@ from noether_core.probes.recorded import RecordedTraining, is_probes
 
 Array = np.ndarray[Any, Any]
 _DRAWN = ("norm", "mean", "std", "min", "max")  # of an array's statistics
-_MOST_BYTES = 2**28  # of a file that is read
+_MOST_BYTES = 2**28  # of arrays that are read at once
 
 
 class Frame(Protocol):
@@ -40,11 +40,7 @@ class FileFrame:
     def names(self) -> Sequence[str]:
         """Return their names; raises `NoetherError` for a file that is too large to be drawn."""
         headers = self._file.headers()
-        size = sum(header.dtype.itemsize * int(np.prod(header.shape, dtype=object)) for header in headers.values())
-        if size > _MOST_BYTES:
-            raise NoetherError(
-                f"{self._file.path} has {size:,} bytes of arrays; files of more than {_MOST_BYTES:,} are not drawn"
-            )
+        _check_size(sum(header.nbytes for header in headers.values()), str(self._file.path))
         return list(headers)
 
     def load(self, name: str, problems: list[str]) -> Array | None:
@@ -56,6 +52,12 @@ class FileFrame:
             except (NoetherError, OSError) as error:
                 problems.append(f"damaged, left out: {error}")
         return self._loaded.get(name)
+
+
+def _check_size(size: int, what: str) -> None:
+    """Raise `NoetherError` for what is too large to be drawn."""
+    if size > _MOST_BYTES:
+        raise NoetherError(f"{what} has {size:,} bytes of arrays; more than {_MOST_BYTES:,} are not drawn")
 
 
 class ProbedFrame:
@@ -72,6 +74,7 @@ class ProbedFrame:
     def load(self, name: str, problems: list[str]) -> Array | None:
         """Return one; None, with a sentence among the problems, if it is damaged."""
         try:
+            _check_size(self._training.kept_bytes(self._update, name), f"{name!r:.200} at update {self._update}")
             return self._training.array(self._update, name)
         except (NoetherError, OSError) as error:
             problems.append(f"damaged, left out: {error}")
