@@ -480,8 +480,13 @@ def test_a_shape_that_is_none_is_refused(tmp_path: Path, shape: Any) -> None:
 
 
 def test_the_readmes_config_is_explained_in_full(tmp_path: Path) -> None:
-    """The names are those of the README's tree and text."""
-    source = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    """The names are those of the tree and the text in `docs/`."""
+    source = (
+        (Path(__file__).parents[1] / "docs" / "config.md")
+        .read_text(encoding="utf-8")
+        .split("```yaml\n")[1]
+        .split("```")[0]
+    )
     (tmp_path / "callbacks.yaml").write_text(source, encoding="utf-8")
     outputs = {"loss": (), "lr": (), "aux_loss": (), "grad/norm": (), "pressure_error": (32,)}
     first, second = (explain(config, outputs) for config in load_callbacks(tmp_path / "callbacks.yaml"))
