@@ -25,6 +25,7 @@ from noether_core.config.loop import (
     ThroughputCallbackConfig,
 )
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
+from noether_core.dependencies import own_version
 from noether_core.emit.capsule import Capsule, read_capsule
 from noether_core.emit.export import export_run
 from noether_core.emit.log_writer import LogWriter
@@ -45,6 +46,8 @@ from noether_core.errors import (
     UpdateOutputError,
 )
 from noether_core.schedule import Interval, TrainingIteration, UpdateCounter
+
+__version__ = own_version()
 
 __all__ = [
     "BestMetricCallback",
@@ -82,6 +85,7 @@ __all__ = [
     "TrainingIteration",
     "UpdateCounter",
     "UpdateOutputError",
+    "__version__",
     "export_run",
     "load_callbacks",
     "read_capsule",

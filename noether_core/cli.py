@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from noether_core.config.load import load_callbacks
+from noether_core.dependencies import own_version
 from noether_core.emit.capsule import read_capsule
 from noether_core.emit.export import export_run
 from noether_core.emit.reader import read_run
@@ -32,7 +33,6 @@ from noether_core.report import write_report
 from noether_core.text import inert, message
 
 app = typer.Typer(
-    help="See what a training step computes, and whether a port computes the same.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -48,6 +48,21 @@ def _console() -> Console:
 
 def _complain(text: str, style: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(message(text), style=style, markup=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"noether-callbacks {own_version()}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """See what a training step computes, and whether a port computes the same."""
 
 
 @app.command()

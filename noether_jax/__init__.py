@@ -22,14 +22,18 @@ from noether_core import (
     ThroughputCallback,
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
+    __version__,
 )
+from noether_core.dependencies import needing
 from noether_core.twin import twin_path
-from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
-from noether_jax.output_tracker import OutputTracker, track_outputs
-from noether_jax.probes import ProbeCallback, probe
-from noether_jax.tracker_state import OutputTrackerState
-from noether_jax.twins import twin, twin_batch
-from noether_jax.windows import Tracked
+
+with needing("noether_jax", "jax"):
+    from noether_jax.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
+    from noether_jax.output_tracker import OutputTracker, track_outputs
+    from noether_jax.probes import ProbeCallback, probe
+    from noether_jax.tracker_state import OutputTrackerState
+    from noether_jax.twins import twin, twin_batch
+    from noether_jax.windows import Tracked
 
 __all__ = [
     "BestMetricCallback",
@@ -53,6 +57,7 @@ __all__ = [
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
     "Tracked",
+    "__version__",
     "probe",
     "track_outputs",
     "twin",

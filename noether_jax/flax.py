@@ -16,16 +16,15 @@ import jax
 import numpy as np
 
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
-from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing, suggest
+from noether_core.dependencies import needing
+from noether_core.errors import NoetherError, UpdateOutputError, listing, suggest
 from noether_core.select import select
 from noether_jax.output_tracker import OutputTracker
 from noether_jax.tracker_state import OutputTrackerState
 from noether_jax.transfers import to_device
 
-try:
+with needing("noether_jax.flax", "flax"):
     from flax import nnx
-except ImportError as error:
-    raise MissingDependencyError("noether_jax.flax needs flax: pip install 'noether-callbacks[jax]'") from error
 
 Statistic = Callable[[jax.Array], jax.Array]
 

@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.errors import MissingDependencyError, listing
+from noether_core.dependencies import needing
+from noether_core.errors import listing
 from noether_core.names import Layer, Layout, Matching, WeightsError
 from noether_core.names.layout import contraction, convolution, linear, transposed_convolution
 
-try:
+with needing("noether_jax.names", "flax"):
     from flax import linen, nnx
     from flax.core.meta import AxisMetadata
-except ImportError as error:
-    raise MissingDependencyError("noether_jax.names needs flax: pip install 'noether-callbacks[jax]'") from error
 
 _COLLECTIONS = ("params", "batch_stats")
 _NO_WEIGHTS = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation)

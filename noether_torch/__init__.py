@@ -21,11 +21,15 @@ from noether_core import (
     ThroughputCallback,
     ThroughputCallbackConfig,
     TrackAdditionalOutputsCallbackConfig,
+    __version__,
 )
+from noether_core.dependencies import needing
 from noether_core.twin import twin_path
-from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
-from noether_torch.probes import ProbeCallback, probe
-from noether_torch.twins import twin, twin_batch
+
+with needing("noether_torch", "torch"):
+    from noether_torch.callbacks import LearningRateCallback, OnlineLossCallback, Run, TrackAdditionalOutputsCallback
+    from noether_torch.probes import ProbeCallback, probe
+    from noether_torch.twins import twin, twin_batch
 
 __all__ = [
     "BestMetricCallback",
@@ -46,6 +50,7 @@ __all__ = [
     "ThroughputCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
+    "__version__",
     "probe",
     "twin",
     "twin_batch",

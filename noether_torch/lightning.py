@@ -13,20 +13,17 @@ from typing import Any, Unpack
 from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import Callbacks, build_callback, counts_samples, read_callbacks
 from noether_core.config.loop import OnlineLossCallbackConfig
+from noether_core.dependencies import needing
 from noether_core.emit.log_writer import LogWriter
-from noether_core.errors import MissingDependencyError, NoetherError
+from noether_core.errors import NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.checkpoints import for_checkpoint, load_state_of_all, own_state, state_of_all
 from noether_torch.trainer import TrainerLog
 from noether_torch.trainer_run import RunOptions, TrainerRun, checked_options
 from noether_torch.used_rates import with_source
 
-try:
+with needing("noether_torch.lightning", "lightning"):
     from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise MissingDependencyError(
-        "noether_torch.lightning needs lightning: pip install 'noether-callbacks[lightning]'"
-    ) from error
 
 from noether_torch.lightning_batches import BatchSize, SampleCount, checked_batch_size, losses_of, named_outputs
 from noether_torch.lightning_trainer import (

@@ -17,9 +17,10 @@ from torch.utils.data import (
 
 from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import counts_samples
-from noether_core.errors import MissingDependencyError, ScheduleError
+from noether_core.dependencies import needing
+from noether_core.errors import ScheduleError
 
-try:
+with needing("this bridge", "accelerate"):
     from accelerate.data_loader import (  # type: ignore[import-untyped] # it ships without types
         BatchSamplerShard,
         DataLoaderDispatcher,
@@ -28,10 +29,6 @@ try:
         SkipBatchSampler,
     )
     from accelerate.state import GradientState  # type: ignore[import-untyped]
-except ImportError as error:
-    raise MissingDependencyError(
-        "this bridge needs accelerate: pip install 'noether-callbacks[transformers]'"
-    ) from error
 
 # they give as many indices as their length says
 _EXACT = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, SeedableRandomSampler)

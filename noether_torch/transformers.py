@@ -19,21 +19,18 @@ import torch
 
 from noether_core.callbacks.build import Callbacks, build_callback
 from noether_core.config.base import NamedCallbackConfig
+from noether_core.dependencies import needing
 from noether_core.emit.log_writer import LogWriter
-from noether_core.errors import MissingDependencyError, NoetherError
+from noether_core.errors import NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
 from noether_torch.checkpoints import load_state_of_all
 from noether_torch.state import as_arrays, as_json
 from noether_torch.trainer import TrainerLog
 
-try:
+with needing("noether_torch.transformers", "transformers"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import ExportableState
     from transformers.trainer_utils import has_length
-except ImportError as error:
-    raise MissingDependencyError(
-        "noether_torch.transformers needs transformers: pip install 'noether-callbacks[transformers]'"
-    ) from error
 
 from noether_torch.trainer_run import RunOptions, checked_options
 from noether_torch.transformers_run import TransformersRun, configs_of, tell_callbacks

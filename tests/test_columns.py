@@ -244,5 +244,5 @@ def test_a_pandas_frame_rounds_nothing(tmp_path: Path) -> None:
 def test_without_pandas_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, [{"loss": 0.1}])
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'noether-callbacks\[pandas\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[pandas\]'"):
         read_run(tmp_path).to_pandas()

@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_is_one_message(
     with pytest.raises(NoetherError, match="nothing to export"):
         export_run(tmp_path / "bare", "csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'noether-callbacks\[parquet\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[parquet\]'"):
         export_run(run_path, "parquet")
     assert not (run_path / "exports").exists()
 

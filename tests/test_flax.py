@@ -159,4 +159,5 @@ def test_a_missing_flax_is_explained() -> None:
     script = "import sys; sys.modules['flax'] = None; import noether_jax; import noether_jax.flax"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
-    assert "pip install 'noether-callbacks[jax]'" in done.stderr
+    assert "noether_jax.flax needs flax" in done.stderr
+    assert "pip install '.[jax]'" in done.stderr

@@ -338,7 +338,7 @@ def test_a_missing_lightning_is_explained() -> None:
     script = "import sys; sys.modules['lightning'] = None; import noether_torch; import noether_torch.lightning"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
-    assert "pip install 'noether-callbacks[lightning]'" in done.stderr
+    assert "pip install '.[lightning]'" in done.stderr
 
 
 def test_the_end_of_a_run_refuses_more_steps(tmp_path: Path) -> None:

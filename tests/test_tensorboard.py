@@ -193,9 +193,8 @@ Run({str(tmp_path / "tracked")!r}, callbacks=callbacks, trackers=["tensorboard"]
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "noether_core.errors.MissingDependencyError: the tensorboard tracker needs tensorboardX:"
-        " pip install 'noether-callbacks[tensorboard]'"
-    )
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("noether_core.errors.MissingDependencyError: the tensorboard tracker needs tensorboardX")
+    assert "pip install '.[tensorboard]'" in message
     assert read_run(tmp_path / "plain").series["v/U1"].value[0] == 1.0
     assert not (tmp_path / "tracked").exists()

@@ -258,4 +258,4 @@ def test_a_missing_transformers_is_explained() -> None:
     script = "import sys; sys.modules['transformers'] = None; import noether_torch; import noether_torch.transformers"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
-    assert "pip install 'noether-callbacks[transformers]'" in done.stderr
+    assert "pip install '.[transformers]'" in done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig
+from noether_core.emit.log_writer import ScalarWriter
 from noether_core.interrupts import Mark
 from noether_core.reduce.backend import Backend
 from noether_core.schedule import Counter
@@ -26,7 +27,7 @@ class DerivedOutputsCallback(PeriodicCallback, ABC):
         self,
         callback_config: OnlineLossCallbackConfig | LearningRateCallbackConfig,
         *,
-        log_writer: Any,
+        log_writer: ScalarWriter,
         **arguments: Any,
     ) -> None:
         super().__init__(callback_config, log_writer=log_writer, **arguments)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from noether_core.dependencies import needing
 from noether_core.emit.array_files import (
     ArrayFile,
     Saver,
@@ -27,7 +28,7 @@ from noether_core.emit.merged_log import Merged, read_merged, with_merged
 from noether_core.emit.missing import words
 from noether_core.emit.problems import Problems
 from noether_core.emit.starts import PROVISIONAL, read_record, recorded_numbers
-from noether_core.errors import MissingDependencyError, RunFormatError
+from noether_core.errors import RunFormatError
 from noether_core.regular_files import require_own_parts
 from noether_core.schedule import UNITS
 
@@ -113,10 +114,8 @@ class RunReader:
         Raises:
             MissingDependencyError: if pandas is not installed.
         """
-        try:
+        with needing("to_pandas", "pandas"):
             import pandas as pd  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingDependencyError("to_pandas needs pandas: pip install 'noether-callbacks[pandas]'") from error
         columns: dict[str, Any] = {unit: self.table.iterations[:, at] for at, unit in enumerate(UNITS)}
         entries = pd.RangeIndex(len(self.table.iterations))
         for key, series in self.series.items():

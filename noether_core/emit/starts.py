@@ -13,10 +13,10 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from noether_core.dependencies import installed_version
 from noether_core.emit.files import write_whole
 from noether_core.emit.jsonl import NUMBER, start_numbers
 from noether_core.emit.record_file import decode_record, encode_record
@@ -129,14 +129,7 @@ def origin_after(saved: str, iteration: TrainingIteration, about: Mapping[str, A
 
 def versions() -> dict[str, str]:
     """Return which versions are installed of the packages that decide what a run computes."""
-    return {name: found for name in _PACKAGES if (found := _version(name)) is not None}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return {name: found for name in _PACKAGES if (found := installed_version(name)) is not None}
 
 
 class Start(NamedTuple):

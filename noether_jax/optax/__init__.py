@@ -36,17 +36,16 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from noether_core.errors import MissingDependencyError, NoetherError, UpdateOutputError, listing
+from noether_core.dependencies import needing
+from noether_core.errors import NoetherError, UpdateOutputError, listing
 from noether_core.select import flat_outputs
 from noether_jax.members import AxisName
 from noether_jax.optax.recorder import Recorder, RecordState, Tracking
 
-try:
+with needing("noether_jax.optax", "optax"):
     import optax  # type: ignore[import-untyped] # it ships without types
 
     from noether_jax.optax.norms import Groups, Schedule, learning_rates, norms
-except ImportError as error:
-    raise MissingDependencyError("noether_jax.optax needs optax: pip install 'noether-callbacks[jax]'") from error
 
 
 def record_outputs(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.dependencies import needing
 from noether_core.emit.columns import Table
-from noether_core.errors import MissingDependencyError
 from noether_core.schedule import UNITS
 from noether_core.text import as_float
 
@@ -71,13 +71,9 @@ def parquet_bytes(table: Table) -> bytes:
     Raises:
         MissingDependencyError: if pyarrow is not installed.
     """
-    try:
+    with needing("the Parquet export", "pyarrow"):
         import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the Parquet export needs pyarrow: pip install 'noether-callbacks[parquet]'"
-        ) from error
     columns: dict[str, Any] = {unit: pa.array(table.iterations[:, at]) for at, unit in enumerate(UNITS)}
     for key, series in table.series.items():
         columns[as_utf8(key).decode()] = _column(pa, series.value, table.rows[key], len(table.iterations))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from noether_core.errors import MissingDependencyError, NoetherError, listing, suggest
+from noether_core.errors import NoetherError, listing, suggest
 
 _CLASSES = {
     "console": "ConsoleTracker",
@@ -98,23 +96,3 @@ def make_tracker(kind: str, directory: Path, name: str, options: Mapping[str, An
         )
     given = {"directory": directory, "name": name, **options}
     return made(**{option: given[option] for option in given if option in options or option in parameters})  # type: ignore[no-any-return]
-
-
-def require(kind: str, *packages: str) -> None:
-    """Check, without importing them, that packages are installed.
-
-    Raises:
-        MissingDependencyError: naming the extra to install.
-    """
-    missing = [package for package in packages if not _is_installed(package)]
-    if missing:
-        raise MissingDependencyError(
-            f"the {kind} tracker needs {' and '.join(missing)}: pip install 'noether-callbacks[{kind}]'"
-        )
-
-
-def _is_installed(package: str) -> bool:
-    with contextlib.suppress(ImportError, ValueError):
-        spec = importlib.util.find_spec(package)
-        return spec is not None and spec.origin is not None  # a folder of that name, as W&B makes one, has no origin
-    return False

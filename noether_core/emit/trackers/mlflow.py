@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.emit.trackers import require
+from noether_core.dependencies import require
 from noether_core.emit.trackers.process import ProcessTracker
 from noether_core.text import as_float
 
@@ -33,7 +33,7 @@ class MlflowTracker(ProcessTracker):
     kind: ClassVar[str] = "mlflow"
 
     def __init__(self, directory: str | Path, *, experiment: str = "noether", name: str | None = None) -> None:
-        require("mlflow", "mlflow", "alembic", "sqlalchemy")
+        require("the mlflow tracker", "mlflow", "alembic", "sqlalchemy")
         super().__init__(directory, name, {"experiment": experiment})
 
 

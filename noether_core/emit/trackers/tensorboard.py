@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.emit.trackers import require
+from noether_core.dependencies import require
 from noether_core.schedule import UNITS
 from noether_core.text import as_float
 
@@ -54,7 +54,7 @@ class TensorBoardTracker:
     kind: ClassVar[str] = "tensorboard"
 
     def __init__(self, directory: str | Path) -> None:
-        require("tensorboard", "tensorboardX")
+        require("the tensorboard tracker", "tensorboardX")
         with _torch_left_out():
             import tensorboardX
 

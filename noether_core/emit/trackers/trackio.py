@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.emit.trackers import require
+from noether_core.dependencies import require
 from noether_core.emit.trackers.process import ProcessTracker
 from noether_core.errors import NoetherError
 
@@ -25,7 +25,7 @@ class TrackioTracker(ProcessTracker):
     kind: ClassVar[str] = "trackio"
 
     def __init__(self, directory: str | Path, *, project: str = "noether", name: str | None = None) -> None:
-        require("trackio", "trackio")
+        require("the trackio tracker", "trackio")
         super().__init__(directory, name, {"project": project})
 
 

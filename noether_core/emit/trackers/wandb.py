@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noether_core.emit.trackers import require
+from noether_core.dependencies import require
 from noether_core.emit.trackers.process import ProcessTracker
 from noether_core.errors import NoetherError, suggest
 from noether_core.schedule import UNITS
@@ -62,7 +62,7 @@ class WandbTracker(ProcessTracker):
         taken = sorted({"dir", "id", "resume", "reinit"} & set(arguments))
         if taken:
             raise NoetherError(f"the wandb tracker got {taken}, which it sets itself: leave them out")
-        require("wandb", "wandb")
+        require("the wandb tracker", "wandb")
         _refuse_unknown("argument", arguments, ("wandb_init.py", "init"))
         _refuse_unknown("setting", settings or {}, ("wandb_settings.py", "Settings"))
         arguments |= {"project": project, "mode": mode}
