@@ -85,7 +85,6 @@ def test_smoothing_is_a_mean_with_gaps_where_values_are_missing(browser: Browser
     slide(browser, 40)
     assert "smoothed; faint: as logged" in browser.run(NOTES)
     assert "× marks" in browser.run(NOTES)
-    browser.run("document.querySelector('.u-over').dispatchEvent(new MouseEvent('mousemove'))")
     box = browser.run("JSON.stringify(document.querySelector('.u-over').getBoundingClientRect())")
     place = json.loads(box)
     browser.point(place["x"] + place["width"] / 4, place["y"] + 40)

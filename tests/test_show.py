@@ -162,7 +162,7 @@ def test_the_end_of_a_log_is_read_whatever_is_in_it(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b'{"torn')
     assert newest_of(run).entry["loss"] == 1.0
     file.write_bytes(b"\0" * 200_000 + b"\n" + file.read_bytes().splitlines(keepends=True)[0])
-    assert newest_of(run).entry == {"epoch": 0, "update": 1, "sample": 1, "loss": 2.0}
+    assert newest_of(run).entry == {"epoch": 0, "update": 1, "sample": 0, "loss": 2.0}
 
 
 def test_two_runs_stand_side_by_side(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_run_that_grows_is_read_by_its_new_lines(tmp_path: Path) -> None:
     assert run.poll() is None
     assert run.poll() == []
     log.add(loss=2.0, note="x")
-    assert run.poll() == [{"epoch": 0, "update": 2, "sample": 2, "loss": 2.0, "note": "x"}]
+    assert run.poll() == [{"epoch": 0, "update": 2, "sample": 0, "loss": 2.0, "note": "x"}]
     loss = run.series["loss"]
     assert (loss.count, loss.first, loss.last, loss.low, loss.high, loss.update) == (2, 4.0, 2.0, 2.0, 4.0, 2)
     file = path / "metrics" / "1.jsonl"
@@ -249,7 +249,7 @@ def test_the_screen_fits_the_terminals_height(tmp_path: Path) -> None:
     text = printed(screen(run, "running", 2.5, (), 20), 100)
     assert len(text.splitlines()) <= 20
     assert "more keys: choose some with --keys" in text
-    assert "running  update 1 · sample 1 · 2.5 updates/s" in text
+    assert "running  update 1 · 2.5 updates/s" in text
 
 
 @contextlib.contextmanager

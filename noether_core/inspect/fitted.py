@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
@@ -15,7 +16,7 @@ from rich.text import Text
 from noether_core.text import sparkline
 
 _NARROW = 70  # below, a table has no lines between its columns
-_COURSE = (8, 24)  # cells of a course: at least, where nothing else is given up for it
+_COURSE = (6, 24)  # cells of a course: at least, where nothing else is given up for it
 ALWAYS = 100  # the rank of a column that is never left out
 
 
@@ -38,11 +39,11 @@ class Column(NamedTuple):
 class Course(NamedTuple):
     """Hold numbers of which a cell shows the course, in as many bars as there is room for."""
 
-    values: Sequence[float]
+    values: Sequence[float] | np.ndarray[Any, Any]
 
 
 Cell = str | Text | Course
-Group = tuple[str, Sequence[Sequence[Cell]]]
+Named = tuple[str, Sequence[Sequence[Cell]]]
 
 
 class Fitted:
@@ -59,7 +60,7 @@ class Fitted:
     """
 
     def __init__(
-        self, heading: str, columns: Sequence[Column], groups: Sequence[Group], widest: int = _COURSE[1]
+        self, heading: str, columns: Sequence[Column], groups: Sequence[Named], widest: int = _COURSE[1]
     ) -> None:
         self._heading, self._columns, self._groups = heading, columns, groups
         self._widths = [
@@ -106,11 +107,11 @@ class Fitted:
             table = Table(box=box.HEAVY_HEAD)
         else:
             table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-        table.add_column(self._heading, no_wrap=True, overflow="ignore", min_width=self._names)
+        table.add_column(self._heading, no_wrap=True, min_width=self._names)
         for at, room in chosen.items():
             heading, _, style, is_left = self._columns[at]
             side: JustifyMethod = "left" if is_left else "right"
-            table.add_column(heading, justify=side, style=style, no_wrap=True, overflow="ignore", min_width=room)
+            table.add_column(heading, justify=side, style=style, no_wrap=True, min_width=room)
         for name, rows in self._groups:
             for place, row in enumerate(rows):
                 shown = (_shown(row[at], room) for at, room in chosen.items())

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from noether_core.emit.reader import RunReader
-from noether_core.inspect.fitted import ALWAYS, Cell, Column, Course, Fitted
+from noether_core.inspect.fitted import ALWAYS, Cell, Column, Course, Fitted, Named
 from noether_core.probes.recorded import RecordedTraining, is_probes
 from noether_core.text import inert, number
 
@@ -33,7 +33,7 @@ def probes_table(run: RunReader) -> list[RenderableType] | None:
     training = RecordedTraining(run)
     keys, updates, arrays = training.all_keys, training.updates(), training.array_updates()
     about = f"{len(keys):,} keys at {len(updates):,} updates{_from_to(updates)}, arrays at {len(arrays):,}{_from_to(arrays)}"
-    groups = []
+    groups: list[Named] = []
     for key in keys[:MOST_KEYS]:
         found, columns = training.statistics_columns(key)
         row: list[Cell] = [""] * len(_COLUMNS)

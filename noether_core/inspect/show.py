@@ -13,7 +13,7 @@ from noether_core.emit.array_files import ArrayFile
 from noether_core.emit.columns import Series
 from noether_core.emit.reader import RunReader
 from noether_core.errors import NoetherError, RunFormatError
-from noether_core.inspect.fitted import ALWAYS, Cell, Column, Course, Fitted
+from noether_core.inspect.fitted import ALWAYS, Cell, Column, Course, Fitted, Named
 from noether_core.inspect.labels import path_labels
 from noether_core.inspect.probes import probes_table
 from noether_core.probes.recorded import is_probes
@@ -68,10 +68,10 @@ def show_together(runs: Sequence[RunReader], keys: Sequence[str] = ()) -> Render
     columns = (
         Column("run", is_left=True),
         *COLUMNS[:3],
-        *([Column("apart", 4)] if len(runs) == 2 else []),
+        *([Column("apart", 6)] if len(runs) == 2 else []),
         *COLUMNS[3:],
     )
-    groups = []
+    groups: list[Named] = []
     for key in _wanted(runs, keys):
         rows: list[list[Cell]] = []
         for label, run in zip(labels, runs, strict=True):
@@ -141,7 +141,7 @@ def _apart(series: Sequence[Series | None]) -> Cell:
 
 
 def _arrays_table(files: Sequence[ArrayFile]) -> list[RenderableType]:
-    groups = []
+    groups: list[Named] = []
     for file in files:
         try:
             headers = file.headers()

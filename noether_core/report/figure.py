@@ -22,6 +22,8 @@ FORMATS = ("png", "svg", "pdf")
 _MOST_CHARTS = 120
 _POINTS = 1500  # of a curve
 _MEANS = 400  # of a smooth one
+_DENSE = 300  # points of a line that is drawn thin
+_FEW = 160  # times, that a log scale spans
 _NAME = 46  # characters of a key, a run or a title
 _SIZE = (4.0, 2.7)  # inches of a chart
 _TITLES = {"update": "update", "epoch": "epoch", "sample": "sample", "time": "seconds since its first entry"}
@@ -164,6 +166,8 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
             axes.plot(line.x, y, color=_SERIES[line.run % len(_SERIES)], linewidth=0.8, alpha=0.3 if runs < 4 else 0.15)
             continue
         look = _look(line.run, runs)
+        if len(y) > _DENSE and view.smooth == 0:
+            look["linewidth"] *= 0.6
         marker = "o" if np.isfinite(y).sum() <= 24 else ""
         axes.plot(line.x, y, marker=marker, markersize=look["linewidth"] + 1.7, markeredgewidth=0, **look)
     for line in lines:
@@ -172,14 +176,23 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
             odd, [0.05] * len(odd), "x", transform=axes.get_xaxis_transform(), markersize=5, color=_SERIES[line.run % 8]
         )
     if is_log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter("")
+        _make_log(axes)
     axes.set_facecolor(_GROUND)
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=_SOFT)
+
+
+def _make_log(axes: Any) -> None:
+    """Give an axis a log scale, numbered at powers of ten, of few powers at 2 and 5 times these too."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < _FEW else (1.0,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def _look(run: int, runs: int) -> dict[str, Any]:

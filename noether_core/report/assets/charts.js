@@ -39,7 +39,7 @@ function drawChart(host, lines, options) {
   const tip = element("div", { class: "tip", hidden: true });
   const chart = new uPlot({
     width: Math.max(120, host.clientWidth), height: Math.max(120, host.clientHeight),
-    legend: { show: false }, padding: [10, 10, 0, 0],
+    legend: { show: false }, padding: [10, 18, 0, 0],
     cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { size: (u, k) => (lines[k - 1].isBeneath ? 0 : 7), width: 0, fill: (u, k) => lines[k - 1].colour }, dataIdx: nearest },
     scales: { x: { time: false, range: xRange }, y: { distr: isLog ? 3 : 1, range: yRange(isLog, options) } },
     axes: [

@@ -175,9 +175,9 @@ function build() {
     add(whole, id, title, items.length);
     if (links.length > 1) links.forEach(([place, words, count]) => link(place, words, count, "inner"));
   }
-  content.classList.toggle("single", content.children.length === 2); // its title says it all
   if (report.texts.length) add(texts(), "texts", "Texts", report.texts.length);
   if (report.tables.length) add(settingsSection(report), "settings", "Settings");
+  content.classList.toggle("single", content.children.length === 2); // the page's title says it all
 }
 
 function listen() {
