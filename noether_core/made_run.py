@@ -18,9 +18,12 @@ from noether_core.callbacks.build import (
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.emit.card import card
 from noether_core.emit.disk import Durability
 from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.reader import read_run
 from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
+from noether_core.errors import NoetherError
 from noether_core.flight_recorder import FlightRecorder
 from noether_core.interrupts import Interrupts
 from noether_core.reduce.backend import Backend
@@ -81,6 +84,21 @@ class MadeRun:
         self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self.interrupts = Interrupts()
+
+    def __repr__(self) -> str:
+        """Return what it is, where, in which state, and how far."""
+        counter = self.counter
+        words = [f"{unit} {getattr(counter, unit):,}" for unit in UNITS if getattr(counter, unit) or unit == "update"]
+        name = f"{type(self).__module__.partition('.')[0]}.{type(self).__name__}"
+        return f"<{name} {str(self.path)!r}: {self._state}, {', '.join(words)}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the curves of what is in its files, as HTML that loads nothing and runs nothing."""
+        try:
+            series = read_run(self.path).series
+        except (NoetherError, OSError):  # before it has started, say
+            series = {}
+        return card(repr(self), "", series)
 
     def _join_processes(self) -> Pooling | None:
         tracking = tracking_callbacks(self.callbacks)

@@ -88,7 +88,8 @@ def outputs(tmp_path: Path) -> Path:
     ("arguments", "phrases"),
     [
         (["--help"], ["demo", "show", "explain", "Usage"]),
-        (["show", "--help"], ["A run directory", "--svg"]),
+        (["show", "--help"], ["A run directory", "--svg", "--follow"]),
+        (["plot", "--help"], ["Run directories", "--smooth", "--out"]),
         (["explain", "--help"], ["callbacks", ".json, .yaml or .safetensors"]),
         (["demo", "--help"], ["--out", "--svg"]),
     ],
@@ -106,7 +107,7 @@ def test_help_names_what_there_is(arguments: list[str], phrases: list[str]) -> N
         ([], "Usage"),
         (["shwo"], "No such command 'shwo'"),
         (["show"], "Missing argument"),
-        (["show", "a", "b"], "unexpected extra argument"),
+        (["check", "a", "b"], "unexpected extra argument"),
         (["show", "--colour", "a"], "No such option"),
         (["explain", "config.yaml"], "Missing argument"),
     ],

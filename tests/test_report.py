@@ -30,11 +30,11 @@ from noether_core.emit.columns import Series, Table
 from noether_core.parity.divergence.result import Comparison
 from noether_core.report import write_report
 from noether_core.report.curves import Clocks, charts
+from noether_core.report.overview import labels
 from noether_core.report.packing import narrow, packed, script_json, smallest
 from noether_core.report.pictures import pictures
 from noether_core.report.recorded import Recorded
-from noether_core.report.report import labels
-from noether_core.report.thinning import kept_rows, knots, pooled
+from noether_core.thinning import kept_rows, knots, pooled
 from noether_torch import Run
 
 ROOT = Path(__file__).parents[1]
