@@ -23,7 +23,7 @@ _AT_LEAST = re.compile(r">=\s*(\d+(?:\.\d+)*)")
 
 
 class _Requirement(NamedTuple):
-    """Hold what we need of a package: its name, the versions as a specifier (`>=2.13`), and the extra that brings it."""
+    """Hold what we need of a package: its name, the versions as a specifier (`>=2.10`), and the extra that brings it."""
 
     name: str
     versions: str = ""

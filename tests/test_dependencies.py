@@ -141,7 +141,8 @@ def test_nothing_tells_to_install_from_an_index_what_is_not_there() -> None:
     """The packages are on no index, so that a clone or the wheel is what can be installed."""
     name = re.compile(r"pip install[^\n]*(?<![/\w])noether[-_]callbacks(?![\w-]*\.whl|-\d|-\*|-\{)")
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    sources = [path for package in ROOT.glob("noether_*/") for path in package.rglob("*.py")]
+    folders = [*ROOT.glob("noether_*/"), ROOT / "examples", ROOT / "benchmarks"]
+    sources = [path for folder in folders for path in folder.rglob("*.py")]
     said = [
         f"{path.name}: {found[0]}" for path in [*pages, *sources] for found in name.finditer(path.read_text("utf-8"))
     ]
