@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from noether_core.errors import MissingDependencyError, NoetherError
+from noether_core.dependencies import needing
+from noether_core.errors import NoetherError
 from noether_core.report.curves import axis_values, begin_of, keys_of, numbers_of
 from noether_core.report.recorded import Recorded
 from noether_core.text import inert
@@ -86,13 +87,9 @@ def figure(runs: Sequence[Recorded], labels: Sequence[str], keys: Collection[str
         MissingDependencyError: if matplotlib is not installed.
         NoetherError: if none of the keys has a number.
     """
-    try:
+    with needing("a picture of curves (a page needs nothing: -o plot.html)", "matplotlib"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "a picture needs matplotlib: install 'noether-callbacks[plot]', or write a page, which needs nothing: -o plot.html"
-        ) from error
     charts = dict(_charts(runs, keys, view))
     if not charts:
         raise NoetherError(f"none of these keys has a number over {view.axis}; another axis may have been counted")
