@@ -91,7 +91,7 @@ def figure(runs: Sequence[Recorded], labels: Sequence[str], keys: Collection[str
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(
-            "a picture needs matplotlib: install 'noether-callbacks[plot]', or write a page, which needs nothing: -o plot.html"
+            "a picture needs matplotlib: pip install 'matplotlib>=3.10', or write a page, which needs nothing: plot.html"
         ) from error
     charts = dict(_charts(runs, keys, view))
     if not charts:
