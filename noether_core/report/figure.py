@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,8 @@ from noether_core.text import inert
 from noether_core.thinning import kept_rows, means
 
 Array = np.ndarray[Any, Any]
-FORMATS = ("png", "svg", "pdf")
+_NO_TIME = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same bytes each time
+FORMATS = tuple(_NO_TIME)
 _MOST_CHARTS = 120
 _POINTS = 1500  # of a curve
 _MEANS = 400  # of a smooth one
@@ -89,32 +90,34 @@ def figure(runs: Sequence[Recorded], labels: Sequence[str], keys: Collection[str
     """
     with needing("a picture of curves (a page needs nothing: -o plot.html)", "matplotlib"):
         import matplotlib as mpl
-        from matplotlib.figure import Figure
     charts = dict(_charts(runs, keys, view))
     if not charts:
         raise NoetherError(f"none of these keys has a number over {view.axis}; another axis may have been counted")
-    shown = list(charts)[:_MOST_CHARTS]
-    columns = min(3, len(shown)) if len(shown) != 4 else 2
-    rows = math.ceil(len(shown) / columns)
+    file = io.BytesIO()
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        made = Figure(
-            (_SIZE[0] * columns, _SIZE[1] * rows + 0.5 * (len(runs) > 1)), layout="constrained", facecolor=_GROUND
-        )
-        axes = list(made.subplots(rows, columns, squeeze=False).flat)
-        for place, (key, each) in enumerate(zip(shown, axes, strict=False)):
-            _draw(each, key, charts[key], view, len(runs))
-            if place + columns >= len(shown):
-                each.set_xlabel(_TITLES[view.axis], fontsize=8, color=_SOFT)
-        for each in axes[len(shown) :]:
-            each.remove()
-        _name(made, labels, len(charts) - len(shown))
-        file = io.BytesIO()
-        metadata = (
-            {"Software": None} if ending == "png" else {"Date": None} if ending == "svg" else {"CreationDate": None}
-        )
-        made.savefig(file, format=ending, dpi=160, metadata=metadata)
+        _grid(charts, labels, view).savefig(file, format=ending, dpi=160, metadata=_NO_TIME[ending])
     return _for_both_lights(file.getvalue()) if ending == "svg" else file.getvalue()
+
+
+def _grid(charts: Mapping[str, Sequence[_Line]], labels: Sequence[str], view: View) -> Any:
+    """Return matplotlib's figure of a small chart for each key."""
+    from matplotlib.figure import Figure
+
+    shown, runs = list(charts)[:_MOST_CHARTS], len(labels)
+    columns = min(3, len(shown)) if len(shown) != 4 else 2
+    rows = math.ceil(len(shown) / columns)
+    size = (_SIZE[0] * columns, _SIZE[1] * rows + 0.5 * (runs > 1))
+    made = Figure(size, layout="constrained", facecolor=_GROUND)
+    axes = list(made.subplots(rows, columns, squeeze=False).flat)
+    for place, (key, each) in enumerate(zip(shown, axes, strict=False)):
+        _draw(each, key, charts[key], view, runs)
+        if place + columns >= len(shown):
+            each.set_xlabel(_TITLES[view.axis], fontsize=8, color=_SOFT)
+    for each in axes[len(shown) :]:
+        each.remove()
+    _name(made, labels, len(charts) - len(shown))
+    return made
 
 
 def _charts(runs: Sequence[Recorded], keys: Collection[str], view: View) -> Iterator[tuple[str, list[_Line]]]:

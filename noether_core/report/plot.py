@@ -29,56 +29,42 @@ def write_plot(
     log: bool = False,
     smooth: float = 0.0,
 ) -> Path:
-    """Draw the curves of runs, those of one key together, and write a page of HTML or a picture.
-
-    The page is the curves of `write_report`'s, and as that one loads nothing, runs nothing but its own program, and can be told
-    on the screen to draw over another axis, on a log scale, or smoothed. A picture needs matplotlib.
+    """Draw the curves of runs, those of one key together: as the page of `write_report` without the rest, or as a picture.
 
     Args:
         runs: run directories.
-        out: the file; it appears whole, and takes an earlier one's place. Its ending says what is written: `.html`, or `.png`,
-            `.svg`, `.pdf`.
+        out: the file; it takes an earlier one's place. It ends in `.html`, or for a picture in `.png`, `.svg` or `.pdf`.
         keys: words of the keys that are drawn: those that have every word of one of these; none: all keys.
-        axis: what they are drawn over: `update`, `epoch`, `sample` or `time` (seconds since the run's first entry). A run that
-            did not count it is left out of a picture.
+        axis: `update`, `epoch`, `sample` or `time` (seconds since a run's first entry); a picture lacks runs that did not
+            count it. On the page this and what follows can be changed.
         log: whether the values' scale is logarithmic.
-        smooth: how smooth curves are, in percent of the axis, from 0 (as logged) to 25: each value becomes the mean of those
-            around, weighted by a Gaussian of so large a standard deviation. What was logged is drawn faintly beneath.
-
-    Returns:
-        `out`.
+        smooth: percent of the axis, 0 to 25: each value becomes the mean of those around, weighted by a Gaussian of that
+            standard deviation; what was logged is drawn faintly beneath.
 
     Raises:
         RunFormatError: if one is no run directory.
-        NoetherError: if there is nothing to draw, or an argument says what is none of these.
+        NoetherError: if there is nothing to draw, or an argument is none of these.
         MissingDependencyError: for a picture where matplotlib is not installed.
         OSError: if the file cannot be written.
 
     Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> from noether_core import LogWriter, UpdateCounter
-        >>> with TemporaryDirectory() as directory:
-        ...     counter = UpdateCounter()
-        ...     writer = LogWriter(Path(directory, "run"), update_counter=counter)
-        ...     counter.next_update()
-        ...     writer.add_scalar("loss", 0.5)
-        ...     writer.flush()
-        ...     writer.close()
-        ...     write_plot([Path(directory, "run")], Path(directory, "plot.html"), smooth=2).read_bytes()[:15]
-        b'<!doctype html>'
+        >>> write_plot([], "plot.html")
+        Traceback (most recent call last):
+        noether_core.errors.NoetherError: a plot needs at least one run directory; give one
     """
     out, view = Path(out), View(axis, log, float(smooth))
     _require(runs, out, view)
-    found = [Recorded(read_run(each)) for each in runs]
-    wanted = {key for key in keys_of(found) if has_words(key, keys)}
-    if not wanted:
-        raise NoetherError(_nothing(found, keys))
-    if out.suffix == ".html":
-        data = page(_data(found, wanted, view), "Noether plot")
-    else:
-        data = figure(found, labels([run.run for run in found]), wanted, view, out.suffix[1:])
-    write_whole(out, data, is_durable=False)
+    write_whole(out, _drawn([Recorded(read_run(each)) for each in runs], keys, view, out.suffix[1:]), is_durable=False)
     return out
+
+
+def _drawn(runs: Sequence[Recorded], keys: Sequence[str], view: View, ending: str) -> bytes:
+    wanted = {key for key in keys_of(runs) if has_words(key, keys)}
+    if not wanted:
+        raise NoetherError(_nothing(runs, keys))
+    if ending == "html":
+        return page(_data(runs, wanted, view), "Noether plot")
+    return figure(runs, labels([run.run for run in runs]), wanted, view, ending)
 
 
 def _require(runs: Sequence[str | Path], out: Path, view: View) -> None:
