@@ -180,6 +180,7 @@ def test_a_log_scale_is_numbered_in_plain_figures(tmp_path: Path) -> None:
 WITHOUT = """
 import sys
 sys.modules["matplotlib"] = None
+from noether_core.errors import MissingDependencyError
 from noether_core.report import write_plot
 write_plot([sys.argv[1]], sys.argv[2] + "/plot.html")
 try:
