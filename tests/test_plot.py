@@ -181,6 +181,7 @@ WITHOUT = """
 import sys
 from noether_core import MissingDependencyError
 sys.modules["matplotlib"] = None
+from noether_core.errors import MissingDependencyError
 from noether_core.report import write_plot
 write_plot([sys.argv[1]], sys.argv[2] + "/plot.html")
 try:

@@ -31,8 +31,8 @@ def card(title: str, about: str, series: Mapping[str, Series]) -> str:
 
     >>> import numpy as np
     >>> count = np.arange(3)
-    >>> text = card("runs/x", "", {"<b>": Series("<b>", count, count, count, count, np.array([3.0, 1.0, 2.0]))})
-    >>> "<b>" in text, "&lt;b&gt;" in text, "<script" in text
+    >>> text = card("runs/x", "", {"<i>": Series("<i>", count, count, count, count, np.array([3.0, 1.0, 2.0]))})
+    >>> "<i>" in text, "&lt;i&gt;" in text, "<script" in text
     (False, True, False)
     """
     rows = "".join(_row(key, each) for key, each in list(series.items())[:_MOST_KEYS] if len(each))
