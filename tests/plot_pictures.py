@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,14 +13,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import Browser, find_browser
-from report_pictures import take
+from report_pictures import LIGHTS, ROOT
 
 from noether_core import LogWriter, UpdateCounter
 from noether_core.report import write_plot
 
 UPDATES = 2000
 RATES = {"lr-3e-4": 1.0, "lr-1e-3": 2.2, "lr-1e-2": 3.4}
-ASKED = {"desktop": (1280, 900, 1.0), "phone": (390, 844, 2.0)}
+SIZES = {"desktop": (1280, 900, 1.0), "phone": (390, 844, 2.0)}
 
 
 def make_runs(directory: Path) -> list[Path]:
@@ -62,7 +64,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, Browser(program) as browser:
         outer = Path(directory, "sweep")
         page = write_plot(make_runs(outer), outer / "plot.html", smooth=1)
-        take(browser, page, "plot", sizes=ASKED)
+        for size, (width, height, scale) in SIZES.items():
+            for light, is_dark in LIGHTS.items():
+                browser.open(page, width, height, is_dark=is_dark, scale=scale)
+                file = ROOT / "docs" / f"plot_{size}_{light}.png"
+                browser.picture(file)
+                if shutil.which("pngquant"):
+                    command = ["pngquant", "--force", "--ext", ".png", "--quality", "70-95", str(file)]
+                    subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,11 +20,9 @@ LIGHTS = {"light": False, "dark": True}
 SIZES = {"desktop": (1280, 1000, 1.0), "phone": (390, 844, 2.0)}
 
 
-def take(
-    browser: Browser, page: Path, name: str, part: str = "", sizes: Mapping[str, tuple[int, int, float]] = SIZES
-) -> None:
+def take(browser: Browser, page: Path, name: str, part: str = "") -> None:
     """Take a page's picture at each size, light and dark: of its top, or of one of its parts."""
-    for size, (width, height, scale) in sizes.items():
+    for size, (width, height, scale) in SIZES.items():
         for light, is_dark in LIGHTS.items():
             browser.open(page, width, height, is_dark=is_dark, scale=scale)
             if part:
