@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from report_cases import make_runs
-from test_report import HOSTILE, Page, hostile_run, unpack
+from report_pages import HOSTILE, Page, hostile_run, unpack
 from typer.testing import CliRunner
 
 from noether_core import LogWriter, NoetherError, RunFormatError, UpdateCounter

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from browser import Browser, find_browser
 from report_cases import make_runs
+from report_pages import HOSTILE, hostile_run
 from test_plot import log
-from test_report import HOSTILE, hostile_run
 
 from noether_core.report import write_plot
 
