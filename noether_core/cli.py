@@ -19,8 +19,9 @@ from noether_core.dependencies import own_version
 from noether_core.emit.capsule import read_capsule
 from noether_core.emit.export import export_run
 from noether_core.errors import NoetherError
+from noether_core.explanation import explain_together, render
 from noether_core.inspect.capsule import STEPS
-from noether_core.inspect.explain import explain_together, read_outputs, render
+from noether_core.inspect.example import read_outputs
 from noether_core.inspect.follow import follow
 from noether_core.inspect.look import look
 from noether_core.inspect.picture import save_svg

@@ -24,7 +24,8 @@ from noether_core.config.load import parse_callback
 from noether_core.emit.arrays import write_arrays
 from noether_core.emit.columns import Series
 from noether_core.errors import UpdateOutputError
-from noether_core.inspect.explain import Explanation, explain, explain_together, read_outputs, render
+from noether_core.explanation import Explanation, explain, explain_together, render
+from noether_core.inspect.example import read_outputs
 from noether_core.inspect.fitted import Course
 from noether_core.inspect.show import series_cells, show_run
 from noether_core.parity import ulps
