@@ -97,7 +97,7 @@ def _given(mesh: AbstractMesh, value: Any, like: Any, most_whole: int) -> Any:
     wanted: AbstractMesh = get_abstract_mesh()
     spec: tuple[Any, ...] = ()
     if isinstance(like, jax.Array) and mesh_of(like) != _NONE:
-        wanted, spec = mesh_of(like), jax.typeof(like).sharding.spec.partitions
+        wanted, spec = mesh_of(like), _partitions(jax.typeof(like).sharding.spec)
     whole = _whole(value) if value.size <= most_whole else value
     return _typed(whole, mesh if wanted == _NONE else wanted, spec)
 
@@ -111,7 +111,7 @@ def mesh_of(value: jax.Array) -> AbstractMesh:
 def reduced(value: jax.Array) -> jax.Array:
     """Return an array with the sums made that its sharding leaves open, `PartitionSpec(unreduced=...)`."""
     spec = jax.typeof(value).sharding.spec
-    return _typed(value, mesh_of(value), spec.partitions) if spec.unreduced else value
+    return _typed(value, mesh_of(value), _partitions(spec)) if spec.unreduced else value
 
 
 def no_mesh() -> AbstractContextManager[Any]:
@@ -150,6 +150,12 @@ def laid_along(value: jax.Array, axes: Sequence[str]) -> jax.Array:
     by_member = custom_vmap(constrained)
     by_member.def_vmap(lambda _, is_batched, values: (values, is_batched[0]))
     return by_member(value)  # type: ignore[no-any-return]
+
+
+def _partitions(spec: PartitionSpec) -> tuple[Any, ...]:
+    """Return by which mesh axes each axis of an array is split: before JAX had a name for that, a spec was the tuple itself."""
+    partitions: tuple[Any, ...] = spec.partitions if hasattr(spec, "partitions") else tuple(spec)
+    return partitions
 
 
 def _typed(value: jax.Array, mesh: AbstractMesh, spec: tuple[Any, ...] = ()) -> jax.Array:
