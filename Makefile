@@ -5,7 +5,7 @@ WORKERS ?= 2
 # a module's tests stay together, with what they share, until a process is idle
 SHARED := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo docs bench test test-full reliability lint types format clean
+.PHONY: demo docs site bench test test-full reliability lint types format clean
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -19,6 +19,13 @@ demo: .venv/.ready ## train both workloads in both frameworks, and show them sid
 docs: .venv/.ready ## run every example again, for the pages' outputs and pictures
 	$(BIN)/python docs/make.py
 
+site: .venv/.docs ## build docs/ into site/, where a warning is an error; look at it with python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 bench: .venv/.ready ## measure what tracking costs, beside what people use for it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
@@ -26,7 +33,7 @@ bench: .venv/.ready ## measure what tracking costs, beside what people use for i
 test: .venv/.ready lint types ## every check
 	$(BIN)/pytest $(SHARED)
 
-test-full: .venv/.ready lint types ## the same with the bigger sweeps
+test-full: .venv/.docs lint types ## the same with the bigger sweeps
 	PARITY_SCHEDULES=600 PARITY_FUSED=16 $(BIN)/pytest $(SHARED) --full
 
 reliability: .venv/.ready ## inject every fault at its full size (hours), and write docs/reliability.md
@@ -45,4 +52,4 @@ format: .venv/.ready ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv runs build dist site *.egg-info

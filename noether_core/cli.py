@@ -18,18 +18,19 @@ from noether_core.config.load import load_callbacks
 from noether_core.dependencies import own_version
 from noether_core.emit.capsule import read_capsule
 from noether_core.emit.export import export_run
-from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
-from noether_core.inspect.capsule import STEPS, show_capsule
-from noether_core.inspect.explain import explain_together, read_outputs, render
+from noether_core.explanation import explain_together, render
+from noether_core.inspect.capsule import STEPS
+from noether_core.inspect.example import read_outputs
+from noether_core.inspect.follow import follow
+from noether_core.inspect.look import look
 from noether_core.inspect.picture import save_svg
-from noether_core.inspect.show import show_run
 from noether_core.parity.between_runs.calibrate import TWINS, calibrate
 from noether_core.parity.between_runs.comparing import compare_trainings
 from noether_core.parity.between_runs.screen import progress_on, show_comparison
 from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run
-from noether_core.report import write_report
+from noether_core.report import write_plot, write_report
 from noether_core.text import inert, message
 
 app = typer.Typer(
@@ -81,24 +82,44 @@ def demo(
     raise typer.Exit(run_demo(out, svg, _console()))
 
 
+Keys = Annotated[
+    list[str] | None, typer.Option("--keys", "-k", help="Only keys with all these words; may be given again.")
+]
+
+
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="A run directory, or a capsule that a run wrote when it failed.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run directory, or several; a folder of runs; or a capsule of a run that failed."),
+    ],
+    follow_it: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show a run while it is written, until Ctrl-C.")
+    ] = False,
+    keys: Keys = None,
     svg: Annotated[Path | None, typer.Option(help="Also save it as a picture.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=4096, help="How many steps of a capsule are shown.")] = STEPS,
     as_json: Annotated[bool, typer.Option("--json", help="Print a capsule as JSON.")] = False,
 ) -> None:
-    """Show a run: its series with sparklines, and its saved arrays. Of a capsule: what ended the run, and the newest values."""
-    is_capsule = run.is_file()
-    if as_json and not is_capsule:
+    """Show a run: its series with sparklines, and its saved arrays. Several side by side; of a folder, a line for each run.
+
+    Of a capsule: what ended the run, and the newest values.
+    """
+    run = runs[0]
+    if as_json and (len(runs) > 1 or not run.is_file()):
         raise NoetherError(f"{str(run)!r} is a run directory, and --json is for a capsule: give one of its capsules/")
     if as_json:
         print(json.dumps(read_capsule(run).as_json(), indent=1))  # noqa: T201
         return
-    screen = show_capsule(read_capsule(run), steps) if is_capsule else show_run(read_run(run))
-    _console().print(screen)
+    if follow_it:
+        if len(runs) > 1 or run.is_file():
+            raise NoetherError("--follow shows one run directory; give one")
+        follow(run, _console(), keys or ())
+        return
+    screen = look(runs, keys or (), steps)
+    _console().print(screen, crop=False)
     if svg is not None:
-        save_svg(screen, svg, f"noether-parity show {inert(str(run))}")
+        save_svg(screen, svg, f"noether-parity show {' '.join(inert(str(each)) for each in runs)}")
 
 
 @app.command("explain")
@@ -201,6 +222,22 @@ def report_command(
 ) -> None:
     """Draw runs as one page of HTML, for any browser and without a network: curves, saved arrays, configs side by side."""
     path = write_report(runs, out)
+    print(f"{path.stat().st_size / 1e6:.1f} MB: {inert(str(path))}")  # noqa: T201
+
+
+@app.command("plot")
+def plot_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="What to write: a page (.html), or a picture (.png, .svg, .pdf).")
+    ] = Path("plot.html"),
+    keys: Keys = None,
+    x: Annotated[str, typer.Option("--x", help="Over update, epoch, sample or time.")] = "update",
+    log: Annotated[bool, typer.Option("--log", help="Draw values on a log scale.")] = False,
+    smooth: Annotated[float, typer.Option(help="Smooth curves, in percent of the axis: 0 to 25.")] = 0.0,
+) -> None:
+    """Draw the curves of runs over each other: a page for any browser, without a network, or a picture."""
+    path = write_plot(runs, out, keys=keys or (), axis=x, log=log, smooth=smooth)
     print(f"{path.stat().st_size / 1e6:.1f} MB: {inert(str(path))}")  # noqa: T201
 
 

@@ -10,7 +10,8 @@ from noether_core.callbacks.build import (
     CORE_CLASSES,
     CallbackClasses,
     Callbacks,
-    build_callback,
+    Keys,
+    build_callbacks,
     read_callbacks,
     refuse_units,
     tracking_callbacks,
@@ -18,9 +19,14 @@ from noether_core.callbacks.build import (
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.pooling import Pooling
 from noether_core.callbacks.record_outputs import OutputRecorder
+from noether_core.config.base import NamedCallbackConfig
+from noether_core.emit.card import card
 from noether_core.emit.disk import Durability
 from noether_core.emit.log_writer import LogWriter
+from noether_core.emit.reader import read_run
 from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
+from noether_core.errors import NoetherError
+from noether_core.explanation import Explained, explain_outputs
 from noether_core.flight_recorder import FlightRecorder
 from noether_core.interrupts import Interrupts
 from noether_core.reduce.backend import Backend
@@ -44,8 +50,11 @@ class MadeRun:
     def __init__(
         self,
         path: str | Path,
-        callbacks: Callbacks,
+        keys: Keys | None = None,
+        callbacks: Callbacks | None = None,
         *,
+        every: int | None = None,
+        log_as: str | None = None,
         updates_per_epoch: int | None = None,
         effective_batch_size: int | None = None,
         accumulation_steps: int = 1,
@@ -58,16 +67,13 @@ class MadeRun:
         durability: Durability = "interval",
         flight_recorder: int | None = None,
     ) -> None:
-        self.path = Path(path).absolute()  # wherever the process goes
         require_positive("Run", accumulation_steps=accumulation_steps)
-        self.accumulation_steps = accumulation_steps
+        self.path, self.accumulation_steps = Path(path).absolute(), accumulation_steps  # wherever the process goes
+        begin, until = iteration_of(start, "start"), iteration_of(end, "end")
         batch_size = 1 if effective_batch_size is None else effective_batch_size
-        self.counter = UpdateCounter(
-            iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size
-        )
-        self._start = self.counter.cur_iteration
-        given = read_callbacks(callbacks)
-        self.exchange = self._exchange_of(processes, time_limit)
+        self.counter = UpdateCounter(begin, until, updates_per_epoch, batch_size)
+        given = read_callbacks(keys, callbacks, every=every, log_as=log_as)
+        self._start, self.exchange = self.counter.cur_iteration, self._exchange_of(processes, time_limit)
         self.log_writer = LogWriter(
             self.path if self.is_main else None,
             update_counter=self.counter,
@@ -75,12 +81,42 @@ class MadeRun:
             keeps_all=False,
             durability=durability,
         )
-        self.callbacks = [build_callback(each, self.callback_classes, self.log_writer, self.path) for each in given]
+        self.callbacks = build_callbacks(given, self.callback_classes, self.log_writer, self.path)
         self.flight_recorder = FlightRecorder(self.path, self.callbacks, self._about, flight_recorder, self._write)
         self.pooling = self._join_processes()
         self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self.interrupts = Interrupts()
+
+    def __repr__(self) -> str:
+        """Return what it is, where, in which state, and how far."""
+        counter = self.counter
+        words = [f"{unit} {getattr(counter, unit):,}" for unit in UNITS if getattr(counter, unit) or unit == "update"]
+        name = f"{type(self).__module__.partition('.')[0]}.{type(self).__name__}"
+        return f"<{name} {str(self.path)!r}: {self._state}, {', '.join(words)}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the curves of what is in its files, as HTML that loads nothing and runs nothing."""
+        try:
+            series = read_run(self.path).series
+        except (NoetherError, OSError):  # before it has started, say
+            series = {}
+        return card(repr(self), "", series)
+
+    def explain(self, update_outputs: Any) -> Explained:
+        """Say what the run would track of update outputs like these, and log it under which names. Nothing is tracked.
+
+        Args:
+            update_outputs: as `step` takes; `jax.ShapeDtypeStruct`s will do.
+
+        Returns:
+            What prints as `noether-parity explain` does; `is_clean` tells whether every entry matches and nothing would fail.
+
+        Raises:
+            UpdateOutputError: for what are no update outputs.
+        """
+        configs = [callback.callback_config for callback in self.callbacks]
+        return explain_outputs([each for each in configs if isinstance(each, NamedCallbackConfig)], update_outputs)
 
     def _join_processes(self) -> Pooling | None:
         tracking = tracking_callbacks(self.callbacks)

@@ -18,7 +18,14 @@ class Run(SavedRun):
 
     Args:
         path: the run directory; made if need be.
-        callbacks: a YAML file with a `callbacks:` list, or configs, or callback objects.
+        keys: the update outputs of which the mean is tracked: a name, or a list of names, each a whole key. None, without
+            `callbacks`: every output that is a single number, also one that comes later; of arrays a line says that they are
+            left alone. A list may hold configs and callback objects too, and a `Path`, or a string that ends in `.yaml` or
+            `.yml`, is a file, both as for `callbacks`.
+        callbacks: a YAML file with a `callbacks:` list, or a list of configs and callback objects, beside the `keys`.
+        every: the updates of an interval of the `keys`; None: 50.
+        log_as: a template of the names that the `keys` are logged under, such as `train/{key}`, with the fields `{key}`,
+            `{reduction}` and `{interval}`; None: `{key}/{interval}`.
         updates_per_epoch: the updates of an epoch; None where there are no epochs.
         effective_batch_size: the samples of an update, over all accumulation steps; `step` may say of one that it had others.
             None: 1, and a callback that counts samples is refused.

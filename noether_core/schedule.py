@@ -13,6 +13,7 @@ from noether_core.errors import ScheduleError
 
 Unit = Literal["epoch", "update", "sample"]
 UNITS: tuple[Unit, ...] = ("epoch", "update", "sample")
+RESERVED = frozenset({*UNITS, "crc32"})  # names that an entry of the log has beside those of its values
 
 
 @total_ordering

@@ -5,7 +5,7 @@ A selection is immutable plain data, worked out once per key set and then only l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -14,6 +14,7 @@ from typing import Any
 
 from noether_core.errors import MissingKeyError, UpdateOutputError, listing, suggest
 from noether_core.records import is_box_type, is_record_type, items_of
+from noether_core.scalars import are_alike, forms_of, scalars_of
 
 MOST_KEY = 60_000  # characters; a log key is longer by a few
 _MOST = 256  # key sets, or types, that are kept in mind
@@ -28,11 +29,13 @@ class Selection:
         tracked: the keys to track: the exact ones in the config's order, then those that a pattern matched, in the dict's.
         missing: the exact keys that are not there.
         matches: for each pattern, the keys that contain it.
+        left: where every single number is tracked, the keys of what is none and not named either.
     """
 
     tracked: tuple[str, ...]
     missing: tuple[str, ...]
     matches: Mapping[str, tuple[str, ...]]
+    left: tuple[str, ...] = ()
 
     @cached_property
     def _pick(self) -> Any:
@@ -51,8 +54,12 @@ class Selection:
         return tuple([outputs[key] for key in self.tracked])
 
 
-def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str]) -> Selection:
+def select(
+    keys: Sequence[str], patterns: Sequence[str], available: Sequence[str], scalars: Collection[str] | None = None
+) -> Selection:
     """Return which of the `available` keys are named exactly or contain a pattern, literally and case-sensitively.
+
+    Or are among the `scalars`, if every single number is tracked.
 
     >>> select(["loss"], ["grad"], ["grad/norm", "loss", "lr"]).tracked
     ('loss', 'grad/norm')
@@ -61,13 +68,21 @@ def select(keys: Sequence[str], patterns: Sequence[str], available: Sequence[str
     matches = {pattern: tuple(key for key in available if pattern in key) for pattern in patterns}
     matched = set().union(*matches.values()) if matches else set()
     exact = dict.fromkeys(key for key in keys if key in present)
+    matched = matched.union(scalars or ())
     by_pattern = [key for key in available if key in matched and key not in exact]
     if long := next((key for key in (*exact, *by_pattern) if len(key) > MOST_KEY), None):
         raise UpdateOutputError(
             f"update output {long[:40]!r}... has a name of {len(long)} characters; expected at most {MOST_KEY}: give it a"
             " shorter one, or do not track it"
         )
-    return Selection((*exact, *by_pattern), tuple(dict.fromkeys(key for key in keys if key not in present)), matches)
+    missing = tuple(dict.fromkeys(key for key in keys if key not in present))
+    left = () if scalars is None else tuple(key for key in available if key not in matched and key not in exact)
+    return Selection((*exact, *by_pattern), missing, matches, left)
+
+
+def scalars_among(outputs: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of flat update outputs that are single numbers, and of those of which there are two, to be refused."""
+    return scalars_of(outputs) | {key for key, value in outputs.items() if isinstance(value, Doubled)}
 
 
 class Selector:
@@ -76,10 +91,12 @@ class Selector:
     Args:
         keys: the exact keys.
         patterns: the literal substrings.
+        scalars: whether every single number is selected too.
     """
 
-    def __init__(self, keys: Sequence[str], patterns: Sequence[str]) -> None:
-        self._keys, self._patterns = keys, patterns
+    def __init__(self, keys: Sequence[str], patterns: Sequence[str], scalars: bool = False) -> None:
+        self._keys, self._patterns, self._scalars = keys, patterns, scalars
+        self._forms: dict[tuple[str, ...], list[Any]] = {}  # of the values of each key set, where scalars are selected
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._leaves: set[type] = set()  # what values were of that are no None and no record
 
@@ -90,18 +107,30 @@ class Selector:
             UpdateOutputError: see `flatten`; of two entries with one key only if it is tracked.
         """
         if type(update_outputs) is dict:  # a flat one of a known key set needs no other look
-            selection = self._selections.get(tuple(update_outputs))
+            selection = self._known(update_outputs)
             if selection is not None and self._leaves.issuperset({*map(type, update_outputs.values())}):
                 return update_outputs, selection
         outputs = flat_outputs(update_outputs)
         if outputs is update_outputs and len(self._leaves) < _MOST:
             self._leaves.update(map(type, outputs.values()))
-        available = tuple(outputs)
-        if available not in self._selections:
+        selection = self._known(outputs)
+        if selection is None:
             if len(self._selections) >= _MOST:
                 self._selections.clear()
-            self._selections[available] = select(self._keys, self._patterns, available)
-        return outputs, self._selections[available]
+                self._forms.clear()
+            available = tuple(outputs)
+            scalars = scalars_among(outputs) if self._scalars else None
+            selection = self._selections[available] = select(self._keys, self._patterns, available, scalars)
+            if self._scalars:
+                self._forms[available] = forms_of(outputs.values())
+        return outputs, selection
+
+    def _known(self, outputs: Mapping[str, Any]) -> Selection | None:
+        """Return what was selected of outputs like these before; None if there were none."""
+        selection = self._selections.get(available := tuple(outputs))
+        if not self._scalars or selection is None:
+            return selection
+        return selection if are_alike(self._forms[available], forms_of(outputs.values())) else None
 
 
 class Doubled:
@@ -220,11 +249,20 @@ def _slices(key: str, value: Any) -> list[Any]:
 def missing_key_message(absent: Sequence[str], available: Sequence[str]) -> str:
     """Return what to tell a user whose exact keys are not among the update outputs."""
     subject = f"key {absent[0]!r} is" if len(absent) == 1 else f"keys {listing(absent)} are"
-    hints = {hint for key in absent if (hint := suggest(key, available))}
+    hints = {hint for key in absent if (hint := _parts(key, available) or suggest(key, available))}
     return (
         f"{subject} not among the update outputs, which have {listing(available)}.{''.join(sorted(hints))}"
         " Correct the name, or set missing: warn or missing: skip for an output that comes only at times"
     )
+
+
+def _parts(key: str, available: Sequence[str]) -> str:
+    """Return what to tell of the name of a dict in the update outputs."""
+    prefix = key.rstrip("/") + "/"
+    found = [each for each in available if each.startswith(prefix)]
+    if not found:
+        return ""
+    return f" There are {listing(found, 3)}: for all that contain it write a config with patterns: [{prefix!r:.200}]."
 
 
 def require(selection: Selection, available: Sequence[str]) -> None:

@@ -81,3 +81,12 @@ def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int =
         "·" if not math.isfinite(value) else _BARS[round((value / 2 - low) / span * top) if span else top // 2]
         for value in numbers.tolist()
     )
+
+
+def has_words(name: str, queries: Sequence[str]) -> bool:
+    """Tell whether a name has every word of one of these queries somewhere, in any case of its letters; any name has, of none.
+
+    >>> has_words("train/loss/U50", ["LOSS train", "lr"]), has_words("grad/norm", ["loss"]), has_words("grad/norm", [])
+    (True, False, True)
+    """
+    return not queries or any(all(word in name.lower() for word in query.lower().split()) for query in queries)

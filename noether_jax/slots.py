@@ -13,7 +13,7 @@ import numpy as np
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, check_last, check_weight
 from noether_core.errors import UpdateOutputError, listing
 from noether_core.reduce import host
-from noether_core.select import Selection, flat_outputs, require, select, weight_of
+from noether_core.select import Selection, flat_outputs, require, scalars_among, select, weight_of
 from noether_jax.backend import check_dtype
 
 
@@ -83,11 +83,12 @@ def present_of(
                 f"update output {key!r} was not in the example that init got, which had {listing(sorted(known))};"
                 " give init an example with every key that ever comes"
             )
-    return tuple(slot for slot in slots if slot.key in set(tracked))
+    return tuple(slot for slot in slots if slot.key in outputs)
 
 
 def _selected(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, Any]) -> Selection:
-    selection = select(config.keys or (), config.patterns or (), tuple(outputs))
+    scalars = scalars_among(outputs) if config.scalars else None
+    selection = select(config.keys or (), config.patterns or (), tuple(outputs), scalars)
     if config.missing == "error":
         require(selection, tuple(outputs))
     return selection

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noether_core.callbacks.build import Callbacks, read_callbacks
+from noether_core.callbacks.build import Callbacks, Keys, read_callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
 from noether_torch import callbacks as torch_callbacks
@@ -41,7 +41,8 @@ class Run(torch_callbacks.Run):
     step.
 
     Args:
-        path, callbacks, trackers: as for `noether_torch.Run`; the accelerator's own trackers come beside these.
+        path, keys, callbacks, every, log_as, trackers: as for `noether_torch.Run`; the accelerator's own trackers come
+            beside these.
         accelerator: the `accelerate.Accelerator`.
         **arguments: of `noether_torch.Run`, but `accumulation_steps`, which the accelerator has.
     """
@@ -49,9 +50,12 @@ class Run(torch_callbacks.Run):
     def __init__(
         self,
         path: str | Path,
-        callbacks: Callbacks,
+        keys: Keys | None = None,
+        callbacks: Callbacks | None = None,
         *,
         accelerator: Accelerator,
+        every: int | None = None,
+        log_as: str | None = None,
         trackers: Sequence[Tracker | str] = (),
         **arguments: Any,
     ) -> None:
@@ -63,7 +67,7 @@ class Run(torch_callbacks.Run):
             )
         self._accelerator = accelerator
         self._rates = UsedRates()
-        given = with_source(read_callbacks(callbacks), self._rates)
+        given = with_source(read_callbacks(keys, callbacks, every=every, log_as=log_as), self._rates)
         self._has_rates = self._rates in (getattr(each, "source", None) for each in given)
         super().__init__(
             path,

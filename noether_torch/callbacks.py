@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from noether_core import callbacks
-from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses, Callbacks
+from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses, Callbacks, Keys
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig, ProbeCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError
@@ -84,7 +84,7 @@ class Run(TensorState, ProbedRun):
     """Track a PyTorch training run.
 
     Args:
-        path, callbacks: see `noether_core.run.Run`.
+        path, keys, callbacks: see `noether_core.run.Run`.
         process_group: the processes that train together, if they are not all of `torch.distributed`'s.
         **arguments: see `noether_core.run.Run`.
     """
@@ -99,10 +99,16 @@ class Run(TensorState, ProbedRun):
     }
 
     def __init__(
-        self, path: str | Path, callbacks: Callbacks, *, process_group: ProcessGroup | None = None, **arguments: Any
+        self,
+        path: str | Path,
+        keys: Keys | None = None,
+        callbacks: Callbacks | None = None,
+        *,
+        process_group: ProcessGroup | None = None,
+        **arguments: Any,
     ) -> None:
         self._process_group = process_group
-        super().__init__(path, callbacks, **arguments)
+        super().__init__(path, keys, callbacks, **arguments)
 
     def _exchange_of(self, processes: Exchange | Literal[1] | None, time_limit: float) -> Exchange | None:
         if self._process_group is None:

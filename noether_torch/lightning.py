@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from noether_core.callbacks import CallbackBase
-from noether_core.callbacks.build import Callbacks, build_callback, counts_samples, read_callbacks
+from noether_core.callbacks.build import Callbacks, Keys, build_callback, counts_samples, read_callbacks
 from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.dependencies import needing
 from noether_core.emit.log_writer import LogWriter
@@ -54,7 +54,7 @@ class TrackOutputs(Callback):
     processes each tracks its own batches, and the numbers are of all; what a validation logs by `self.log` is the first's.
 
     Args:
-        callbacks: a YAML file with a `callbacks:` list, or configs.
+        keys, callbacks, every, log_as: what to track, as for `Run`: by default the mean of every single number.
         path: the run directory; None: `noether` in the trainer's log directory (a second such callback's: `noether_1`).
         batch_size: the samples of a batch in this process, or a function of the batch that returns them; None: the first
             dimension that all its arrays have in common, added up over the loaders where there are several.
@@ -70,15 +70,18 @@ class TrackOutputs(Callback):
 
     def __init__(
         self,
-        callbacks: Callbacks,
+        keys: Keys | None = None,
         path: str | Path | None = None,
         *,
+        callbacks: Callbacks | None = None,
+        every: int | None = None,
+        log_as: str | None = None,
         batch_size: BatchSize | None = None,
         trainer_loggers: bool = True,
         **options: Unpack[RunOptions],
     ) -> None:
         self.run: TrainerRun | None = None
-        self._callbacks = read_callbacks(callbacks)
+        self._callbacks = read_callbacks(keys, callbacks, every=every, log_as=log_as)
         built = [  # here, so that what cannot be is refused
             build_callback(each, TrainerRun.callback_classes, LogWriter(update_counter=UpdateCounter()), Path())
             for each in with_source(self._callbacks, StepRates(()))

@@ -45,7 +45,11 @@ class MicroBatch:
     samples: int | None = None
 
     def add(
-        self, update_outputs: Mapping[str, Any] | None, losses: Any, samples: Any, is_tracked: Callable[[str], bool]
+        self,
+        update_outputs: Mapping[str, Any] | None,
+        losses: Any,
+        samples: Any,
+        is_tracked: Callable[[str, Any], bool],
     ) -> None:
         """Take the values of those outputs that are tracked, and of the losses; on an error everything stays as it was.
 
@@ -64,7 +68,7 @@ class MicroBatch:
             )
         if samples is not None:
             self.samples = _number_of(samples)
-        self.outputs |= {key: taken(value) if is_tracked(key) else value for key, value in outputs.items()}
+        self.outputs |= {key: taken(value) if is_tracked(key, value) else value for key, value in outputs.items()}
         if losses is not None:
             flat = flatten(losses) if isinstance(losses, Mapping) else {"": losses}
             copies = {name: taken(loss) for name, loss in flat.items()}

@@ -5,7 +5,7 @@ class MyTrainer(Trainer):
         ...
         record(self, {"span_loss": span_loss, "order_loss": order_loss})
 
-trainer = MyTrainer(..., callbacks=[TrackOutputs([{"every_n_updates": 10, "patterns": ["_loss"]}])])
+trainer = MyTrainer(..., callbacks=[TrackOutputs(every=10)])
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
-from noether_core.callbacks.build import Callbacks, build_callback
+from noether_core.callbacks.build import Callbacks, Keys, build_callback, read_callbacks
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.dependencies import needing
 from noether_core.emit.log_writer import LogWriter
@@ -92,8 +92,8 @@ class TrackOutputs(TrainerCallback, ExportableState):
     part of `trainer_state.json`, of several processes that of each. A copy of this object has its configs, and no training.
 
     Args:
-        callbacks: a YAML file with a `callbacks:` list, or configs. A `LearningRateCallback` with neither `key` nor `source`
-            reads the trainer's optimizer.
+        keys, callbacks, every, log_as: what to track, as for `Run`: by default the mean of every single number. No callback
+            objects. A `LearningRateCallback` with neither `key` nor `source` reads the trainer's optimizer.
         path: the run directory; None: `noether` in the trainer's output directory, for a second one `noether_2`.
         **options: `time_limit`, `durability` and `flight_recorder`, as for `Run`.
 
@@ -104,11 +104,19 @@ class TrackOutputs(TrainerCallback, ExportableState):
         NoetherError, pydantic.ValidationError: if a config cannot work.
     """
 
-    def __init__(self, callbacks: Callbacks, path: str | Path | None = None, **options: Unpack[RunOptions]) -> None:
+    def __init__(
+        self,
+        keys: Keys | None = None,
+        path: str | Path | None = None,
+        *,
+        callbacks: Callbacks | None = None,
+        every: int | None = None,
+        log_as: str | None = None,
+        **options: Unpack[RunOptions],
+    ) -> None:
         self._options = checked_options(options)
         self.run: TransformersRun | None = None
-        self._configs = configs_of(callbacks)
-        self._path = path
+        self._configs, self._path = configs_of(read_callbacks(keys, callbacks, every=every, log_as=log_as)), path
         self._states = GatheredStates()
         self._number, self._rates = 0, UsedRates()  # which it is among those of its trainer
         self._trainer: Trainer | None = None

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from noether_core.callbacks import CallbackBase
-from noether_core.callbacks.build import Callbacks, read_callbacks
+from noether_core.callbacks.build import tracking_callbacks
 from noether_core.callbacks.derived import DerivedOutputsCallback
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.errors import NoetherError, NonFiniteError
+from noether_core.scalars import is_scalar
 from noether_torch.loaders import IteratedLoader, is_exhausted, refuse_unknown_samples, samples_of_batch
 from noether_torch.recorded import MicroBatch
 from noether_torch.trainer_run import TrainerRun
@@ -51,6 +52,7 @@ class TransformersRun(TrainerRun):
         self._evaluated: Evaluation | None = None
         self._evaluated_batch = MicroBatch()
         self._tracked: dict[str, bool] = {}
+        self._takes_scalars = any(each.config.scalars for each in tracking_callbacks(self.callbacks))
 
     # ------------------------------------------------------------------ what is recorded
 
@@ -60,10 +62,10 @@ class TransformersRun(TrainerRun):
         batch = self._evaluated_batch if is_evaluation or self.micro_batch is None else self.micro_batch
         batch.add(update_outputs, losses, samples, self._is_tracked)
 
-    def _is_tracked(self, name: str) -> bool:
+    def _is_tracked(self, name: str, value: Any) -> bool:
         if name not in self._tracked:
             self._tracked[name] = any(_names(callback, name) for callback in self.callbacks)
-        return self._tracked[name]
+        return self._tracked[name] or (self._takes_scalars and is_scalar(value))
 
     # ------------------------------------------------------------------ training
 
@@ -217,14 +219,10 @@ def tell_callbacks(trainer: Any, logs: Mapping[str, Any], teller: Any) -> None:
             callback.on_log(trainer.args, trainer.state, trainer.control, logs=dict(logs), **named)
 
 
-def configs_of(callbacks: Callbacks) -> list[NamedCallbackConfig]:
-    """Return the configs that `TrackOutputs` was given.
-
-    Raises:
-        NoetherError, pydantic.ValidationError: for what is none, or cannot work together.
-    """
+def configs_of(given: Sequence[NamedCallbackConfig | CallbackBase]) -> list[NamedCallbackConfig]:
+    """Return the configs that `TrackOutputs` was given; raises `NoetherError` for a callback object."""
     configs = []
-    for each in read_callbacks(callbacks):
+    for each in given:
         if isinstance(each, CallbackBase):
             raise NoetherError(
                 f"TrackOutputs got the callback object {each}; give its config, for each training has a log of its own"

@@ -15,6 +15,8 @@ import noether_jax.flax
 from examples.digits import data, train_torch
 from noether_core import load_callbacks, read_run
 from noether_core.parity import differing_files, read_recording
+from noether_core.scalars import is_scalar
+from parity_tests import ways_in
 from parity_tests.ways_in import BATCHES, CALLBACKS, EPOCHS, WAYS, Recorded
 
 pytestmark = [
@@ -44,6 +46,21 @@ def test_a_way_in_leaves_what_the_plain_loop_left(way: str, trained: tuple[Path,
     series = read_run(tmp_path / "run").series
     assert len(series) == 13
     assert [point.update for point in series["loss/U10"]] == [10, 20, 30, 40, 44]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_scalar_has_the_same_names_and_numbers_in_every_way(
+    way: str, trained: tuple[Path, Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"every_n_updates": 10, "scalars": True, "reduce": ["mean", "max"], "log_as": "train/{key} ({reduction})"}
+    monkeypatch.setattr(ways_in, "CALLBACKS", [config])
+    _, recorded = trained
+    WAYS["torch loop"](recorded, tmp_path / "plain")
+    WAYS[way](recorded, tmp_path / "run")
+    assert differing_files(tmp_path / "plain", tmp_path / "run") == ([], 1)
+    names = [f"train/{key} ({each})" for key in recorded[0] if is_scalar(recorded[0][key]) for each in ("mean", "max")]
+    assert 0 < len(names) < 2 * len(recorded[0])
+    assert list(read_run(tmp_path / "run").entries[0])[3:] == names
 
 
 def test_a_metric_has_the_numbers_of_the_plain_loop(trained: tuple[Path, Recorded]) -> None:

@@ -32,7 +32,7 @@ from examples.digits import data, train_torch
 from parity_tests.devices import to_torch
 
 EPOCHS = 2
-CALLBACKS = train_torch.CALLBACKS
+CALLBACKS: Any = train_torch.CALLBACKS
 SIZES = {"updates_per_epoch": data.UPDATES_PER_EPOCH, "effective_batch_size": data.EFFECTIVE_BATCH_SIZE}
 RUN = {**SIZES, "accumulation_steps": data.ACCUMULATION_STEPS}
 BATCHES = data.UPDATES_PER_EPOCH * data.ACCUMULATION_STEPS
@@ -100,7 +100,7 @@ def transformers(recorded: Recorded, path: Path) -> None:
         dataloader_pin_memory=False,
     )
     samples = [{"input": torch.zeros(1)}] * (BATCHES * data.BATCH_SIZE)
-    track = noether_torch.transformers.TrackOutputs(str(CALLBACKS), path)
+    track = noether_torch.transformers.TrackOutputs(CALLBACKS, path)
     trainer = ReplayedTrainer(nn.Linear(1, 1), arguments, train_dataset=samples, callbacks=[track])
     trainer.outputs = tensors(recorded)
     trainer.train()

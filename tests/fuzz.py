@@ -40,8 +40,9 @@ from noether_core.emit.export.tables import csv_parts
 from noether_core.emit.record_file import encode_record
 from noether_core.emit.state_file import read_state
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
+from noether_core.explanation import explain_together, render
 from noether_core.inspect.capsule import show_capsule
-from noether_core.inspect.explain import explain_together, read_outputs, render
+from noether_core.inspect.example import read_outputs
 from noether_core.inspect.show import show_run
 from noether_core.names import read_mapping
 from noether_core.parity.check import check_run

@@ -226,7 +226,9 @@ CONFIGS = [
           field(kind="EmaCallback"), ConfigFileError, "'EmaCallback'", f"known here: '{CALLBACK}'"),
     *case("an empty kind", field(kind=""), ValidationError, "kind\n", "at least 1 character"),
     *case("a config that is a number", run(LOSS, 3), ConfigFileError, "callbacks[1] is int 3", "expected a mapping"),
-    *case("no callbacks", lambda f, path: f.Run(path, None), NoetherError, "callbacks=None", "a list of configs"),
+    *case("keys that are none", lambda f, path: f.Run(path, 5), NoetherError, "got 5 as its keys", "a list of names"),
+    *case("callbacks that are none", lambda f, path: f.Run(path, callbacks=5), NoetherError, "callbacks=5",
+          "a list of configs"),
     *case("a config outside of a list", lambda f, path: f.Run(path, LOSS), NoetherError,
           "'keys': ['loss']", "a list of configs"),
     *case("a typo in a field", field(every_n_update=10), ValidationError, "every_n_update\n", "is no field of", "Did you mean"),
@@ -352,9 +354,9 @@ OUTPUTS = [
           loss(lambda: float("inf"), every_n_updates=9, nonfinite="raise"),
           NonFiniteError, "'loss': 0 NaN, 1 +inf, 0 -inf of 1 values", "nonfinite: skip goes on training"),
     *case("a key that two callbacks log", steps(lambda: [{"loss": 1.0}], {"every_n_updates": 1, "patterns": ["os"]}),
-          DuplicateKeyError, "'loss/U1' is logged twice for update 1",
-          f"first by {CALLBACK}(every_n_updates=1, keys=['loss']",
-          "under another name"),
+          DuplicateKeyError, "'loss/U1' would be logged twice",
+          f"by {CALLBACK}(every_n_updates=1, keys=['loss']",
+          'log_as: "other/{key}/{interval}"'),
 ]  # fmt: skip
 
 HOOKS = [

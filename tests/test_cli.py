@@ -88,7 +88,8 @@ def outputs(tmp_path: Path) -> Path:
     ("arguments", "phrases"),
     [
         (["--help"], ["demo", "show", "explain", "Usage"]),
-        (["show", "--help"], ["A run directory", "--svg"]),
+        (["show", "--help"], ["A run directory", "--svg", "--follow"]),
+        (["plot", "--help"], ["Run directories", "--smooth", "--out"]),
         (["explain", "--help"], ["callbacks", ".json, .yaml or .safetensors"]),
         (["demo", "--help"], ["--out", "--svg"]),
     ],
@@ -106,7 +107,7 @@ def test_help_names_what_there_is(arguments: list[str], phrases: list[str]) -> N
         ([], "Usage"),
         (["shwo"], "No such command 'shwo'"),
         (["show"], "Missing argument"),
-        (["show", "a", "b"], "unexpected extra argument"),
+        (["check", "a", "b"], "unexpected extra argument"),
         (["show", "--colour", "a"], "No such option"),
         (["explain", "config.yaml"], "Missing argument"),
     ],
@@ -247,7 +248,7 @@ def test_piped_output_has_no_escape_codes_and_long_keys_whole(run_path: Path) ->
     assert "\x1b" not in done.out
     names = [f"{LONG}/mean/U1", f"{LONG}/mean/E1", LONG]
     assert all(len(name) > 80 for name in names[:2])
-    assert all(f" {name} " in done.out for name in names)
+    assert all(re.search(rf"(^| ){re.escape(name)}( |$)", done.out, re.MULTILINE) for name in names)
 
 
 def test_explain_folds_long_keys_and_cuts_none(config: Path, outputs: Path) -> None:
@@ -268,8 +269,7 @@ def test_show_never_cuts_a_key(tmp_path: Path, columns: str) -> None:
         writer.add_scalar(key, 1.0)
     writer.close()
     done = program("show", tmp_path, COLUMNS=columns)
-    cells = [line.split("│")[1].strip() for line in done.out.splitlines() if line.startswith("│")]
-    assert "".join(cells) == "".join(keys)
+    assert [line for line in done.out.splitlines() if line.startswith("k")] == keys
 
 
 def test_an_error_on_a_pipe_has_no_escape_codes(tmp_path: Path) -> None:

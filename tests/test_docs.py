@@ -22,6 +22,7 @@ SHOWN = [name for name, text in PAGES.items() if COMMAND.search(text)]
 COMPARED = [name for name, text in PAGES.items() if "```diff" in text]
 LINES = {"jax_fused": 5, "optax_chain": 6}  # their pages say why; elsewhere at most three
 MARK = "  # +"
+PRINTS = r"```python\n(.*?)```(\n\n```text\n(.*?)```)?"
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -169,15 +170,19 @@ def test_the_walk_names_functions_that_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
-def test_the_lines_of_python_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run them beside each of the page's YAML blocks, as `callbacks.yaml`."""
+def test_the_lines_of_python_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run them beside each of the page's YAML blocks, as `callbacks.yaml`; a text block right after one is what it prints."""
     for number, config in enumerate(blocks(name, "yaml") or [""]):
         directory = tmp_path / str(number)
         directory.mkdir()
         monkeypatch.chdir(directory)
         Path("callbacks.yaml").write_text(config, encoding="utf-8")
-        for block in blocks(name, "python"):
+        for block, _, printed in re.findall(PRINTS, PAGES[name], re.DOTALL):
+            capsys.readouterr()
             exec(compile(block, f"docs/{name}.md", "exec"), {})
+            assert not printed or capsys.readouterr().out == printed
         assert list(directory.glob("runs/*/starts/1.json")) or "Run(" not in PAGES[name]
 
 

@@ -157,7 +157,7 @@ def cut(field: Any, part: slice) -> Any:
 
 
 def logged(result: Computed) -> dict[str, Any]:
-    return {key.split("/")[1]: value for key, value in result.scalars("U1").items()}
+    return {key.split("/")[1]: value for key, value in result.scalars().items()}
 
 
 def exact(values: Any, reduction: str, weights: Any = None) -> float:
@@ -227,7 +227,7 @@ def test_sums_and_extremes_of_ints_are_exact_ints(library: Library, dtype: Any) 
     values = np.array([high, high, low, high, 1], dtype)
     result = reduced(library, values, reduce=["sum", "min", "max", "count"])
     assert logged(result) == {"sum": 3 * high + low + 1, "min": low, "max": high, "count": 5}
-    assert all(type(value) is int for value in result.scalars("U1").values())
+    assert all(type(value) is int for value in result.scalars().values())
     total = 3 * high + low + 1
     assert result.arrays()["x/sum"].dtype == (np.int64 if total < 2**63 else np.uint64 if total < 2**64 else np.float64)
 
@@ -268,10 +268,10 @@ def test_the_last_value_belongs_to_the_intervals_last_update() -> None:
     values = np.array([2.5], np.float32)
     partials = partials_of(empty(NUMPY, Fields(), 1), values, last={"x": Newest(values.reshape(()), 4)})
     last = Computation(config("last"))
-    assert last.compute(partials, 4).scalars("U1") == {"x/U1": 2.5}
-    assert last.compute(partials, 5).scalars("U1") == last.compute(partials, 5).arrays() == {}
+    assert last.compute(partials, 4).scalars() == {"x/U1": 2.5}
+    assert last.compute(partials, 5).scalars() == last.compute(partials, 5).arrays() == {}
     bad = partials._replace(last={"x": Newest(np.array(NAN, np.float32), 4)})
-    assert Computation(config("last", nonfinite="skip")).compute(bad, 4).scalars("U1") == {}
+    assert Computation(config("last", nonfinite="skip")).compute(bad, 4).scalars() == {}
 
 
 @pytest.mark.parametrize("front_end", [noether_jax, noether_torch])

@@ -24,8 +24,10 @@ from noether_core.config.load import parse_callback
 from noether_core.emit.arrays import write_arrays
 from noether_core.emit.columns import Series
 from noether_core.errors import UpdateOutputError
-from noether_core.inspect.explain import Explanation, explain, explain_together, read_outputs, render
-from noether_core.inspect.show import _series_row, show_run
+from noether_core.explanation import Explanation, explain, explain_together, render
+from noether_core.inspect.example import read_outputs
+from noether_core.inspect.fitted import Course
+from noether_core.inspect.show import series_cells, show_run
 from noether_core.parity import ulps
 from noether_core.text import inert, number, sparkline
 from noether_torch import Run
@@ -164,8 +166,10 @@ def test_arrays_and_lists_give_one_row(values: list[Any]) -> None:
     extremes = (number(min(known)), number(max(known))) if known else ("", "")
     course = course_by_python([float(value) for value in values])
     first, last = number(values[0]), number(values[-1])
-    expected = ("v", str(len(values)), first, last, *extremes, course, f"update {len(values) - 1}")
-    assert _series_row(typed) == _series_row(objects) == expected
+    expected = [str(len(values)), first, last, *extremes, course, f"update {len(values) - 1}"]
+    for series in (typed, objects):
+        shown = [sparkline(c.values) if isinstance(c, Course) else str(c) for c in series_cells(series)]
+        assert shown == expected
 
 
 # ------------------------------------------------------------------ ulps
@@ -480,8 +484,13 @@ def test_a_shape_that_is_none_is_refused(tmp_path: Path, shape: Any) -> None:
 
 
 def test_the_readmes_config_is_explained_in_full(tmp_path: Path) -> None:
-    """The names are those of the README's tree and text."""
-    source = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    """The names are those of the tree and the text in `docs/`."""
+    source = (
+        (Path(__file__).parents[1] / "docs" / "config.md")
+        .read_text(encoding="utf-8")
+        .split("```yaml\n")[1]
+        .split("```")[0]
+    )
     (tmp_path / "callbacks.yaml").write_text(source, encoding="utf-8")
     outputs = {"loss": (), "lr": (), "aux_loss": (), "grad/norm": (), "pressure_error": (32,)}
     first, second = (explain(config, outputs) for config in load_callbacks(tmp_path / "callbacks.yaml"))

@@ -117,7 +117,7 @@ from noether_core.cli import main
 from noether_core.config.load import load_callbacks, load_tracking
 from noether_core.emit.state_file import read_state
 from noether_core.emit.unmerged import read_unmerged
-from noether_core.inspect.explain import read_outputs
+from noether_core.inspect.example import read_outputs
 from noether_jax import Run as JaxRun
 from noether_torch import Run as TorchRun
 

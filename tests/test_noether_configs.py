@@ -19,7 +19,7 @@ import noether_jax
 import noether_torch
 from noether_core import LogWriter, MissingKeyError, UpdateCounter, load_callbacks, read_run
 from noether_core.config.load import parse_callback
-from noether_core.inspect.explain import explain_together, render
+from noether_core.explanation import explain_together, render
 from noether_core.parity import differing_files, read_recording, replay
 
 each_front_end = pytest.mark.parametrize("front_end", [noether_jax, noether_torch], ids=lambda module: module.__name__)

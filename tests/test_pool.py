@@ -127,7 +127,7 @@ def accumulated(config: TrackAdditionalOutputsCallbackConfig, steps: list[Values
 def finished(config: TrackAdditionalOutputsCallbackConfig, partials: Partials) -> dict[str, Any]:
     computed = Computation(config).compute(partials, 1)
     assert not computed.errors
-    numbers = computed.scalars("U1")
+    numbers = computed.scalars()
     arrays = {f"array {name}": (str(array.dtype), array.tobytes()) for name, array in computed.arrays().items()}
     return {name: (type(value).__name__, repr(value)) for name, value in numbers.items()} | arrays
 

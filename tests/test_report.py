@@ -18,9 +18,9 @@ from noether_core import NoetherError, RunFormatError, read_run
 from noether_core.emit.arrays import write_arrays
 from noether_core.parity.divergence.result import Comparison
 from noether_core.report import write_report
+from noether_core.report.overview import labels
 from noether_core.report.pictures import pictures
 from noether_core.report.recorded import Recorded
-from noether_core.report.report import labels
 from noether_torch import Run
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from noether_core import read_run
 from noether_core.emit.columns import Series, Table
 from noether_core.report.curves import Clocks, charts
 from noether_core.report.packing import narrow, packed, script_json, smallest
-from noether_core.report.thinning import kept_rows, knots, pooled
+from noether_core.thinning import kept_rows, knots, pooled
 
 floats = st.floats(allow_nan=True, allow_infinity=True)
 

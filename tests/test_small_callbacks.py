@@ -30,7 +30,7 @@ from noether_core import (
     load_callbacks,
 )
 from noether_core.config.load import KINDS, parse_callback
-from noether_core.inspect.explain import explain_together, render
+from noether_core.explanation import explain_together, render
 
 
 @each_front_end
@@ -218,8 +218,9 @@ def test_what_explain_lists_is_what_is_logged(tmp_path: Path) -> None:
 def test_what_tracks_for_it_goes_by_its_name(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(DuplicateKeyError) as caught:
-        train(noether_torch, tmp_path, [entry(kind, verbose=True), entry(kind, id="too")])
-    assert f"logged first by {kind}(every_n_updates=2)" in str(caught.value)
+        train(noether_torch, tmp_path, [entry(kind), entry(kind, id="too")])
+    assert f"by {kind}(every_n_updates=2)" in str(caught.value)
+    train(noether_torch, tmp_path, [entry(kind, verbose=True)])
     assert {record.name for record in caplog.records if "/U2: " in record.getMessage()} == {
         f"{kind}(every_n_updates=2)"
     }

@@ -153,7 +153,7 @@ def test_what_cannot_work_is_refused_at_construction(tmp_path: Path) -> None:
         TrackOutputs([save, save])
     with pytest.raises(NoetherError, match="callback object TrackAdditionalOutputsCallback"):
         TrackOutputs([outputs.run.callbacks[0]])
-    with pytest.raises(NoetherError, match="expected a YAML file, or a list"):
+    with pytest.raises(NoetherError, match="got 3 as its keys"):
         TrackOutputs(3)  # type: ignore[arg-type]
 
 

@@ -14,16 +14,21 @@ from noether_core.callbacks.progress import ProgressCallback
 from noether_core.callbacks.throughput import ThroughputCallback
 from noether_core.callbacks.track_outputs import TrackAdditionalOutputsCallback
 from noether_core.config.load import CallbackConfig, check_together, load_callbacks, parse_callback
+from noether_core.config.log_names import LogNames
 from noether_core.config.loop import (
     BestMetricCallbackConfig,
+    LoopConfig,
     MetricEarlyStopCallbackConfig,
     ProgressCallbackConfig,
     ThroughputCallbackConfig,
 )
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError, ScheduleError, listing
+from noether_core.schedule import require_positive
 
 Callbacks = str | Path | Sequence[CallbackConfig | Mapping[str, Any] | CallbackBase]
+Keys = str | Path | Sequence[str | CallbackConfig | Mapping[str, Any] | CallbackBase]
+EVERY = 50  # updates
 CallbackClasses = Mapping[type[CallbackConfig], type[CallbackBase]]
 CORE_CLASSES: CallbackClasses = {  # those that need no front-end
     BestMetricCallbackConfig: BestMetricCallback,
@@ -33,24 +38,67 @@ CORE_CLASSES: CallbackClasses = {  # those that need no front-end
 }
 
 
-def read_callbacks(callbacks: Callbacks) -> list[CallbackConfig | CallbackBase]:
-    """Return the configs and callback objects that a run was given.
+def read_callbacks(
+    keys: Keys | None = None,
+    callbacks: Callbacks | None = None,
+    *,
+    every: int | None = None,
+    log_as: str | None = None,
+) -> list[CallbackConfig | CallbackBase]:
+    """Return the configs and callback objects that a run was given; for the arguments see `noether_core.run.Run`.
 
     Raises:
         NoetherError, pydantic.ValidationError: for what is none, or cannot work together.
+
+    >>> read_callbacks("loss", every=10)[0].keys, read_callbacks()[0].scalars
+    (['loss'], True)
     """
+    names, listed = _names_and_others(keys)
+    others = [*listed, *_listed(callbacks)]
+    given: list[CallbackConfig | CallbackBase] = []
+    if names or (keys is None and callbacks is None):
+        require_positive("Run", **({} if every is None else {"every": every}))
+        wanted: dict[str, Any] = {"keys": names} if names else {"scalars": True}
+        wanted |= {} if log_as is None else {"log_as": log_as}
+        given.append(parse_callback({"every_n_updates": every or EVERY, **wanted}, "Run"))
+    elif every is not None or log_as is not None:
+        what, value = ("every", every) if every is not None else ("log_as", log_as)
+        raise NoetherError(
+            f"Run got {what}={value!r:.80}, which says how its keys are tracked, and no keys beside its callbacks; give keys,"
+            f" or say it in the callbacks' configs: {'every_n_updates' if what == 'every' else what}: {value!r:.80}"
+        )
+    given += [
+        each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
+        for at, each in enumerate(others)
+    ]
+    configs = [each.callback_config if isinstance(each, CallbackBase) else each for each in given]
+    check_together([each for each in configs if isinstance(each, CallbackConfig)])
+    return given
+
+
+def _names_and_others(keys: Any) -> tuple[list[str], Sequence[Any]]:
+    """Return the names of update outputs, and the configs and callback objects."""
+    if isinstance(keys, Path) or (isinstance(keys, str) and keys.endswith((".yaml", ".yml"))):
+        return [], load_callbacks(keys)
+    if isinstance(keys, str):
+        return [keys], ()
+    if keys is not None and not isinstance(keys, Sequence):
+        raise NoetherError(
+            f"Run got {keys!r:.80} as its keys; expected the name of an update output, a list of names, a list of configs or"
+            " callback objects, or a YAML file"
+        )
+    each = keys or ()
+    return [key for key in each if isinstance(key, str)], [other for other in each if not isinstance(other, str)]
+
+
+def _listed(callbacks: Any) -> Sequence[Any]:
     if isinstance(callbacks, str | Path):
-        callbacks = load_callbacks(callbacks)
-    if not isinstance(callbacks, Sequence):
+        return load_callbacks(callbacks)
+    if callbacks is not None and not isinstance(callbacks, Sequence):
         raise NoetherError(
             f"Run got callbacks={callbacks!r:.80}; expected a YAML file, or a list of configs or callback objects"
         )
-    given = [
-        each if isinstance(each, CallbackBase) else parse_callback(each, f"callbacks[{at}]")
-        for at, each in enumerate(callbacks)
-    ]
-    check_together([each for each in given if isinstance(each, CallbackConfig)])
-    return given
+    return callbacks or ()
 
 
 def build_callback(
@@ -70,6 +118,22 @@ def build_callback(
             f" {listing(sorted(kind.__name__ for kind in classes))}"
         )
     return chosen(given, log_writer=log_writer, output_path=path)
+
+
+def build_callbacks(
+    given: Sequence[CallbackConfig | CallbackBase], classes: CallbackClasses, log_writer: LogWriter, path: Path
+) -> list[CallbackBase]:
+    """Return a run's callbacks, each of which knows the names that the others log under; raises as `build_callback` does."""
+    callbacks, names = [build_callback(each, classes, log_writer, path) for each in given], LogNames()
+    for callback in callbacks:
+        config = callback.callback_config
+        # what it has another one track, that one says when it comes
+        is_held = isinstance(callback, DerivedOutputsCallback) and getattr(config, "source", None) is None
+        if isinstance(config, LoopConfig) and not is_held:
+            names.claim(callback, config)
+    for tracking in tracking_callbacks(callbacks):
+        tracking.join(names)
+    return callbacks
 
 
 def tracking_callbacks(callbacks: Sequence[CallbackBase]) -> list[TrackAdditionalOutputsCallback]:

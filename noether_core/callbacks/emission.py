@@ -19,21 +19,18 @@ from noether_core.reduce.computed import Computed
 from noether_core.reduce.partial import Partials
 
 
-def log_computed(
-    writer: ScalarWriter | None, logger: Logger, computed: Computed, interval: str, *, verbose: bool
-) -> Exception | None:
+def log_computed(writer: ScalarWriter | None, logger: Logger, computed: Computed, *, verbose: bool) -> Exception | None:
     """Log everything that can be logged; return the first error.
 
     Args:
         writer: where to; None: to `logger` alone.
         logger: told too, if `verbose`.
         computed: what an interval gave.
-        interval: what its log keys end with.
         verbose: whether `logger` is told.
     """
     is_odd = computed.nonfinite is not None
     logged = writer.current_values() if is_odd and isinstance(writer, BoundLogWriter) else None
-    scalars = computed.scalars(interval, logged)
+    scalars = computed.scalars(logged)
     if writer is None:
         for log_key, value in scalars.items():
             logger.info("%s: %s", log_key, format(value, ".5f"))

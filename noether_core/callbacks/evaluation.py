@@ -33,7 +33,8 @@ class Evaluation:
     """Reduce the outputs of an evaluation's steps, over all of it, and log them as `{prefix}/{key}`.
 
     What each tracking callback names of them is reduced as it says; a reduction's name follows the key where the callback's log
-    keys have it. A key that is absent is no error: an evaluation has no gradients. Keys that two callbacks log are logged once.
+    keys have it, wherever its `log_as` puts it. A key that is absent is no error: an evaluation has no gradients. Keys that
+    two callbacks log are logged once.
 
     Args:
         callbacks: the run's.
@@ -95,7 +96,7 @@ class Evaluation:
         scalars: dict[str, Any] = {}
         errors: list[Exception] = []
         for part, each in zip(self._parts, computed, strict=True):
-            scalars = {**part.scalars(self.prefix, each, scalars), **scalars}
+            scalars = {**part.scalars(each, scalars), **scalars}
             errors += part.save(self.prefix, each, writer, counter)
         bound = writer.bind("run.evaluate")
         bound.add_scalars(scalars)
@@ -115,10 +116,10 @@ class Evaluation:
     def _computed(self, counter: Counter) -> list[Computed]:
         pooling = self._parts[0].pooling if self._parts and not self._alone else None
         if pooling is None:
-            return [part.computed(None) for part in self._parts]
+            return [part.computed(self.prefix, None) for part in self._parts]
         meeting = pooling.evaluating(self._parts)
         meeting.meet(dict.fromkeys(range(len(self._parts)), DUE), counter, update=_UPDATE)
-        return [part.computed(meeting.take(part, counter)) for part in self._parts]
+        return [part.computed(self.prefix, meeting.take(part, counter)) for part in self._parts]
 
 
 class _Part:
@@ -129,7 +130,7 @@ class _Part:
         self._derive = derive
         self.config = callback.config
         self._interval = OutputAccumulator(callback.backend, callback.config)
-        self._selector = Selector(callback.keys, callback.patterns)
+        self._selector = Selector(callback.keys, callback.patterns, callback.config.scalars)
         self._steps = 0
         self._processes: dict[str, int] = {}  # of several: the one that had a key's first value that was not finite
 
@@ -151,20 +152,15 @@ class _Part:
     def own_partials(self) -> Partials:
         return self._interval.partials()
 
-    def computed(self, pooled: Pooled | None) -> Computed:
-        computation = Computation(self.config)
+    def computed(self, prefix: str, pooled: Pooled | None) -> Computed:
+        computation = Computation(self.config, self.config.naming_in_evaluation(prefix))
         if pooled is None:
             return computation.compute(self._interval.partials(), _UPDATE)
         self._processes = dict(zip(pooled.partials.keys, pooled.processes.tolist(), strict=True))
         return computation.compute(pooled.partials, POOLED, pooled.lasts, pooled.errors)
 
-    def scalars(self, prefix: str, computed: Computed, others: Mapping[str, Any]) -> dict[str, Any]:
-        if not self.config.log_output:
-            return {}
-        end = f"/{self.config.interval}"
-        logged = {f"{key.removeprefix(f'{prefix}/')}{end}": value for key, value in others.items()}
-        named = computed.scalars(end[1:], logged)
-        return {f"{prefix}/{name.removesuffix(end)}": value for name, value in named.items()}
+    def scalars(self, computed: Computed, others: Mapping[str, Any]) -> dict[str, Any]:
+        return computed.scalars(others) if self.config.log_output else {}
 
     def save(self, prefix: str, computed: Computed, writer: LogWriter, counter: Counter) -> list[NoetherError]:
         out = self._callback.out

@@ -80,7 +80,7 @@ class LearningRateCallback(DerivedOutputsCallback):
             return
         self._seen_at = update
         for name, value in self._rates(update - 1).items():
-            self._add_scalar(f"{config.prefix}{name and '/'}{name}/{self.interval}", _number(name, value), ".5g")
+            self._add_scalar(config.log_key(f"{config.prefix}{name and '/'}{name}"), _number(name, value), ".5g")
 
     def _rates(self, update: int) -> Mapping[str, Any]:
         return read_rates(self.callback_config.source, update)

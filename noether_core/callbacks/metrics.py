@@ -96,8 +96,8 @@ class MetricCallback(PeriodicCallback):
         if not self._is_said and math.isnan(self._best):
             self._is_said = True
             self.logger.warning(
-                "%s: %r is not a number that this update logged; it logged %s.%s Name a log key whole, with its interval,"
-                " and use the same interval here",
+                "%s: %r is not a number that this update logged; it logged %s.%s Name a log key whole, as it is logged, and"
+                " use its interval here",
                 self,
                 self._source,
                 listing(values),

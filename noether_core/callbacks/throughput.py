@@ -39,6 +39,7 @@ class ThroughputCallback(PeriodicCallback):
         **arguments: see `CallbackBase`.
     """
 
+    callback_config: ThroughputCallbackConfig
     _kept: ClassVar = {"start": _pair, "seconds": real, "waited": real}
 
     def __init__(
@@ -101,7 +102,7 @@ class ThroughputCallback(PeriodicCallback):
             if seconds:
                 measured["data_wait_share"] = waited / seconds
         for name, value in measured.items():
-            self._add_scalar(f"profiling/{name}/{self.interval}", value, ".5g")
+            self._add_scalar(self.callback_config.log_key(f"profiling/{name}"), value, ".5g")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as `PeriodicCallback` does; the time in between is not counted."""

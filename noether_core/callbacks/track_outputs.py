@@ -14,6 +14,7 @@ from noether_core.callbacks.meeting import POOLED
 from noether_core.callbacks.partners import Partners
 from noether_core.callbacks.periodic import PeriodicCallback
 from noether_core.callbacks.saved_interval import SavedInterval, packed_interval, read_interval
+from noether_core.config.log_names import LogNames, title_of
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.errors import NoetherError
 from noether_core.interrupts import Mark
@@ -77,8 +78,8 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self._interval = OutputAccumulator(self.backend, config)
         self.sources: list[PartialSource] = [self._interval]
         self._computation = Computation(config)
-        self._selector = Selector(self.keys, self.patterns)
-        self._matches = Matches(config, self._warn_once)
+        self._selector = Selector(self.keys, self.patterns, config.scalars)
+        self._matches = Matches(config, self._warn_once, self.logger, str(self), lambda: self.partners.is_main)
         self._position = (-1, -1)
         self._before = (self._position, self._matches.so_far, self._interval.now)
         self._emitted_at = -1
@@ -86,8 +87,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         self.partners = Partners(self, self.backend, processes, self.output_path, self.log_writer)
 
     def __str__(self) -> str:
-        about = f"{self.interval.verbose}, keys={self.keys}, patterns={self.patterns}"
-        return self._title or f"TrackAdditionalOutputsCallback({about})"
+        return self._title or title_of(self.config)
 
     # ------------------------------------------------------------------ each accumulation step
 
@@ -116,6 +116,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
 
         Raises:
             MissingKeyError: if an exact key is absent and `missing` is `error`.
+            DuplicateKeyError: if another callback of the run logs under one of the names.
             UpdateOutputError: for a value that cannot be tracked.
             HookOrderError: if the hooks come in an order that would give wrong numbers.
         """
@@ -125,8 +126,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         try:
             if update_outputs is not None:
                 outputs, selection = self._selector(update_outputs)
-                if selection.missing:
-                    self._matches.miss(selection, outputs)
+                self._matches.look(selection, outputs)
                 tracked = selection.tracked
                 weight = weight_of(self.config.weight, outputs) if tracked else None
                 self._interval.add(tracked, selection.values(outputs), position[0] + 1, accumulation_step, weight)
@@ -151,13 +151,9 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
             self._matches.miss(select(self.keys, (), ()), {})
 
     def note_example(self, update_outputs: Mapping[str, Any]) -> None:
-        """Note which keys and patterns match outputs like these, which one of `sources` will reduce.
-
-        Raises:
-            MissingKeyError: if an exact key is absent and `missing` is `error`.
-        """
+        """Note which keys and patterns match outputs like these, which one of `sources` will reduce; raises likewise."""
         outputs, selection = self._selector(update_outputs)
-        self._matches.miss(selection, outputs)
+        self._matches.look(selection, outputs)
         self._matches.add(selection)
 
     def undo_accumulation_step(self) -> None:
@@ -167,6 +163,10 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     def has_tracked(self, update: int, accumulation_step: int) -> bool:
         """Tell whether the last `track_after_accumulation_step` was this step's."""
         return self._position == (update, accumulation_step)
+
+    def join(self, names: LogNames) -> None:
+        """Look among the names of a run's callbacks whether another one has those of this one."""
+        self._matches.names = names
 
     def stateful(self) -> Sequence[object]:
         """Return the objects whose attributes are the callback's state."""
@@ -240,7 +240,7 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
         """Log and save an interval's numbers, and raise what is wrong with them."""
         error, writer = None, self.log_writer if self.log_output else None
         if self.partners.logs_to(self.log_writer) and (self.log_output or self.verbose):
-            error = log_computed(writer, self.logger, computed, str(self.interval), verbose=self.verbose)
+            error = log_computed(writer, self.logger, computed, verbose=self.verbose)
         if self.out is not None and self.partners.is_main and (arrays := computed.arrays()):
             path = self.out / f"{update_counter.cur_iteration}.safetensors"
             error = error or save_arrays(self.log_writer, path, arrays)

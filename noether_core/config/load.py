@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from noether_core.config.base import NOETHER_KINDS, CallbackBaseConfig, NamedCallbackConfig
+from noether_core.config.log_names import check_names
 from noether_core.config.loop import LOOP_CONFIGS
 from noether_core.config.readable import entitled
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
@@ -102,7 +103,7 @@ def as_entry(config: CallbackBaseConfig) -> dict[str, Any]:
 
 
 def check_together(configs: Sequence[CallbackConfig]) -> None:
-    """Raise `NoetherError` if callbacks of one run would write the same files."""
+    """Raise `NoetherError` if callbacks of one run would write the same files, or log under the same names."""
     places: set[tuple[str | None, str]] = set()
     for config in configs:
         if isinstance(config, TrackAdditionalOutputsCallbackConfig) and config.save_output:
@@ -110,6 +111,7 @@ def check_together(configs: Sequence[CallbackConfig]) -> None:
             if place in places:
                 raise NoetherError(
                     f"two callbacks with save_output, interval {place[1]} and id {config.id!r} would write the same files;"
-                    " give each an id of its own, or make them one"
+                    f" give each an id of its own, such as id: {'_'.join([config.id or 'mine', '2'])}, or make them one"
                 )
             places.add(place)
+    check_names(configs)

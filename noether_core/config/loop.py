@@ -8,29 +8,58 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, StrictBool, StrictStr, field_validator
 
 from noether_core.config.base import NamedCallbackConfig, PositiveInt, Strings
+from noether_core.config.naming import Naming, Template, checked_template, naming_of, refuse_one_name
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 
 
 class LoopConfig(NamedCallbackConfig):
-    """Add what is logged: nothing, unless a subclass says so.
-
-    Attributes:
-        logged: the names it logs under, less the interval at their end.
-    """
-
-    logged: ClassVar[tuple[str, ...]] = ()
+    """Add what is logged: nothing, unless a subclass says so."""
 
     @property
     def logs(self) -> tuple[str, ...]:
         """Return the names it logs under; `{name}` stands for any that are known only when they come."""
-        return tuple(f"{name}/{self.interval}" for name in self.logged)
+        return ()
+
+
+class OwnValuesConfig(LoopConfig):
+    """Add what is logged of values that are the callback's own, and how it is named.
+
+    Attributes:
+        logged: the keys of what it logs; `{name}` stands for any that are known only when they come.
+        log_as: a template of the names, with the fields `{key}` and `{interval}`; None: `{key}/{interval}`.
+    """
+
+    logged: ClassVar[tuple[str, ...]] = ()
+    log_as: Template | None = None
+
+    @field_validator("log_as")
+    @classmethod
+    def _is_a_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            checked_template(value, ("key", "interval"))
+            refuse_one_name(value, tracked=", ".join(cls.logged), is_one=False, reductions=())
+        return value
+
+    @property
+    def naming(self) -> Naming:
+        """Return how what is logged is named."""
+        return naming_of(self.log_as or "{key}/{interval}", str(self.interval))
+
+    def log_key(self, key: str) -> str:
+        """Return the name under which the value of a key is logged."""
+        return self.naming.name(key, "")
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Return the names it logs under; `{name}` stands for any that are known only when they come."""
+        return tuple(map(self.log_key, self.logged))
 
     def _tracking(self, prefix: str, **fields: Any) -> TrackAdditionalOutputsCallbackConfig:
-        own = self.model_dump(include={"every_n_epochs", "every_n_updates", "every_n_samples", "verbose"})
+        own = self.model_dump(include={"every_n_epochs", "every_n_updates", "every_n_samples", "verbose", "log_as"})
         return TrackAdditionalOutputsCallbackConfig(patterns=[prefix], **own, **fields)
 
 
-class OnlineLossCallbackConfig(LoopConfig):
+class OnlineLossCallbackConfig(OwnValuesConfig):
     """Log the mean of each loss over the interval, and stop at one that is not finite."""
 
     prefix: ClassVar[str] = "loss/online"
@@ -45,7 +74,7 @@ class OnlineLossCallbackConfig(LoopConfig):
         return self._tracking(self.prefix + "/", reduce="mean", nonfinite=self.nonfinite)
 
 
-class LearningRateCallbackConfig(LoopConfig):
+class LearningRateCallbackConfig(OwnValuesConfig):
     """Log the learning rate of the interval's last update.
 
     Attributes:
@@ -79,7 +108,7 @@ class LearningRateCallbackConfig(LoopConfig):
         return self._tracking(self.prefix, reduce="last", replicated=[self.prefix])
 
 
-class ThroughputCallbackConfig(LoopConfig):
+class ThroughputCallbackConfig(OwnValuesConfig):
     """Log how many samples and updates pass per second; where the loop hands over its times, also the wait for data."""
 
     logged = (
@@ -100,7 +129,7 @@ class ProgressCallbackConfig(LoopConfig):
 
 
 class MetricConfig(LoopConfig):
-    """Name a value of the log to watch, as a whole log key with its interval (`loss/U10`), and which way is better."""
+    """Name a value of the log to watch, as a whole log key (`loss/U10`, or what `log_as` makes), and which way is better."""
 
     source_metric_key: StrictStr = Field(min_length=1)
     higher_is_better: StrictBool

@@ -10,6 +10,7 @@ from pydantic import Field, StrictBool, StrictStr, field_validator, model_valida
 
 from noether_core.algebra.sums import Fields
 from noether_core.config.base import NamedCallbackConfig, Strings
+from noether_core.config.naming import Naming, Template, checked_template, naming_of, refuse_one_name
 from noether_core.errors import UpdateOutputError, listing, warn
 
 Reduction = Literal["mean", "last", "sum", "min", "max", "std", "var", "count", "stack"]
@@ -23,6 +24,11 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
 
     With `log_output`, `save_output` and `verbose` all false nothing comes out, which is warned about.
 
+    Attributes:
+        scalars: whether every output that is a single number is tracked too, also one that comes later.
+        log_as: a template of the names of what is logged, with the fields `{key}`, `{reduction}` and `{interval}`; None: as
+            Noether names it. How many values were not finite is logged with `nonfinite` for the reduction.
+
     Raises:
         pydantic.ValidationError: for a field that is unknown, missing or out of range.
 
@@ -34,11 +40,13 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
     name: Literal["TrackAdditionalOutputsCallback"] = "TrackAdditionalOutputsCallback"
     keys: Strings | None = None
     patterns: Strings | None = None
+    scalars: StrictBool = False
     reduce: Reductions | dict[StrictStr, Reductions] = "mean"
     weight: StrictStr | None = Field(default=None, min_length=1)
     replicated: Strings = Field(default=[])
     verbose: StrictBool = False
     log_output: StrictBool = True
+    log_as: Template | None = None
     save_output: StrictBool = False
     missing: Literal["error", "warn", "skip"] = "error"
     nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
@@ -53,15 +61,39 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
                 raise ValueError(f"got {wanted}; name each reduction once")
         return value
 
+    @field_validator("log_as")
+    @classmethod
+    def _is_a_template(cls, value: str | None) -> str | None:
+        return None if value is None else checked_template(value)
+
     @model_validator(mode="after")
     def _tracks_something(self) -> Self:
-        if not self.keys and not self.patterns:
-            raise ValueError("keys and patterns are both empty; name at least one exact key or one substring pattern")
+        if not self.keys and not self.patterns and not self.scalars:
+            raise ValueError(
+                "keys and patterns are both empty; name at least one exact key or one substring pattern, or set scalars to true"
+                " for every single number"
+            )
         if "stack" in self.asked and not self.save_output:
             raise ValueError("reduce asks for stack, which is saved and never logged; set save_output to true")
+        if self.log_as is not None:
+            is_one = len({*(self.keys or ())}) == 1 and not self.patterns and not self.scalars
+            refuse_one_name(self.log_as, tracked=self.tracked, is_one=is_one, reductions=self._most_logged)
         if not self.gives_something:
             warn(NOTHING_COMES_OUT)
         return self
+
+    @property
+    def tracked(self) -> str:
+        """Return what is tracked, in words: `keys=['loss'], patterns=[]`."""
+        scalars = ", scalars=True" if self.scalars else ""
+        return f"keys={list(self.keys or [])}, patterns={list(self.patterns or [])}{scalars}"
+
+    @property
+    def _most_logged(self) -> tuple[Reduction, ...]:
+        """Return the reductions that the key with the most of them can be logged by."""
+        wanted = self.reduce.values() if isinstance(self.reduce, dict) else [self.reduce]
+        of_each = [_logged(tuple(each) if isinstance(each, list) else (each,)) for each in wanted]
+        return max(of_each, key=len, default=())
 
     @property
     def gives_something(self) -> bool:
@@ -86,14 +118,38 @@ class TrackAdditionalOutputsCallbackConfig(NamedCallbackConfig):
         """Tell whether every process computes the same value of a key, so that it counts once: an exact name or a pattern."""
         return any(name in key for name in self.replicated)
 
+    @property
+    def naming(self) -> Naming:
+        """Return how what is logged is named: as `log_as` says, else as Noether does."""
+        return naming_of(self.log_as or f"{self._named_by}/{{interval}}", str(self.interval))
+
+    @property
+    def _named_by(self) -> str:
+        return "{key}" if self.reduce in ("mean", "last", ["mean"], ["last"]) else "{key}/{reduction}"
+
+    def naming_in_evaluation(self, prefix: str) -> Naming:
+        """Return how what an evaluation gives is named: `{prefix}/{key}`, and the reduction if training's names have it."""
+        found = naming_of(f"{prefix}/{self._named_by}", "")
+        return found.with_reduction() if "reduction" in self.naming.fields else found
+
     def log_key(self, key: str, reduction: Reduction) -> str:
         """Return the name under which a reduction of a key is logged."""
-        is_plain = self.reduce in ("mean", "last", ["mean"], ["last"])
-        return f"{key}/{self.interval}" if is_plain else f"{key}/{reduction}/{self.interval}"
+        return self.naming.name(key, reduction)
+
+    def log_keys(self, key: str) -> list[tuple[str, Reduction]]:
+        """Return the names under which a key is logged, each with its reduction."""
+        if not self.log_output:
+            return []
+        naming = self.naming
+        return [(naming.name(key, reduction), reduction) for reduction in _logged(self.reductions(key))]
 
     def tensor_name(self, key: str, reduction: Reduction) -> str:
         """Return the name under which a reduction of a key is saved: the raw key where it has only one."""
         return key if len(self.reductions(key)) == 1 else f"{key}/{reduction}"
+
+
+def _logged(reductions: tuple[Reduction, ...]) -> tuple[Reduction, ...]:
+    return tuple(each for each in reductions if each != "stack")
 
 
 def fields_of(config: TrackAdditionalOutputsCallbackConfig) -> Fields:

@@ -10,10 +10,9 @@ import numpy as np
 from noether_core.emit.jsonl import encode_line
 from noether_core.emit.lines import MOST_DEPTH
 from noether_core.errors import NoetherError
-from noether_core.schedule import UNITS
+from noether_core.schedule import RESERVED
 
 NUMBERS = frozenset({float, int, bool})  # the types that are taken as they are
-RESERVED = frozenset({*UNITS, "crc32"})
 MOST_NAME = 2**16  # characters
 MOST_BYTES = 2**20  # of a text, a list or a dict in a line
 MOST_DIGITS = 640  # of an int: those that every Python writes and reads, whatever its limit is

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from noether_core.emit.loggable import MOST_NAME, NUMBERS, RESERVED, WIDE
+from noether_core.emit.loggable import MOST_NAME, NUMBERS, WIDE
 from noether_core.errors import DuplicateKeyError
+from noether_core.schedule import RESERVED
 
 _TEXT = frozenset({str})
 

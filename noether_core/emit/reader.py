@@ -19,6 +19,7 @@ from noether_core.emit.array_files import (
     find_arrays,
     lineage_of,
 )
+from noether_core.emit.card import card
 from noether_core.emit.columns import Series, Table, TableBuilder
 from noether_core.emit.jsonl import start_numbers
 from noether_core.emit.lineage import Lineage
@@ -50,7 +51,7 @@ class RunStart:
     until: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunReader:
     """Hold what a run directory gives back.
 
@@ -73,6 +74,24 @@ class RunReader:
     superseded_arrays: list[ArrayFile]
     starts: list[RunStart]
     lineage: Lineage
+
+    def __repr__(self) -> str:
+        """Return the path, and how much there is; `series`, `entries` and `to_pandas()` give it.
+
+        Of a run under `runs/x`: `<RunReader 'runs/x': 3 keys, 120 entries, update 6000>`.
+        """
+        return f"<RunReader {str(self.path)!r}: {self._about()}>"
+
+    def _about(self) -> str:
+        count = len(self.table.iterations)
+        words = [f"{len(self.series):,} keys", f"{count:,} entries"]
+        words += [f"update {int(self.table.iterations[-1][UNITS.index('update')]):,}"] if count else []
+        words += [f"{len(self.problems)} damaged or lost"] if self.problems else []
+        return ", ".join(words)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: each key's curve, as HTML that loads nothing and runs nothing."""
+        return card(str(self.path), self._about(), self.series)
 
     def iter_superseded(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield each entry that does not stand, with the number of the start that logged it; read from the files again."""
@@ -110,6 +129,9 @@ class RunReader:
 
         What an entry did not log is missing: NaN among floats, and `<NA>` in ints and bools, which are then pandas' nullable
         ones, so that no number is rounded.
+
+            frame = read_run("runs/x").to_pandas().set_index("update")
+            frame["loss/U50"].dropna().plot()
 
         Raises:
             MissingDependencyError: if pandas is not installed.

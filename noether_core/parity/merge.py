@@ -175,7 +175,7 @@ def _entry(configs: Configs, files: Sequence[Unmerged], report: MergeReport) -> 
     for number, pooled in sorted(found.pooled.items()):
         config, computed = configs[number], _compute(configs[number], pooled)
         if config.log_output:
-            scalars = {**computed.scalars(str(config.interval), scalars), **scalars}
+            scalars = {**computed.scalars(scalars), **scalars}
         if config.save_output and (of_file := computed.arrays()):
             name = Path("update_outputs", config.id or "", str(config.interval), f"{iteration}.safetensors")
             arrays[name.as_posix()] = of_file

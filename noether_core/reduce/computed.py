@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from noether_core.config.naming import Naming
 from noether_core.config.tracking import Reduction, TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError
 from noether_core.reduce.partial import Partials, Vector
@@ -36,6 +37,7 @@ class Schema(NamedTuple):
         reductions: each reduction, with the places of the keys that have it, or None for all of them.
         pick: takes the values in the order of the entries out of those of one reduction after another's; None: they are so.
         is_plain: whether every value is a single number.
+        naming: gives the names.
     """
 
     entries: tuple[Entry, ...]
@@ -43,13 +45,14 @@ class Schema(NamedTuple):
     reductions: tuple[tuple[Reduction, Vector | None], ...]
     pick: Any
     is_plain: bool
+    naming: Naming
 
 
-def make_schema(config: TrackAdditionalOutputsCallbackConfig, keys: Sequence[str]) -> Schema:
+def make_schema(config: TrackAdditionalOutputsCallbackConfig, keys: Sequence[str], naming: Naming) -> Schema:
     """Return what a set of keys gives."""
     entries = _distinct(
         [
-            Entry(at, reduction, config.log_key(key, reduction), config.tensor_name(key, reduction))
+            Entry(at, reduction, naming.name(key, reduction), config.tensor_name(key, reduction))
             for at, key in enumerate(keys)
             for reduction in config.reductions(key)
         ],
@@ -68,6 +71,7 @@ def make_schema(config: TrackAdditionalOutputsCallbackConfig, keys: Sequence[str
         ),
         None if len(found) <= 1 else itemgetter(*order),
         not {"last", "stack"} & set(found),
+        naming,
     )
 
 
@@ -105,11 +109,10 @@ class Computed:
     errors: Sequence[NoetherError] = ()
     lasts: Mapping[str, Value] | None = None
 
-    def scalars(self, interval: str, logged: Mapping[str, Any] | None = None) -> dict[str, Scalar]:
+    def scalars(self, logged: Mapping[str, Any] | None = None) -> dict[str, Scalar]:
         """Return the single numbers by log key; after those of a key also how many of its values were not finite.
 
         Args:
-            interval: what such a count's log key ends with.
             logged: what others have logged with this. Another callback's equal count of the same key is not repeated.
         """
         if self.schema.is_plain and self.nonfinite is None and None not in self.values:
@@ -125,9 +128,11 @@ class Computed:
         if self.nonfinite is not None:
             taken, others = set(self.schema.names), logged or {}
             for key, count in zip(self.nonfinite.keys, self.nonfinite.nonfinite.tolist(), strict=True):
-                name = f"{key}/nonfinite/{interval}"
+                naming, times = self.schema.naming, 1
+                name = naming.nonfinite(key)
                 while name in taken or (name in others and repr(others[name]) != repr(count)):  # another key's
-                    name = f"{name.removesuffix(f'/{interval}')}/nonfinite/{interval}"
+                    times += 1
+                    name = naming.nonfinite(key, times)
                 if name not in others:
                     found[key][name] = count
                 taken.add(name)

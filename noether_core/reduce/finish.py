@@ -13,6 +13,7 @@ import numpy as np
 
 from noether_core.algebra.expansion import Expansion, extended, two_sum
 from noether_core.algebra.rounding import Near, quotient, ratio, rounded, square_root, variance
+from noether_core.config.naming import Naming
 from noether_core.config.tracking import Reduction, TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import NoetherError, UpdateOutputError
 from noether_core.reduce.computed import Computed, Schema, Value, make_schema
@@ -28,10 +29,11 @@ class Computation:
 
     Args:
         config: says what is wanted of each key.
+        naming: gives the names of what is logged; None: the config's.
     """
 
-    def __init__(self, config: TrackAdditionalOutputsCallbackConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrackAdditionalOutputsCallbackConfig, naming: Naming | None = None) -> None:
+        self._config, self._naming = config, naming or config.naming
         self._skip = config.nonfinite == "skip"
         self._schemas: dict[tuple[str, ...], Schema] = {}
 
@@ -86,7 +88,7 @@ class Computation:
         if schema is None:
             if len(self._schemas) >= MOST_SCHEMAS:
                 self._schemas.clear()
-            schema = self._schemas[keys] = make_schema(self._config, keys)
+            schema = self._schemas[keys] = make_schema(self._config, keys, self._naming)
         return schema
 
     def _each(

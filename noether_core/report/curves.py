@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from noether_core.emit.columns import Series
 from noether_core.report.packing import narrow, packed, smallest
 from noether_core.report.recorded import Recorded
-from noether_core.report.thinning import kept_rows, knots
 from noether_core.text import as_float, number
+from noether_core.thinning import kept_rows, knots, means
 
 Array = np.ndarray[Any, Any]
 MOST_CURVES = 20_000
@@ -19,7 +19,8 @@ _MOST_POINTS = 1_200_000  # of all curves, so that a page stays below 15 MB
 _CURVE_POINTS = (80, 4000)  # of one: at least, at most
 _MOST_TIMES = 4096  # of a run's wall times; others are interpolated
 _MOST_TEXTS = 20  # values of a key that logs text
-_AXES = ("update", "epoch", "sample", "time")
+_MEANS = (16, 500)  # of a thinned curve, to smooth it by: at least, at most
+AXES = ("update", "epoch", "sample", "time")
 
 
 class Clocks:
@@ -45,18 +46,29 @@ class Clocks:
         return self._places[key]
 
 
+def axis_values(series: Series, axis: str, begun: float) -> Array | None:
+    """Return where a series' values stand on an axis, as float64; None where that is not known.
+
+    Args:
+        series: what was logged.
+        axis: `update`, `epoch` (with the part of the one under way), `sample` or `time` (in seconds since `begun`).
+        begun: when the run's first entry was written, in seconds since 1970.
+    """
+    values: Array = getattr(series, axis).astype(np.float64)
+    if axis != "update" and not values.any():
+        return None  # it was not counted
+    if axis == "epoch":
+        values = _parts_of_epochs(series.update.astype(np.float64), values)
+    if axis == "time":
+        values = values - begun
+    return values if np.isfinite(values).all() else None  # when they were written may not be known
+
+
 def _packed_clock(series: Series, begun: float) -> dict[str, Any]:
     clock: dict[str, Any] = {"n": len(series)}
-    for axis in _AXES:
-        values = getattr(series, axis).astype(np.float64)
-        if axis != "update" and not values.any():
-            continue  # it was not counted
-        if axis == "epoch":
-            values = _parts_of_epochs(series.update.astype(np.float64), values)
-        if axis == "time":
-            values = values - begun
-            if not np.isfinite(values).all():
-                continue  # when they were written is not known
+    for axis in AXES:
+        if (values := axis_values(series, axis, begun)) is None:
+            continue
         places = knots(values, _MOST_TIMES if axis == "time" else None)
         clock[axis] = [packed(smallest(places)), packed(narrow(values[places]) if axis == "time" else values[places])]
     return clock
@@ -69,18 +81,18 @@ def _parts_of_epochs(update: Array, epoch: Array) -> Array:
     return update / length if np.isfinite(length) and np.all(update / length < epoch + 1) and length > 0 else epoch
 
 
-def charts(runs: Sequence[Recorded]) -> dict[str, Any]:
-    """Return the curves of all keys of some runs as plain data.
+def charts(runs: Sequence[Recorded], keys: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the curves of some runs as plain data, of these keys or of all.
 
     Of two runs, each key has their relative difference too, |a − b| / max(|a|, |b|), at the updates that both logged.
 
     Returns:
         `clocks`, `charts`, `texts` (what is logged as text), and `left_out`, how many curves were too many.
     """
-    numbers = {key: found for key in _keys(runs) if (found := _numbers(runs, key))}
+    numbers = {key: found for key in keys_of(runs, keys) if (found := numbers_of(runs, key))}
     curves = sum(len(found) for found in numbers.values()) * (2 if len(runs) == 2 else 1)
     most = int(np.clip(_MOST_POINTS // max(curves, 1), *_CURVE_POINTS))
-    clocks, begun, drawn, left_out = Clocks(), [_begun(run) for run in runs], 0, 0
+    clocks, begun, drawn, left_out = Clocks(), [begin_of(run) for run in runs], 0, 0
     result = []
     for key, found in numbers.items():
         if drawn + len(found) > MOST_CURVES:
@@ -99,19 +111,21 @@ def charts(runs: Sequence[Recorded]) -> dict[str, Any]:
         if len(runs) == len(found) == 2:
             chart["apart"] = _apart([run.series[key] for run in runs], [found[0], found[1]], most)
         result.append(chart)
-    return {"clocks": clocks.packed, "charts": result, "texts": _texts(runs), "left_out": left_out}
+    return {"clocks": clocks.packed, "charts": result, "texts": _texts(runs, keys), "left_out": left_out}
 
 
-def _keys(runs: Sequence[Recorded]) -> Sequence[str]:
-    return list(dict.fromkeys(key for run in runs for key in run.series))
+def keys_of(runs: Sequence[Recorded], wanted: Collection[str] | None = None) -> Sequence[str]:
+    """Return the keys of some runs, in the order first logged; None: all of them."""
+    return [key for key in dict.fromkeys(key for run in runs for key in run.series) if wanted is None or key in wanted]
 
 
-def _begun(run: Recorded) -> float:
+def begin_of(run: Recorded) -> float:
+    """Return when a run's first entry was written, in seconds since 1970; 0 where that is not known."""
     known = run.run.table.times[np.isfinite(run.run.table.times)]
     return float(known.min()) if len(known) else 0.0
 
 
-def _numbers(runs: Sequence[Recorded], key: str) -> Mapping[int, Array]:
+def numbers_of(runs: Sequence[Recorded], key: str) -> Mapping[int, Array]:
     """Return a key's values as float64 by the place of the run; none of a run that logs it as text."""
     found = {}
     for place, run in enumerate(runs):
@@ -129,6 +143,7 @@ def _packed_curve(values: Array, most: int) -> dict[str, Any]:
     curve: dict[str, Any] = {"n": len(values), "y": packed(narrow(values[rows]))}
     if len(rows) < len(values):
         curve["rows"] = packed(smallest(np.diff(rows, prepend=0)))
+        curve["means"] = packed(narrow(means(values, int(np.clip(most // 4, *_MEANS)))))
     return curve
 
 
@@ -156,11 +171,12 @@ def _shared(a: Array, b: Array) -> tuple[Array, Array]:
     return first, second
 
 
-def _texts(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
+def _texts(runs: Sequence[Recorded], keys: Collection[str] | None) -> list[dict[str, Any]]:
     texts = []
     for place, run in enumerate(runs):
         for key, series in run.series.items():
-            if series.value.dtype == object and any(isinstance(value, str) for value in series.value):
+            is_wanted = keys is None or key in keys
+            if is_wanted and series.value.dtype == object and any(isinstance(value, str) for value in series.value):
                 newest = [[int(point.update), number(point.value)] for point in list(series)[-_MOST_TEXTS:]]
                 texts.append({"run": place, "key": key, "n": len(series), "newest": newest})
     return texts

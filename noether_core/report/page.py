@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -11,10 +12,20 @@ from noether_core.report.packing import script_json
 
 _STYLES = ("uplot/uPlot.min.css", "page.css", "parts.css")
 _LIBRARY = "uplot/uPlot.iife.min.js"
-_PROGRAM = ("values.js", "theme.js", "charts.js", "cards.js", "pictures.js", "verdict.js", "settings.js", "page.js")
+_PROGRAM = (
+    "values.js",
+    "theme.js",
+    "smoothing.js",
+    "charts.js",
+    "cards.js",
+    "pictures.js",
+    "verdict.js",
+    "settings.js",
+    "page.js",
+)
 
 
-def page(data: Any) -> bytes:
+def page(data: Any, name: str) -> bytes:
     """Return the page that draws some data.
 
     A Content-Security-Policy forbids it every connection, and every script and style but its own, by their SHA-256
@@ -22,6 +33,7 @@ def page(data: Any) -> bytes:
 
     Args:
         data: what `write_report` collects.
+        name: what it is.
     """
     style = "\n".join(map(_asset, _STYLES))
     scripts = [_asset(_LIBRARY), '"use strict";\n(() => {\n' + "\n".join(map(_asset, _PROGRAM)) + "\n})();\n"]
@@ -35,6 +47,7 @@ def page(data: Any) -> bytes:
         )
     )
     parts = {
+        "NAME": escape(name),
         "POLICY": policy,
         "STYLE": style,
         "DATA": script_json(data),

@@ -10,7 +10,7 @@ import numpy as np
 from noether_core.errors import NoetherError
 from noether_core.report.packing import narrow, packed
 from noether_core.report.recorded import Frame, Recorded
-from noether_core.report.thinning import pooled
+from noether_core.thinning import pooled
 
 Array = np.ndarray[Any, Any]
 Frames = dict[int, dict[int, Frame]]  # by update, by the run's place

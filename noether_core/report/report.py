@@ -10,15 +10,12 @@ from noether_core.emit.reader import RunReader, read_run
 from noether_core.errors import NoetherError
 from noether_core.parity.divergence.result import Comparison
 from noether_core.probes.stages import STAGES
-from noether_core.report.curves import charts
+from noether_core.report.overview import overview
 from noether_core.report.page import page
 from noether_core.report.pictures import pictures
 from noether_core.report.recorded import Recorded
 from noether_core.report.settings import tables
 from noether_core.report.verdict import verdict
-from noether_core.text import message
-
-_MOST_PROBLEMS = 50  # sentences of a run
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Comparison | None = None) -> Path:
@@ -57,7 +54,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Compar
         raise NoetherError("a report needs at least one run directory, or a comparison; give one")
     out = Path(out)
     readers = [read_run(each) for each in runs]
-    write_whole(out, page(_data(readers, comparison)), is_durable=False)
+    write_whole(out, page(_data(readers, comparison), "Noether report"), is_durable=False)
     return out
 
 
@@ -67,35 +64,9 @@ def _data(readers: Sequence[RunReader], comparison: Comparison | None) -> dict[s
     first = None if comparison is None else comparison.first
     differing = frozenset() if comparison is None else {each.key for each in comparison.differences}
     return {
-        "where": _where(readers),
-        "runs": [_about(run, label) for run, label in zip(runs, labels(readers, comparison), strict=True)],
-        **charts(runs),
+        **overview(runs, comparison),
+        "view": {},
         "arrays": pictures(runs, None if first is None else first.update, differing),
         "tables": tables(readers, comparison),
         "verdict": None if comparison is None else verdict(comparison, sorted(stages)),
     }
-
-
-def _where(readers: Sequence[RunReader]) -> str:
-    """Return the name of the directory that all runs are in, if it is one."""
-    outer = {run.path.resolve().parent for run in readers}
-    return message(outer.pop().name, 200) if len(outer) == 1 else ""
-
-
-def _about(run: Recorded, label: str) -> dict[str, object]:
-    problems = [message(problem, 1000) for problem in run.problems[:_MOST_PROBLEMS]]
-    if run.run.superseded:
-        problems.append(f"{run.run.superseded} entries of earlier starts are superseded by later ones")
-    return {"label": message(label, 200), "problems": problems}
-
-
-def labels(runs: Sequence[RunReader], comparison: Comparison | None = None) -> list[str]:
-    """Return what each run is called: the end of its path that tells it from the others; of a comparison's two, its labels."""
-    if comparison is not None and len(runs) == 2 and comparison.labels[0] != comparison.labels[1]:
-        return list(comparison.labels)
-    parts = [run.path.resolve().parts for run in runs]
-    for depth in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(each[-depth:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{each[-1]} ({place})" for place, each in enumerate(parts, 1)]

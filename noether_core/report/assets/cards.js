@@ -1,5 +1,5 @@
 // A card for each key: its curves, drawn when they come into view and let go when they leave it.
-const state = { axis: "update", log: false, apart: false, hidden: new Set(), query: "" };
+const state = { axis: "update", log: false, smooth: 0, apart: false, hidden: new Set(), query: "" };
 const drawn = new Set(); // what has a picture now
 const waiting = new Set(); // what has come into view
 const FAR = "500px";
@@ -76,7 +76,13 @@ function lineOf(report, curve, colour, label) {
 }
 
 function curveLines(report, chart) {
-  return chart.curves.filter((curve) => !state.hidden.has(curve.run)).map((curve) => lineOf(report, curve, theme.series[curve.run % COLOURS], report.runs[curve.run].label));
+  const lines = [];
+  for (const curve of chart.curves) {
+    if (state.hidden.has(curve.run)) continue;
+    const line = lineOf(report, curve, theme.series[curve.run % COLOURS], report.runs[curve.run].label);
+    lines.push(...(state.smooth ? smoothLines(report, curve, line, state.smooth) : [line]));
+  }
+  return lines.sort((a, b) => Boolean(b.isBeneath) - Boolean(a.isBeneath));
 }
 
 function apartLine(report, chart) {
@@ -110,7 +116,7 @@ function optionsOf(report, chart, lines, isApart) {
   return {
     axis: state.axis, log: state.log || isApart,
     mark: first && state.axis === "update" ? first.update : undefined,
-    band: isApart ? undefined : bandOf(report, chart.key, lines[0]),
+    band: isApart ? undefined : bandOf(report, chart.key, lines.find((line) => !line.isBeneath)),
     floor: isApart && course && state.axis === "update" ? { x: course.update, y: course.noise } : undefined,
   };
 }
@@ -159,9 +165,10 @@ function chartCard(report, chart, level = "h4", isApart = undefined) {
 }
 
 function notes(chart, lines, isApart) {
-  const odd = lines.reduce((sum, line) => sum + line.y.filter((value) => !Number.isFinite(value)).length, 0);
+  const odd = lines.filter((line) => !line.isSmooth).reduce((sum, line) => sum + line.y.filter((value) => !Number.isFinite(value)).length, 0);
   const found = [];
   if (odd) found.push(`× marks what is NaN or infinite`);
+  if (!isApart && lines.some((line) => line.isSmooth)) found.push("smoothed; faint: as logged");
   if (isApart) found.push(`${number(chart.apart.equal)} of ${plural(chart.apart.n, "value")} equal`);
   else if (state.log && !canBeLog(lines)) found.push("nothing above 0: linear");
   else if (state.log && lines.some((line) => line.y.some((value) => value <= 0))) found.push("values of 0 and below are not on this scale");

@@ -40,8 +40,8 @@ function drawChart(host, lines, options) {
   const tip = element("div", { class: "tip", hidden: true });
   const chart = new uPlot({
     width: Math.max(120, host.clientWidth), height: Math.max(120, host.clientHeight),
-    legend: { show: false }, padding: [10, 10, 0, 0],
-    cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { size: 7, width: 0, fill: (u, k) => lines[k - 1].colour }, dataIdx: nearest },
+    legend: { show: false }, padding: [10, 18, 0, 0],
+    cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { size: (u, k) => (lines[k - 1].isBeneath ? 0 : 7), width: 0, fill: (u, k) => lines[k - 1].colour }, dataIdx: nearest },
     scales: { x: { time: false, range: xRange }, y: { distr: isLog ? 3 : 1, range: yRange(isLog, options) } },
     axes: [
       { ...axisLook(), ...(options.axis === "update" || options.axis === "sample" ? { incrs: WHOLE } : {}), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value)) },
@@ -49,7 +49,7 @@ function drawChart(host, lines, options) {
     ],
     series: [{}, ...lines.map((line) => ({
       stroke: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: line.width, dash: line.dash, spanGaps: false, pxAlign: 0,
-      points: { show: line.x.length <= (line.dots || 24), size: line.alpha ? 9 : 5, fill: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: 0 },
+      points: { show: !line.isSmooth && line.x.length <= (line.dots || 24), size: line.alpha ? 9 : 5, fill: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: 0 },
     }))],
     hooks: {
       drawAxes: [(u) => drawBeneath(u, options)],
@@ -158,6 +158,7 @@ function drawOdd(u, lines) {
   ctx.save();
   ctx.lineWidth = 1.6 * devicePixelRatio;
   for (const line of lines) {
+    if (line.isSmooth) continue;
     ctx.strokeStyle = line.colour;
     line.x.forEach((value, at) => {
       if (Number.isFinite(line.y[at]) || value < u.scales.x.min || value > u.scales.x.max) return;
@@ -175,7 +176,7 @@ function showTip(u, tip, lines, options) {
   const { left, top, idx, idxs } = u.cursor;
   tip.hidden = left < 0 || idx === null || idx === undefined;
   if (tip.hidden) return;
-  let rows = lines.map((line, k) => ({ line, value: idxs[k + 1] === null ? undefined : u.data[k + 1][idxs[k + 1]] })).filter((row) => Number.isFinite(row.value));
+  let rows = lines.map((line, k) => ({ line, value: idxs[k + 1] === null ? undefined : u.data[k + 1][idxs[k + 1]] })).filter((row) => Number.isFinite(row.value) && !row.line.isBeneath);
   const all = rows.length;
   if (all > 10) {
     const here = u.posToVal(top, "y");

@@ -1,6 +1,7 @@
 // The page: what the data has, from top to bottom; the bar's controls; what is filtered.
 const filters = []; // called when the filter changes
 const FIRST_CARDS = 48; // of a group, before it is asked for more
+const SMOOTHEST = 20; // (100 / 20) ** 2 is 25 percent
 const SMALL = 3; // keys of a group that stands on its own
 const report = JSON.parse(document.getElementById("data").textContent);
 const content = document.getElementById("content");
@@ -84,33 +85,57 @@ function choice(label, options, chosen, choose) {
   return group;
 }
 
+// how smooth curves are, in percent of the axis: finer steps for little
+function slider() {
+  const shown = element("output", { class: "soft" });
+  const input = element("input", { type: "range", min: 0, max: 100, step: 1, value: Math.round(Math.sqrt(report.view.smooth || 0) * SMOOTHEST), "aria-label": "Smooth, in percent of the axis" });
+  const say = () => { shown.textContent = state.smooth ? `${Number(state.smooth.toPrecision(2))} %` : "off"; };
+  let isWaiting = false;
+  input.addEventListener("input", () => {
+    state.smooth = (input.value / SMOOTHEST) ** 2;
+    say();
+    if (!isWaiting) requestAnimationFrame(() => { isWaiting = false; redrawAll(); });
+    isWaiting = true;
+  });
+  say();
+  return element("label", { class: "smooth", title: "Each value becomes the mean of those around it" }, element("span", { text: "Smooth" }), input, shown);
+}
+
 function controls() {
   const axes = [["update", "Update"], ["epoch", "Epoch"], ["sample", "Sample"], ["time", "Time"]];
   const known = axes.filter(([axis]) => report.clocks.some((clock) => axis in clock));
   const host = document.getElementById("controls");
   if (!report.charts.length) return;
-  if (known.length > 1) host.append(choice("Over", known, "update", (axis) => { state.axis = axis; }));
-  host.append(choice("Scale", [[false, "Linear"], [true, "Log"]], false, (isLog) => { state.log = isLog; }));
+  const { axis = "update", log = false, smooth = 0 } = report.view;
+  Object.assign(state, { axis: known.some(([each]) => each === axis) ? axis : "update", log, smooth });
+  if (known.length > 1) host.append(choice("Over", known, state.axis, (chosen) => { state.axis = chosen; }));
+  host.append(choice("Scale", [[false, "Linear"], [true, "Log"]], log, (isLog) => { state.log = isLog; }));
+  host.append(slider());
   if (report.runs.length === 2) host.append(choice("Show", [[false, "Values"], [true, "Difference"]], false, (isApart) => { state.apart = isApart; }));
 }
 
-function legend() {
-  if (report.runs.length < 2) return;
-  report.runs.forEach((run, place) => {
+// a button for each run, which shows or hides it; those of one run go together
+function chips() {
+  return report.runs.map((run, place) => {
     const chip = element("button", { class: "chip", type: "button", "aria-pressed": "true", title: "show or hide" }, stroke(place, report.runs.length), element("span", { text: run.label }));
+    chip.dataset.run = place;
     chip.addEventListener("click", () => {
       if (!state.hidden.delete(place)) state.hidden.add(place);
-      chip.setAttribute("aria-pressed", String(!state.hidden.has(place)));
+      document.querySelectorAll(`.chip[data-run="${place}"]`).forEach((each) => each.setAttribute("aria-pressed", String(!state.hidden.has(place))));
       redrawAll();
     });
-    document.getElementById("legend").append(chip);
+    return chip;
   });
+}
+
+function legend() {
+  if (report.runs.length > 1) document.getElementById("legend").append(...chips());
 }
 
 function intro() {
   const names = report.runs.map((run) => run.label);
   const title = names.length === 1 ? names[0] : names.length <= 3 ? `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}` : plural(names.length, "run");
-  const versus = names.length < 2 ? [] : report.runs.map((run, place) => element("span", { class: "chip" }, stroke(place, names.length), element("span", { text: run.label })));
+  const versus = names.length < 2 ? [] : chips();
   const counts = [plural(report.charts.length, "key"), ...(report.arrays.pictures.length ? [plural(report.arrays.pictures.length, "saved array")] : [])];
   return element("section", { class: "intro" }, element("h1", { text: title }), element("p", { class: "soft", text: [...(report.where ? [report.where] : []), ...counts].join(" · ") }), element("div", { class: "versus" }, ...versus));
 }
@@ -135,7 +160,7 @@ function add(part, id, words, count) {
 
 function build() {
   const found = report.verdict;
-  document.title = found ? `${OUTCOMES[found.outcome].words}: ${found.labels.join(" and ")}` : `${report.runs.map((run) => run.label).join(", ").slice(0, 80)} – Noether report`;
+  document.title = found ? `${OUTCOMES[found.outcome].words}: ${found.labels.join(" and ")}` : `${report.runs.map((run) => run.label).join(", ").slice(0, 80)} – ${document.title}`;
   add(found ? verdictHead(report) : intro(), found ? "verdict" : null, "Answer");
   if (found) {
     add(ladder(report), "ladder", "Stages");
@@ -153,6 +178,7 @@ function build() {
   }
   if (report.texts.length) add(texts(), "texts", "Texts", report.texts.length);
   if (report.tables.length) add(settingsSection(report), "settings", "Settings");
+  content.classList.toggle("single", content.children.length === 2); // the page's title says it all
 }
 
 function listen() {

@@ -1,30 +1,28 @@
-"""Explain a config against an example of update outputs, before any training."""
+"""Explain configs against an example of update outputs, before any training."""
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from noether_core.config.load import CallbackConfig, check_together
+from noether_core.config.log_names import title_of
 from noether_core.config.loop import LearningRateCallbackConfig, LoopConfig
 from noether_core.config.tracking import NOTHING_COMES_OUT, TrackAdditionalOutputsCallbackConfig
-from noether_core.config.yaml_file import parse_yaml
-from noether_core.emit.arrays import read_headers
-from noether_core.errors import ConfigFileError, NoetherError, UpdateOutputError, suggest
-from noether_core.regular_files import read_regular
+from noether_core.errors import NoetherError, suggest
+from noether_core.scalars import shape_of
 from noether_core.select import flatten, select
 from noether_core.text import inert
 
-_MOST_BYTES = 2**26  # of an example's file
-_MOST_DIMENSIONS = 64  # of an array
+Shape = tuple[int, ...] | None  # None: of what is no number and no array of them
+_WIDTH = 120  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Matched:
     """
 
     key: str
-    shape: tuple[int, ...]
+    shape: Shape
     by: str
     logged: tuple[str, ...]
     told: tuple[str, ...]
@@ -66,96 +64,32 @@ class Explanation:
         return not self.unmatched and not any(match.problem for match in self.matched)
 
 
-def read_outputs(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read an example of update outputs: key to shape.
-
-    A `.safetensors` file holds arrays. A JSON or YAML file holds a dict, nested ones allowed, of numbers, of nested lists
-    of numbers, or of `{shape: [3, 4]}`.
-
-    Raises:
-        UpdateOutputError: if the file holds none of these.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return {key: header.shape for key, header in read_headers(path).items()}
-        text = read_regular(path, _MOST_BYTES).decode("utf-8")
-        document = json.loads(text) if path.suffix == ".json" else parse_yaml(text, "it")
-        if not isinstance(document, Mapping):
-            raise UpdateOutputError(
-                f"{str(path)!r} holds {type(document).__name__}; expected a dict from names to numbers, lists or"
-                " {shape: [...]}"
-            )
-        return dict(flatten(_shapes(document, "")))
-    except UpdateOutputError:
-        raise
-    except RecursionError:
-        raise UpdateOutputError(f"{str(path)!r} is nested too deep to read; give arrays as {{shape: [...]}}") from None
-    except (OSError, ValueError, ConfigFileError) as error:
-        raise UpdateOutputError(f"cannot read update outputs from {str(path)!r}: {error}") from error
-
-
-def _shapes(outputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    shapes: dict[str, Any] = {}
-    for name, value in outputs.items():
-        key = f"{prefix}{name}"
-        if not isinstance(value, Mapping):
-            shapes[name] = None if value is None else _shape(key, value)
-        elif isinstance(value.get("shape"), list | str) and value.keys() <= {"shape", "dtype"}:
-            shapes[name] = _declared_shape(key, value["shape"])
-        else:
-            shapes[name] = _shapes(value, key + "/")
-    return shapes
-
-
-def _declared_shape(key: str, dims: list[Any] | str) -> tuple[int, ...]:
-    if isinstance(dims, str) or not _is_shape(dims):
-        raise UpdateOutputError(
-            f"update output {key!r} has the shape {dims!r:.200}; expected a list of ints of at least 0, such as [3, 4]"
-        )
-    return tuple(dims)
-
-
-def _is_shape(dims: list[Any]) -> bool:
-    return len(dims) <= _MOST_DIMENSIONS and all(type(dim) is int and 0 <= dim < 2**63 for dim in dims)
-
-
-def _shape(key: str, value: Any) -> tuple[int, ...]:
-    if isinstance(value, list):
-        inner = {_shape(key, item) for item in value}
-        if len(inner) > 1:
-            raise UpdateOutputError(
-                f"update output {key!r} is a ragged list; make its rows equally long, or give {{shape: [...]}}"
-            )
-        return (len(value), *(inner.pop() if inner else ()))
-    if isinstance(value, bool | int | float):
-        return ()
-    raise UpdateOutputError(
-        f"update output {key!r} is {type(value).__name__} {value!r:.200}; expected a number, a list or {{shape: [...]}}"
-    )
-
-
-def explain_together(configs: Sequence[CallbackConfig], outputs: Mapping[str, tuple[int, ...]]) -> list[Explanation]:
+def explain_together(configs: Sequence[CallbackConfig], outputs: Mapping[str, Shape]) -> list[Explanation]:
     """Return what each callback of a run does, with what `Run` would refuse of them together."""
     explanations: list[Explanation] = []
     logged: dict[str, str] = {}
+    is_together = True
     for at, config in enumerate(configs):
         found = explain(config, outputs)
         matched = []
         for match in found.matched:
             twice = next((f"{name!r} is logged by {logged[name]} too" for name in match.logged if name in logged), "")
-            advice = f"{twice}; let one callback log it, or give different intervals" if twice else ""
+            advice = (
+                f'{twice}; let one callback log it, or give one another name: log_as: "other/{{key}}"' if twice else ""
+            )
             matched.append(replace(match, problem=match.problem or advice))
             logged.update(dict.fromkeys(match.logged, found.title))
         unmatched = [*found.unmatched]
         try:
-            check_together(configs[: at + 1])
+            check_together(configs[: at + 1] if is_together else ())
         except NoetherError as error:
+            is_together = False  # which is said once
             unmatched.append(str(error))
         explanations.append(replace(found, matched=tuple(matched), unmatched=tuple(unmatched)))
     return explanations
 
 
-def explain(config: CallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> Explanation:
+def explain(config: CallbackConfig, outputs: Mapping[str, Shape]) -> Explanation:
     """Return what a callback of this config does with update outputs of these keys and shapes."""
     if isinstance(config, TrackAdditionalOutputsCallbackConfig):
         return _explain_tracking(config, outputs)
@@ -164,15 +98,14 @@ def explain(config: CallbackConfig, outputs: Mapping[str, tuple[int, ...]]) -> E
     if key is not None and not any(f"{name}/".startswith(key + "/") for name in outputs):
         unmatched = [f"key {key!r} is not among the update outputs.{suggest(key, outputs)}"]
     logs = config.logs if isinstance(config, LoopConfig) else ()
-    return Explanation(f"{config.name}({config.interval.verbose})", (), tuple(unmatched), logs)
+    return Explanation(title_of(config), (), tuple(unmatched), logs)
 
 
-def _explain_tracking(
-    config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, tuple[int, ...]]
-) -> Explanation:
+def _explain_tracking(config: TrackAdditionalOutputsCallbackConfig, outputs: Mapping[str, Shape]) -> Explanation:
     available = list(outputs)
     keys, patterns = config.keys or [], config.patterns or []
-    selection = select(keys, patterns, available)
+    scalars = {key for key, shape in outputs.items() if shape is not None and math.prod(shape) == 1}
+    selection = select(keys, patterns, available, scalars if config.scalars else None)
     unmatched = [f"key {key!r} is not among the update outputs.{suggest(key, available)}" for key in selection.missing]
     for pattern, matches in selection.matches.items():
         if not matches:
@@ -184,27 +117,31 @@ def _explain_tracking(
             for name in config.reduce
             if not any(name in key for key in selection.tracked)
         ]
+    if config.scalars and not selection.tracked:
+        unmatched.append("no update output is a single number, so `scalars` tracks none")
     if not config.gives_something:
         unmatched.append(NOTHING_COMES_OUT)
     matched = tuple(_match(config, key, outputs[key]) for key in selection.tracked)
-    title = f"{config.name}({config.interval.verbose}, keys={keys}, patterns={patterns})"
-    return Explanation(title, matched, tuple(unmatched))
+    return Explanation(title_of(config), matched, tuple(unmatched))
 
 
-def _match(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: tuple[int, ...]) -> Matched:
+def _match(config: TrackAdditionalOutputsCallbackConfig, key: str, shape: Shape) -> Matched:
     reductions = config.reductions(key)
-    by = "key" if key in (config.keys or []) else ", ".join(f"pattern {p!r}" for p in config.patterns or [] if p in key)
+    patterns = ", ".join(f"pattern {pattern!r}" for pattern in config.patterns or [] if pattern in key)
+    by = "key" if key in (config.keys or []) else patterns or "scalars"
     names = tuple(config.log_key(key, reduction) for reduction in reductions)
     logged, told = (names, ()) if config.log_output else ((), names if config.verbose else ())
     saved = tuple(config.tensor_name(key, reduction) for reduction in reductions) if config.save_output else ()
-    is_field = config.log_output and "last" in reductions and math.prod(shape) != 1
+    is_field = config.log_output and "last" in reductions and math.prod(shape or ()) != 1
     problem = (
         f"`last` of shape {shape} cannot be logged; set log_output: false and save_output: true" if is_field else ""
     )
+    if shape is None:
+        problem = "it is no number and no array of numbers, and cannot be tracked"
     return Matched(key, shape, by, logged, told, saved, problem)
 
 
-def render(explanations: Sequence[Explanation], outputs: Mapping[str, tuple[int, ...]]) -> RenderableType:
+def render(explanations: Sequence[Explanation], outputs: Mapping[str, Shape]) -> RenderableType:
     """Return what `noether-parity explain` prints."""
     parts: list[RenderableType] = []
     for explanation in explanations:
@@ -228,10 +165,49 @@ def _table(explanation: Explanation) -> Table:
     for match in explanation.matched:
         names = *match.logged, *(f"{name} (logging only)" for name in match.told)
         logged, saved = ("\n".join(map(inert, names)) or "-" for names in (names, match.saved))
-        table.add_row(*map(Text, (inert(match.key), str(match.shape), inert(match.by), logged, saved)))
+        table.add_row(
+            *map(
+                Text,
+                (inert(match.key), "-" if match.shape is None else str(match.shape), inert(match.by), logged, saved),
+            )
+        )
     return table
 
 
 def _names(title: str, logs: Sequence[str]) -> Text:
     lines = [f"  logs {inert(name)}" for name in logs] or ["  logs no values"]
     return Text("\n").join([Text(inert(title), style="bold"), *map(Text, lines)])
+
+
+@dataclass(frozen=True, repr=False)
+class Explained:
+    """Say what a run does with the update outputs that one has in hand; as text, what `noether-parity explain` prints.
+
+    Attributes:
+        explanations: of each callback with a config of these packages.
+        outputs: the shape of each output, by its key.
+    """
+
+    explanations: tuple[Explanation, ...]
+    outputs: Mapping[str, Shape]
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether every entry matches and nothing would fail."""
+        return all(explanation.is_clean for explanation in self.explanations)
+
+    def __repr__(self) -> str:
+        console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
+        with console.capture() as captured:
+            console.print(render(self.explanations, self.outputs))
+        return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+def explain_outputs(configs: Sequence[CallbackConfig], update_outputs: Any) -> Explained:
+    """Return what each callback of a run does with these update outputs: a record of arrays, or of what stands for some.
+
+    Raises:
+        UpdateOutputError: for what is no record, or two entries that flatten to one key.
+    """
+    outputs = {key: shape_of(value) for key, value in flatten(update_outputs).items()}
+    return Explained(tuple(explain_together(configs, outputs)), outputs)

@@ -46,6 +46,26 @@ def kept_rows(values: Array, most: int) -> Array:
     return np.flatnonzero(is_kept)
 
 
+def means(values: Array, count: int) -> Array:
+    """Return the mean of what is finite in each of `count` stretches of a curve, equally long to a point; NaN where nothing is.
+
+    What is kept of a curve are its extremes; a smooth one is made of these means, which every value has its part in.
+
+    Args:
+        values: float64, [points], at least `count`.
+        count: how many stretches.
+
+    >>> means(np.array([1.0, 3, 5, float("inf"), float("nan"), float("nan")]), 3).tolist()
+    [2.0, 5.0, nan]
+    """
+    starts = np.linspace(0, len(values), count + 1).astype(np.int64)[:-1]
+    known = np.isfinite(values)
+    number = np.add.reduceat(known, starts, dtype=np.int64)
+    with np.errstate(all="ignore"):
+        parts = np.where(known, values, 0) / np.repeat(number, np.diff(np.append(starts, len(values))))
+        return np.where(number > 0, np.add.reduceat(np.where(known, parts, 0), starts), np.nan)
+
+
 def knots(values: Array, most: int | None = None) -> Array:
     """Return the places between which values rise along straight lines, so that the rest can be interpolated.
 

@@ -1,0 +1,235 @@
+"""Draw curves as a picture, with matplotlib: a small chart for each key, light, or dark where an SVG's viewer is."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from noether_core.dependencies import needing
+from noether_core.errors import NoetherError
+from noether_core.report.curves import axis_values, begin_of, keys_of, numbers_of
+from noether_core.report.recorded import Recorded
+from noether_core.text import inert
+from noether_core.thinning import kept_rows, means
+
+Array = np.ndarray[Any, Any]
+_NO_TIME = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same bytes each time
+FORMATS = tuple(_NO_TIME)
+_MOST_CHARTS = 120
+_POINTS = 1500  # of a curve
+_MEANS = 400  # of a smooth one
+_DENSE = 300  # points of a line that is drawn thin
+_FEW = 160  # times, that a log scale spans
+_NAME = 46  # characters of a key, a run or a title
+_SIZE = (4.0, 2.7)  # inches of a chart
+_TITLES = {"update": "update", "epoch": "epoch", "sample": "sample", "time": "seconds since its first entry"}
+# each colour on white, and what takes its place where the viewer is dark; the page has the same
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#b4508b", "#3f9fd4", "#c08a00", "#6a51a3", "#6b7280")
+_INK, _SOFT, _GRID, _GROUND = "#191c20", "#565d66", "#e6e6e2", "#ffffff"
+_DARK = {
+    **dict(
+        zip(
+            _SERIES,
+            ("#5aaef0", "#ff9a4d", "#3ccf9f", "#e893c4", "#9bd4ff", "#efc24a", "#b6a2f4", "#a7aeb6"),
+            strict=True,
+        )
+    ),
+    _INK: "#e9ebed",
+    _SOFT: "#a8afb7",
+    _GRID: "#2b3036",
+    _GROUND: "#181b1f",
+}
+_DASHES = ("solid", (0, (5, 2.5)), (0, (1.5, 2)))
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif'
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "noether",
+    "font.size": 9,
+    "axes.formatter.useoffset": False,
+    "text.parse_math": False,
+    "text.usetex": False,
+}
+
+
+class View(NamedTuple):
+    """Say how curves are drawn: over which axis, on which scale, and how smooth, in percent of the axis."""
+
+    axis: str
+    log: bool
+    smooth: float
+
+
+class _Line(NamedTuple):
+    run: int
+    x: Array
+    y: Array
+    is_beneath: bool = False
+
+
+def figure(runs: Sequence[Recorded], labels: Sequence[str], keys: Collection[str], view: View, ending: str) -> bytes:
+    """Return a picture of some keys' curves, at most 120 keys.
+
+    An SVG has its own ground and both lights' colours; its text is text, in the viewer's font.
+
+    Args:
+        runs: whose curves.
+        labels: what they are called.
+        keys: which are drawn.
+        view: how.
+        ending: one of `FORMATS`.
+
+    Raises:
+        MissingDependencyError: if matplotlib is not installed.
+        NoetherError: if none of the keys has a number.
+    """
+    with needing("a picture of curves (a page needs nothing: -o plot.html)", "matplotlib"):
+        import matplotlib as mpl
+    charts = dict(_charts(runs, keys, view))
+    if not charts:
+        raise NoetherError(f"none of these keys has a number over {view.axis}; another axis may have been counted")
+    file = io.BytesIO()
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        _grid(charts, labels, view).savefig(file, format=ending, dpi=160, metadata=_NO_TIME[ending])
+    return _for_both_lights(file.getvalue()) if ending == "svg" else file.getvalue()
+
+
+def _grid(charts: Mapping[str, Sequence[_Line]], labels: Sequence[str], view: View) -> Any:
+    """Return matplotlib's figure of a small chart for each key."""
+    from matplotlib.figure import Figure
+
+    shown, runs = list(charts)[:_MOST_CHARTS], len(labels)
+    columns = min(3, len(shown)) if len(shown) != 4 else 2
+    rows = math.ceil(len(shown) / columns)
+    size = (_SIZE[0] * columns, _SIZE[1] * rows + 0.5 * (runs > 1))
+    made = Figure(size, layout="constrained", facecolor=_GROUND)
+    axes = list(made.subplots(rows, columns, squeeze=False).flat)
+    for place, (key, each) in enumerate(zip(shown, axes, strict=False)):
+        _draw(each, key, charts[key], view, runs)
+        if place + columns >= len(shown):
+            each.set_xlabel(_TITLES[view.axis], fontsize=8, color=_SOFT)
+    for each in axes[len(shown) :]:
+        each.remove()
+    _name(made, labels, len(charts) - len(shown))
+    return made
+
+
+def _charts(runs: Sequence[Recorded], keys: Collection[str], view: View) -> Iterator[tuple[str, list[_Line]]]:
+    """Yield the lines of each key."""
+    begun = [begin_of(run) for run in runs]
+    for key in keys_of(runs, keys):
+        lines: list[_Line] = []
+        for place, values in numbers_of(runs, key).items():
+            x = axis_values(runs[place].series[key], view.axis, begun[place])
+            if x is not None:
+                lines += _lines(place, x, values, view.smooth)
+        if lines:
+            yield key, sorted(lines, key=lambda line: not line.is_beneath)
+
+
+def _lines(run: int, x: Array, values: Array, percent: float) -> list[_Line]:
+    rows = kept_rows(values, _POINTS)
+    width = percent / 100 * float(x[-1] - x[0])
+    if width <= 0:
+        return [_Line(run, x[rows], values[rows])]
+    if len(values) > _MEANS:
+        edges = np.linspace(0, len(values), _MEANS + 1)
+        places = np.interp((edges[1:] + edges[:-1] - 1) / 2, np.arange(len(x)), x)
+        return [
+            _Line(run, x[rows], values[rows], True),
+            _Line(run, places, _smooth(places, means(values, _MEANS), width)),
+        ]
+    return [_Line(run, x, values, True), _Line(run, x, _smooth(x, values, width))]
+
+
+def _smooth(x: Array, y: Array, width: float) -> Array:
+    """Return the mean of the values around each, weighted by a Gaussian of this standard deviation; what is NaN stays so."""
+    known = np.isfinite(y)
+    weights = np.exp(-(((x[:, None] - x) / width) ** 2) / 2) * known
+    return np.where(
+        known, weights @ np.where(known, y, 0) / np.maximum(weights.sum(1), np.finfo(np.float64).tiny), np.nan
+    )
+
+
+def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) -> None:
+    is_log = view.log and any((line.y > 0).any() for line in lines)
+    axes.set_title(_cut(key), fontsize=9.5, loc="left", color=_INK, fontweight="bold")
+    for line in lines:
+        y = np.where(np.isfinite(line.y) & ((line.y > 0) | (not is_log)), line.y, np.nan)
+        if line.is_beneath:
+            axes.plot(line.x, y, color=_SERIES[line.run % len(_SERIES)], linewidth=0.8, alpha=0.3 if runs < 4 else 0.15)
+            continue
+        look = _look(line.run, runs)
+        if len(y) > _DENSE and view.smooth == 0:
+            look["linewidth"] *= 0.6
+        marker = "o" if np.isfinite(y).sum() <= 24 else ""
+        axes.plot(line.x, y, marker=marker, markersize=look["linewidth"] + 1.7, markeredgewidth=0, **look)
+    for line in lines:
+        odd = line.x[~np.isfinite(line.y)] if line.is_beneath or view.smooth == 0 else line.x[:0]
+        axes.plot(
+            odd, [0.05] * len(odd), "x", transform=axes.get_xaxis_transform(), markersize=5, color=_SERIES[line.run % 8]
+        )
+    if is_log:
+        _make_log(axes)
+    axes.set_facecolor(_GROUND)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=_SOFT)
+
+
+def _make_log(axes: Any) -> None:
+    """Give an axis a log scale, numbered at powers of ten, of few powers at 2 and 5 times these too."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < _FEW else (1.0,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter("")
+
+
+def _look(run: int, runs: int) -> dict[str, Any]:
+    """Return how a run's lines look; of two that may well coincide, the first is a broad band and the second a line on it."""
+    is_broad = runs == 2 and run == 0
+    return {
+        "color": _SERIES[run % len(_SERIES)],
+        "linestyle": _DASHES[run // len(_SERIES) % len(_DASHES)],
+        "linewidth": 4.5 if is_broad else 1.5 if runs <= 8 else 1.1,
+        "alpha": 0.5 if is_broad else 1.0,
+    }
+
+
+def _name(made: Any, labels: Sequence[str], left_out: int) -> None:
+    """Say which line is whose, and what had no room."""
+    from matplotlib.lines import Line2D
+
+    if len(labels) > 1:
+        handles = [Line2D([], [], **_look(place, len(labels))) for place in range(len(labels))]
+        names = [f" {_cut(label)}" for label in labels]  # matplotlib would hide one that begins with an underscore
+        made.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, labelcolor=_INK)
+    if left_out:
+        made.supxlabel(f"and {left_out} more keys: choose some, or write a page", fontsize=8, color=_SOFT)
+
+
+def _cut(name: str) -> str:
+    text = inert(name)
+    return text if len(text) <= _NAME else f"{text[: _NAME // 3]}…{text[-(_NAME - _NAME // 3) :]}"
+
+
+def _for_both_lights(picture: bytes) -> bytes:
+    """Return an SVG that takes dark colours where the viewer does, as its style sheet may: over what each element says."""
+    text = picture.decode("utf-8")
+    rules = [
+        f'[style*="{name}: {colour}"] {{ {name}: {dark} !important }}'
+        for colour, dark in _DARK.items()
+        for name in ("fill", "stroke")
+    ]
+    style = f"text {{ font-family: {_FONT} !important }} @media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}"
+    return re.sub(r"(<defs>\s*<style[^>]*>)", lambda found: f"{found[1]}{style}", text, count=1).encode("utf-8")
