@@ -115,6 +115,13 @@ class Replay:
         computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update)
         return _gap(self._recorded, computed, self.update, self.noise, _given(held))
 
+    def is_blind_to(self, key: str) -> bool:
+        """Tell whether B's step does not return the key that differs, and nothing that it returns is apart from A's."""
+        computed = self.step_on(self.of_b)
+        if key in computed or stage_of(key) in ("data", "param"):
+            return False
+        return _gap(self._recorded, computed, self.update, self.noise, {}) is None
+
     def swaps(self) -> Iterator[tuple[Culprit | None, Swap]]:
         """Yield what was tried, and at the end whose fault it is."""
         own = self._swap("nothing", self.of_b, against=_recorded(self.b, self.update, _OF_FORWARD))
