@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from noether_core.parity.between_runs.replay_step import Culprit, Replay, Step, Swap
 from noether_core.parity.divergence import Comparison, Noise, Training
-from noether_core.text import inert
 
 _WORDS: Mapping[Culprit, str] = {
     "batch": "the batch: the step itself is the same",
@@ -70,12 +69,8 @@ def transplant(
             f" {replay.update}: {unlike.key} is {unlike.distance:.2g} apart. Let it compute the step as the training does",
             replay.update,
         )
-    key = comparison.first.key
-    if replay.is_blind_to(key):
-        said = (
-            f"Cannot say: {labels[1]}'s step function does not return {inert(key)}, and all that it returns is the same"
-        )
-        return Transplant(None, f"{said}. Let it return what `probe` records", replay.update)
+    if problem := replay.blindness(comparison.first.key):
+        return Transplant(None, f"Cannot say: {problem}", replay.update)
     swaps: list[Swap] = []
     for culprit, swap in replay.swaps():
         swaps.append(swap)
