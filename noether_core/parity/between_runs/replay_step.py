@@ -117,15 +117,15 @@ class Replay:
         return _gap(self._recorded, computed, self.update, self.noise, _given(held))
 
     def blindness(self, key: str) -> str:
-        """Return that B's step does not return the key that differs, if nothing that it returns is apart from A's; or nothing."""
+        """Return that B's step lacks the key that differs, if all that it returns is as A recorded it; or an empty string."""
         computed = self.step_on(self.of_b)
         if key in computed or stage_of(key) in ("data", "param"):
             return ""
         if _gap(self._recorded, computed, self.update, self.noise, {}) is not None:
             return ""
         return (
-            f"{self.b.label}'s step function does not return {inert(key)}, and all that it returns is the same. Let it return what"
-            " `probe` records"
+            f"{self.b.label}'s step function does not return {inert(key)}, and all that it returns is the same. Let it return"
+            " what `probe` records"
         )
 
     def swaps(self) -> Iterator[tuple[Culprit | None, Swap]]:

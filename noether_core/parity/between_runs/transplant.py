@@ -60,7 +60,7 @@ def transplant(
         return Transplant(None, f"There is nothing to transplant: {comparison.sentence}")
     replay = Replay((step_a, step_b), a, b, comparison.first.update, noise)
     labels = comparison.labels
-    if problem := replay.problem():
+    if problem := replay.problem() or replay.blindness(comparison.first.key):
         return Transplant(None, f"Cannot say: {problem}", replay.update)
     if (unlike := replay.unlike()) is not None:
         return Transplant(
@@ -69,8 +69,6 @@ def transplant(
             f" {replay.update}: {unlike.key} is {unlike.distance:.2g} apart. Let it compute the step as the training does",
             replay.update,
         )
-    if problem := replay.blindness(comparison.first.key):
-        return Transplant(None, f"Cannot say: {problem}", replay.update)
     swaps: list[Swap] = []
     for culprit, swap in replay.swaps():
         swaps.append(swap)
