@@ -130,3 +130,16 @@ def test_arrays_that_were_not_kept_are_named() -> None:
     said = transplant(training.step, training.step, a, b, found)
     assert said.culprit is None
     assert "b has no arrays of data at update 1" in said.sentence
+
+
+def test_a_step_that_does_not_return_what_differs_is_told_of() -> None:
+    training = NumpyTraining(None)
+    a, b = training.run("a"), training.run("b")
+    b.arrays[1]["act/error"] = 2 * b.arrays[1]["act/error"]
+
+    def step(*args: Any, **options: Any) -> Any:
+        return {key: value for key, value in training.step(*args, **options).items() if not key.startswith("act/")}
+
+    said = transplant(step, step, a, b, compare(a, b))
+    assert said.culprit is None
+    assert "does not return act/error" in said.sentence

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from noether_core.parity.divergence import Divergence, MemoryTraining, Noise, Training, compare, stage_of
+from noether_core.text import inert
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -114,6 +115,18 @@ class Replay:
         held = self.of_a
         computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update)
         return _gap(self._recorded, computed, self.update, self.noise, _given(held))
+
+    def blindness(self, key: str) -> str:
+        """Return that B's step lacks the key that differs, if all that it returns is as A recorded it; or an empty string."""
+        computed = self.step_on(self.of_b)
+        if key in computed or stage_of(key) in ("data", "param"):
+            return ""
+        if _gap(self._recorded, computed, self.update, self.noise, {}) is not None:
+            return ""
+        return (
+            f"{self.b.label}'s step function does not return {inert(key)}, and all that it returns is the same. Let it return"
+            " what `probe` records"
+        )
 
     def swaps(self) -> Iterator[tuple[Culprit | None, Swap]]:
         """Yield what was tried, and at the end whose fault it is."""

@@ -60,7 +60,7 @@ def transplant(
         return Transplant(None, f"There is nothing to transplant: {comparison.sentence}")
     replay = Replay((step_a, step_b), a, b, comparison.first.update, noise)
     labels = comparison.labels
-    if problem := replay.problem():
+    if problem := replay.problem() or replay.blindness(comparison.first.key):
         return Transplant(None, f"Cannot say: {problem}", replay.update)
     if (unlike := replay.unlike()) is not None:
         return Transplant(

@@ -16,6 +16,7 @@ Array = np.ndarray[Any, Any]
 
 _CLEAR = 6.0  # standard deviations
 _WARM_UP = 5  # updates in which a schedule may be a step away that is not later
+_MOVES = 1e-4  # of a ratio: what a norm that scales updates moves it by at least
 _UNSTEADY = (
     0.02  # of a ratio's distance from one: what of it moves parameter by parameter is less where one rate is off
 )
@@ -32,7 +33,7 @@ class Ratios:
         by_key, key_errors: `k`, over all updates.
         rates: `2 × t`, of both sides, over all keys.
         moved: how far the ratio of single keys and updates is from a product of the two, in standard deviations.
-        unsteady: the same, in units of how far the product is from one.
+        unsteady: the same, in units of how far the product is from one; 1 where it is much by itself.
     """
 
     names: tuple[str, ...]
@@ -60,7 +61,7 @@ def ratios(edit: Edit, names: tuple[str, ...]) -> Ratios:
         float(np.nanmedian(np.where(np.isfinite(error), np.abs(each), np.nan)))
         for each in (ratio - product, product - 1)
     ]
-    unsteady = apart[0] / max(apart[1], 1e-12)
+    unsteady = 1.0 if apart[0] > _MOVES else apart[0] / max(apart[1], 1e-12)
     rates = np.stack([_averaged(each.rates, np.maximum(each.rate_errors, 1e-300), axis=1)[0] for each in (a, b)])
     return Ratios(names, by_update, update_errors, by_key, key_errors, rates, moved, unsteady)
 
