@@ -47,7 +47,7 @@ _DARK = {
 }
 _DASHES = ("solid", (0, (5, 2.5)), (0, (1.5, 2)))
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif'
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "noether",
     "font.size": 9,
