@@ -46,6 +46,7 @@ _OPTION_CAUSES = {
     ("recurrence", "gate"): "activation-function",
     ("recurrence", "content"): "activation-function",
     ("recurrence", "output"): "activation-function",
+    ("recurrence", "precision"): "low-precision",
 }
 
 

@@ -15,7 +15,7 @@ from noether_core.parity.divergence.causes.activations import ACTIVATIONS
 Array = np.ndarray[Any, Any]
 
 _MOST_OUTPUT = 2_000_000  # elements of a layer that is computed again
-PRECISIONS = ("float32", "bfloat16", "float16", "TF32")
+PRECISIONS = ("float32", "bfloat16", "TF32", "float16")
 """What the inputs of a product may be rounded to; its sums are in binary32."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from noether_core.parity.divergence.causes.activations import ACTIVATIONS
-from noether_core.parity.divergence.causes.layers import Way
+from noether_core.parity.divergence.causes.layers import PRECISIONS, Way, rounded
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +22,7 @@ _PLAIN: Mapping[str, Any] = {
     "output": "tanh",
     "forget bias": 0.0,
     "direction": "forward",
+    "precision": "float32",
 }
 
 
@@ -64,6 +65,7 @@ def _lstms(x: Array, into: Array, hidden: Array, biases: list[Array]) -> Iterato
     changes += [{"content": name} for name in ("sigmoid", "ReLU", "the identity", "softsign")]
     changes += [{"output": name} for name in ("the identity", "sigmoid", "ReLU")]
     changes += [{"forget bias": 1.0}, {"direction": "backward"}]
+    changes += [{"precision": name} for name in PRECISIONS[1:]]
     changes += [{"gates": order} for order in permutations(range(4)) if order != (0, 1, 2, 3)]
     for change in changes:
         options = {**_PLAIN, **change}
@@ -84,10 +86,12 @@ def _lstm(x: Array, into: Array, hidden: Array, bias: Array, options: Mapping[st
     width = hidden.shape[1]
     state = cell = np.zeros((rows, width))
     output = np.empty((rows, length, width))
+    precision = options["precision"]
+    inputs, narrow_into, narrow_hidden = (rounded(each, precision) for each in (x, into, hidden))
     steps = range(length) if options["direction"] == "forward" else range(length - 1, -1, -1)
     for step in steps:
-        total = (x[:, step] @ into.T + state @ hidden.T + bias).reshape(rows, 4, width)
-        i, f, g, o = (total[:, place] for place in options["gates"])
+        total = inputs[:, step] @ narrow_into.T + rounded(state, precision) @ narrow_hidden.T + bias
+        i, f, g, o = (total.reshape(rows, 4, width)[:, place] for place in options["gates"])
         gate = options["gate"]
         kept = _function(gate, f + options["forget bias"]) * cell
         cell = kept + _function(gate, i) * _function(options["content"], g)
