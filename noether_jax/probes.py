@@ -122,6 +122,8 @@ def _flat(stage: str, piece: Any) -> dict[str, Any]:
     for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]:
         parts = jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
         name = parts.replace(".__call__", "")
+        if stage == "act" and name == "__call__":  # what the whole module returns, which PyTorch's hooks leave out, too
+            continue
         if not hasattr(value, "dtype"):
             value = np.asarray(value)
         if jnp.issubdtype(value.dtype, jax.dtypes.extended):  # random keys

@@ -28,6 +28,10 @@ def sgd(**options: Any) -> Make:
     return lambda parameters: torch.optim.SGD(parameters.values(), **chosen)
 
 
+def adamax(**options: Any) -> Make:
+    return lambda parameters: torch.optim.Adamax(parameters.values(), **options)
+
+
 def rmsprop(**options: Any) -> Make:
     chosen: Any = {"lr": 1e-3, "alpha": 0.9, **options}
     return lambda parameters: torch.optim.RMSprop(parameters.values(), **chosen)
@@ -126,6 +130,24 @@ CASES: dict[str, tuple[str, Make, Any, Callable[[int], float], int]] = {
             0,
         ),
         ("dampened", "momentum-convention", sgd(dampening=0.9), sgd_jax(), steady, 0),
+        ("dampened a little", "momentum-convention", sgd(dampening=0.1), sgd_jax(), steady, 0),
+        (
+            "clipped in a chain",
+            "clip-missing",
+            sgd(),
+            optax.chain(optax.clip_by_global_norm(0.1), sgd_jax()),
+            steady,
+            0,
+        ),
+        (
+            "clipped in Adam's chain",
+            "clip-missing",
+            adamw(),
+            optax.chain(optax.clip_by_global_norm(0.1), adam_jax()),
+            steady,
+            0,
+        ),
+        ("Adamax's beta", "beta", adamax(), optax.adamax(2e-3, b2=0.99), steady, 0),
         ("momentum", "momentum-value", sgd(), sgd_jax(momentum=0.95), steady, 0),
         ("Nesterov", "nesterov", sgd(), sgd_jax(nesterov=True), steady, 0),
         ("not corrected", "bias-correction", adamw(), uncorrected(1e-3, 0.1), steady, 0),

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.porting_bugs import cnn, jax_layers
 from benchmarks.porting_bugs.family import Family
-from benchmarks.porting_bugs.jax_layers import as_bfloat16
+from benchmarks.porting_bugs.jax_layers import as_bfloat16, as_tf32
 from benchmarks.porting_bugs.jax_optimizers import Tree
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.truth import FORWARD, Way, loaded, model, optimizer, planted, recipe
@@ -67,6 +67,10 @@ def _bias_forgotten(params: Tree, name: str, x: jax.Array) -> jax.Array:
     return x @ params[f"{name}.weight"]
 
 
+def _tf32_convolution(params: Tree, name: str, x: jax.Array, **options: Any) -> jax.Array:
+    return jax_layers.conv({**params, f"{name}.weight": as_tf32(params[f"{name}.weight"])}, name, as_tf32(x), **options)
+
+
 def _fast_statistics(x: Any, mean: Any, var: Any) -> tuple[Any, Any]:
     return x.mean((0, 1, 2)), jax_layers.fast_variance(x, (0, 1, 2))
 
@@ -109,6 +113,7 @@ BUGS = (
     planted(
         "cnn-dropout-left-on", model(hidden=lambda x, update: jax_layers.dropout(x, update)), "act/relu3", "dropout"
     ),
+    planted("cnn-tf32", model(conv=_tf32_convolution), "act/conv1", "low-precision"),
     planted("cnn-bias-twice", model(linear=_bias_twice), "act/hidden", "bias-missing"),
     planted("cnn-bias-forgotten", model(linear=_bias_forgotten), "act/hidden", "bias-missing"),
     # loss, backward, buffers

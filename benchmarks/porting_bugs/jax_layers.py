@@ -85,3 +85,8 @@ def as_tf32(x: jax.Array) -> jax.Array:
     bits = lax.bitcast_convert_type(lax.stop_gradient(x), jnp.uint32)
     rounded = lax.bitcast_convert_type((bits + jnp.uint32(0x1000)) & jnp.uint32(0xFFFFE000), x.dtype)
     return x + lax.stop_gradient(rounded - x)
+
+
+def tf32_linear(params: dict[str, Any], name: str, x: jax.Array) -> jax.Array:
+    """Return the same as `linear`, of inputs and a kernel in TF32."""
+    return as_tf32(x) @ as_tf32(params[f"{name}.weight"]) + params[f"{name}.bias"]

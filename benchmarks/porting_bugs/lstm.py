@@ -101,6 +101,7 @@ class Options:
     embed: Callable[[Any, Any], Any] = lambda table, x: table[x]
     bias: Callable[[Any, Any], Any] = lambda of_inputs, of_states: of_inputs + of_states
     gates: Callable[[Any], tuple[Any, Any, Any, Any]] = gates_of
+    product: Callable[[Any, Any], Any] = lambda x, weight: x @ weight
     output: Callable[[Any, Any], Any] = lambda o, cell: o * jnp.tanh(cell)
     between: Callable[[Any], Any] = lambda state: state  # what a state passes through on its way to the next step
     start: Callable[[Tree, int], Tree] = lambda buffers, rows: {
@@ -123,7 +124,8 @@ def forward(
 
     def cell(carried: Tree, x: jax.Array) -> tuple[Tree, jax.Array]:
         carried = {name: options.between(value) for name, value in carried.items()}
-        inputs = x @ params["lstm.weight_ih_l0"] + carried["state"] @ params["lstm.weight_hh_l0"] + bias
+        of_states = options.product(carried["state"], params["lstm.weight_hh_l0"])
+        inputs = options.product(x, params["lstm.weight_ih_l0"]) + of_states + bias
         i, f, g, o = options.gates(inputs)
         content = f * carried["cell"] + i * g
         state = options.output(o, content)

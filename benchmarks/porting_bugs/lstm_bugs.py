@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks.porting_bugs import jax_layers, lstm
 from benchmarks.porting_bugs.family import Family
-from benchmarks.porting_bugs.jax_layers import as_bfloat16
+from benchmarks.porting_bugs.jax_layers import as_bfloat16, as_tf32
 from benchmarks.porting_bugs.jax_optimizers import Adam, CenteredRmsProp, Tree, corrected
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.lstm import BATCH, LENGTH, WIDTH
@@ -133,6 +133,7 @@ BUGS = (
     planted("lstm-state-after-padding", model(final=lambda states, mask: states[:, -1]), "act/final", "forward-other"),
     planted("lstm-sigmoid-for-tanh", model(activation=jax.nn.sigmoid), "act/tanh", "activation-function"),
     planted("lstm-dropout-left-on", model(dropout=jax_layers.dropout), "act/tanh", "dropout"),
+    planted("lstm-tf32", model(product=lambda x, weight: as_tf32(x) @ as_tf32(weight)), "act/lstm", "low-precision"),
     planted("lstm-bfloat16-activations", recipe(precision=as_bfloat16), "act/embedding", "low-precision"),
     # loss and backward
     planted("lstm-loss-with-padding", model(mean=lambda losses, mask: losses.mean()), "loss/total", "loss-mask"),

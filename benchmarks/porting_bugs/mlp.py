@@ -49,23 +49,35 @@ def weights(seed: int) -> Arrays:
     return layers | linear_weights(generator, "head", 2, WIDTH)
 
 
-class Mlp(torch.nn.Module):
-    """Compute velocities of points, and their mean squared error."""
+def as_tf32(x: torch.Tensor) -> torch.Tensor:
+    """Return what is left of x in TF32: ten bits of mantissa, rounded to nearest; the gradient passes."""
+    bits = (x.detach().view(torch.int32) + 0x1000) & -0x2000
+    return x + (bits.view(torch.float32) - x).detach()
 
-    def __init__(self, slope: float = 0.01, approximate: str = "none", reduction: str = "mean") -> None:
+
+class Mlp(torch.nn.Module):
+    """Compute velocities of points, and their mean squared error; `precision` is that of products' inputs."""
+
+    def __init__(
+        self,
+        slope: float = 0.01,
+        approximate: str = "none",
+        reduction: str = "mean",
+        precision: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+    ) -> None:
         super().__init__()
         self.layers = torch.nn.ModuleList([torch.nn.Linear(inputs, WIDTH) for inputs in (5, WIDTH, WIDTH)])
         self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(WIDTH) for _ in range(3)])
         self.head = torch.nn.Linear(WIDTH, 2)
         gelu = torch.nn.GELU(approximate=approximate)
         self.activations = torch.nn.ModuleList([torch.nn.SiLU(), gelu, torch.nn.LeakyReLU(slope)])
-        self.reduction = reduction
+        self.reduction, self.precision = reduction, precision
 
     def forward(self, batch: torch_step.Batch, tap: torch_step.Tap) -> torch.Tensor:
         """Return the loss."""
         x = batch["x"]
         for index, (layer, norm, activation) in enumerate(zip(self.layers, self.norms, self.activations, strict=True)):
-            x = tap(f"layers.{index}", layer(x))
+            x = tap(f"layers.{index}", functional.linear(self.precision(x), self.precision(layer.weight), layer.bias))
             x = tap(f"norms.{index}", norm(x))
             x = tap(f"activations.{index}", activation(x))
         return functional.mse_loss(tap("head", self.head(x)), batch["y"], reduction=self.reduction)

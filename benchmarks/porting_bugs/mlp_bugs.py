@@ -12,14 +12,10 @@ import numpy as np
 
 from benchmarks.porting_bugs import jax_layers, mlp
 from benchmarks.porting_bugs.family import Family
-from benchmarks.porting_bugs.jax_layers import as_bfloat16, as_tf32
+from benchmarks.porting_bugs.jax_layers import as_bfloat16
 from benchmarks.porting_bugs.jax_optimizers import Adam, AmsGrad, Tree, corrected, corrected_as_in_optax
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.truth import OPT, STATE, Way, loaded, model, optimizer, planted, recipe
-
-
-def _tf32_linear(params: Tree, name: str, x: jax.Array) -> jax.Array:
-    return as_tf32(x) @ as_tf32(params[f"{name}.weight"]) + params[f"{name}.bias"]
 
 
 def _transposed_linear(params: Tree, name: str, x: jax.Array) -> jax.Array:
@@ -98,7 +94,7 @@ BUGS = (
     ),
     planted("mlp-norm-unbiased", model(norm=_unbiased), "act/norms.0", "forward-other norm-axes"),
     planted("mlp-bfloat16-activations", recipe(precision=as_bfloat16), "act/layers.0", "low-precision"),
-    planted("mlp-tf32", model(linear=_tf32_linear), "act/layers.0", "low-precision"),
+    planted("mlp-tf32", model(linear=jax_layers.tf32_linear), "act/layers.0", "low-precision"),
     # loss and backward
     planted(
         "mlp-loss-sum-over-outputs",
@@ -167,6 +163,13 @@ BUGS = (
         recipe(model=partial(mlp.Mlp, approximate="tanh")),
         "act/activations.1",
         "activation-function",
+        side="torch",
+    ),
+    planted(
+        "mlp-torch-tf32",
+        recipe(model=partial(mlp.Mlp, precision=mlp.as_tf32)),
+        "act/layers.0",
+        "low-precision",
         side="torch",
     ),
     planted(

@@ -6,8 +6,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
-from benchmarks.porting_bugs.examine import NAMED, Finding
-from noether_core.parity.divergence import Comparison
+from benchmarks.porting_bugs.findings import NAMED, Correct, Finding
 
 INTRODUCTION = """# Porting bugs, planted and looked for
 
@@ -37,7 +36,7 @@ def share(right: Iterable[bool]) -> str:
     return f"{sum(each)} of {len(each)} ({100 * sum(each) / max(len(each), 1):.0f} %)"
 
 
-def page(findings: Sequence[Finding], correct: Mapping[str, Sequence[Comparison]], twins: int, command: str) -> str:
+def page(findings: Sequence[Finding], correct: Mapping[str, Sequence[Correct]], twins: int, command: str) -> str:
     """Return the page.
 
     Args:
@@ -70,12 +69,8 @@ def _summary(findings: Sequence[Finding]) -> list[str]:
     return ["| of all bugs | right |", "|---|---|", *(f"| {what} | {right} |" for what, right in rows.items())]
 
 
-def _correct(correct: Mapping[str, Sequence[Comparison]]) -> list[str]:
-    rows = [
-        f"| {family} | {share(each.outcome == 'same' for each in found)} |"
-        for family, found in correct.items()
-        if found
-    ]
+def _correct(correct: Mapping[str, Sequence[Correct]]) -> list[str]:
+    rows = [f"| {family} | {share(each.is_same for each in found)} |" for family, found in correct.items() if found]
     return ["| correct pairs of | called the same |", "|---|---|", *rows]
 
 
@@ -86,14 +81,13 @@ def _table(family: str, findings: Sequence[Finding]) -> list[str]:
 
 
 def _row(finding: Finding) -> str:
-    first, bug = finding.comparison.first, finding.bug
-    named = [cause.id for cause in finding.comparison.causes[:NAMED]]
+    bug, named = finding.bug, finding.causes[:NAMED]
     cells = (
         bug.id.partition("-")[2],
-        "none" if first is None else f"{first.update}: `{first.key}`",
+        "none" if finding.update is None else f"{finding.update}: `{finding.key}`",
         *(_mark(right) for right in (finding.update_right, finding.stage_right, finding.key_right)),
         ", ".join(f"**{cause}**" if cause in bug.causes else cause for cause in named) or "none",
-        finding.transplanted.culprit or "none",
+        finding.culprit or "none",
         _mark(finding.culprit_right),
         f"{finding.seconds:.1f}",
     )

@@ -122,6 +122,7 @@ class Options:
 
     embed: Callable[[Tree, Any], Any] = lambda params, x: params["tok.weight"][x] + params["pos.weight"][: x.shape[1]]
     norm: Callable[[Tree, str, Any], Any] = jax_layers.layer_norm
+    linear: Callable[[Tree, str, Any], Any] = jax_layers.linear
     split: Callable[[Any], Any] = split_heads
     merge: Callable[[Any], Any] = merge_heads
     scale: float = (WIDTH // HEADS) ** -0.5
@@ -137,16 +138,16 @@ class Options:
 def block(options: Options, params: Tree, name: str, x: jax.Array, update: Any, tap: Tap) -> jax.Array:
     """Return x of shape (batch, length, width) with what the block adds."""
     normal = tap(f"{name}.norm1", options.norm(params, f"{name}.norm1", x))
-    q, k, v = options.split(tap(f"{name}.qkv", jax_layers.linear(params, f"{name}.qkv", normal)))
+    q, k, v = options.split(tap(f"{name}.qkv", options.linear(params, f"{name}.qkv", normal)))
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * options.scale
     scores = jnp.where(options.mask(x.shape[1]), scores, -jnp.inf)
     heads = jnp.einsum("bhqk,bkhd->bqhd", options.probabilities(scores, update), options.values(v))
     attention = tap(f"{name}.attention", options.merge(heads))
-    proj = tap(f"{name}.proj", jax_layers.linear(params, f"{name}.proj", attention))
+    proj = tap(f"{name}.proj", options.linear(params, f"{name}.proj", attention))
     x = tap(f"{name}.residual1", options.residual(x, normal) + proj)
     normal = tap(f"{name}.norm2", options.norm(params, f"{name}.norm2", x))
-    up = tap(f"{name}.up", jax_layers.linear(params, f"{name}.up", normal))
-    down = tap(f"{name}.down", jax_layers.linear(params, f"{name}.down", tap(f"{name}.gelu", options.gelu(up))))
+    up = tap(f"{name}.up", options.linear(params, f"{name}.up", normal))
+    down = tap(f"{name}.down", options.linear(params, f"{name}.down", tap(f"{name}.gelu", options.gelu(up))))
     return tap(f"{name}.residual2", x + down)
 
 

@@ -151,6 +151,7 @@ BUGS = (
         "act/blocks.0.gelu",
         "activation-function",
     ),
+    planted("transformer-tf32", model(linear=jax_layers.tf32_linear), "act/blocks.0.qkv", "low-precision"),
     planted("transformer-bfloat16-activations", recipe(precision=as_bfloat16), "act/embedding", "low-precision"),
     # loss and backward
     planted(

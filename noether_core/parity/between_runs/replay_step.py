@@ -113,7 +113,7 @@ class Replay:
         """Return where A's step does not give what A recorded, or None."""
         held = self.of_a
         computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update)
-        return _gap(self._recorded, computed, self.update, self.noise)
+        return _gap(self._recorded, computed, self.update, self.noise, _given(held))
 
     def swaps(self) -> Iterator[tuple[Culprit | None, Swap]]:
         """Yield what was tried, and at the end whose fault it is."""
@@ -144,6 +144,9 @@ class Replay:
             for key, array in self._recorded.items()
             if stage_of(key) in _OF_OPTIMIZER and not _is_buffer(key)
         }
+        against |= {
+            f"grad/{name}": gradient for name, gradient in gradients.items()
+        }  # they say what is ill-conditioned
         given = self._swap("its gradients as well", inputs, gradients, against)
         is_clip = given.first is not None and given.first.stage == "clip"
         if given.closes or is_clip:
@@ -165,7 +168,7 @@ class Replay:
         against = {key: array for key, array in recorded.items() if not _is_buffer(key)}
         held = self.of_b
         computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update, grads=clipped)
-        first = _gap(against, computed, self.update, self.noise)
+        first = _gap(against, computed, self.update, self.noise, _given(held, clipped))
         return Swap("(the other way) the other's inputs and clipped gradients", first is None, first)
 
     def step_on(self, inputs: _Inputs, gradients: Arrays | None = None) -> Mapping[str, Any]:
@@ -175,9 +178,9 @@ class Replay:
     def _swap(
         self, given: str, inputs: _Inputs, gradients: Arrays | None = None, against: Arrays | None = None
     ) -> Swap:
-        first = _gap(
-            self._recorded if against is None else against, self.step_on(inputs, gradients), self.update, self.noise
-        )
+        recorded = self._recorded if against is None else against
+        computed = self.step_on(inputs, gradients)
+        first = _gap(recorded, computed, self.update, self.noise, _given(inputs, gradients))
         return Swap(given, first is None, first)
 
     def _is_apart(self, piece: Culprit) -> bool:
@@ -187,9 +190,19 @@ class Replay:
         return any(not np.array_equal(mine[key], theirs[key], equal_nan=True) for key in mine.keys() & theirs.keys())
 
 
-def _gap(recorded: Arrays, computed: Mapping[str, Any], update: int, noise: Noise | None) -> Divergence | None:
-    one = MemoryTraining("recorded", "", {update: dict(recorded)})
-    other = MemoryTraining("replayed", "", {update: {key: computed[key] for key in recorded if key in computed}})
+def _given(inputs: _Inputs, gradients: Arrays | None = None) -> dict[str, Array]:
+    """Return what a step was given, by key: parameters and gradients say how far rounding moves what follows from them."""
+    params = {f"param/{name}": array for name, array in inputs.params.items()}
+    return params | {f"grad/{name}": array for name, array in (gradients or {}).items()}
+
+
+def _gap(
+    recorded: Arrays, computed: Mapping[str, Any], update: int, noise: Noise | None, given: Arrays
+) -> Divergence | None:
+    """Return where a step did not compute what was recorded, beside what it was given."""
+    one = MemoryTraining("recorded", "", {update: {**given, **recorded}})
+    replayed = {key: computed[key] for key in recorded if key in computed}
+    other = MemoryTraining("replayed", "", {update: {**given, **replayed}})
     return compare(one, other, noise).first
 
 

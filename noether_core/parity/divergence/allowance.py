@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from noether_core.parity.divergence.conditioning import BLIND, parameter_of
-from noether_core.parity.divergence.noise import FLOORS, ROUNDING, TIMES, Noise, upstream
+from noether_core.parity.divergence.drifts import upstream
+from noether_core.parity.divergence.noise import FLOORS, ROUNDING, TIMES, Noise
 from noether_core.parity.divergence.table import Table
 from noether_core.parity.divergence.training import stage_of
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from noether_core.parity.divergence.distance import median_ulps
 from noether_core.parity.divergence.first import Search
 from noether_core.parity.divergence.noise import Noise
+from noether_core.parity.divergence.ordering import in_one_order
 from noether_core.parity.divergence.result import Comparison, Divergence
 from noether_core.parity.divergence.sentences import differs, nothing_shared, same, warnings_of
 from noether_core.parity.divergence.shape import shape_of
@@ -37,6 +38,7 @@ def compare(
     'Differs from update 1 on, first in grad/w, 2,500,000 × noise (b is 2 × a); loss matched.'
     """
     known = noise or Noise()
+    a, b = in_one_order(a, b)
     table = measured(a, b, progress)
     labels = a.label or "A", b.label or "B"
     warnings = tuple(warnings_of(a, b, table, known))

@@ -1,13 +1,11 @@
 """Tell differences that rounding makes where a value is ill-conditioned from those that it does not make.
 
 Three things turn a rounding error into a difference of any size, in correct pairs: a gradient that is zero but for rounding;
-an update that divides by the root of a tiny second moment; and an activation that is zero but for rounding, where its
-derivative jumps.
+an update that divides by the root of a tiny second moment; and an activation where its derivative jumps (see `kinks`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ OTHERS = 16  # gradients that stand for all, beside one that has no others in it
 BLIND = 0.03  # noise at which norms tell nothing
 ELEMENTS = 1 << 22  # of an array of which single elements are looked at
 HISTORY = 12  # updates whose gradients say how well an element of an update is conditioned
-KINKS = 2.0  # how far one kink of N moves gradients at most, in units of 1/√N of their norm
 
 
 def parameter_of(key: str) -> str:
@@ -132,49 +129,3 @@ def relative_errors(a: Training, b: Training, table: Table, update: int, name: s
             now = np.where(error > 0, error / np.sqrt(squares / number), 0.0)
         relative = now if relative is None else np.maximum(relative, now)
     return relative
-
-
-@dataclass(frozen=True)
-class Kinks:
-    """Say how far kinks may have moved an update's gradients.
-
-    Attributes:
-        furthest: in relative norm; 0 if there are no kinks.
-        last: the last activation that has one. What is computed after it does not feel it.
-    """
-
-    furthest: float = 0.0
-    last: str = ""
-
-
-def kinks_of(a: Training, b: Training, table: Table, noise: Noise, update: int) -> Kinks:
-    """Return how far kinks may have moved the gradients of an update.
-
-    A kink is an element of an activation that has another sign in each training, or is zero in one, and is within noise of
-    zero, so that the activation agrees where its derivative jumps. One of N elements moves gradients by about 1/√N of their
-    norm.
-    """
-    share, last = 0.0, ""
-    for key, column in table.of_stage("act").items():
-        row = column.at(update)
-        if row >= len(column.updates) or column.updates[row] != update or not column.whole[row]:
-            continue
-        pair = pair_of(a, b, table, update, key)
-        if pair is None:
-            continue
-        first, second = sampled(*pair, most=ELEMENTS)
-        near = max(TIMES * noise.at(key, np.array([update]))[0], column.distance[row]) * np.sqrt(np.mean(first**2))
-        turned = (np.sign(first) != np.sign(second)) & (np.maximum(np.abs(first), np.abs(second)) <= 10 * near)
-        count = int(np.count_nonzero(turned))
-        if count:
-            last = key
-            share += count / len(first)
-    return Kinks(KINKS * float(np.sqrt(share)), last)
-
-
-def is_before(table: Table, name: str, act: str) -> bool:
-    """Say whether a parameter's layer is computed before an activation, as far as their names and their order say."""
-    acts = list(table.of_stage("act"))
-    layer = name.rpartition(".")[0]
-    own = [place for place, key in enumerate(acts) if key == f"act/{layer}" or key.startswith(f"act/{layer}.")]
-    return not own or own[0] <= acts.index(act)

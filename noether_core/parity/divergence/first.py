@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 
 from noether_core.parity.divergence.allowance import Allowance
-from noether_core.parity.divergence.conditioning import (
-    BLIND,
-    Kinks,
-    is_before,
-    is_null,
-    kinks_of,
-    parameter_of,
-    unexplained_update,
-)
+from noether_core.parity.divergence.conditioning import BLIND, is_null, parameter_of, unexplained_update
+from noether_core.parity.divergence.kinks import Kinks, is_before, kinks_of
 from noether_core.parity.divergence.noise import FLOORS, TIMES, Noise
 from noether_core.parity.divergence.result import Divergence
 from noether_core.parity.divergence.samples import Slope

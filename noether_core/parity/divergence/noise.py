@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from noether_core.parity.divergence.drifts import upstream
 from noether_core.parity.divergence.systematic import clipping, common_ratios, decays_of
 from noether_core.parity.divergence.table import Column, Table, measured
 from noether_core.parity.divergence.training import Training, stage_of
+from noether_core.parity.divergence.twins import Parting, before, parting
 
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +33,6 @@ TIMES = 10.0
 
 ROUNDING = 3e-8  # the relative norm of rounding to binary32: 2**-24 / √3, at most
 RESPONSE = 100.0  # how many times as far as the parameters the rest drifts, where no twins say it
-QUANTILE = 0.75  # of the parameters' drifts, weighted by size: that of a few keys does not count
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Noise:
         responses: by key, how far it drifted at most for each unit that the parameters had drifted.
         ratio, decay, clipping: the largest systematic slopes of updates, of decay and of clipping between twins.
         twins: how many were measured. None: floors stand in.
+        partings: of twins that part from their base by more than rounding can, where they do; from there on they are no noise.
     """
 
     levels: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Noise:
     decay: float = 0.0
     clipping: float = 0.0
     twins: int = 0
+    partings: tuple[Parting, ...] = ()
 
     @classmethod
     def of_twins(cls, base: Training, twins: Sequence[Training]) -> Noise:
@@ -71,8 +74,18 @@ class Noise:
         found = cls()
         for first, *others in groups.values():
             for other in others:
-                found = found | cls.of_table(measured(first, other, any_order=True))
+                found = found | cls._of_twin(first, other)
         return found
+
+    @classmethod
+    def _of_twin(cls, base: Training, twin: Training) -> Noise:
+        """Measure one twin, as far as rounding is all that moves it."""
+        table = measured(base, twin, any_order=True)
+        where = parting(base, twin, table)
+        if where is None:
+            return cls.of_table(table)
+        found = cls.of_table(before(table, where.update))
+        return replace(found, twins=int(where.update > min(table.updates)), partings=(where,))
 
     @classmethod
     def of_table(cls, table: Table) -> Noise:
@@ -131,37 +144,8 @@ class Noise:
             max(self.decay, other.decay),
             max(self.clipping, other.clipping),
             self.twins + other.twins,
+            (*self.partings, *other.partings),
         )
-
-
-def upstream(table: Table) -> tuple[Array, Array]:
-    """Return the updates, and how far the parameters as a whole are apart at each.
-
-    The three-quarter quantile over parameters, weighted by their sizes: a key whose gradient is rounding alone wanders by
-    itself, and nothing follows from it.
-    """
-    columns = list(table.of_stage("param").values())
-    if not columns:
-        return np.empty(0, np.int64), np.empty(0)
-    updates = np.unique(np.concatenate([column.updates for column in columns]))
-    parts = [_quantile(columns, updates[start : start + 256]) for start in range(0, len(updates), 256)]
-    return updates, np.concatenate(parts)
-
-
-def _quantile(columns: Sequence[Column], updates: Array) -> Array:
-    distances = np.full((len(columns), len(updates)), np.nan)
-    for row, column in enumerate(columns):
-        begin, end = np.searchsorted(column.updates, [updates[0], updates[-1] + 1])
-        distances[row, np.searchsorted(updates, column.updates[begin:end])] = np.minimum(
-            column.distance[begin:end], 2.0
-        )
-    weights = np.array([column.size for column in columns], np.float64)
-    order = np.argsort(distances, axis=0)  # NaN last
-    sizes = np.where(np.isnan(distances), 0.0, weights[:, None])
-    shares = np.cumsum(np.take_along_axis(sizes, order, 0), axis=0)
-    places = np.argmax(shares >= QUANTILE * shares[-1], axis=0)
-    picked = np.take_along_axis(distances, np.take_along_axis(order, places[None], 0), 0)[0]
-    return np.asarray(np.nan_to_num(picked))
 
 
 def _running(distance: Array) -> Array:

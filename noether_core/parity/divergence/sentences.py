@@ -9,6 +9,7 @@ from noether_core.parity.divergence.noise import TIMES, Noise
 from noether_core.parity.divergence.result import Divergence, Outcome
 from noether_core.parity.divergence.table import Table
 from noether_core.parity.divergence.training import Training, stage_of
+from noether_core.parity.divergence.twins import Parting
 from noether_core.probes.stages import STAGES
 from noether_core.text import inert
 
@@ -48,8 +49,25 @@ def warnings_of(a: Training, b: Training, table: Table, noise: Noise) -> list[st
             f"the batches' rows come in another order in {len(table.orders):,} of {len(table.updates):,} updates, from update "
             f"{min(table.orders)} on; activations were compared row by row. Sums over the batch do not depend on that order"
         )
+    found += random_twins(noise.partings)
     if table.columns and not noise.twins:
         found.append("no twins: the noise is taken from measured floors, so a small difference may be noise")
+    return found
+
+
+def random_twins(partings: Sequence[Parting]) -> list[str]:
+    """Return a sentence on each training whose twins part from it, the first of them."""
+    firsts: dict[str, list[Parting]] = {}
+    for each in partings:
+        firsts.setdefault(each.label, []).append(each)
+    found = []
+    for label, group in firsts.items():
+        first = min(group, key=lambda each: each.update)
+        found.append(
+            f"{len(group)} of the twins of {inert(label)} part from it at update {first.update} in {inert(first.key)}, by"
+            f" {first.distance:.2g}, which no rounding explains: from there on it is random, or keeps something by rows, and"
+            " these twins tell nothing of its noise"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ Array = np.ndarray[Any, Any]
 
 SCALARS = 16  # elements up to which an array's norm may be near zero by chance
 WINDOW = 3  # updates to each side whose norms say how large a scalar is
+AVERAGES = ("average", "averaged", "ema", "shadow", "swa")  # words in the names of averaged weights
 AS_ZEROS = ("grad", "clip", "update")
 """The stages where a parameter without an array has zeros: PyTorch has no gradient where JAX has one of zeros."""
 
@@ -172,7 +174,16 @@ def _keys(training: Training, updates: Sequence[int]) -> dict[str, None]:
 
 
 def _ordered(keys: Sequence[str]) -> dict[str, None]:
-    return dict.fromkeys(sorted(dict.fromkeys(keys), key=lambda key: STAGES.index(stage_of(key))))
+    return dict.fromkeys(sorted(dict.fromkeys(keys), key=_place))
+
+
+def _place(key: str) -> tuple[int, int]:
+    """Return a key's place in a step: a total comes after its parts, averaged weights come after an optimizer's moments."""
+    stage = stage_of(key)
+    if stage == "loss":
+        return STAGES.index(stage), int(key == "loss/total")
+    is_average = stage == "opt" and any(word in AVERAGES for word in re.split(r"[/._]", key.lower()))
+    return STAGES.index(stage), int(is_average)
 
 
 def _measure_update(

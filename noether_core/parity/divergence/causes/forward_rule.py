@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import numpy as np
 
 from noether_core.parity.divergence.causes.case import Array, Case
-from noether_core.parity.divergence.causes.forward_shapes import shape_causes
-from noether_core.parity.divergence.causes.forward_ways import best_way, sources
+from noether_core.parity.divergence.causes.forward_shapes import ADVICE, SLIGHT, shape_causes
+from noether_core.parity.divergence.causes.forward_ways import best_way
 from noether_core.parity.divergence.causes.layers import Way
+from noether_core.parity.divergence.causes.sources import sources
 from noether_core.parity.divergence.result import Cause
 from noether_core.text import inert, number
 
@@ -32,6 +34,7 @@ _OPTION_CAUSES = {
     ("attention", "mask"): "attention-mask",
     ("convolution", "bias"): "bias-missing",
     ("convolution", "kernel"): "weight-layout",
+    ("convolution", "precision"): "low-precision",
     ("linear", "bias"): "bias-missing",
     ("linear", "precision"): "low-precision",
     ("attention", "layout"): "flatten-order",
@@ -44,6 +47,9 @@ _OPTION_CAUSES = {
     ("recurrence", "content"): "activation-function",
     ("recurrence", "output"): "activation-function",
 }
+
+
+_NOTHING = Way("nothing", {}, np.zeros(0))
 
 
 def forward_causes(case: Case) -> list[Cause]:
@@ -76,6 +82,9 @@ def _by_ways(case: Case, key: str, outputs: tuple[Array, Array]) -> Iterator[Cau
 
 def _compared(a: Way, b: Way, left: float) -> Iterator[Cause]:
     evidence = (f"the first: {_words(a)}", f"the second: {_words(b)}", f"left over at most {number(left)}")
+    if a.before != b.before:
+        yield _before(a, b, evidence)
+        return
     if a.kind != b.kind:
         cause = "layer-order" if {a.kind, b.kind} & {"sum"} else _kinds(a, b)
         yield Cause(cause, f"The first computes {_words(a)}, the second {_words(b)}.", evidence, 0.85)
@@ -87,7 +96,20 @@ def _compared(a: Way, b: Way, left: float) -> Iterator[Cause]:
         if cause == "norm-axes" and any("running" in way.options["statistics"] for way in (a, b)):
             cause = "norm-mode"
         sentence = f"The {a.kind}'s {name} is {a.options[name]} in one and {b.options[name]} in the other."
-        yield Cause(cause, sentence, evidence, 0.95)
+        advice = (ADVICE,) if "TF32" in sentence else ()
+        yield Cause(cause, sentence, (*evidence, *advice), 0.95)
+
+
+def _before(a: Way, b: Way, evidence: tuple[str, ...]) -> Cause:
+    """Name the first that differs of what is done to a layer's input."""
+    pairs = zip_longest(a.before, b.before, fillvalue=_NOTHING)
+    one, other = next(pair for pair in pairs if pair[0] != pair[1])
+    sentence = f"Before the {a.kind}, the first computes {_words(one)}, the second {_words(other)}."
+    if one.kind != other.kind:
+        lone = [each for each in (one, other) if each is not _NOTHING]
+        return Cause(_CAUSES[lone[0].kind] if len(lone) == 1 else _kinds(one, other), sentence, evidence, 0.9)
+    name = next(name for name in one.options if one.options[name] != other.options.get(name))
+    return Cause(_OPTION_CAUSES.get((one.kind, name), _CAUSES[one.kind]), sentence, evidence, 0.93)
 
 
 def _kinds(a: Way, b: Way) -> str:
@@ -115,10 +137,14 @@ def _other(known: Way, left: float, who: str, rest: float, update: int) -> Itera
         "norm": ("norm-axes", "norm-mode", "norm-epsilon"),
     }
     likeliest = 0.85 if known.kind == "embedding" else 0.5  # nothing else that an embedding differs in has a name
-    for index, cause in enumerate(kinds.get(known.kind, (_CAUSES[known.kind],))):
+    if rest < SLIGHT and known.kind in ("attention", "convolution", "linear", "recurrence"):
+        likeliest = 0.35
+    first = [cause for way in known.before for cause in kinds.get(way.kind, (_CAUSES[way.kind],))]
+    for index, cause in enumerate(dict.fromkeys([*first, *kinds.get(known.kind, (_CAUSES[known.kind],))])):
         yield Cause(cause, sentence, evidence, likeliest - 0.05 * index)
 
 
 def _words(way: Way) -> str:
     options = ", ".join(f"{name} {value}" for name, value in way.options.items())
-    return f"{way.kind} ({options})" if options else way.kind
+    words = f"{way.kind} ({options})" if options else way.kind
+    return f"{words} of {' of '.join(map(_words, reversed(way.before)))}" if way.before else words

@@ -12,6 +12,12 @@ from noether_core.parity.divergence.result import Cause
 from noether_core.text import inert, number
 
 _SAME = 1e-5
+COARSEST = 5e-3  # relative: what bfloat16 makes of one layer at most
+SLIGHT = 0.02  # relative: what another mask or scale does is more, what another precision does is less
+ADVICE = (
+    'where matrices are multiplied in TF32: in JAX jax.config.update("jax_default_matmul_precision", "highest"); in PyTorch'
+    " torch.backends.cuda.matmul.allow_tf32 = False and torch.backends.cudnn.allow_tf32 = False"
+)
 
 
 def shape_causes(case: Case, key: str, outputs: tuple[Array, Array]) -> list[Cause]:
@@ -71,7 +77,7 @@ def _precision(key: str, raw_a: Array, raw_b: Array, a: Array, b: Array) -> Iter
             line,
             0.96,
         )
-    elif 3e-5 < gap < 2e-2:
+    elif 3e-5 < gap < COARSEST:
         size = np.abs(a) + np.abs(b)
         relative = (np.abs(a - b) / np.where(size > 0, size, 1.0))[size > 0.1 * size.mean()]
         even = float(np.median(relative)) / max(float(np.quantile(relative, 0.95)), 1e-300)
@@ -80,7 +86,7 @@ def _precision(key: str, raw_a: Array, raw_b: Array, a: Array, b: Array) -> Iter
             yield Cause(
                 "low-precision",
                 f"{inert(key)} differs as if rounded to a lower precision: by {number(gap)}, everywhere, with either sign.",
-                line,
+                (*line, ADVICE),
                 0.45,
             )
 
@@ -163,7 +169,7 @@ def _positions(key: str, a: Array, b: Array) -> Iterator[Cause]:
                 "attention-mask",
                 f"{inert(key)} differs at {int(apart.sum())} of {len(apart)} positions alone.",
                 (f"the same at {same}",),
-                0.8,
+                0.8 if distance(a, b) > SLIGHT else 0.4,
             )
             return
 

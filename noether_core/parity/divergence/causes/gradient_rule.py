@@ -22,6 +22,7 @@ def gradient_causes(case: Case) -> list[Cause]:
     if apart:
         found += [
             *_stopped(apart, len(pairs)),
+            *_partly_stopped(case, list(apart)),
             *_factors(case, apart, len(pairs)),
             *_accumulated(case, apart),
             *_decayed(case, apart),
@@ -45,6 +46,23 @@ def _stopped(apart: dict[str, tuple[Array, Array]], count: int) -> Iterator[Caus
         sentence = f"{inert(lone[0])} is zero in the {who} alone ({len(lone)} of {count} gradients): stopped or frozen."
         yield Cause("gradient-stopped", sentence, tuple(map(inert, lone[:5])), 0.96)
         yield Cause("frozen-parameter", sentence, (), 0.5)
+
+
+def _partly_stopped(case: Case, apart: list[str]) -> Iterator[Cause]:
+    """Name a gradient of which whole rows are zero in one alone, such as a third of a fused projection."""
+    for key in apart:
+        raw = case.raw(key)
+        if raw is None or raw[0].shape != raw[1].shape or not raw[0].ndim:
+            continue
+        lives = [np.abs(side.reshape(len(side), -1)).max(axis=1) > 0 for side in raw]
+        for who, zero, other in (("first", 0, 1), ("second", 1, 0)):
+            lone = lives[other] & ~lives[zero]
+            if lone.any() and not (lives[zero] & ~lives[other]).any():
+                places = np.flatnonzero(lone)
+                where = f"{len(places)} of its {len(lone)} rows, from {places[0]} to {places[-1]},"
+                sentence = f"{inert(key)}: {where} are zero in the {who} alone: a part of it is stopped or frozen."
+                yield Cause("gradient-stopped", sentence, (), 0.9)
+                return
 
 
 def _factors(case: Case, apart: dict[str, tuple[Array, Array]], count: int) -> Iterator[Cause]:

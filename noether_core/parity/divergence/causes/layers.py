@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import permutations
+from dataclasses import dataclass, field
+from itertools import permutations, product
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +15,8 @@ from noether_core.parity.divergence.causes.activations import ACTIVATIONS
 Array = np.ndarray[Any, Any]
 
 _MOST_OUTPUT = 2_000_000  # elements of a layer that is computed again
+PRECISIONS = ("float32", "bfloat16", "float16", "TF32")
+"""What the inputs of a product may be rounded to; its sums are in binary32."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Way:
         kind: what layer it is: activation, linear, convolution, norm, pooling, reshaping, sum, dropout, attention, factor.
         options: by what each is called, what was chosen; two ways of a kind differ in these.
         output: what it computes.
+        before: what was done to the input before, in order, by functions that are no activations of their own.
     """
 
     kind: str
     options: Mapping[str, str]
-    output: Array
+    output: Array = field(compare=False)
+    before: tuple[Way, ...] = ()
 
 
 def activations(x: Array, shape: tuple[int, ...], y: Array) -> Iterator[Way]:
@@ -67,12 +71,13 @@ def linears(x: Array, shape: tuple[int, ...], weight: Array, bias: Array | None)
     for layout, matrix in (("as it is", weight.T), ("transposed", weight)):
         if matrix.shape != (x.shape[-1], shape[-1]):
             continue
-        for precision in ("float32", "bfloat16", "float16", "TF32"):
+        for precision in PRECISIONS:
             product = rounded(x, precision) @ rounded(matrix, precision)
-            yield from _biased("linear", {"weight": layout, "precision": precision}, product, bias, -1)
+            yield from biased("linear", {"weight": layout, "precision": precision}, product, bias, -1)
 
 
-def _biased(kind: str, options: Mapping[str, str], output: Array, bias: Array | None, axis: int) -> Iterator[Way]:
+def biased(kind: str, options: Mapping[str, str], output: Array, bias: Array | None, axis: int) -> Iterator[Way]:
+    """Yield an output without its bias, with it, and with it twice."""
     yield Way(kind, {**options, "bias": "none"}, output)
     if bias is not None and bias.ndim == 1 and bias.shape[0] == output.shape[axis]:
         row = bias if axis == -1 else bias.reshape(-1, *([1] * (output.ndim - 2)))
@@ -81,39 +86,73 @@ def _biased(kind: str, options: Mapping[str, str], output: Array, bias: Array | 
 
 
 def convolutions(x: Array, shape: tuple[int, ...], weight: Array, bias: Array | None) -> Iterator[Way]:
-    """Convolve images, N × C × H × W, with kernels turned in all ways, and strides and paddings that give the shape."""
-    if x.ndim != 4 or weight.ndim != 4 or len(shape) != 4 or int(np.prod(shape)) > _MOST_OUTPUT:
+    """Convolve sequences, N × C × L, or images, N × C × H × W, in groups that the sizes say, with kernels turned in all ways.
+
+    Strides, dilations and paddings are those that give the shape.
+    """
+    if not 3 <= x.ndim == weight.ndim == len(shape) <= 4 or int(np.prod(shape)) > _MOST_OUTPUT:
         return
+    spatial = tuple(range(2, x.ndim))
     kernels = {
         "as it is": weight,
-        "flipped": weight[:, :, ::-1, ::-1],
-        "with height and width exchanged": weight.swapaxes(2, 3),
+        "flipped": np.flip(weight, spatial),
+        "with height and width exchanged": weight.swapaxes(-1, -2) if x.ndim == 4 else weight[:0],
         "with inputs and outputs exchanged": weight.swapaxes(0, 1),
     }
     groups = x.shape[1] // max(1, weight.shape[1])
     for layout, kernel in kernels.items():
-        if groups != 1 or kernel.shape[:2] != (shape[1], x.shape[1]):
+        fits = kernel.shape[:2] == (shape[1], x.shape[1] // max(1, groups)) and shape[1] % max(1, groups) == 0
+        if not fits or groups * kernel.shape[1] != x.shape[1] or (groups != 1 and layout.startswith("with inputs")):
             continue
-        for words, padded, stride in _paddings(x, shape, kernel.shape[2]):
-            windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[2:], axis=(2, 3))
-            windows = windows[:, :, ::stride, ::stride][:, :, : shape[2], : shape[3]]
-            if windows.shape[2:4] == shape[2:4]:
-                output = np.moveaxis(np.tensordot(windows, kernel, axes=((1, 4, 5), (1, 2, 3))), -1, 1)
-                yield from _biased("convolution", {"kernel": layout, "padding": words}, output, bias, 1)
+        for words, padded, stride, dilation in _paddings(x, shape, kernel.shape[2:]):
+            for precision in PRECISIONS if layout == "as it is" else PRECISIONS[:1]:
+                values, turned = rounded(padded, precision), rounded(kernel, precision)
+                output = convolved(values, turned, shape, stride, dilation, groups)
+                if output is not None:
+                    options = {"kernel": layout, "padding": words, "precision": precision}
+                    yield from biased("convolution", options, output, bias, 1)
 
 
-def _paddings(x: Array, shape: tuple[int, ...], size: int) -> Iterator[tuple[str, Array, int]]:
-    for stride in (1, 2, 3, 4):
+def convolved(x: Array, kernel: Array, shape: tuple[int, ...], stride: int, dilation: int, groups: int) -> Array | None:
+    """Return a convolution of padded inputs; None where that has not the shape."""
+    sizes = tuple((size - 1) * dilation + 1 for size in kernel.shape[2:])
+    axes = tuple(range(2, x.ndim))
+    if any(x.shape[axis] < size for axis, size in zip(axes, sizes, strict=True)):
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(x, sizes, axis=axes)
+    places = tuple(slice(0, length * stride, stride) for length in shape[2:])
+    inner = tuple(slice(None, None, dilation) for _ in axes)
+    windows = windows[(slice(None), slice(None), *places, *inner)]
+    if windows.shape[2 : 2 + len(axes)] != tuple(shape[2:]):
+        return None
+    over = tuple(range(2 + len(axes), 2 + 2 * len(axes)))
+    inputs, outputs = x.shape[1] // groups, kernel.shape[0] // groups
+    parts = [
+        np.tensordot(
+            windows[:, group * inputs : (group + 1) * inputs],
+            kernel[group * outputs : (group + 1) * outputs],
+            axes=((1, *over), (1, *axes)),
+        )
+        for group in range(groups)
+    ]
+    return np.moveaxis(np.concatenate(parts, axis=-1), -1, 1)
+
+
+def _paddings(x: Array, shape: tuple[int, ...], kernel: tuple[int, ...]) -> Iterator[tuple[str, Array, int, int]]:
+    """Yield paddings, the same for all axes, with the strides and dilations that lead to the shape."""
+    for stride, dilation in ((1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 4)):
+        size = (kernel[0] - 1) * dilation + 1
         for before in range(size):
             for after in range(size):
                 rows = (x.shape[2] + before + after - size) // stride + 1
                 if rows != shape[2]:
                     continue
-                sides = ((0, 0), (0, 0), (before, after), (before, after))
+                sides = ((0, 0), (0, 0), *((before, after) for _ in kernel))
                 for mode in ("constant", "edge", "reflect", "wrap") if before + after else ("constant",):
                     if mode == "constant" or max(before, after) < min(x.shape[2:]):
-                        words = f"{before} before and {after} after, {mode}, stride {stride}"
-                        yield words, np.pad(x, sides, mode=mode), stride
+                        dilated = f", dilation {dilation}" if dilation > 1 else ""
+                        words = f"{before} before and {after} after, {mode}, stride {stride}{dilated}"
+                        yield words, np.pad(x, sides, mode=mode), stride, dilation
 
 
 def poolings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:
@@ -128,21 +167,33 @@ def poolings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:
     if x.ndim == 3 and shape == (x.shape[0], x.shape[2]):
         yield Way("pooling", {"kind": "first", "over": "(1,)"}, x[:, 0])
         yield Way("pooling", {"kind": "last", "over": "(1,)"}, x[:, -1])
-    if x.ndim == 4 and len(shape) == 4 and x.shape[:2] == shape[:2]:
+    if x.ndim in (3, 4) and len(shape) == x.ndim and x.shape[:2] == shape[:2]:
         yield from _windows(x, shape, kinds)
 
 
 def _windows(x: Array, shape: tuple[int, ...], kinds: Mapping[str, Callable[..., Array]]) -> Iterator[Way]:
-    for size in (2, 3):
-        for stride in (1, 2, 3):
-            windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
-            for name, reduce in kinds.items():
-                if windows.shape[:4] == shape:
-                    yield Way(
-                        "pooling",
-                        {"kind": name, "over": f"{size} × {size}, stride {stride}"},
-                        reduce(windows, axis=(-1, -2)),
-                    )
+    """Pool windows, with and without padding, which a mean may count or not."""
+    axes = tuple(range(2, x.ndim))
+    for size in (2, 3, 4, 5):
+        for stride, padding in product((1, 2, 3, 4), (0, 1, 2)):
+            lengths = [(x.shape[axis] + 2 * padding - size) // stride + 1 for axis in axes]
+            if lengths != list(shape[2:]) or 2 * padding > size or min(x.shape[2:]) < size:
+                continue
+            sides = ((0, 0), (0, 0), *((padding, padding) for _ in axes))
+            windows = _strided(np.pad(x, sides, constant_values=np.nan), size, stride, axes)
+            over = f"{size} by {stride}" + (f", padded by {padding}" if padding else "")
+            inner = tuple(range(-len(axes), 0))
+            for name in kinds:
+                output = {"maximum": np.nanmax, "mean": np.nanmean, "sum": np.nansum}[name](windows, axis=inner)
+                yield Way("pooling", {"kind": name, "over": over}, output)
+                if padding and name == "mean":
+                    counted = np.nansum(windows, axis=inner) / size ** len(axes)
+                    yield Way("pooling", {"kind": "mean that counts padding", "over": over}, counted)
+
+
+def _strided(x: Array, size: int, stride: int, axes: tuple[int, ...]) -> Array:
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size,) * len(axes), axis=axes)
+    return windows[(slice(None), slice(None), *(slice(None, None, stride) for _ in axes))]
 
 
 def reshapings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:

@@ -14,6 +14,7 @@ from noether_core.text import inert, number
 
 _FITS = 2e-6
 _MOST = 2_000_000
+_CONFIRMED = 2  # later updates at which a way must fit as well
 
 Way = tuple[str, str, str]  # a loss by its name, its argument, and how it is reduced
 
@@ -25,12 +26,44 @@ def loss_causes(case: Case) -> list[Cause]:
     if pair is None:
         return [Cause("loss-function", f"{inert(key)} differs in shape, or one lacks it.", (), 0.4)]
     a, b = float(pair[0].reshape(-1)[0]), float(pair[1].reshape(-1)[0])
-    found = list(_explained(case, key)) or list(_terms(case, key, a, b))
+    found = list(_weighted(case, key)) or list(_explained(case, key)) or list(_terms(case, key, a, b))
     found += list(_factor(case, key, a, b))
     words = f"{inert(key)} is {number(a)} in one and {number(b)} in the other, from the same activations."
     found.append(Cause("loss-function", words, (), 0.45))
     found.append(Cause("loss-mask", f"{inert(key)} may leave other elements out.", (), 0.3))
     return found
+
+
+def _weighted(case: Case, key: str) -> Iterator[Cause]:
+    """Ask for each side by what weights its total sums its parts, where the parts were kept and agree."""
+    parts = [each for each in case.keys("loss") if each != key]
+    updates = [
+        update for update in case.updates() if all(case.pair(each, update) is not None for each in (key, *parts))
+    ]
+    if not parts or len(updates) <= len(parts) or not all(case.agrees(each) for each in parts):
+        return
+    weights = []
+    for side in (0, 1):
+        columns = np.array([[_value(case, each, update, side) for each in parts] for update in updates])
+        total = np.array([_value(case, key, update, side) for update in updates])
+        solved = np.linalg.lstsq(columns, total, rcond=None)[0]
+        if np.abs(columns @ solved - total).max() > 1e-5 * np.abs(total).max():
+            return
+        weights.append(solved)
+    one, other = weights
+    place = int(np.argmax(np.abs(one - other)))
+    words = f"{inert(parts[place])} counts {number(float(one[place]))} in one and {number(float(other[place]))} in the other"
+    lines = tuple(
+        f"{inert(each)}: {number(float(x))} and {number(float(y))}"
+        for each, x, y in zip(parts, one, other, strict=True)
+    )
+    yield Cause("loss-factor", f"In {inert(key)}, {words}.", lines, 0.94)
+    yield Cause("loss-function", f"{inert(key)} sums its parts otherwise: {words}.", lines, 0.8)
+
+
+def _value(case: Case, key: str, update: int, side: int) -> float:
+    pair = case.pair(key, update)
+    return float("nan") if pair is None else float(pair[side].reshape(-1)[0])
 
 
 def _factor(case: Case, key: str, a: float, b: float) -> Iterator[Cause]:
@@ -116,13 +149,22 @@ def _words(way: Way) -> str:
 
 
 def _ways(side: Training, update: int, key: str) -> list[tuple[Way, float]]:
-    """Return the ways to compute a side's loss that fit, the plainest first."""
+    """Return the ways to compute a side's loss that fit, at this update and those after it, the plainest first."""
+    fitting = _fitting(side, update, key)
+    for later in [each for each in side.updates() if each > update][:_CONFIRMED]:
+        again = _fitting(side, later, key)
+        fitting = {way: left for way, left in fitting.items() if way in again} if again else fitting
+    return sorted(fitting.items(), key=lambda each: _plainness(each[0]))
+
+
+def _fitting(side: Training, update: int, key: str) -> dict[Way, float]:
+    """Return the ways that fit at an update, and what they leave."""
     value = side.array(update, key)
     if value is None:
-        return []
+        return {}
     target = float(np.asarray(value, np.float64).reshape(-1)[0])
     lefts = ((way, abs(each - target) / max(abs(target), 1e-30)) for way, each in _candidates(side, update, target))
-    return sorted((each for each in lefts if each[1] < _FITS), key=lambda each: _plainness(each[0]))
+    return {way: left for way, left in lefts if left < _FITS}
 
 
 def _plainness(way: Way) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.parity.divergence.causes.activations import ACTIVATIONS
+
 Array = np.ndarray[Any, Any]
 
 
@@ -50,35 +52,64 @@ def reductions(elements: Array, targets: Array, masks: Sequence[Array] = ()) -> 
 
 def scored(x: Array, y: Array, target: float) -> Iterator[Scored]:
     """Yield the losses that outputs and targets of these shapes can have."""
-    if np.issubdtype(y.dtype, np.integer) and x.shape[:-1] == y.shape and x.ndim > 1:
-        yield from _classified(x, y, target)
-    elif x.size == y.size and np.issubdtype(y.dtype, np.floating):
-        yield from _regressed(x - y.astype(np.float64).reshape(x.shape))
+    if np.issubdtype(y.dtype, np.integer) and x.ndim > 1 and y.size * x.shape[-1] == x.size:
+        yield from _classified(x.reshape(*y.shape, x.shape[-1]), y, target)
+    if x.size != y.size or not x.size or y.dtype.kind not in "fiub":
+        return
+    wide = y.astype(np.float64).reshape(x.shape)
+    if wide.min() >= 0 and wide.max() <= 1:
+        yield from _binary(x, wide)
+    if x.ndim > 1 and x.shape[-1] > 1 and np.allclose(wide.sum(-1), 1, atol=1e-5):
+        logs = ACTIVATIONS["log softmax"](x)
+        yield Scored("cross entropy", "with targets of all classes", -(wide * logs).sum(-1))
+        yield Scored("divergence from the targets", "", (wide * (np.log(np.maximum(wide, 1e-300)) - logs)).sum(-1))
+    if np.issubdtype(y.dtype, np.floating):
+        yield from _regressed(x - wide)
+        for name in ("sigmoid", "tanh", "softmax"):
+            yield Scored("squared error", f"of the {name}", (ACTIVATIONS[name](x) - wide) ** 2)
+
+
+def _binary(x: Array, y: Array) -> Iterator[Scored]:
+    """Yield binary cross entropies of logits and of probabilities."""
+    yield Scored("binary cross entropy", "", np.logaddexp(0, x) - x * y)
+    own = ACTIVATIONS["sigmoid"](x)
+    yield Scored("binary cross entropy", "of the sigmoid once more", np.logaddexp(0, own) - own * y)
+    if x.min() > 0 and x.max() < 1:
+        yield Scored("binary cross entropy", "of probabilities", -(y * np.log(x) + (1 - y) * np.log1p(-x)))
 
 
 def _classified(x: Array, y: Array, target: float) -> Iterator[Scored]:
     """Yield cross entropies; label smoothing is linear in its strength, which is solved for. Source: Szegedy et al. 2016."""
-    if y.min() < 0 or y.max() >= x.shape[-1]:
+    if y.max() >= x.shape[-1]:
         return
-    logs = x - x.max(-1, keepdims=True)
-    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
-    plain = -np.take_along_axis(logs, y[..., None].astype(np.int64), -1)[..., 0]
+    y = np.maximum(y, 0)  # those that are left out have a target below
+    logs = ACTIVATIONS["log softmax"](x)
+    plain = _taken(logs, y)
     yield Scored("cross entropy", "", plain)
+    twice = ACTIVATIONS["log softmax"](np.exp(logs))
+    yield Scored("cross entropy", "of the softmax once more", _taken(twice, y))
+    yield Scored("minus the target's output", "", _taken(x, y))
+    if x.min() > 0:
+        yield Scored("cross entropy", "of probabilities", _taken(np.log(x), y))
     even = -logs.mean(-1)
     others = (even * x.shape[-1] - plain) / (x.shape[-1] - 1)
     for words, rest in (("", even), (" of the other classes", others)):
         gap = float((rest - plain).mean())
         strength = (target - float(plain.mean())) / gap if gap else 0.0
-        if 5e-4 < strength < 0.6 and abs(strength * 1000 - round(strength * 1000)) < 2e-2:
-            yield Scored(
-                "cross entropy", f"labels smoothed by {strength:.3g}{words}", (1 - strength) * plain + strength * rest
-            )
+        if 5e-4 < strength < 0.6:
+            by = round(strength, 3)
+            yield Scored("cross entropy", f"labels smoothed by {by:g}{words}", (1 - by) * plain + by * rest)
     for gamma in (1.0, 2.0, 3.0):
         yield Scored("focal loss", f"gamma {gamma:g}", (1 - np.exp(-plain)) ** gamma * plain)
     if x.shape[-1] > 1:
         own = np.exp(logs)
         squares = ((own - np.eye(x.shape[-1])[y]) ** 2).mean(-1)
         yield Scored("squared error of probabilities", "", squares)
+
+
+def _taken(logs: Array, y: Array) -> Array:
+    """Return minus what each target's class has."""
+    return np.asarray(-np.take_along_axis(logs, y[..., None].astype(np.int64), -1)[..., 0])
 
 
 def _regressed(gap: Array) -> Iterator[Scored]:

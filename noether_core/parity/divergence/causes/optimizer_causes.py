@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from noether_core.parity.divergence.causes.case import Case
+from noether_core.parity.divergence.causes.optimizer_clips import clip_of, hidden_clip_causes, unclipped
 from noether_core.parity.divergence.causes.optimizer_decay import decay_causes, has_decay
 from noether_core.parity.divergence.causes.optimizer_fit import evaluate
 from noether_core.parity.divergence.causes.optimizer_rates import rate_causes, ratios
@@ -37,7 +38,7 @@ _FLAG_WORDS = {
     "corrected": "The second moment is corrected for its start",
     "corrected maximum": "The maximum of the corrected second moment is used (AMSGrad)",
     "coupled": "Weight decay is added to the gradient",
-    "damped later": "Gradients enter the momentum's buffer times 1 − momentum, the first one whole",
+    "damped later": "Gradients enter the momentum's buffer times 1 − dampening, the first one whole",
     "inside": "Epsilon is added under the root",
     "maximum": "The second moment's maximum is used (AMSGrad)",
     "momentum": "Scaled gradients have a momentum",
@@ -49,6 +50,7 @@ _FLAG_WORDS = {
 _NUMBER_CAUSES = {
     "beta1": "beta",
     "beta2": "beta",
+    "dampening": "momentum-convention",
     "epsilon": "epsilon-value",
     "momentum": "momentum-value",
     "start": "second-moment",
@@ -56,11 +58,13 @@ _NUMBER_CAUSES = {
 _NUMBER_WORDS = {
     "beta1": "β₁",
     "beta2": "the second moment's rate",
+    "dampening": "dampening",
     "epsilon": "epsilon",
     "momentum": "momentum",
     "start": "the second moment's start",
 }
 _ALIKE = 0.3  # of the score, where no difference at all explains both as well
+_SCALED = 0.5  # of the score, where clipping leaves the rates unknown but for a factor
 _EVEN = 1e-3  # an epsilon farther from the other is likelier one that is not to be seen, and the same at another place
 _LESS = 0.1  # of the score, for each further change that an explanation needs
 
@@ -77,11 +81,17 @@ def optimizer_causes(case: Case) -> list[Cause]:
     if not a.names or len(a.gradients) < 2:
         return found
     fits_a, fits_b = identify(a, b)
+    clips = clip_of(case.a, a, fits_a, fits_b), clip_of(case.b, b, fits_b, fits_a)
+    found += list(hidden_clip_causes(case, *clips))
+    if any(clip.is_hidden for clip in clips):
+        a, b = unclipped(a, case.a, clips[0]), unclipped(b, case.b, clips[1])
+        fits_a, fits_b = identify(a, b)
     found += list(_reset(case, a, b, fits_a, fits_b))
     if not (known(fits_a) and known(fits_b)):
         return [*found, *_unknown(fits_a, fits_b)]
     explanations = [list(_explained(edit, (a, b))) for edit in edits(a, b, fits_a, fits_b)[:3]]
     share = _ALIKE if explanations and not explanations[0] else 1.0
+    share = min(share, _SCALED) if any(clip.is_scaled for clip in clips) else share
     return found + [replace(cause, score=share * cause.score) for causes in explanations for cause in causes]
 
 

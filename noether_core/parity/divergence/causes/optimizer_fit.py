@@ -61,10 +61,17 @@ def fit(samples: Samples, recipe: Recipe, start: Fit | None = None) -> Fit:
     coupled = None if start is None else start.coupled
     tried = sorted((evaluate(samples, recipe, numbers, coupled) for numbers in grid), key=lambda each: each.misfit)
     if recipe.family == "sign":
-        return tried[0]
+        return _stepped_decay(samples, tried[0]) if "coupled" in recipe.flags else tried[0]
     found = refine(samples, tried[0], tuple(options))
     others = tried[1:3] if found.misfit > _POOR else []  # a search may end in a hollow
     return min([found, *(refine(samples, each, tuple(options)) for each in others)], key=lambda each: each.misfit)
+
+
+def _stepped_decay(samples: Samples, start: Fit) -> Fit:
+    """Search one coupled decay for all keys by steps: signs have no slope that leads to it."""
+    strengths = np.outer(10.0 ** np.arange(-5, 1), (1.0, 2.0, 5.0)).reshape(-1)
+    fits = [evaluate(samples, start.recipe, start.numbers, np.full(len(samples.names), each)) for each in strengths]
+    return min([start, *fits], key=lambda each: each.misfit)
 
 
 def refine(samples: Samples, start: Fit, free: Sequence[str], rounds: int = 14) -> Fit:

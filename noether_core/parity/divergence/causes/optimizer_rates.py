@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from noether_core.text import inert, number
 Array = np.ndarray[Any, Any]
 
 _CLEAR = 6.0  # standard deviations
+_WARM_UP = 5  # updates in which a schedule may be a step away that is not later
+_UNSTEADY = (
+    0.02  # of a ratio's distance from one: what of it moves parameter by parameter is less where one rate is off
+)
 _ONE = 6e-8  # half a unit in the last place of 1 in binary32, as of 1 less rate times decay
 
 
@@ -28,6 +32,7 @@ class Ratios:
         by_key, key_errors: `k`, over all updates.
         rates: `2 × t`, of both sides, over all keys.
         moved: how far the ratio of single keys and updates is from a product of the two, in standard deviations.
+        unsteady: the same, in units of how far the product is from one.
     """
 
     names: tuple[str, ...]
@@ -37,6 +42,7 @@ class Ratios:
     key_errors: Array
     rates: Array
     moved: float
+    unsteady: float = 1.0
 
 
 def ratios(edit: Edit, names: tuple[str, ...]) -> Ratios:
@@ -49,8 +55,14 @@ def ratios(edit: Edit, names: tuple[str, ...]) -> Ratios:
     error = np.hypot(relative, _floor(edit)[:, None]) * np.maximum(np.abs(ratio), 1e-3)
     error = np.where(np.isfinite(ratio) & (relative < 0.05), error, np.inf)
     by_update, update_errors, by_key, key_errors, moved = _separated(ratio, error)
+    product = by_update[:, None] * by_key
+    apart = [
+        float(np.nanmedian(np.where(np.isfinite(error), np.abs(each), np.nan)))
+        for each in (ratio - product, product - 1)
+    ]
+    unsteady = apart[0] / max(apart[1], 1e-12)
     rates = np.stack([_averaged(each.rates, np.maximum(each.rate_errors, 1e-300), axis=1)[0] for each in (a, b)])
-    return Ratios(names, by_update, update_errors, by_key, key_errors, rates, moved)
+    return Ratios(names, by_update, update_errors, by_key, key_errors, rates, moved, unsteady)
 
 
 def rate_causes(edit: Edit, found: Ratios) -> Iterator[Cause]:
@@ -61,9 +73,9 @@ def rate_causes(edit: Edit, found: Ratios) -> Iterator[Cause]:
     apart = live & (np.abs(found.by_key - 1) > _CLEAR * found.key_errors + 1e-6)
     if apart.any():
         yield _groups(found, live)
-        if found.moved < 100:
+        if found.moved < 100 or found.unsteady < _UNSTEADY:
             return
-    if found.moved > 100:
+    if found.moved > 100 and found.unsteady > _UNSTEADY:
         sentence = "Updates are scaled parameter by parameter, by a factor that moves, as in LARS and LAMB."
         yield Cause(
             "optimizer-other",
@@ -184,6 +196,12 @@ def _course(edit: Edit, found: Ratios) -> Iterator[Cause]:
             steps = f"{abs(offset)} update{'s' if abs(offset) > 1 else ''}"
             sentence = f"The schedule is {steps} {by}: the second's rates are {side} the first's."
             yield Cause("schedule-offset", sentence, lines, 0.92)
+            break
+        if _offset_fits(replace(found, rates=found.rates[:, :_WARM_UP]), offset):
+            sentence = (
+                f"The schedule begins {abs(offset)} updates {'early' if offset > 0 else 'late'}, as in a warm-up."
+            )
+            yield Cause("schedule-offset", sentence, lines, 0.88)
             break
     yield Cause("schedule-shape", "The learning rates' ratio changes over updates.", lines, 0.7 if correction else 0.85)
 

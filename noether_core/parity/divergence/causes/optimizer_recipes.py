@@ -16,7 +16,7 @@ class Recipe:
     """Say how an optimizer turns gradients into a direction.
 
     Attributes:
-        family: `sgd`, `adam`, `rmsprop`, `adagrad` or `sign`.
+        family: `sgd`, `adam`, `rmsprop`, `adagrad`, `adamax` or `sign`.
         flags: what it does otherwise than the plain member of its family; see `FLAGS`.
     """
 
@@ -34,12 +34,13 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "adam": ("coupled", "inside", "uncorrected epsilon", "maximum", "corrected maximum", "nesterov", "belief"),
     "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected", "nesterov", "rate in buffer"),
     "adagrad": ("coupled", "inside"),
+    "adamax": ("coupled",),
     "sign": ("coupled",),
 }
 """The variants of each family.
 
 coupled: weight decay is added to the gradient. nesterov: the buffer is looked at one step ahead. damped later: the first
-gradient enters the buffer whole, the later ones times 1 − momentum (PyTorch's dampening). rate in buffer: the buffer sums
+gradient enters the buffer whole, the later ones times 1 − dampening, as in PyTorch. rate in buffer: the buffer sums
 gradients times the rates of their steps. inside: epsilon is added under the root. uncorrected epsilon: epsilon is added
 before the second moment's correction. maximum: AMSGrad.
 corrected maximum: AMSGrad, of the corrected moment. belief: AdaBelief. centred: the squared mean is subtracted. started:
@@ -56,6 +57,7 @@ STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "sgd": {"momentum": (0.0, 0.9)},
     "adam": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8, 1e-4)},
     "rmsprop": {"beta2": (0.9, 0.99), "epsilon": (1e-8, 1e-4)},
+    "adamax": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8,)},
     "adagrad": {"start": (1e-12, 0.1), "epsilon": (1e-10,)},
     "sign": {"beta1": (0.0, 0.5, 0.8, 0.9, 0.95, 0.99), "beta2": (0.9, 0.95, 0.98, 0.99, 0.999)},
 }
@@ -64,7 +66,9 @@ STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 
 def numbers_of(recipe: Recipe) -> dict[str, tuple[float, ...]]:
     """Return the numbers that a recipe has, and where a search for them begins."""
-    extra = {"momentum": (0.9,)} if "momentum" in recipe.flags else {}
+    extra: dict[str, tuple[float, ...]] = {"momentum": (0.9,)} if "momentum" in recipe.flags else {}
+    if "damped later" in recipe.flags:
+        return {"momentum": (0.9,), "dampening": (0.1, 0.9)}
     return {**STARTS[recipe.family], **extra}
 
 
@@ -92,17 +96,19 @@ def directions(
     """
     seen = gradients + decay * parameters if "coupled" in recipe.flags else gradients
     if recipe.family == "sgd":
-        return _sgd(recipe.flags, numbers["momentum"], seen, rates)
+        return _sgd(recipe.flags, numbers["momentum"], numbers.get("dampening", 0.0), seen, rates)
     if recipe.family == "sign":
         return _sign(numbers["beta1"], numbers["beta2"], seen)
+    if recipe.family == "adamax":
+        return _adamax(numbers["beta1"], numbers["beta2"], numbers["epsilon"], seen)
     return _scaled(recipe, numbers, seen, rates)
 
 
-def _sgd(flags: frozenset[str], momentum: float, seen: Array, rates: Array | None) -> Array:
+def _sgd(flags: frozenset[str], momentum: float, dampening: float, seen: Array, rates: Array | None) -> Array:
     found, buffer = np.empty_like(seen), np.zeros_like(seen[0])
     scale = np.ones(len(seen)) if rates is None or "rate in buffer" not in flags else rates
     for step, gradient in enumerate(seen):
-        damped = 1 - momentum if "damped later" in flags and step else 1.0
+        damped = 1 - dampening if "damped later" in flags and step else 1.0
         buffer = momentum * buffer + damped * scale[step] * gradient
         ahead = gradient + momentum * buffer if "nesterov" in flags else buffer
         found[step] = ahead / scale[step]
@@ -115,6 +121,16 @@ def _sign(beta1: float, beta2: float, seen: Array) -> Array:
     for step, gradient in enumerate(seen):
         found[step] = np.sign(beta1 * mean + (1 - beta1) * gradient)
         mean = beta2 * mean + (1 - beta2) * gradient
+    return found
+
+
+def _adamax(beta1: float, beta2: float, epsilon: float, seen: Array) -> Array:
+    """Compute Adamax's direction. Source: Kingma and Ba 2015, algorithm 2; epsilon as in PyTorch and Optax."""
+    found, mean, largest = np.empty_like(seen), np.zeros_like(seen[0]), np.zeros_like(seen[0])
+    for step, gradient in enumerate(seen, start=1):
+        mean = beta1 * mean + (1 - beta1) * gradient
+        largest = np.maximum(beta2 * largest, np.abs(gradient) + epsilon)
+        found[step - 1] = mean / (1 - beta1**step) / largest
     return found
 
 

@@ -49,7 +49,7 @@ def identify(a: Samples, b: Samples) -> tuple[Fits, Fits]:
     fits_b = _searched(b, fits_a)
     if known(fits_b) and not known(fits_a):
         fits_a |= _searched(a, fits_b)
-    wanted = {recipe for fits in (fits_a, fits_b) for recipe in _acceptable(fits)}
+    wanted = {recipe for fits in (fits_a, fits_b) for recipe in acceptable(fits)}
     for samples, fits, others in ((a, fits_a, fits_b), (b, fits_b, fits_a)):
         for recipe in wanted - set(fits):
             fits[recipe] = fit(samples, recipe, others[recipe] if known(fits) else None)
@@ -58,7 +58,7 @@ def identify(a: Samples, b: Samples) -> tuple[Fits, Fits]:
 
 def edits(a: Samples, b: Samples, fits_a: Fits, fits_b: Fits) -> list[Edit]:
     """Return the ways from one side's optimizer to the other's, those with the fewest changes first."""
-    pairs = [(one, other) for one in _acceptable(fits_a) for other in _acceptable(fits_b)]
+    pairs = [(one, other) for one in acceptable(fits_a) for other in acceptable(fits_b)]
     pairs.sort(key=lambda pair: (_apart(*pair), fits_a[pair[0]].misfit + fits_b[pair[1]].misfit))
     if not pairs:
         return []
@@ -116,7 +116,8 @@ def _limit(fits: Fits) -> float:
     return max(1.15 * best, min(best + 0.15, 1.3))
 
 
-def _acceptable(fits: Fits) -> list[Recipe]:
+def acceptable(fits: Fits) -> list[Recipe]:
+    """Return the recipes that leave little more than the best one, the plainest first."""
     limit = _limit(fits)
     return sorted(
         (recipe for recipe, each in fits.items() if each.misfit <= limit),

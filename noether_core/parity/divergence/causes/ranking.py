@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 
 from noether_core.parity.divergence.causes.buffer_rule import buffer_causes, is_buffer
@@ -14,8 +15,10 @@ from noether_core.parity.divergence.causes.loss_rule import loss_causes
 from noether_core.parity.divergence.causes.optimizer_causes import optimizer_causes
 from noether_core.parity.divergence.causes.parameter_rule import parameter_causes
 from noether_core.parity.divergence.causes.step_rule import step_causes
+from noether_core.parity.divergence.ordering import in_one_order
 from noether_core.parity.divergence.result import Cause, Comparison
 from noether_core.parity.divergence.training import Training
+from noether_core.text import inert
 
 MOST = 5
 _SHARE = 0.3  # of the likeliest cause's score: what is less likely is not worth reading
@@ -51,12 +54,22 @@ def causes_of(a: Training, b: Training, noise: KnowsNoise | None, comparison: Co
     """
     if comparison.first is None:
         return ()
-    case = Case(a, b, noise, comparison.first)
+    case = Case(*in_one_order(a, b), noise, comparison.first)
     rules = (buffer_causes,) if is_buffer(case.first.key) else _RULES.get(case.first.stage, ())
     best: dict[str, Cause] = {}
-    for cause in (each for rule in rules for each in rule(case)):
+    for cause in (each for rule in rules for each in _asked(rule, case)):
         if cause.id not in best or best[cause.id].score < cause.score:
             best[cause.id] = cause
     likeliest = max((cause.score for cause in best.values()), default=0.0)
     worth = (cause for cause in best.values() if cause.score >= _SHARE * likeliest)
     return tuple(sorted(worth, key=lambda cause: -cause.score)[:MOST])
+
+
+def _asked(rule: Callable[[Case], list[Cause]], case: Case) -> list[Cause]:
+    """Return what a rule says. One that fails is warned of: it must not take the sentence with it."""
+    try:
+        return rule(case)
+    except Exception as error:  # whatever a stranger's arrays do to a rule
+        said = f"{rule.__name__} could not be asked about {inert(case.first.key)} ({type(error).__name__}: {inert(str(error))})"
+        warnings.warn(f"{said}: no cause is named by it. Please report this", RuntimeWarning, stacklevel=2)
+        return []

@@ -63,6 +63,8 @@ def separate_attentions(q: Array, k: Array, v: Array, shape: tuple[int, ...]) ->
     """Attend with queries, keys and values of their own, each rows × length × width."""
     if not q.ndim == k.ndim == v.ndim == 3 or q.shape != shape or k.shape != v.shape or q.size > _MOST_OUTPUT:
         return
+    if k.shape[0] != q.shape[0] or k.shape[2] != q.shape[2]:
+        return
     for heads in (each for each in _HEADS if shape[2] % each == 0):
         split = [each.reshape(*each.shape[:2], heads, -1).swapaxes(1, 2) for each in (q, k, v)]
         yield from _attended({"heads": str(heads), "layout": "heads × width"}, split[0], split[1], split[2], shape)
