@@ -14,7 +14,8 @@ from benchmarks.porting_exam.bug import Bug, Finding, Framework
 from benchmarks.porting_exam.jax_side import JaxSide
 from benchmarks.porting_exam.pair import Pair
 from benchmarks.porting_exam.torch_side import TorchSide
-from noether_core.parity.between_runs import Twin, compare_trainings, paired, transplant
+from noether_core.parity.between_runs import Twin, compare_trainings, find_twins, paired, transplant
+from noether_core.parity.between_runs.drift import problem_of_twin
 from noether_core.parity.divergence import Comparison
 from noether_core.probes import read_training
 from noether_core.twin import VARIABLE
@@ -37,20 +38,21 @@ def recorded(folder: Path, pair: Pair, framework: Framework, seed: int = 0, bug:
         side.train(run, seed)
         for number in range(1, TWINS + 1):  # as `noether-parity calibrate` does, but in this process
             twin = Twin(run, run / "twins" / str(number), number, rows=number % 2 == 0)
-            with _made(twin):
+            with _being_made(twin):
                 side.train(run, seed)
+            if not problem_of_twin(read_training(run), read_training(twin.path), rows=twin.rows):
+                replace(twin, is_made=True).write()
     return run
 
 
 @contextmanager
-def _made(twin: Twin) -> Iterator[None]:
+def _being_made(twin: Twin) -> Iterator[None]:
     twin.write()
     os.environ[VARIABLE] = str(twin.path)
     try:
         yield
     finally:
         del os.environ[VARIABLE]
-    replace(twin, is_made=True).write()
 
 
 def compare_correct(folder: Path, pair: Pair, seed: int) -> Comparison:
@@ -65,11 +67,7 @@ def examine(folder: Path, bug: Bug) -> Finding:
     start = time.perf_counter()
     comparison = compare_trainings(a, b)
     seconds = time.perf_counter() - start
-    pair = paired(read_training(a), read_training(b), twins=[*_twins(a), *_twins(b)])
+    pair = paired(read_training(a), read_training(b), twins=[twin.path for run in (a, b) for twin in find_twins(run)])
     steps = side_of(bug.pair, correct).step, side_of(bug.pair, bug.side, bug).step
     found = transplant(*steps, pair.a, pair.b, comparison, pair.noise)
     return Finding(bug, comparison, found.culprit, seconds)
-
-
-def _twins(run: Path) -> list[Path]:
-    return [run / "twins" / str(number) for number in range(1, TWINS + 1)]

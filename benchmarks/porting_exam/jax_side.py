@@ -110,9 +110,7 @@ def _sum(summed: Any, grads: Any) -> Any:
 
 def _clipped(grads: Any, options: Options) -> Any:
     leaves = jax.tree.leaves(grads)
-    if options["clip_by"] == "largest array":
-        norm = jnp.max(jnp.stack([jnp.linalg.norm(each.ravel()) for each in leaves]))
-    elif options["clip_by"] == "largest element":
+    if options["clip_by"] == "largest element":
         norm = jnp.max(jnp.stack([jnp.abs(each).max() for each in leaves]))
     else:
         norm = jnp.sqrt(sum(jnp.sum(each * each) for each in leaves))

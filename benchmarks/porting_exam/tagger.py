@@ -23,7 +23,6 @@ OPTIONS = {
     "count_from": 0,
     "clip": 0.5,
     "clip_by": "norm",
-    "clip_late": False,
     "loss": "weighted",
     "gates": "after",
     "update_gate": "old",

@@ -105,15 +105,12 @@ class TorchSide:
                 group["lr"] = self.pair.rate(self.options, update)
 
     def _optimize(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-        """Clip and step, in the order that the options say; tell whether the gradients were clipped before."""
-        limit, is_late = self.options.get("clip"), self.options.get("clip_late", False)
-        if is_late:
-            optimizer.step()
+        """Clip, if the pair does, and step; tell whether the gradients were clipped."""
+        limit = self.options.get("clip")
         if limit is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-        if not is_late:
-            optimizer.step()
-        return limit is not None and not is_late
+        optimizer.step()
+        return limit is not None
 
     def _averaged(self, model: torch.nn.Module, averages: Arrays) -> Arrays | None:
         """Move the averaged weights on, in place, if the pair has any."""
