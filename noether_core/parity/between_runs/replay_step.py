@@ -144,9 +144,6 @@ class Replay:
             for key, array in self._recorded.items()
             if stage_of(key) in _OF_OPTIMIZER and not _is_buffer(key)
         }
-        against |= {
-            f"grad/{name}": gradient for name, gradient in gradients.items()
-        }  # they say what is ill-conditioned
         given = self._swap("its gradients as well", inputs, gradients, against)
         is_clip = given.first is not None and given.first.stage == "clip"
         if given.closes or is_clip:

@@ -78,8 +78,14 @@ def before(table: Table, update: int) -> Table:
 
 def _before(column: Column, update: int) -> Column:
     end = int(np.searchsorted(column.updates, update))
-    parts = (column.updates, column.distance, column.norm_a, column.norm_b, column.whole)
-    return Column(*(part[:end] for part in parts), column.size)
+    return replace(
+        column,
+        updates=column.updates[:end],
+        distance=column.distance[:end],
+        norm_a=column.norm_a[:end],
+        norm_b=column.norm_b[:end],
+        whole=column.whole[:end],
+    )
 
 
 def _is_by_chance(base: Training, twin: Training, table: Table, update: int, key: str, column: Column) -> bool:

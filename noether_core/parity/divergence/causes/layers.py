@@ -173,6 +173,7 @@ def poolings(x: Array, shape: tuple[int, ...]) -> Iterator[Way]:
 
 def _windows(x: Array, shape: tuple[int, ...], kinds: Mapping[str, Callable[..., Array]]) -> Iterator[Way]:
     """Pool windows, with and without padding, which a mean may count or not."""
+    over_numbers: dict[str, Callable[..., Array]] = {"maximum": np.nanmax, "mean": np.nanmean, "sum": np.nansum}
     axes = tuple(range(2, x.ndim))
     for size in (2, 3, 4, 5):
         for stride, padding in product((1, 2, 3, 4), (0, 1, 2)):
@@ -184,8 +185,7 @@ def _windows(x: Array, shape: tuple[int, ...], kinds: Mapping[str, Callable[...,
             over = f"{size} by {stride}" + (f", padded by {padding}" if padding else "")
             inner = tuple(range(-len(axes), 0))
             for name in kinds:
-                output = {"maximum": np.nanmax, "mean": np.nanmean, "sum": np.nansum}[name](windows, axis=inner)
-                yield Way("pooling", {"kind": name, "over": over}, output)
+                yield Way("pooling", {"kind": name, "over": over}, over_numbers[name](windows, axis=inner))
                 if padding and name == "mean":
                     counted = np.nansum(windows, axis=inner) / size ** len(axes)
                     yield Way("pooling", {"kind": "mean that counts padding", "over": over}, counted)
