@@ -21,7 +21,7 @@ NAMED = 3
 """How many causes are looked at."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bug:
     """Hold a bug and its truth, as `bugs.yaml` has them.
 
