@@ -143,3 +143,23 @@ def test_a_step_that_does_not_return_what_differs_is_told_of() -> None:
     said = transplant(step, step, a, b, compare(a, b))
     assert said.culprit is None
     assert "does not return act/error" in said.sentence
+
+
+def test_a_batch_of_the_other_training_keeps_the_dtype_of_ones_own_labels() -> None:
+    def step(batch: Mapping[str, Any], params: Mapping[str, Any], *_: Any, grads: Any = None) -> dict[str, Any]:
+        assert batch["labels"].dtype == np.int64, "an expected target is int64"
+        return {"loss/total": (params["w"] * batch["labels"]).sum()}
+
+    def training(label: str, labels: np.ndarray[Any, Any]) -> MemoryTraining:
+        held = {"data/labels": labels, "param/w": np.ones(3)}
+        return MemoryTraining(label, label, {1: {**held, "loss/total": np.float64(labels.sum())}})
+
+    a, b = training("jax", np.array([1, 2, 3], np.int32)), training("torch", np.array([1, 2, 4], np.int64))
+    said = transplant(
+        lambda batch, *rest, **named: step({"labels": batch["labels"].astype(np.int64)}, *rest, **named),
+        step,
+        a,
+        b,
+        compare(a, b),
+    )
+    assert said.culprit == "batch"

@@ -75,7 +75,7 @@ class _Inputs:
     def but(self, other: _Inputs, piece: Culprit) -> _Inputs:
         """Return these inputs with one piece of the other's."""
         return _Inputs(
-            other.batch if piece == "batch" else self.batch,
+            _as_own(self.batch, other.batch) if piece == "batch" else self.batch,
             other.params if piece == "params" else self.params,
             _exchanged(self.state, other.state) if piece == "optimizer state" else self.state,
             _exchanged(self.buffers, other.buffers) if piece == "optimizer state" else self.buffers,
@@ -253,3 +253,13 @@ def _is_buffer(key: str) -> bool:
 def _exchanged(own: Arrays, other: Arrays) -> Arrays:
     """Return a state with the other's values where both have one."""
     return {name: other.get(name, value) for name, value in own.items()}
+
+
+def _as_own(own: Arrays, other: Arrays) -> Arrays:
+    """Return the other's batch, its whole numbers in the dtype that one's own have: PyTorch's losses refuse JAX's int32."""
+    return {
+        name: array.astype(own[name].dtype)
+        if name in own and array.dtype.kind in "iu" and own[name].dtype.kind in "iu"
+        else array
+        for name, array in other.items()
+    }

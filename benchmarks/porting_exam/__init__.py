@@ -1,0 +1,1 @@
+"""Examine the tool that compares trainings with pairs and bugs on which none of its rules was built."""

@@ -1,0 +1,106 @@
+"""Read the table of bugs, and judge what the tool says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from benchmarks.porting_exam import denoiser, dlrm, sepconv, tagger, vae, vit
+from benchmarks.porting_exam.pair import Pair
+from noether_core.parity.divergence import Comparison
+
+Framework = Literal["torch", "jax"]
+PAIRS: Mapping[str, Pair] = {each.PAIR.name: each.PAIR for each in (tagger, vit, denoiser, vae, dlrm, sepconv)}
+NAMED = 3
+"""How many causes are looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bug:
+    """Hold a bug and its truth, as `bugs.yaml` has them.
+
+    Attributes:
+        id: begins with its pair's name.
+        side: the framework whose code has it.
+        changes: of that side's options.
+        first: the first update that differs.
+        keys: patterns with spaces between; the first differing key matches one of them.
+        causes: ids with spaces between, each of them right.
+        culprits: what transplanting may name, with commas between.
+        words: what it is.
+        held_out: whether it was planted after the rules had been mended, and none of them was built on it.
+    """
+
+    id: str
+    side: Framework
+    changes: Mapping[str, Any]
+    first: int
+    keys: str
+    causes: str
+    culprits: str
+    words: str
+    held_out: bool = False
+
+    @property
+    def pair(self) -> Pair:
+        """The pair that has it."""
+        return PAIRS[self.id.partition("-")[0]]
+
+
+@cache
+def bugs() -> tuple[Bug, ...]:
+    """Return the table."""
+    text = Path(__file__).with_name("bugs.yaml").read_text(encoding="utf-8")
+    return tuple(Bug(**each) for each in yaml.safe_load(text))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Hold what the tool says of a bug, and judge it.
+
+    Attributes:
+        culprit: what transplanting names.
+        seconds: that comparing and naming causes took.
+    """
+
+    bug: Bug
+    comparison: Comparison
+    culprit: str | None
+    seconds: float
+
+    @property
+    def update_right(self) -> bool:
+        """Whether the first update is right."""
+        return self.comparison.first is not None and self.comparison.first.update == self.bug.first
+
+    @property
+    def stage_right(self) -> bool:
+        """Whether the stage is right too."""
+        first = self.comparison.first
+        stages = {key.partition("/")[0] for key in self.bug.keys.split()}
+        return first is not None and self.update_right and first.stage in stages
+
+    @property
+    def key_right(self) -> bool:
+        """Whether the key is right too."""
+        first = self.comparison.first
+        return (
+            first is not None and self.stage_right and any(fnmatchcase(first.key, key) for key in self.bug.keys.split())
+        )
+
+    @property
+    def cause(self) -> str:
+        """The first right cause of those that count; empty if there is none."""
+        named = [cause.id for cause in self.comparison.causes[:NAMED]]
+        return next((cause for cause in named if cause in self.bug.causes.split()), "")
+
+    @property
+    def culprit_right(self) -> bool:
+        """Whether transplanting names a right part."""
+        return self.culprit in self.bug.culprits.split(",")
