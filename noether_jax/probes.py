@@ -114,10 +114,12 @@ def _flat(stage: str, piece: Any) -> Iterator[tuple[str, Any]]:
     """
     if stage in ("data", "loss"):
         tree = _unboxed(piece)
+    elif stage == "opt" and type(piece) is dict:
+        tree = {name: _buffers(each) for name, each in piece.items()}
     else:
         tree = _unboxed(piece, {"opt": _NO_BUFFERS, "act": ()}.get(stage, _NO_PARAMETERS))
-        if isinstance(tree, Mapping) and set(tree) <= _COLLECTIONS:
-            tree = _of_collections(stage, tree)
+    if stage not in ("data", "loss") and isinstance(tree, Mapping) and set(tree) <= _COLLECTIONS:
+        tree = _of_collections(stage, tree)
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if (record := items_of(leaf)) is not None:
@@ -126,6 +128,12 @@ def _flat(stage: str, piece: Any) -> Iterator[tuple[str, Any]]:
             value = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
             if holds_numbers(value.dtype):
                 yield name, value
+
+
+def _buffers(piece: Any) -> Any:
+    """Return what is called buffers by a name: without parameters, unless there is nothing else, as of averaged weights."""
+    found = _unboxed(piece, _NO_BUFFERS)
+    return found if jax.tree.leaves(found) else _unboxed(piece)
 
 
 def _of_collections(stage: str, variables: Mapping[str, Any]) -> Any:

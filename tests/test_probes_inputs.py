@@ -493,3 +493,11 @@ def test_probes_may_be_made_in_a_scan() -> None:
     one = partial(noether_jax.probe, EVERYTHING)
     _, found = jax.lax.scan(lambda carry, x: (carry, one(losses=x)), 0, jnp.ones(3))
     assert found["probes"].arrays["loss/total"].shape == (3,)
+
+
+def test_averaged_weights_are_buffers_though_they_are_parameters() -> None:
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    averages = jax.tree.map(jnp.copy, nnx.state(model))
+    found = stage_values(buffers={"ema": averages})
+    assert sorted(found) == ["opt/ema.bias", "opt/ema.weight"]
+    assert not stage_values(buffers=model)  # it has no statistics
