@@ -16,7 +16,7 @@ from noether_core.parity.divergence.samples import Slope
 BETAS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 """The decay rates of second moments in use."""
 
-CLOSE = 1e-6  # how far a median ratio may be from the factor
+CLOSE = 1e-6  # how far a ratio may be from the factor
 UNITS = 8  # in the last place, by which XLA's power may be off on a GPU
 FIRST = 4  # updates whose ratios must agree with it
 
@@ -35,7 +35,7 @@ def rounded_corrections(ratios: Mapping[int, Slope]) -> dict[int, float]:
     """Return by update what binary32's bias correction leaves in b's updates over a's, minus 1; empty if that is not it.
 
     Args:
-        ratios: by update, the median ratio of b's updates to a's over all keys, minus 1.
+        ratios: by update, the ratio of b's updates to a's over all keys, minus 1.
     """
     first = sorted(ratios)[:FIRST]
     if not first:

@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 OF_GRADIENTS = ("grad", "clip", "update", "opt")  # the stages where a null gradient leaves rounding alone
 MOST = 1000  # differences that are listed
-RATIO = 3e-6  # the least median ratio of updates, minus 1, that is no rounding
+RATIO = 3e-6  # the least mean ratio of updates, minus 1, that is no rounding
 DECAY = 1.5e-7  # the least slope on the parameter: PyTorch rounds 1 - rate * decay to binary32, which leaves up to 6e-8
 CLIP = 3e-7  # the least mean of the clipped norms' log ratio; norms summed in binary32 leave a third of it
 CLIP_ERRORS = 4.0  # standard errors of that mean, which the factors' own changes make larger

@@ -16,7 +16,7 @@ SMALL = 1e-3
 
 
 def common_ratios(table: Table) -> dict[int, Slope]:
-    """Return by update the median ratio of all keys' updates, less what binary32 leaves in bias correction."""
+    """Return by update the ratio of all keys' updates, less what binary32 leaves in bias correction."""
     found = {
         update: pooled(ratios)
         for update in sorted(table.drifts)
@@ -34,7 +34,7 @@ def corrections(table: Table) -> dict[int, float]:
 
 
 def ratios_of(table: Table, update: int) -> dict[str, Slope]:
-    """Return the median ratios of an update's keys that differ little."""
+    """Return the ratios of an update's keys that differ little."""
     drift = table.drifts.get(update)
     return {} if drift is None else _of_small(table, update, drift.ratios)
 
