@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -66,6 +66,13 @@ def drawn(shapes: Mapping[str, Any], rng: Generator) -> dict[str, np.ndarray[Any
     """Return random arrays; variances are positive."""
     arrays = {name: rng.standard_normal(array.shape).astype(np.float32) for name, array in shapes.items()}
     return {name: np.abs(array) + 0.5 if name.endswith("var") else array for name, array in arrays.items()}
+
+
+@pytest.fixture(autouse=True)
+def _whole_products() -> Iterator[None]:
+    """Multiply float32 as PyTorch does: on a GPU JAX's default is TF32."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 def close(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
