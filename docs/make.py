@@ -1,7 +1,7 @@
 """Make the pages' outputs and pictures again, for `make docs`.
 
 A page that says `python -m examples.NAME` gets what `noether-parity show` prints of that example's run in its first
-text block, and the same as a picture beside it.
+text block, and its curves, by `noether-parity plot`, as a picture beside it.
 """
 
 import re
@@ -23,7 +23,10 @@ def make(page: Path) -> None:
     run = f"runs/{example[1]}"
     shutil.rmtree(ROOT / run, ignore_errors=True)
     subprocess.run([sys.executable, "-m", f"examples.{example[1]}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    show = [str(Path(sys.executable).with_name("noether-parity")), "show", run, "--svg", str(page.with_suffix(".svg"))]
+    command = str(Path(sys.executable).with_name("noether-parity"))
+    plot = [command, "plot", run, "-o", str(page.with_suffix(".svg"))]
+    subprocess.run(plot, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    show = [command, "show", run]
     shown = subprocess.run(show, cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
     lines = "".join(line.rstrip() + "\n" for line in shown.splitlines())
     block = re.compile(r"```text\n.*?```", re.DOTALL)
