@@ -9,8 +9,7 @@ import pytest
 from port_training import train
 
 from noether_core.parity.between_runs import TwinError, calibrate, compare_trainings, find_twins
-from noether_core.parity.between_runs.calibrate import read_twin
-from noether_core.parity.between_runs.drift import problem_of_twin
+from noether_core.parity.between_runs.drift import problem_of_twin, usable_part
 from noether_core.probes import read_training
 from noether_core.twin import VARIABLE, Twin
 
@@ -49,7 +48,7 @@ def test_twins_are_the_training_one_rounding_error_apart(calibrated: tuple[Path,
     assert a is not None
     assert b is not None
     assert 0 < abs(a - b).max() < 1e-7
-    assert not any(key.startswith(("data/", "act/")) for key in read_twin(two).keys(1))
+    assert not any(key.startswith(("data/", "act/")) for key in usable_part(read_training(two.path), rows=True).keys(1))
 
 
 def test_a_comparison_takes_the_twins_beside_a_run(calibrated: tuple[Path, list[str]], tmp_path: Path) -> None:

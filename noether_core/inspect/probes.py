@@ -43,7 +43,7 @@ def probes_table(run: RunReader) -> list[RenderableType] | None:
             row = [str(len(found)), f"{last.count:,}", *reals, Course(columns.norm), f"update {found[-1]}"]
         groups.append((inert(key), [row]))
     parts: list[RenderableType] = [Text(f"probes: {about}", style="italic"), Fitted("key", _COLUMNS, groups)]
-    problems = training.problems[len(run.problems) :]
+    problems = training.problems[len(training.beside) :]
     left_out = [f"{len(keys) - MOST_KEYS:,} more keys"] if len(keys) > MOST_KEYS else []
     if problems or left_out:
         parts.append(Text("; ".join([*left_out, *(f"damaged, left out: {inert(problem)}" for problem in problems)])))

@@ -13,12 +13,11 @@ from noether_core.config.yaml_file import parse_yaml, read_text
 from noether_core.emit.arrays import check_arrays
 from noether_core.emit.capsule import DIRECTORY, read_capsule
 from noether_core.emit.jsonl import start_numbers
-from noether_core.emit.lines import beside_problem, lines_there
+from noether_core.emit.missing_arrays import missing_arrays
 from noether_core.emit.problems import Problems
 from noether_core.emit.reader import RunReader, RunStart, read_run
 from noether_core.emit.starts import recorded_numbers
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
-from noether_core.emit.writer_lock import is_written_now
 from noether_core.errors import ConfigFileError, RunFormatError
 from noether_core.regular_files import files_below
 from noether_core.text import inert
@@ -153,31 +152,13 @@ def _check_arrays(run: RunReader, report: CheckReport) -> None:
 
 
 def _check_missing_arrays(path: Path, report: CheckReport) -> None:
-    """Say which array files starts say that they saved, and are not there: what replaces one has its name."""
-    there = _array_names(path)
-    missing: dict[str, int] = {}
-    newest = None  # which a run under way may be about to write
-    for number in start_numbers(path / "metrics"):
-        for suffix in (".time.jsonl", ".merged.jsonl"):
-            file = path / "metrics" / f"{number}{suffix}"
-            for line in lines_there(file, Problems(), beside_problem):
-                if (name := line.get("arrays")) is not None:
-                    newest = name if suffix == ".time.jsonl" else newest
-                    if name not in there:
-                        missing.setdefault(name, number)
-    if newest in missing and is_written_now(path):
-        report.notes.append(f"{path / newest} is being written")
-        del missing[newest]
-    there = _array_names(path) if missing else there  # once more, for the run may have gone on
+    """Say which array files starts say that they saved, and are not there."""
+    missing = missing_arrays(path)
+    if missing.being_written:
+        report.notes.append(f"{path / missing.being_written} is being written")
     report.problems.extend(
-        f"{path / name} is missing: start {number} says that it saved it"
-        for name, number in missing.items()
-        if name not in there
+        f"{path / name} is missing: start {number} says that it saved it" for name, number in missing.saved.items()
     )
-
-
-def _array_names(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in files_below(path, "update_outputs")}
 
 
 def _check_unmerged(path: Path, report: CheckReport) -> None:

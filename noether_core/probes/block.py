@@ -66,10 +66,12 @@ def encode_rows(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Arra
     }
 
 
-def encode_arrays_of(probed: HostProbed, keys: Sequence[str], about: Mapping[str, Any]) -> dict[str, Array]:
+def encode_arrays_of(
+    probed: HostProbed, keys: Sequence[str], about: Mapping[str, Any], update: int
+) -> dict[str, Array]:
     """Return the arrays of a file that holds the arrays of an update, those under `keys`."""
     shapes = [list(probed.shapes[key]) for key in keys]
-    told = {"probes": VERSION, **about, "keys": list(keys), "shapes": shapes, "limit": probed.limit}
+    told = {"probes": VERSION, **about, "update": update, "keys": list(keys), "shapes": shapes, "limit": probed.limit}
     return {ABOUT: _encoded(told), **{key: probed.arrays[key] for key in keys}}
 
 
@@ -87,6 +89,7 @@ class About:
         framework: `jax`, `torch` or empty.
         shapes: of the whole arrays by key, where it holds arrays.
         limit: by which they were sampled.
+        update: of which it holds the arrays; None where it does not say.
     """
 
     keys: tuple[str, ...]
@@ -94,6 +97,7 @@ class About:
     framework: str
     shapes: Mapping[str, tuple[int, ...]]
     limit: int
+    update: int | None = None
 
     def places(self, key: str) -> tuple[Array, ...] | None:
         """Return which places of an array are kept; None if it is whole, or not known."""
@@ -148,7 +152,10 @@ def _about(told: Any, headers: Mapping[str, ArrayHeader]) -> About:
     start, framework = (told.get(name) or "" for name in ("start", "framework"))
     if not isinstance(start, str) or framework not in ("", "jax", "torch"):
         raise ValueError(f"it is of the start {start!r:.40} and the framework {framework!r:.40}")
-    return About(tuple(keys), start, framework, dict(zip(keys, map(tuple, shapes), strict=False)), limit)
+    update = told.get("update")
+    if update is not None and (type(update) is not int or not 0 <= update < _MOST_SIZE):
+        raise ValueError(f"its update is {update!r:.40}; expected a number of updates")
+    return About(tuple(keys), start, framework, dict(zip(keys, map(tuple, shapes), strict=False)), limit, update)
 
 
 def _is_list_of(kind: type, given: Any, most: int) -> bool:
@@ -194,3 +201,55 @@ def check_rows(reader: ArrayReader, about: About) -> Array:
             f"{reader.path}, byte {reader.begin(UPDATES)}: its updates do not increase; restore it from a copy"
         )
     return updates
+
+
+def check_arrays(reader: ArrayReader, about: About, update: int) -> None:
+    """Check that a file has no arrays but those that it says it has, of the update that it is to be of; none is read.
+
+    Raises:
+        RunFormatError: if it has not.
+    """
+    unsaid = set(reader.headers).difference(
+        {ABOUT, *about.keys}
+    )  # a key without an array is of a dtype that no file holds
+    if unsaid:
+        raise RunFormatError(
+            f"{reader.path}, byte 8: it has the array {min(unsaid)!r:.80}, and does not say so; restore it from a copy"
+        )
+    if about.update not in (None, update):
+        raise RunFormatError(
+            f"{reader.path}, byte {reader.begin(ABOUT)}: it has the arrays of update {about.update}, and is named after update"
+            f" {update}; restore it from a copy"
+        )
+
+
+def checked_file(
+    reader: ArrayReader, kind: str, first: int, starts: Mapping[str, float]
+) -> tuple[About, Array, Array | None]:
+    """Return what a file says of itself, its updates, and which keys they lack, bool [keys, updates]; None: they lack none.
+
+    Args:
+        reader: of the file.
+        kind: what it is to hold.
+        first: the update that it is named after.
+        starts: the run's, of which one wrote it; empty if they are not known.
+
+    Raises:
+        RunFormatError: for a damaged one, or one that belongs elsewhere.
+        OSError: if it cannot be read.
+    """
+    about = decode_about(reader)
+    absent = None
+    if kind == STATISTICS:
+        updates, is_absent = check_rows(reader, about), reader.read(COUNTS) == ABSENT
+        absent = is_absent if is_absent.any() else None
+    else:
+        check_arrays(reader, about, first)
+        updates = np.array([first], np.int64)
+    if len(updates) and updates[0] != first:
+        problem = f"its first update is {updates[0]}, and it is named after update {first}"
+    elif about.start and starts and about.start not in starts:
+        problem = f"the start {about.start!r:.40} wrote it, which is none of this run"
+    else:
+        return about, updates, absent
+    raise RunFormatError(f"{reader.path}, byte {reader.begin(ABOUT)}: {problem}; restore it from a copy")

@@ -212,7 +212,7 @@ class ProbeCallback(CallbackBase):
             parts[-1].append(key)
         for number, keys in enumerate(parts):
             path = self.out.joinpath(ARRAYS, str(number) if number else "", f"{iteration}.safetensors")
-            error = save_arrays(self.log_writer, path, encode_arrays_of(probed, keys, self._about()))
+            error = save_arrays(self.log_writer, path, encode_arrays_of(probed, keys, self._about(), update))
             if error is not None:
                 self._warn_once("dtype", str(error))
 

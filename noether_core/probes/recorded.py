@@ -19,16 +19,15 @@ from noether_core.probes.block import (
     ABSENT,
     ARRAYS,
     COUNTS,
-    DIRECTORY,
     FINGERPRINTS,
     ROW_BYTES,
     STATISTICS,
     VALUES,
     About,
-    check_rows,
-    decode_about,
+    checked_file,
 )
 from noether_core.probes.columns import Columns, columns_of, joined
+from noether_core.probes.damage import Damage, damage_of, kind_of, missing_files
 from noether_core.probes.sampling import Places
 from noether_core.probes.stages import in_order
 from noether_core.probes.statistics import Statistics
@@ -66,15 +65,21 @@ class RecordedTraining:
 
     Attributes:
         label: the directory's name.
+        path: the directory.
         framework: `jax`, `torch` or empty.
         settings: with what it was run: its config, and the versions, arithmetic and host of its newest start.
         problems: a sentence for all that is damaged and left out, here and in the log.
+        damaged: of the files of probes that would stand, those that are damaged or gone, and what is missing because of them.
+        beside: a sentence for all that is damaged besides: in the log, in notes on files, in the config.
     """
 
     def __init__(self, run: RunReader) -> None:
-        self.label = run.path.resolve().name
-        self.settings: Mapping[str, Any] = _settings(run)
-        self.problems = list(run.problems)
+        self.label, self.path = run.path.resolve().name, run.path
+        self.beside = list(run.problems)
+        self.settings: Mapping[str, Any] = _settings(run, self.beside)
+        self.problems = list(self.beside)
+        self.damaged: list[Damage] = []
+        self._note_missing(run)
         self._statistics = [each for each in self._files(run, STATISTICS) if len(each.updates)]
         self._arrays: dict[int, list[_File]] = {}
         for file in self._files(run, ARRAYS):
@@ -84,25 +89,38 @@ class RecordedTraining:
         self.framework = next((file.about.framework for file in files if file.about.framework), "")
         self._held: tuple[int, int, list[tuple[Array, Columns]]] = (0, 0, [])  # keys from, to, and what they have
 
+    def _note_missing(self, run: RunReader) -> None:
+        gone = list(missing_files(run.path))
+        there = [file.iteration.update or 0 for file in run.arrays if kind_of(file.interval) == STATISTICS]
+        self._firsts = {*there, *(update for kind, update, _ in gone if kind == STATISTICS)}  # of files of statistics
+        for kind, update, problem in gone:
+            self._note_damage(kind, update, problem)
+
+    def _note_damage(self, kind: str, update: int, problem: str) -> None:
+        self.problems.append(problem)
+        self.damaged.append(damage_of(kind, update, problem, self._firsts))
+
     def _files(self, run: RunReader, kind: str) -> Iterator[_File]:
         """Yield the files of a kind; of damaged ones there are sentences."""
-        until = {str(start.record.get("id")): start.until for start in run.starts if start.record.get("id")}
+        ids = [str(start.record.get("id") or "") for start in run.starts]
+        until = {name: start.until for name, start in zip(ids, run.starts, strict=True) if name}
         kept = {id(file) for file in run.arrays}
-        for file in _of_kind([*run.arrays, *run.superseded_arrays], kind):
-            reader = ArrayReader(file.path, file.root)
+        for file in [*run.arrays, *run.superseded_arrays]:
+            if kind_of(file.interval) != kind:
+                continue
+            reader, first = ArrayReader(file.path, file.root), file.iteration.update or 0
             try:
-                about = decode_about(reader)
-                if kind == STATISTICS:
-                    updates, is_absent = check_rows(reader, about), reader.read(COUNTS) == ABSENT
-                else:
-                    updates, is_absent = np.array([file.iteration.update or 0], np.int64), np.zeros(0, bool)
+                about, updates, absent = checked_file(reader, kind, first, until if all(ids) else {})
             except (RunFormatError, OSError) as error:
-                self.problems.append(str(error))
+                if id(file) in kept:
+                    self._note_damage(kind, first, str(error))
+                else:
+                    self.problems.append(str(error))
             else:
                 # a later start may have gone on from an update within the file, which has its first one's name
                 last = until.get(about.start, np.inf if id(file) in kept else -1)
                 standing = updates[: np.count_nonzero(updates <= last)]
-                yield _File(reader, about, standing, is_absent if is_absent.any() else None)
+                yield _File(reader, about, standing, absent)
 
     # ------------------------------------------------------------------ what there is
 
@@ -241,24 +259,21 @@ def _sorted(parts: list[tuple[Array, Array, Array, Array]]) -> list[tuple[Array,
     return sorted((part for part in parts if len(part[0])), key=lambda part: int(part[0][0]))
 
 
-def _of_kind(files: Sequence[ArrayFile], kind: str) -> Iterator[ArrayFile]:
-    for file in files:
-        parts = file.interval.split("/")
-        if f"{DIRECTORY}/{kind}" in ("/".join(parts[-2:]), "/".join(parts[-3:-1])):
-            yield file
-
-
 def is_probes(file: ArrayFile) -> bool:
     """Tell whether a run's file of arrays is one of probes."""
-    return any(True for kind in (STATISTICS, ARRAYS) for _ in _of_kind([file], kind))
+    return bool(kind_of(file.interval))
 
 
-def _settings(run: RunReader) -> dict[str, Any]:
+def _settings(run: RunReader, problems: list[str]) -> dict[str, Any]:
+    """Return what a run was run with; a config that cannot be read is a problem, and there need not be any."""
     try:
         found = parse_yaml(
             read_regular(run.path / "config.yaml", _MOST_CONFIG, run.path).decode("utf-8"), "config.yaml"
         )
-    except (OSError, ValueError, NoetherError):
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError, NoetherError) as error:
+        problems.append(f"{run.path / 'config.yaml'} is left out: {error}")
         found = None
     config = dict(found) if isinstance(found, Mapping) else {}
     record = next((start.record for start in reversed(run.starts) if start.record), {})

@@ -69,7 +69,8 @@ def _number(value: float | None) -> float | str | None:
 def _rung(stage: str, comparison: Comparison, recorded: Sequence[str]) -> dict[str, Any]:
     """Say what became of a stage at the first update that differs.
 
-    That is `first` or `also` where it differs there, `later` where it does only after, `same`, `missing` or `unknown`.
+    That is `first` or `also` where it differs there, `later` where it is the same there and differs after, `after` where it
+    comes after the first difference and so is not judged there, `same`, `missing` or `unknown`.
     """
     first = comparison.first
     found = [each for each in comparison.differences if each.stage == stage]
@@ -81,9 +82,12 @@ def _rung(stage: str, comparison: Comparison, recorded: Sequence[str]) -> dict[s
         update = min(each.update for each in found)
         keys = len({each.key for each in found if each.update == update})
         at_once = first is not None and update == first.update
-        return rung | {"state": "also" if at_once else "later", "update": update, "keys": keys}
+        state = "also" if at_once else "later" if comparison.is_judged(stage) else "after"
+        return rung | {"state": state, "update": update, "keys": keys}
     if recorded and stage not in recorded:
         return rung | {"state": "missing"}
+    if first is not None:
+        return rung | ({"state": "same", "update": first.update} if comparison.is_judged(stage) else {"state": "after"})
     return rung | {"state": "unknown" if comparison.outcome == "cannot say" else "same"}
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from noether_core.emit.writer_lock import WriterLock
-from noether_core.parity.between_runs.drift import problem_of_twin, usable_part
+from noether_core.parity.between_runs.drift import problem_of_twin
 from noether_core.parity.divergence.training import Training
 from noether_core.probes import read_training
 from noether_core.twin import FILE, VARIABLE, Twin, TwinError
@@ -90,11 +90,6 @@ def find_twins(run: str | Path) -> tuple[Twin, ...]:
         return ()
     numbers = sorted(int(each.name) for each in there.iterdir() if _NUMBER.fullmatch(each.name))
     return tuple(Twin.read(there / str(each)) for each in numbers if _is_made(there / str(each)))
-
-
-def read_twin(twin: Twin) -> Training:
-    """Return what of a twin can be held against its run."""
-    return usable_part(read_training(twin.path), rows=twin.rows)
 
 
 def _is_made(path: Path) -> bool:

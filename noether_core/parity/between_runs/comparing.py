@@ -9,11 +9,13 @@ from pathlib import Path
 from noether_core.errors import listing
 from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped, matching_of
-from noether_core.parity.between_runs.calibrate import find_twins, read_twin
+from noether_core.parity.between_runs.calibrate import find_twins
 from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
+from noether_core.parity.between_runs.readable import damaged, notes_of, readable, without_probes
 from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
 from noether_core.parity.divergence.causes import causes_of
 from noether_core.probes import read_training
+from noether_core.text import inert
 from noether_core.twin import TwinError
 
 Given = str | Path | Training
@@ -30,6 +32,7 @@ class Pair:
         noise: of the twins of both.
         warnings: sentences on names, twins and settings.
         unmapped: names of `a`, then of `b`, that the other has no partner for.
+        read: the trainings under their own names, as they are read, and after these two their twins.
     """
 
     a: Training
@@ -37,6 +40,7 @@ class Pair:
     noise: Noise
     warnings: tuple[str, ...]
     unmapped: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    read: tuple[Training, ...] = ()
 
 
 def compare_trainings(
@@ -58,25 +62,42 @@ def compare_trainings(
         ConfigFileError: for a mapping that cannot be read.
     """
     first, second = _opened(a), _opened(b)
-    if problem := _without_probes(first, second):
-        return Comparison("cannot say", problem, (first.label, second.label))
+    if problem := without_probes(first, second):
+        return Comparison("cannot say", problem, (first.label, second.label), warnings=tuple(notes_of(first, second)))
     return compare_pair(paired(first, second, _twins_of(a, first), _twins_of(b, second), twins, mapping), progress)
 
 
 def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
     """Compare a pair; see `compare_trainings`."""
     found = compare(pair.a, pair.b, pair.noise, progress)
-    found = replace(found, warnings=(*pair.warnings, *found.warnings), stages=_stages_of(pair.a, pair.b))
-    if found.outcome == "same" and any(pair.unmapped):
-        left_a, left_b = pair.unmapped
-        return replace(
-            found,
-            outcome="cannot say",
-            sentence=f"Cannot say: what has the same name is the same through update {found.same_through}, but"
-            f" {len(left_a)} parameters of {found.labels[0]} ({listing(left_a, 3)}) and {len(left_b)} of {found.labels[1]}"
-            f" ({listing(left_b, 3)}) have no partner. Map them: --mapping FILE, `mapping=`.",
+    found = replace(found, stages=_stages_of(pair.a, pair.b))
+    if found.outcome == "same":
+        found = _as_far_as_whole(pair, found)
+    elif found.outcome == "differs":
+        found = found.with_causes(causes_of(pair.a, pair.b, pair.noise, found))
+    return replace(found, warnings=(*notes_of(*pair.read), *pair.warnings, *found.warnings))
+
+
+def _as_far_as_whole(pair: Pair, found: Comparison) -> Comparison:
+    """Return what was found the same, unless something is left that could differ: what is damaged, or has no partner."""
+    if gone := damaged(*pair.read[:2]):
+        label, first = gone[0]
+        more = f" and {len(gone) - 1:,} more" if len(gone) > 1 else ""
+        sentence = (
+            f"Cannot say: what can be read is the same through update {found.same_through}, but {label} lacks {first.words}"
+            f"{more}: {first.problem}."
         )
-    return found.with_causes(causes_of(pair.a, pair.b, pair.noise, found)) if found.outcome == "differs" else found
+        return replace(found, outcome="cannot say", sentence=inert(sentence))
+    if not any(pair.unmapped):
+        return found
+    left_a, left_b = pair.unmapped
+    return replace(
+        found,
+        outcome="cannot say",
+        sentence=f"Cannot say: what has the same name is the same through update {found.same_through}, but"
+        f" {len(left_a)} parameters of {found.labels[0]} ({listing(left_a, 3)}) and {len(left_b)} of {found.labels[1]}"
+        f" ({listing(left_b, 3)}) have no partner. Map them: --mapping FILE, `mapping=`.",
+    )
 
 
 def _stages_of(a: Training, b: Training) -> tuple[str, ...]:
@@ -104,9 +125,12 @@ def paired(
         twins: more, of either.
         mapping: see `compare_trainings`.
     """
-    of_a, of_b = list(twins_a), list(twins_b)
-    for each in twins:
-        (of_a if _belongs_to(_opened(each), a, b) == 0 else of_b).append(_usable(_opened(each), a, b))
+    a, b = readable(a), readable(b)
+    of_a, of_b = list(map(readable, twins_a)), list(map(readable, twins_b))
+    read = [a, b, *of_a, *of_b]
+    for each in map(_opened, twins):
+        (of_a if _belongs_to(each, a, b) == 0 else of_b).append(_usable(each, a, b))
+        read.append(each)
     matching = matching_of(a, b, mapping)
     aligned = [b, *of_b] if matching is None else [Aligned(each, matching) for each in (b, *of_b)]
     noise = Noise.of_twins(a, of_a) | Noise.of_twins(aligned[0], aligned[1:])
@@ -114,11 +138,11 @@ def paired(
     unmapped = ((), ()) if matching is None else _left(matching)
     if any(unmapped) and matching is not None:
         warnings.append(f"a mapping file for what has no partner, to be completed:\n{matching.mapping_to_complete()}")
-    return Pair(a, aligned[0], noise, tuple(warnings), unmapped)
+    return Pair(a, aligned[0], noise, tuple(warnings), unmapped, tuple(read))
 
 
 def _opened(given: Given) -> Training:
-    return read_training(Path(given)) if isinstance(given, str | Path) else given
+    return readable(read_training(Path(given)) if isinstance(given, str | Path) else given)
 
 
 def _twins_of(given: Given, training: Training) -> list[Training]:
@@ -127,25 +151,14 @@ def _twins_of(given: Given, training: Training) -> list[Training]:
         return []
     found = []
     for twin in find_twins(given):
-        read = read_training(twin.path)
+        read = _opened(twin.path)
         if problem := problem_of_twin(training, read, rows=twin.rows):
             raise TwinError(
                 f"{str(twin.path)!r} is no twin of {str(given)!r}: {problem}. If the run was made anew, make its twins anew:"
                 f" `noether-parity calibrate {given} --again -- COMMAND`"
             )
-        found.append(read_twin(twin))
+        found.append(usable_part(read, rows=twin.rows))
     return found
-
-
-def _without_probes(a: Training, b: Training) -> str:
-    """Return a sentence if a run has nothing that can be compared."""
-    empty = [each.label for each in (a, b) if not each.updates()]
-    if not empty:
-        return ""
-    return (
-        f"Cannot say: {' and '.join(empty)} {'has' if len(empty) == 1 else 'have'} no probed updates. Track"
-        " `probe(batch=…, params=…, grads=…, …)` in the training and run it again; docs/compare.md shows how."
-    )
 
 
 def _belongs_to(twin: Training, a: Training, b: Training) -> int:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from noether_core.parity.between_runs.views import View
+from noether_core.parity.divergence.distance import SILENT
 from noether_core.parity.divergence.training import Training, stage_of
 
 _LARGEST = (
@@ -17,6 +18,7 @@ _EPSILONS = 20  # of the weights' dtype, where that is a coarser one
 _OTHER_WEIGHTS = 1e-2  # relative; one rounding error is 4e-3 in bfloat16, other weights are 1 apart
 
 
+@SILENT
 def problem_of_twin(run: Training, twin: Training, *, rows: bool) -> str:
     """Return what is wrong with a twin, in a sentence, or an empty string.
 

@@ -82,13 +82,23 @@ def _ladder(comparison: Comparison) -> Table:
     for stage in STAGES:
         first = next((each for each in comparison.differences if each.stage == stage), None)
         if first is None:
-            matched = Text("✓", "green") if stage in comparison.stages else Text("not in both", "dim")
-            table.add_row(stage, _MEANINGS[stage], matched, "", "", "")
+            table.add_row(stage, _MEANINGS[stage], _without_difference(stage, comparison), "", "", "")
             continue
         is_first = comparison.first is not None and first == comparison.first
         row = (f"update {first.update}", inert(first.key), f"{first.distance:.2g}", _times(first))
         table.add_row(stage, _MEANINGS[stage], *(Text(each, "bold red" if is_first else "") for each in row))
     return table
+
+
+def _without_difference(stage: str, comparison: Comparison) -> Text:
+    """Say of a stage with no difference that is listed whether it is the same."""
+    if stage not in comparison.stages:
+        return Text("not in both", "dim")
+    if not comparison.is_judged(stage):
+        return Text("not judged after the first difference", "dim")
+    if comparison.first is None:
+        return Text("✓", "green")
+    return Text(f"✓ through update {comparison.first.update}", "green")
 
 
 def _list(differences: tuple[Divergence, ...], most: int) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from noether_core.parity.divergence.distance import median_ulps
+from noether_core.parity.divergence.distance import SILENT, median_ulps
 from noether_core.parity.divergence.first import Search
 from noether_core.parity.divergence.noise import Noise
 from noether_core.parity.divergence.ordering import in_one_order
@@ -19,6 +19,7 @@ from noether_core.text import inert
 LOOKED_AT = 20  # differences whose elements are looked at, for their ulps and their shape
 
 
+@SILENT
 def compare(
     a: Training, b: Training, noise: Noise | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Comparison:

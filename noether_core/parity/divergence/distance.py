@@ -14,6 +14,9 @@ TINY = float(np.finfo(np.float32).tiny)  # below, binary32 is subnormal, which m
 CHUNK = 1 << 16  # elements at a time: two chunks in binary64 stay in a core's cache
 SAMPLED = 1 << 16  # elements that a look at single elements takes of a larger array
 
+SILENT = np.errstate(all="ignore")
+"""Decorates what computes with values that may be NaN or infinite, which NumPy would warn of, and of which we say so."""
+
 BOUNDED = ("count", "mean", "std", "norm", "min", "max")
 """The statistics that bound a distance from below."""
 

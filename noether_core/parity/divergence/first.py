@@ -201,12 +201,17 @@ class Search:
     def _not_null(self, later: Iterable[Place], first: Place) -> Iterator[Place]:
         taken = 1
         for place in later:
-            null = stage_of(place.key) in OF_GRADIENTS and self._is_null(place.update, parameter_of(place.key))
+            null = self._is_finite(place) and stage_of(place.key) in OF_GRADIENTS
+            null = null and self._is_null(place.update, parameter_of(place.key))
             if not null and not (place.update == first.update and self._is_explained(place)):
                 yield place
                 taken += 1
             if taken == MOST:
                 return
+
+    def _is_finite(self, place: Place) -> bool:
+        column = self.table.columns[place.key]
+        return bool(np.isfinite(column.distance[column.at(place.update)]))
 
     def _is_null(self, update: int, name: str) -> bool:
         known = self._nulls.get((update, name))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.parity.divergence.distance import SILENT
 from noether_core.parity.divergence.drifts import upstream
 from noether_core.parity.divergence.systematic import clipping, common_ratios, decays_of
 from noether_core.parity.divergence.table import Column, Table, measured
@@ -58,6 +59,7 @@ class Noise:
     partings: tuple[Parting, ...] = ()
 
     @classmethod
+    @SILENT
     def of_twins(cls, base: Training, twins: Sequence[Training]) -> Noise:
         """Measure the noise of a training from its twins.
 
@@ -92,7 +94,7 @@ class Noise:
         """Return the noise that one twin shows, from what was measured between it and its base."""
         columns = {key: column for key, column in table.columns.items() if np.isfinite(column.distance).any()}
         levels = {key: (column.updates, _running(column.distance / column.nearby)) for key, column in columns.items()}
-        norms = {key: float(np.nanmax(column.norm)) for key, column in columns.items()}
+        norms = {key: float(np.max(np.nan_to_num(column.norm, posinf=0.0))) for key, column in columns.items()}
         drift = upstream(table)
         responses = {key: _response(column, *drift) for key, column in columns.items()}
         decays = (slope.value for update in table.drifts for slope in decays_of(table, update).values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from noether_core.probes.stages import STAGES
+
 Outcome = Literal["same", "differs", "cannot say"]
 
 EXIT_CODES: dict[Outcome, int] = {"same": 0, "differs": 1, "cannot say": 2}
@@ -85,6 +87,10 @@ class Comparison:
     has_twins: bool = False
     warnings: tuple[str, ...] = ()
     settings: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+
+    def is_judged(self, stage: str) -> bool:
+        """Tell whether a stage without a difference is the same: what follows from the first difference is judged no more."""
+        return self.first is None or STAGES.index(stage) < STAGES.index(self.first.stage)
 
     @property
     def exit_code(self) -> int:

@@ -106,6 +106,8 @@ def _common_ratio(a: Array, b: Array, parameter: Array | None) -> Slope | None:
         step = _UNIT * (np.abs(parameter[large]) + size[large]) / size[large]
         distinct = len(np.unique(parameter[large]))  # those of equal ones are rounded alike
     near = np.abs(apart - middle) <= 5 * spread + 2 * step
+    if not near.any():  # NaN
+        return None
     apart, step = apart[near], step[near]
     by_chance = 1.2533 * max(spread, float(np.std(apart))) / np.sqrt(len(apart))  # 1.2533: it is centred on a median
     by_rounding = float(np.sqrt(np.mean(step**2) / (12 * distinct)))

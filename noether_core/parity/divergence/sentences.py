@@ -49,10 +49,23 @@ def warnings_of(a: Training, b: Training, table: Table, noise: Noise) -> list[st
             f"the batches' rows come in another order in {len(table.orders):,} of {len(table.updates):,} updates, from update "
             f"{min(table.orders)} on; activations were compared row by row. Sums over the batch do not depend on that order"
         )
+    found += _other_dtypes(table, names)
     found += random_twins(noise.partings)
     if table.columns and not noise.twins:
         found.append("no twins: the noise is taken from measured floors, so a small difference may be noise")
     return found
+
+
+def _other_dtypes(table: Table, names: Sequence[str]) -> list[str]:
+    """Return a sentence for each two dtypes that a key has in the one and in the other."""
+    keys: dict[tuple[str, str], list[str]] = {}
+    for key, pair in table.dtypes.items():
+        keys.setdefault(pair, []).append(inert(key))
+    return [
+        f"other dtypes: {first} in {names[0]} and {second} in {names[1]} in {len(some):,}"
+        f" key{'s' * (len(some) > 1)}, such as {some[0]}. They were compared as numbers"
+        for (first, second), some in keys.items()
+    ]
 
 
 def random_twins(partings: Sequence[Parting]) -> list[str]:

@@ -77,6 +77,7 @@ class Table:
         orders: for the updates whose batches have the same rows in another order, that order.
         drifts: what is systematic in updates and clipping, by update.
         alone: keys that one of them has and the other never, first a's, then b's.
+        dtypes: by key, the two dtypes of the first arrays of which one is of floats, where these are not the same.
     """
 
     columns: Mapping[str, Column]
@@ -84,6 +85,7 @@ class Table:
     orders: Mapping[int, RowOrder] = field(default_factory=dict)
     drifts: Mapping[int, Drift] = field(default_factory=dict)
     alone: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    dtypes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:
@@ -111,9 +113,20 @@ class _Rows:
 
     def __init__(self) -> None:
         self.rows: dict[str, list[tuple[int, Measure]]] = {}
+        self.dtypes: dict[str, tuple[str, str]] = {}  # of each key's first arrays
 
     def add(self, key: str, update: int, found: Measure) -> None:
         self.rows.setdefault(key, []).append((update, found))
+
+    def apart(self) -> list[str]:
+        """Return the keys of other floats in the one, or of none; whole numbers may have any dtype, and a count is one."""
+        return [
+            key
+            for key, (first, second) in self.dtypes.items()
+            if first != second
+            and ("float" in first or "float" in second)
+            and (all("float" in each for each in (first, second)) or self.rows[key][0][1].size > 1)
+        ]
 
     def column(self, key: str) -> Column:
         rows = self.rows[key]
@@ -159,7 +172,7 @@ def measured(
         if column is not None:
             columns[key] = column
     alone = tuple(key for key in seen_a if key not in seen_b), tuple(key for key in seen_b if key not in seen_a)
-    return Table(columns, both, orders, drifts, alone)
+    return Table(columns, both, orders, drifts, alone, {key: rows.dtypes[key] for key in rows.apart()})
 
 
 def _array_updates(training: Training) -> set[int]:
@@ -205,6 +218,7 @@ def _measure_update(
             array_b = order.of_second(array_b)
         found = measure(array_a, array_b)
         rows.add(key, update, found)
+        rows.dtypes.setdefault(key, (str(array_a.dtype), str(array_b.dtype)))
         samples.take(key, array_a, array_b, found)
     return samples.drift()
 

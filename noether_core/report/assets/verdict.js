@@ -4,7 +4,7 @@ const OUTCOMES = {
   differs: { tone: "bad", sign: "≠", words: "They part" },
   "cannot say": { tone: "open", sign: "?", words: "Cannot say" },
 };
-const SIGNS = { first: "≠", also: "≠", later: "✓", same: "✓", missing: "·", unknown: "?" };
+const SIGNS = { first: "≠", also: "≠", later: "✓", same: "✓", after: "·", missing: "·", unknown: "?" };
 const FIRST_ROWS = 12;
 const EXACT = 1e-12; // norms that are no further apart are of the same values, added in another order
 
@@ -31,8 +31,9 @@ function rungWords(rung) {
   if (rung.state === "first") return "first difference";
   if (rung.state === "also") return `${plural(rung.keys, "key")} too`;
   if (rung.state === "later") return `same, differs from update ${number(rung.update)} on`;
+  if (rung.state === "after") return `not judged after the first difference${rung.update ? `, differs from update ${number(rung.update)} on` : ""}`;
   if (rung.state === "missing") return "not recorded";
-  return rung.state === "same" ? "no difference" : "not known";
+  return rung.state === "same" ? `no difference${rung.update ? ` through update ${number(rung.update)}` : ""}` : "not known";
 }
 
 function ladder(report) {

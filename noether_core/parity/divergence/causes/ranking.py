@@ -15,6 +15,7 @@ from noether_core.parity.divergence.causes.loss_rule import loss_causes
 from noether_core.parity.divergence.causes.optimizer_causes import optimizer_causes
 from noether_core.parity.divergence.causes.parameter_rule import parameter_causes
 from noether_core.parity.divergence.causes.step_rule import step_causes
+from noether_core.parity.divergence.distance import SILENT
 from noether_core.parity.divergence.ordering import in_one_order
 from noether_core.parity.divergence.result import Cause, Comparison
 from noether_core.parity.divergence.training import Training
@@ -35,6 +36,7 @@ _RULES: Mapping[str, tuple[Callable[[Case], list[Cause]], ...]] = {
 }
 
 
+@SILENT
 def causes_of(a: Training, b: Training, noise: KnowsNoise | None, comparison: Comparison) -> tuple[Cause, ...]:
     """Name why two trainings part: at most five causes, the likeliest first; none where they do not part.
 
