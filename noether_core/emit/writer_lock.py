@@ -37,6 +37,7 @@ _ADVICE = (
 )
 _TRIES = 100
 _WAIT = 0.02  # seconds, between looks at who holds what
+_PATIENCE = 2.0  # seconds, for what was dropped; a look at all there is may take as long
 
 
 def is_written_now(directory: Path) -> bool:
@@ -103,16 +104,17 @@ class WriterLock:
             self._release.detach()
 
     def _hold_after_dropped(self) -> _Held:
-        """Return what is held, once all is written of runs that were dropped."""
-        for _ in range(_TRIES):
+        """Return what is held, once all is written of runs that were dropped, if that is soon."""
+        until = time.monotonic() + _PATIENCE
+        while True:
             try:
                 return _hold(self._directory)
             except RunLockedError:
-                if not any(each.owner is not None and each.owner() is None for each in self._others()):
+                was_dropped = any(each.owner is not None and each.owner() is None for each in self._others())
+                if not was_dropped or time.monotonic() >= until:
                     raise
                 time.sleep(_WAIT)
                 gc.collect()
-        return _hold(self._directory)
 
     def _ask_to_give_way(self) -> None:
         for each in self._others():
