@@ -76,7 +76,7 @@ class _Inputs:
         """Return these inputs with one piece of the other's."""
         return _Inputs(
             _as_own(self.batch, other.batch) if piece == "batch" else self.batch,
-            other.params if piece == "params" else self.params,
+            _exchanged(self.params, other.params) if piece == "params" else self.params,
             _exchanged(self.state, other.state) if piece == "optimizer state" else self.state,
             _exchanged(self.buffers, other.buffers) if piece == "optimizer state" else self.buffers,
         )
@@ -149,7 +149,7 @@ class Replay:
         yield from self._by_gradients(everything)
 
     def _by_gradients(self, inputs: _Inputs) -> Iterator[tuple[Culprit | None, Swap]]:
-        gradients, clipped = (_named(self.a, self.update, stage) for stage in ("grad", "clip"))
+        gradients, clipped = (self._gradients_for(self.b, self.a, stage) for stage in ("grad", "clip"))
         if not gradients:
             return
         against = {
@@ -169,9 +169,14 @@ class Replay:
         if last is not None:
             yield ("clip" if last.closes else "optimizer"), last
 
+    def _gradients_for(self, own: Training, other: Training, stage: str) -> Arrays:
+        """Return the other's gradients for the parameters that one has; its own of those that the other lacks."""
+        theirs, has = _named(other, self.update, stage), _named(own, self.update, "grad")
+        return _exchanged(has, theirs) if theirs and has else theirs
+
     def _back(self) -> Swap | None:
         """Give B's clipped gradients to A's step, if B has any."""
-        clipped = _named(self.b, self.update, "clip")
+        clipped = self._gradients_for(self.a, self.b, "clip")
         if not clipped:
             return None
         recorded = _recorded(self.b, self.update, ("update", "opt"))
@@ -251,7 +256,7 @@ def _is_buffer(key: str) -> bool:
 
 
 def _exchanged(own: Arrays, other: Arrays) -> Arrays:
-    """Return a state with the other's values where both have one."""
+    """Return arrays by name with the other's values where both have one."""
     return {name: other.get(name, value) for name, value in own.items()}
 
 
