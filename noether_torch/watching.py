@@ -143,13 +143,18 @@ class Watched:
     def _after_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)
         with torch.no_grad():
-            read = self._of_stage("update", {name: each.detach() - self._before[name] for name, each in own.items()})
+            read = self._of_stage("update", {name: self._moved(name, each) for name, each in own.items()})
         for field, kept in optimizer_fields(optimizer, own).items():
             read |= self._of_stage("opt", kept, "" if field == "count" else f"{field}/")
         if optimizer is self._optimizers[-1]:
             read |= self._of_stage("opt", buffers_of(self._model))
             self._before, self._grads = {}, {}
         self._read(read)
+
+    def _moved(self, name: str, parameter: Tensor) -> Tensor:
+        """Return how far a parameter has moved, in the memory of the copy of what it was: fresh memory takes longer."""
+        before = self._before[name]
+        return torch.sub(parameter.detach(), before, out=before)
 
     def _own(self, optimizer: Optimizer) -> dict[str, Tensor]:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
