@@ -137,9 +137,9 @@ def nudged(values: np.ndarray[Any, Any], seed: int, *place: int) -> np.ndarray[A
         return values
     is_up = np.random.default_rng([seed, *place]).random(values.shape) < 0.5
     limit = np.where(is_up, np.inf, -np.inf).astype(values.dtype)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):  # a signaling NaN is invalid in a comparison too, and stays
         moved = np.nextafter(values, limit)
-    return np.where((values != 0) & np.isfinite(values) & np.isfinite(moved) & (moved != 0), moved, values)
+        return np.where((values != 0) & np.isfinite(values) & np.isfinite(moved) & (moved != 0), moved, values)
 
 
 def rows_permuted(leaves: Sequence[Any]) -> list[Any]:

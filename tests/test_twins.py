@@ -58,6 +58,14 @@ def test_each_element_moves_by_one_unit_in_the_last_place_and_zeros_stay(dtype: 
     assert all(step == 1 or _is_an_end(value) for step, value in zip(steps[~still], values[~still], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(np.float16, 0x7D01), (np.float32, 0x7FA00001), (ml_dtypes.bfloat16, 0x7F81)]
+)
+def test_a_signaling_nan_keeps_its_bits(dtype: Any, bits: int) -> None:
+    raw = np.array([bits], f"u{np.dtype(dtype).itemsize}")
+    assert nudged(raw.view(dtype), 1).view(raw.dtype) == raw
+
+
 def _is_an_end(value: Any) -> bool:
     found = ml_dtypes.finfo(value.dtype)
     return bool(abs(value) in (found.max, found.smallest_subnormal))
