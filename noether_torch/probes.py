@@ -30,7 +30,7 @@ from noether_torch.backend import BACKEND
 from noether_torch.measuring import measured
 
 EVERYTHING = Due(statistics=True, array_limit=DEFAULT_LIMIT)
-_KEPT = {  # what an optimizer keeps of a parameter, by optax's names
+KEPT = {  # what an optimizer keeps of a parameter, by optax's names
     "exp_avg": "mu",
     "grad_avg": "mu",
     "exp_avg_sq": "nu",
@@ -184,7 +184,7 @@ READER = Reader(_flat, _kept)
 
 
 def optimizer_fields(optimizer: Optimizer, params: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Return what an optimizer keeps of parameters: by field and name, in the parameters' order; `count` is a lone number.
+    """Return what an optimizer keeps of parameters: by field and name, in the parameters' order; `count` is one, the largest.
 
     >>> model = nn.Linear(2, 1)
     >>> optimizer = torch.optim.Adam(model.parameters())
@@ -193,12 +193,15 @@ def optimizer_fields(optimizer: Optimizer, params: Mapping[str, Tensor]) -> dict
     {'count': ['count'], 'mu': ['weight', 'bias'], 'nu': ['weight', 'bias']}
     """
     found: dict[str, dict[str, Any]] = {}
+    steps = [
+        torch.as_tensor(state["step"]) for each in params.values() if "step" in (state := optimizer.state.get(each, {}))
+    ]
+    if steps:  # what never had a gradient may count none
+        found["count"] = {"count": torch.stack([step.to(steps[0].device) for step in steps]).max().to(torch.int64)}
     for name, parameter in params.items():
         for field, value in optimizer.state.get(parameter, {}).items():
-            if field == "step":
-                found.setdefault("count", {"count": torch.as_tensor(value).to(torch.int64)})
-            elif isinstance(value, Tensor) and value.shape == parameter.shape:
-                found.setdefault(_KEPT.get(field, field), {})[name] = value
+            if field != "step" and isinstance(value, Tensor) and value.shape == parameter.shape:
+                found.setdefault(KEPT.get(field, field), {})[name] = value
     return found
 
 

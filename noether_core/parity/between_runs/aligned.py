@@ -62,7 +62,7 @@ class Aligned:
     """
 
     def __init__(self, training: Training, matching: Matching) -> None:
-        self.training, self._matching = training, matching
+        self.training, self.matching = training, matching
         self.label, self.framework, self.settings = training.label, training.framework, training.settings
         self._entries = {path: entry for entry in matching.entries for path in entry.paths}
         self._by_name = {entry.name: entry for entry in matching.entries}
@@ -95,7 +95,7 @@ class Aligned:
         arrays = {path: array for path, array in found.items() if array is not None}
         if len(arrays) < len(keys):
             return None
-        array: np.ndarray[Any, Any] | None = self._matching.to_canonical(arrays, kind != "param").get(entry.name)
+        array: np.ndarray[Any, Any] | None = self.matching.to_canonical(arrays, kind != "param").get(entry.name)
         return array
 
     def statistics(self, update: int, key: str) -> Statistics | None:
@@ -128,7 +128,7 @@ class Aligned:
         """Return an activation's name with its module's replaced, as far as that is known."""
         parts = name.split(".")
         for end in range(len(parts), 0, -1):
-            known = self._matching.modules.get(".".join(parts[:end]))
+            known = self.matching.modules.get(".".join(parts[:end]))
             if known is not None:
                 return ".".join([known, *parts[end:]])
         return name
@@ -137,7 +137,7 @@ class Aligned:
         if stage_of(key) != "act":
             return key
         name = key.partition("/")[2]
-        for own, theirs in self._matching.modules.items():
+        for own, theirs in self.matching.modules.items():
             if name == theirs or name.startswith(f"{theirs}."):
                 return f"act/{own}{name.removeprefix(theirs)}"
         return key

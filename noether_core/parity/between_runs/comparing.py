@@ -64,7 +64,13 @@ def compare_trainings(
     first, second = _opened(a), _opened(b)
     if problem := without_probes(first, second):
         return Comparison("cannot say", problem, (first.label, second.label), warnings=tuple(notes_of(first, second)))
-    return compare_pair(paired(first, second, _twins_of(a, first), _twins_of(b, second), twins, mapping), progress)
+    return compare_pair(_with_twins(a, b, first, second, twins, mapping), progress)
+
+
+def opened_pair(a: Given, b: Given, twins: Sequence[Given] = (), mapping: Mapped = None) -> Pair | str:
+    """Return two trainings and their twins as a pair, or why that cannot be; see `compare_trainings`."""
+    first, second = _opened(a), _opened(b)
+    return without_probes(first, second) or _with_twins(a, b, first, second, twins, mapping)
 
 
 def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
@@ -143,6 +149,10 @@ def paired(
 
 def _opened(given: Given) -> Training:
     return readable(read_training(Path(given)) if isinstance(given, str | Path) else given)
+
+
+def _with_twins(a: Given, b: Given, first: Training, second: Training, twins: Sequence[Given], mapping: Mapped) -> Pair:
+    return paired(first, second, _twins_of(a, first), _twins_of(b, second), twins, mapping)
 
 
 def _twins_of(given: Given, training: Training) -> list[Training]:
