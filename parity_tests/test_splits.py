@@ -98,5 +98,5 @@ def compare(name: str, way: Way, draws: int) -> int:
 
 @pytest.mark.parametrize("name", WAYS)
 def test_every_split_gives_the_exact_numbers(name: str, full: bool) -> None:
-    draws = int(os.environ.get("PARITY_SPLITS", "300" if full else "40"))
+    draws = int(os.environ.get("PARITY_SPLITS", "300" if full else "25"))
     assert compare(name, WAYS[name], draws) * len(WAYS) >= LEAST_CASES * draws / 40

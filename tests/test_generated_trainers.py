@@ -47,7 +47,7 @@ def a_data_set(draw: random.Random, batch: int) -> tuple[str, Any, int]:
     return kind, Stream(size), size
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_random_training_is_counted_as_it_ran(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
@@ -78,7 +78,7 @@ def test_a_random_training_is_counted_as_it_ran(seed: int, tmp_path: Path) -> No
     assert read_run(tmp_path / "run").entries == training.books.entries(), (kind, given)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_random_loop_is_counted_as_it_ran(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
@@ -102,7 +102,7 @@ def test_a_random_loop_is_counted_as_it_ran(seed: int, tmp_path: Path) -> None:
         assert read_run(tmp_path / "run").entries == loop.books.entries(), (kind, given)
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_random_training_goes_on_from_where_it_was_cut_off(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)

@@ -114,7 +114,7 @@ def wanted_of(path: Path, config: dict[str, Any], steps: list[dict[str, np.ndarr
     return logged(path)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("seed", range(120))
 def test_hooks_take_any_mixture_of_meshes(seed: int, tmp_path: Path) -> None:
     draw, config, steps = a_case(seed)
@@ -177,7 +177,7 @@ def by_calls(run: Run, example: Any, steps: list[Any], mesh: Mesh | None) -> Non
 WAYS: list[Callable[[Run, Any, list[Any], Mesh | None], None]] = [by_jit, by_scan, by_optax, by_calls]
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_compiled_functions_take_any_mixture_of_meshes(way: Any, seed: int, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_large_arrays_are_reduced_where_their_shards_are(name: str, weight: str 
     assert tracker.compute(found) == tracker.compute(jax.jit(tracker.update)(state, given))
 
 
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("weight", [None, "w"])
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
 @pytest.mark.parametrize("elements", [8, 160, 1600, 20000])

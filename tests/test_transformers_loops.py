@@ -151,7 +151,7 @@ def test_a_loop_is_counted_as_it_ran(name: str, tmp_path: Path) -> None:
     assert row(name, run.entries) in DOCS.read_text(encoding="utf-8")
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("name", ["map", "stream", "short stream", "no length"])
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
@@ -231,6 +231,7 @@ COUNT_SAMPLES = [
 ]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("config", COUNT_SAMPLES, ids=lambda config: str(config)[:20])
 @pytest.mark.parametrize("name", ["batch sampler", "collate", "workers"])
 def test_samples_that_are_not_known_are_an_error_if_something_counts_them(
