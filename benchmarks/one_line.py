@@ -4,7 +4,7 @@ python -m benchmarks.one_line [ROUNDS]
 
 `Run("runs/x")` logs the mean of every scalar each 50 updates. What is timed are 50 steps, from the scalars, new arrays
 that are there, to all that follows from them: the interval's end, or the lines of TensorBoard's file. They are timed in turns,
-on the CPU.
+on the CPU; the fastest of the turns counts, which what else the machine does touches least.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import jax
@@ -74,7 +73,7 @@ def _tensorboard(directory: Path, opened: ExitStack) -> Steps:
 
 
 def measure(framework: str, num_keys: int, rounds: int) -> dict[str, float]:
-    """Return the median time of a step, in µs, of each way."""
+    """Return the least time of a step, in µs, of each way."""
     fresh = fresh_outputs(framework, num_keys)
     with tempfile.TemporaryDirectory() as name, ExitStack() as opened:
         ways = {
@@ -84,7 +83,7 @@ def measure(framework: str, num_keys: int, rounds: int) -> dict[str, float]:
             "TensorBoard, every step": _tensorboard(Path(name), opened),
         }
         times = side_by_side(ways, rounds=rounds, seconds=0, fresh=lambda calls: [fresh(STEPS) for _ in range(calls)])
-    return {way: median(each) / STEPS for way, each in times.items()}
+    return {way: min(each) / STEPS for way, each in times.items()}
 
 
 def main(rounds: int) -> None:
