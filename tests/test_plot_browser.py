@@ -165,6 +165,7 @@ def test_ticks_that_differ_little_are_told_apart(browser: Browser, tmp_path: Pat
     browser.open(page)
     assert browser.run("ticks([0, 0.5, null, 1])") == ["0", "0.5", "", "1"]
     assert browser.run("ticks([1e15, 1e15 + 1e9, 1e15 + 2e9])") == ["1e15", "1.000001e15", "1.000002e15"]
+    assert browser.run("ticks([1e15 + 2.5e8, 1e15 + 5e8])") == ["1.00000025e15", "1.0000005e15"]
     assert browser.run("ticks([-1e-7, 0, 1e-7])") == ["−1e−7", "0", "1e−7"]
     assert browser.run("ticks([1.0000001, 1.0000002])") == ["1.0000001", "1.0000002"]
     assert browser.run("ticks([5, 5])") == ["5", "5"]

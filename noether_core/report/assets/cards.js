@@ -13,6 +13,7 @@ const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const picture = entry.target.picture;
     picture.isNear = entry.isIntersecting;
+    picture.size = [entry.boundingClientRect.width, entry.boundingClientRect.height]; // to ask for it costs a layout
     if (picture.isNear && !picture.isDrawn) waiting.add(picture);
     else if (!picture.isNear && picture.isDrawn) { picture.clear(); picture.isDrawn = false; drawn.delete(picture); }
   }
@@ -43,18 +44,20 @@ function drawLater() {
 function show(picture) {
   picture.draw();
   picture.isDrawn = true;
+  picture.size = null; // it may be another one the next time
   drawn.add(picture);
 }
 
 // let `draw` and `clear` be called as `host` comes and goes
 function lazily(host, draw, clear) {
-  host.picture = { draw, clear, isNear: false, isDrawn: false };
+  host.picture = { draw, clear, isNear: false, isDrawn: false, size: null };
   watcher.observe(host);
   return host.picture;
 }
 
 function redrawAll() {
   for (const picture of [...drawn]) { picture.isDrawn = false; drawn.delete(picture); picture.clear(); waiting.add(picture); }
+  for (const picture of waiting) picture.size = null;
   drawSome();
 }
 
@@ -208,6 +211,7 @@ function enlarge() {
     button.setAttribute("aria-pressed", String(card.classList.toggle("wide")));
     const { picture } = card.querySelector(".plot");
     picture.clear();
+    picture.size = null;
     show(picture);
   });
   return button;

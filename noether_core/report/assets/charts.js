@@ -21,9 +21,10 @@ const canBeLog = (lines) => lines.some((line) => line.y.some((value) => value > 
 function drawChart(host, lines, options) {
   const isLog = options.log && canBeLog(lines);
   const tip = element("div", { class: "tip", hidden: true });
+  const [width, height] = host.picture.size || [host.clientWidth, host.clientHeight];
   let view = [0, 1]; // what of x is shown; uPlot asks for it before it asks for y
   const chart = new uPlot({
-    width: Math.max(120, host.clientWidth), height: Math.max(120, host.clientHeight),
+    width: Math.max(120, Math.floor(width)), height: Math.max(120, Math.floor(height)),
     legend: { show: false }, padding: [10, 18, 0, 0],
     cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { show: false } },
     scales: { x: { time: false, range: (u, low, high) => (view = xRange(low, high)) }, y: { distr: isLog ? 3 : 1, range: () => yRange(lines, view, isLog, options) } },

@@ -56,11 +56,13 @@ function tick(value, digits = 3) {
   return String(Number(value.toPrecision(Math.max(6, digits)))).replace("-", "−");
 }
 
-// the words of an axis, with as many digits as tell them apart; null has none
+// the words of an axis, with as many digits as say each place to a part of the step to the next; null has none
 function ticks(values) {
   const known = values.filter((value) => value !== null && value !== undefined);
+  const step = Math.min(...known.slice(1).map((value, at) => Math.abs(value - known[at]) || Infinity));
+  const isExact = (digits) => known.every((value) => Math.abs(Number(value.toPrecision(digits)) - value) <= step / 20);
   let digits = 3;
-  while (digits < 15 && new Set(known.map((value) => tick(value, digits))).size < known.length) digits++;
+  while (digits < 15 && !isExact(digits)) digits++;
   return values.map((value) => (value === null || value === undefined ? "" : tick(value, digits)));
 }
 
