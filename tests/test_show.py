@@ -19,6 +19,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from contrast import contrast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, Group, RenderableType
@@ -378,13 +379,6 @@ def test_where_the_output_is_no_terminal_each_entry_is_a_line(tmp_path: Path) ->
 # ------------------------------------------------------------------ pictures and notebooks
 
 
-def luminance(colour: str) -> float:
-    """Return the relative luminance of #rrggbb: https://www.w3.org/TR/WCAG21/#dfn-relative-luminance."""
-    channels = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
-    red, green, blue = (each / 12.92 if each <= 0.03928 else ((each + 0.055) / 1.055) ** 2.4 for each in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 def test_every_colour_of_a_picture_is_read_well(tmp_path: Path) -> None:
     names = ("red", "green", "yellow", "blue", "magenta", "cyan", "white")
     styles = ["", "dim", *names, *(f"bright_{name}" for name in names)]
@@ -395,7 +389,7 @@ def test_every_colour_of_a_picture_is_read_well(tmp_path: Path) -> None:
     colours = set(re.findall(r"r\d+ \{ fill: (#[0-9a-f]{6})", text))
     assert len(colours) >= len(styles) - 2
     for colour in colours:
-        assert (luminance(colour) + 0.05) / (luminance(ground) + 0.05) >= 4.5, colour
+        assert contrast(colour, ground) >= 4.5, colour
 
 
 def test_borders_in_a_picture_are_lines_that_meet(tmp_path: Path) -> None:
