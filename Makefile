@@ -19,7 +19,7 @@ demo: .venv/.ready ## train both workloads in both frameworks, and show them sid
 docs: .venv/.ready ## run every example again, for the pages' outputs and pictures
 	$(BIN)/python docs/make.py
 
-site: .venv/.docs ## build docs/ into site/, where a warning is an error; look at it with python -m http.server -d site
+site: .venv/.docs ## build docs/ into site/, where a warning is an error; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 .venv/.docs: .venv/.ready

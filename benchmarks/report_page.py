@@ -1,10 +1,12 @@
-"""Measure a page of 20 runs of 50 keys and 10,000 updates: the time to write it, its size, and how smoothly it scrolls.
+"""Measure pages of 20 runs of 50 keys and 10,000 updates: the time to write them, their size, and how smoothly they scroll.
 
 python -m benchmarks.report_page [RUNS KEYS UPDATES]
 
-It scrolls in Chromium, by a step in each frame from the first card to the last, through charts that are drawn as they come into
-view. A dropped frame is one of 60 in a second that could not be shown because the one before it took too long. What the machine
-itself drops, whatever is on the page, is measured on a page of lines of text.
+It writes what `noether-parity report` and `noether-parity plot` write, each in a process of its own, and scrolls both in
+Chromium, by a step in each frame from the first card to the last, through charts that are drawn as they come into view. A late
+frame is one of 60 in a second that could not be shown because the one before it took too long. What the machine itself is late
+with, whatever is on the page, is measured on a page of text of the same height, in turns with each of them. On a busy machine,
+how long the processors worked for a frame, in all threads of the browser, says more.
 """
 
 from __future__ import annotations
@@ -16,16 +18,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from noether_core import LogWriter, UpdateCounter
-from noether_core.report import write_report
+from noether_core.report import write_plot, write_report
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from browser import Browser, find_browser
+
+COMMANDS = ("report", "plot")
 FRAME = 1000 / 60  # milliseconds
 PIXELS = 40  # that the page moves in a frame: 2,400 in a second
+ROUNDS = 3
+PLAIN = "<!doctype html><title>plain</title><style>p {height: 20px; margin: 0}</style>%s"
+LINE = 20  # pixels
 SCROLL = """
 new Promise((done) => {
   const times = [], tasks = [];
@@ -58,69 +67,100 @@ def write(path: Path, keys: int, updates: int, seed: int) -> None:
     writer.close()
 
 
-def draw(folder: Path) -> None:
+def draw(command: str, folder: Path) -> None:
     """Write the page of the runs in a folder, in a process of its own, and say what it took."""
     runs = sorted(folder.glob("run*"))
     begun, busy = time.perf_counter(), time.process_time()
-    page = write_report(runs, folder / "report.html")
+    page = {"report": write_report, "plot": write_plot}[command](runs, folder / f"{command}.html")
     seconds, of_core = time.perf_counter() - begun, time.process_time() - busy
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = page.stat().st_size / 1e6
-    print(f"written in {seconds:.1f} s, of which one core worked {of_core:.1f} s; {memory:.0f} MB of memory")
-    print(f"page: {size:.1f} MB", flush=True)
+    print(
+        f"{command}: {size:.1f} MB, written in {seconds:.1f} s, of which one core worked {of_core:.1f} s;"
+        f" {memory:.0f} MB of memory",
+        flush=True,
+    )
 
 
-def dropped(times: list[float]) -> tuple[int, int]:
-    """Return how many frames could not be shown, and how many there should have been, of the times of those that were.
+def late(times: list[float]) -> tuple[int, int]:
+    """Return how many frames could not be shown in time, and how many there should have been, of the times of those that were.
 
-    >>> dropped([0.0, 16.7, 33.3, 83.3])
+    >>> late([0.0, 16.7, 33.3, 83.3])
     (2, 5)
     """
     gaps = [max(1, round(gap / FRAME)) for gap in np.diff(times)]
     return sum(gaps) - len(gaps), sum(gaps)
 
 
-def scroll(page: Path) -> None:
-    """Open a page in Chromium, scroll through it at each width, and say how many frames were dropped."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from browser import Browser, find_browser
+class Scrolled(NamedTuple):
+    """Hold what scrolling through a page once was like: frames, milliseconds, and the seconds that it took to open."""
 
+    late: int
+    frames: int
+    longest_task: float
+    worked: float  # for a frame
+    opened: float
+
+
+def worked() -> float:
+    """Return for how many seconds the processors have worked for this process' children."""
+    times = [each.cpu_times() for each in psutil.Process().children(recursive=True)]
+    return sum(each.user + each.system for each in times)
+
+
+def scrolled(browser: Browser, page: Path, width: int, height: int) -> Scrolled:
+    """Open a page, and scroll through it once."""
+    begun = time.perf_counter()
+    browser.open(page, width, height)
+    opened, before = time.perf_counter() - begun, worked()
+    found: dict[str, Any] = browser.run(SCROLL % PIXELS)
+    each = (worked() - before) * 1000 / len(found["times"])
+    return Scrolled(*late(found["times"]), max(found["tasks"], default=0.0), each, opened)
+
+
+def scroll(folder: Path) -> None:
+    """Open pages in Chromium, scroll through them at each width, and say how many frames were late."""
     program = find_browser()
     if program is None:
         raise SystemExit("there is no Chromium here to scroll in: apt-get install chromium")
     with Browser(program) as browser:
-        plain = page.with_name("plain.html")
-        plain.write_text(f"<!doctype html><title>plain</title>{'<p>text' * 400}", encoding="utf-8")
         for name, width, height in (("desktop", 1280, 900), ("phone", 390, 844)):
-            for what, path in (("text alone", plain), ("the page", page)):
-                begun = time.perf_counter()
-                browser.open(path, width, height)
-                opened = time.perf_counter() - begun
-                found: dict[str, Any] = browser.run(SCROLL % PIXELS)
-                lost, all_frames = dropped(found["times"])
-                print(
-                    f"{name}, {width} wide, {what}: {opened:.1f} s to open; {found['height']:,} pixels in {all_frames} frames,"
-                    f" {lost} dropped ({lost / all_frames:.0%}); longest task {max(found['tasks'], default=0.0):.0f} ms"
-                )
+            for command in COMMANDS:
+                page, plain = folder / f"{command}.html", folder / "plain.html"
+                browser.open(page, width, height)
+                tall = browser.run("document.documentElement.scrollHeight")
+                plain.write_text(PLAIN % ("<p>text" * (tall // LINE)), encoding="utf-8")
+                rounds = [[scrolled(browser, each, width, height) for each in (plain, page)] for _ in range(ROUNDS)]
+                print(f"{name}, {width} wide, {command}, {tall:,} pixels; {rounds[0][1].opened:.1f} s to open")
+                for what, place in (("text alone", 0), ("the page", 1)):
+                    each = [found[place] for found in rounds]
+                    shares = ", ".join(f"{found.late / found.frames:.0%}" for found in each)
+                    longest = ", ".join(f"{found.longest_task:.0f}" for found in each)
+                    work = ", ".join(f"{found.worked:.1f}" for found in each)
+                    print(
+                        f"  {what}: late frames {shares}; longest task {longest} ms; worked {work} ms a frame",
+                        flush=True,
+                    )
         complaints = [json.loads(each)["method"] for each in browser.complaints()]
     if complaints:
         raise SystemExit(f"the page complained: {complaints}")
 
 
 def main(runs: int, keys: int, updates: int) -> None:
-    """Write the runs, draw them, and scroll through the page."""
+    """Write the runs, draw them, and scroll through the pages."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for at in range(runs):
             write(folder / f"run{at:02}", keys, updates, at)
         print(f"{runs} runs, {keys} keys, {updates:,} updates", flush=True)
-        subprocess.run([sys.executable, "-m", "benchmarks.report_page", "draw", name], check=True)
-        scroll(folder / "report.html")
+        for command in COMMANDS:
+            subprocess.run([sys.executable, "-m", "benchmarks.report_page", "draw", command, name], check=True)
+        scroll(folder)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["draw"]:
-        draw(Path(sys.argv[2]))
+        draw(sys.argv[2], Path(sys.argv[3]))
     else:
         given = [int(each) for each in sys.argv[1:4]]
         main(*(given if len(given) == 3 else (20, 50, 10_000)))

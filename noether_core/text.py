@@ -12,6 +12,7 @@ import numpy as np
 MOST_MESSAGE = 10_000  # characters of a message
 _MOST_TEXT = 200  # characters of a logged text that a table shows
 _BARS = "▁▂▃▄▅▆▇█"
+_ROUNDING = 1e-12  # of the larger of two means
 
 
 def inert(text: str) -> str:
@@ -65,8 +66,10 @@ def as_float(value: float | int) -> float:
 def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int = 24) -> str:
     """Return numbers as a line of bars, `·` for what is not finite; more than `width` are averaged in groups.
 
-    >>> sparkline([0.0, 1.0, 2.0, float("nan"), 4.0])
-    '▁▃▅·█'
+    What is apart by less than rounding may make of means is all one height.
+
+    >>> sparkline([0.0, 1.0, 2.0, float("nan"), 4.0]), sparkline([0.1] * 1000, 8)
+    ('▁▃▅·█', '▄▄▄▄▄▄▄▄')
     """
     is_array = isinstance(values, np.ndarray) and values.dtype != object
     numbers = np.asarray(values if is_array else [as_float(value) for value in values], np.float64)
@@ -76,6 +79,8 @@ def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int =
             numbers = np.array([np.add.accumulate(numbers[a:b] / (b - a))[-1] for a, b in pairwise(edges)])
     finite = numbers[np.isfinite(numbers)].tolist()
     low, span = (min(finite) / 2, max(finite) / 2 - min(finite) / 2) if finite else (0.0, 0.0)  # halves cannot overflow
+    if span < _ROUNDING * max(map(abs, finite), default=0.0):
+        span = 0.0
     top = len(_BARS) - 1
     return "".join(
         "·" if not math.isfinite(value) else _BARS[round((value / 2 - low) / span * top) if span else top // 2]

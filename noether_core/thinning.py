@@ -63,7 +63,9 @@ def means(values: Array, count: int) -> Array:
     number = np.add.reduceat(known, starts, dtype=np.int64)
     with np.errstate(all="ignore"):
         parts = np.where(known, values, 0) / np.repeat(number, np.diff(np.append(starts, len(values))))
-        return np.where(number > 0, np.add.reduceat(np.where(known, parts, 0), starts), np.nan)
+        sums = np.add.reduceat(np.where(known, parts, 0), starts)
+    most = np.finfo(np.float64).max  # no mean is above it, but its rounding may be
+    return np.where(number > 0, np.clip(sums, -most, most), np.nan)
 
 
 def knots(values: Array, most: int | None = None) -> Array:

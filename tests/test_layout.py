@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("noether_core", "noether_jax", "noether_torch")
+PACKAGES = ("noether_core", "noether_jax", "noether_parity", "noether_torch")
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for package in PACKAGES

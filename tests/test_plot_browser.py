@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,105 @@ def test_smoothing_is_a_mean_with_gaps_where_values_are_missing(browser: Browser
     slide(browser, 0)
     assert "smoothed" not in browser.run(NOTES)
     assert browser.complaints() == []
+
+
+PAINTED = """(() => {
+  const canvas = document.querySelector('.uplot canvas');
+  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
+  const over = document.querySelector('.u-over').getBoundingClientRect();
+  const [width, height] = [over.width, over.height].map((each) => Math.floor(each * scale));
+  const hex = getComputedStyle(document.documentElement).getPropertyValue('--series-0').trim();
+  const colour = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const place = [(over.x - box.x) * scale, (over.y - box.y) * scale];
+  const pixels = canvas.getContext('2d').getImageData(...place, width, height).data;
+  const isOurs = (at) => pixels[at + 3] > 60 && colour.every((channel, k) => Math.abs(pixels[at + k] - channel) < 40);
+  return Array.from({length: width}, (_, x) => {
+    const rows = Array.from({length: height}, (_, y) => y).filter((y) => isOurs(4 * (y * width + x)));
+    return rows.length ? [Math.min(...rows) / height, Math.max(...rows) / height] : [];
+  });
+})()"""
+
+
+def painted(browser: Browser) -> list[list[float]]:
+    """Return where each column of pixels has the first run's colour: the highest place and the lowest, from 0 to 1."""
+    found: list[list[float]] = browser.run(PAINTED)
+    return found
+
+
+def test_a_spike_among_many_points_is_painted_where_it_was(browser: Browser, tmp_path: Path) -> None:
+    values = [float(k % 2) for k in range(9000)]
+    values[2000], values[6001] = 9.0, -8.0
+    browser.open(write_plot([log(tmp_path / "run", {"loss": values})], tmp_path / "plot.html"))
+    columns = painted(browser)
+    top, foot = (round(len(columns) * at / 8999) for at in (2000, 6001))
+    assert min(column[0] for column in columns[top - 2 : top + 3] if column) < 0.1
+    assert max(column[1] for column in columns[foot - 2 : foot + 3] if column) > 0.9
+    rest = [column for at, column in enumerate(columns) if abs(at - top) > 3 and abs(at - foot) > 3]
+    assert all(column and 0.3 < column[0] < column[1] < 0.7 for column in rest[2:-2])
+
+
+def test_a_value_between_two_that_are_missing_is_seen(browser: Browser, tmp_path: Path) -> None:
+    values = [math.nan] * 101
+    values[50] = 3.0
+    browser.open(write_plot([log(tmp_path / "run", {"loss": values})], tmp_path / "plot.html"))
+    columns = painted(browser)
+    seen = [at for at, column in enumerate(columns) if column and column[0] < 0.7]  # crosses are at the foot
+    assert seen
+    assert abs(seen[len(seen) // 2] - len(columns) / 2) < 4
+
+
+def test_what_is_missing_is_said_under_the_pointer(browser: Browser, tmp_path: Path) -> None:
+    values = [1.0] * 100
+    values[50] = math.nan
+    browser.open(write_plot([log(tmp_path / "run", {"loss": values})], tmp_path / "plot.html"))
+    place = json.loads(browser.run("JSON.stringify(document.querySelector('.u-over').getBoundingClientRect())"))
+    browser.point(place["x"] + place["width"] * 50 / 99, place["y"] + 40)
+    tip = browser.run("document.querySelector('.tip:not([hidden])').innerText").split()
+    assert tip[:2] == ["update", "51"]
+    assert tip[-1] == "NaN"
+
+
+def test_ticks_that_differ_little_are_told_apart(browser: Browser, tmp_path: Path) -> None:
+    """What stands beside an axis is painted, so the words are asked for where they are drawn."""
+    page = write_plot([log(tmp_path / "run", {"loss": [1e15, 1e15 + 4e9]})], tmp_path / "plot.html")
+    text = page.read_text(encoding="utf-8").replace("})();\n</script>", "window.ticks = ticks; })();\n</script>")
+    assert text.count("window.ticks") == 1
+    page.write_text(re.sub("<meta http-equiv=[^>]*>", "", text), encoding="utf-8")
+    browser.open(page)
+    assert browser.run("ticks([0, 0.5, null, 1])") == ["0", "0.5", "", "1"]
+    assert browser.run("ticks([1e15, 1e15 + 1e9, 1e15 + 2e9])") == ["1e15", "1.000001e15", "1.000002e15"]
+    assert browser.run("ticks([1e15 + 2.5e8, 1e15 + 5e8])") == ["1.00000025e15", "1.0000005e15"]
+    assert browser.run("ticks([-1e-7, 0, 1e-7])") == ["−1e−7", "0", "1e−7"]
+    assert browser.run("ticks([1.0000001, 1.0000002])") == ["1.0000001", "1.0000002"]
+    assert browser.run("ticks([5, 5])") == ["5", "5"]
+
+
+def test_zooming_fits_the_values_that_are_left(browser: Browser, tmp_path: Path) -> None:
+    values = [1000.0 if k < 50 else 1.0 for k in range(100)]
+    browser.open(write_plot([log(tmp_path / "run", {"loss": values})], tmp_path / "plot.html"))
+    place = json.loads(browser.run("JSON.stringify(document.querySelector('.u-over').getBoundingClientRect())"))
+    y = place["y"] + 50
+    for kind, share in (("mousePressed", 0.6), ("mouseMoved", 0.8), ("mouseMoved", 0.9), ("mouseReleased", 0.9)):
+        x = place["x"] + place["width"] * share
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+    browser.settle()
+    assert all(column and column[0] > 0.3 for column in painted(browser)[2:-2])  # a line in the middle
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_that_comes_into_view_is_drawn_while_the_page_moves(browser: Browser, tmp_path: Path, width: int) -> None:
+    run = log(tmp_path / "run", {f"layer{k}/norm": [1.0, 2.0] for k in range(40)})
+    browser.open(write_plot([run], tmp_path / "plot.html"), width, 800)
+    browser.run(
+        "new Promise((done) => { const step = () => { const before = scrollY; scrollBy({top: 60, behavior: 'instant'});"
+        " if (scrollY > before) requestAnimationFrame(step); else done(); }; step(); })"
+    )
+    inside = "getBoundingClientRect().top < innerHeight && each.getBoundingClientRect().bottom > 0"
+    browser.until(
+        f"[...document.querySelectorAll('.plot')].filter((each) => each.{inside}).every((each) => each.children.length)"
+    )
+    assert 0 < browser.run(CHARTS) < 30  # what has left is let go
 
 
 def test_a_run_is_hidden_in_both_places_where_it_is_named(browser: Browser, runs: list[Path], tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from contrast import contrast
 from report_cases import PARTED, UPDATES, comparison, make_runs
 from report_pages import Page, log, unpack
 
@@ -244,3 +247,17 @@ def test_the_command_writes_a_page(
     assert caught.value.code == 0
     assert capsys.readouterr().out.strip() == f"0.5 MB: {tmp_path / 'deep' / 'a.html'}"
     assert len(Page(tmp_path / "deep" / "a.html").data["runs"]) == 2
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_colour_of_the_page_is_read_well(scheme: int) -> None:
+    style = files("noether_core.report").joinpath("assets", "page.css").read_text(encoding="utf-8")
+    block = re.findall(r":root \{(.*?)\n\s*\}", style, re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-fA-F]{6})", block))
+    grounds = ("ground", "surface", "sunk", "raised")
+    texts = [(text, ground) for text in ("ink", "soft", "faint", "bad", "good", "open", "accent") for ground in grounds]
+    texts += [(tone, f"{tone}-ground") for tone in ("bad", "good", "open")] + [("on-accent", "accent")]
+    low = {pair: found for pair in texts if (found := contrast(*(colours[name] for name in pair))) < 4.5}
+    curves = [f"series-{k}" for k in range(8)]
+    low |= {(name, "surface"): found for name in curves if (found := contrast(colours[name], colours["surface"])) < 3}
+    assert not low

@@ -19,10 +19,12 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from contrast import contrast
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from noether_core import LogWriter, UpdateCounter, read_run
 from noether_core.inspect.fitted import Column, Course, Fitted
@@ -243,25 +245,51 @@ def test_a_course_keeps_its_mean_and_a_bound(values: list[float]) -> None:
         assert list(series.course)[: len(values) - 1] == values[:-1]
 
 
-def test_the_screen_fits_the_terminals_height(tmp_path: Path) -> None:
-    run = GrowingRun(make(tmp_path / "run", [{f"key{k}": 1.0 for k in range(100)}]))
+def screened(run: GrowingRun, width: int, height: int, keys: Sequence[str] = ()) -> list[str]:
+    """Return the lines of the screen of a run that is followed, in a terminal of this size."""
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    return [
+        "".join(part.text for part in line) for line in console.render_lines(screen(run, "running", 2.5, keys, console))
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["k{:02}", "encoder.layers.{:02}.attention.query.weight/norm/mean/" + "x" * 80], ids=["short", "long"]
+)
+@pytest.mark.parametrize(("width", "height"), [(100, 20), (80, 24), (40, 12), (30, 50), (200, 8), (20, 5)])
+def test_the_screen_has_the_keys_that_fit_and_says_how_many_do_not(
+    name: str, width: int, height: int, tmp_path: Path
+) -> None:
+    run = GrowingRun(make(tmp_path / "run", [{name.format(k): 1.0 for k in range(100)}]))
     run.poll()
-    text = printed(screen(run, "running", 2.5, (), 20), 100)
-    assert len(text.splitlines()) <= 20
-    assert "more keys: choose some with --keys" in text
-    assert "running  update 1 · 2.5 updates/s" in text
+    run.path = Path("run")
+    lines = screened(run, width, height)
+    text = "".join(line.rstrip() for line in lines)
+    shown = [k for k in range(100) if name.format(k) in text]
+    assert shown == list(range(len(shown)))
+    assert shown
+    assert f"{100 - len(shown)} more keys:" in text
+    one = 1 + -(-len(name) // width)  # lines of one more key, where each has its own
+    assert height - one - 1 <= len(lines) <= height or len(shown) == 1
+
+
+def test_one_key_that_is_left_out_is_one(tmp_path: Path) -> None:
+    run = GrowingRun(make(tmp_path / "run", [{f"key{k}/{'x' * 50}": 1.0 for k in range(10)}]))
+    run.poll()
+    run.path = Path("run")
+    assert len(screened(run, 80, 23)) == 23  # two lines above, a heading, and two for each of them
+    assert len(screened(run, 80, 22)) == 22
+    assert screened(run, 80, 22)[-1].startswith("1 more key: ")
 
 
 @contextlib.contextmanager
 def terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run the command in a terminal of 80 columns."""
-    import fcntl
-    import termios
-
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    resize(theirs, 24, 80)
     environment = {**os.environ, "TERM": "xterm-256color"}
-    environment.pop("COLUMNS", None)
+    for name in ("COLUMNS", "LINES"):
+        environment.pop(name, None)
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
@@ -275,7 +303,7 @@ def terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         os.close(ours)
 
 
-COMMAND = "from noether_core.cli import main; main()"
+COMMAND = "from noether_parity import main; main()"
 
 
 def seen(terminal: int, words: str, patience: float = 60) -> str:
@@ -303,9 +331,29 @@ def test_a_run_is_followed_in_a_terminal_from_before_it_is_there_until_ctrl_c(tm
         time.sleep(1.5)
         assert _cpu(process.pid) - used < 0.75  # it sleeps between looks
         process.send_signal(signal.SIGINT)
-        end = seen(ours, "\x1b[?25h")  # the cursor is back
-        assert process.wait(20) == 0
+        end = seen(ours, "└")
+        assert process.wait(20) == 130
         assert "Traceback" not in end
+        after = end.rpartition("\x1b[?1049l")[2]  # its own screen is gone, and what was on it stays
+        assert "0.65625" in after
+
+
+def test_a_terminal_that_changes_its_size_is_filled_again(tmp_path: Path) -> None:
+    make(tmp_path / "run", [{f"layer{k:02}/norm": float(k) for k in range(40)}])
+    with terminal("show", str(tmp_path / "run"), "--follow") as (process, ours):
+        assert "layer39" not in seen(ours, "more keys: choose")
+        resize(ours, 60, 120)
+        assert "layer00" in seen(ours, "layer39/norm")
+        resize(ours, 10, 30)
+        assert "layer39" not in seen(ours, "more keys:").rpartition("\x1b[H")[2]
+        assert process.poll() is None
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def _cpu(process: int) -> float:
@@ -325,10 +373,23 @@ def test_where_the_output_is_no_terminal_each_entry_is_a_line(tmp_path: Path) ->
         log.add(loss=0.25, lr=0.1)
         assert process.stdout.readline() == "update 2: loss 0.25\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(20) == 130
 
 
 # ------------------------------------------------------------------ pictures and notebooks
+
+
+def test_every_colour_of_a_picture_is_read_well(tmp_path: Path) -> None:
+    names = ("red", "green", "yellow", "blue", "magenta", "cyan", "white")
+    styles = ["", "dim", *names, *(f"bright_{name}" for name in names)]
+    lines = [Text(f"word{place}", style=style) for place, style in enumerate(styles)]
+    save_svg(Group(*lines), tmp_path / "a.svg", "a")
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    (ground,) = re.findall(r'<rect fill="(#[0-9a-f]{6})"', text)
+    colours = set(re.findall(r"r\d+ \{ fill: (#[0-9a-f]{6})", text))
+    assert len(colours) >= len(styles) - 2
+    for colour in colours:
+        assert contrast(colour, ground) >= 4.5, colour
 
 
 def test_borders_in_a_picture_are_lines_that_meet(tmp_path: Path) -> None:

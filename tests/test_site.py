@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from browser import Browser, find_browser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -109,6 +110,19 @@ def test_every_field_of_the_config_has_a_row() -> None:
     assert fields <= rows
 
 
+def search(browser: Browser, page: Path) -> None:
+    """Search in a page that is opened from the disk, and see that pages are found and nothing is fetched."""
+    browser.open(page)
+    field = "document.querySelector('.md-search__input').getBoundingClientRect()"
+    x, y = browser.run(f"[{field}.x + 20, {field}.y + 10]")
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    browser.call("Input.insertText", text="every_n_updates")
+    browser.until("document.querySelectorAll('.md-search-result__item').length > 2")
+    assert [each for each in browser.requests() if not each.startswith(("file:", "data:", "blob:"))] == []
+    assert browser.complaints() == []
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="make site installs what builds the site")
@@ -123,6 +137,9 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
         fetched = re.findall(r"<(?:script|img|source|iframe)[^>]*?(?:src|srcset)=\"?(https?:)?//", text)
         assert not fetched, page
         assert not re.findall(r"<link[^>]*rel=\"?(?:stylesheet|preconnect)[^>]*https?://", text), page
+    if (program := find_browser()) is not None:
+        with Browser(program) as browser:
+            search(browser, tmp_path / "site" / "index.html")
     for entry in {entry for text in PAGES.values() for entry in ENTRY.findall(text)}:
         assert any(f'id="{entry}"' in page.read_text(encoding="utf-8") for page in (tmp_path / "site/api").iterdir()), (
             entry

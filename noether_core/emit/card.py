@@ -17,6 +17,10 @@ _POINTS = 240  # of a curve
 _LINE = "#3f8fd0"  # on white and on black
 _ODD = "#e0603a"
 _CELL = 'style="text-align:{};padding:2px 14px 2px 0;border:0;background:none;vertical-align:middle;white-space:nowrap"'
+_NAME = (
+    'style="text-align:left;padding:2px 14px 2px 0;border:0;background:none;vertical-align:middle;white-space:normal;'
+    'overflow-wrap:anywhere;min-width:120px;max-width:360px"'
+)
 
 
 def card(title: str, about: str, series: Mapping[str, Series]) -> str:
@@ -40,7 +44,8 @@ def card(title: str, about: str, series: Mapping[str, Series]) -> str:
     more = len(series) - _MOST_KEYS
     rest = f"<div>and {more} more keys</div>" if more > 0 else ""
     table = f'<table style="border-collapse:collapse;font-size:12px"><tr>{head}</tr>{rows}</table>' if rows else ""
-    return f"<div><b>{_text(title)}</b> {_text(about)}{table}{rest}</div>"
+    scrolled = f'<div style="overflow-x:auto">{table}</div>' if table else ""
+    return f'<div><b style="overflow-wrap:anywhere">{_text(title)}</b> {_text(about)}{scrolled}{rest}</div>'
 
 
 _HEAD = (
@@ -63,9 +68,9 @@ def _row(key: str, series: Series) -> str:
         curve = _curve(series.update.astype(np.float64), numbers)
         if len(known := numbers[~np.isnan(numbers)]):
             low, high = number(float(known.min())), number(float(known.max()))
-    cells = (_text(key), curve, *(_text(each) for each in (number(values.item(-1)), low, high, str(series.update[-1]))))
-    shown = "".join(f"<td {_CELL.format(side)}>{cell}</td>" for cell, (_, side) in zip(cells, _HEAD, strict=True))
-    return f"<tr>{shown}</tr>"
+    cells = (curve, *(_text(each) for each in (number(values.item(-1)), low, high, str(series.update[-1]))))
+    shown = "".join(f"<td {_CELL.format(side)}>{cell}</td>" for cell, (_, side) in zip(cells, _HEAD[1:], strict=True))
+    return f"<tr><td {_NAME}>{_text(key)}</td>{shown}</tr>"
 
 
 def _curve(x: np.ndarray[tuple[int], np.dtype[np.float64]], y: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:

@@ -50,19 +50,26 @@ class Fitted:
     """Show named rows, in as many of their columns as fit.
 
     Where the names take more than half of the width, each stands on a line of its own. What is wider than the terminal even so
-    goes on beyond its edge, for the terminal to wrap.
+    goes on beyond its edge, for the terminal to wrap, or on further lines.
 
     Args:
         heading: above the names.
         columns: beside them.
         groups: names, and the rows of each, with a cell for each column.
         widest: how many cells a course may have.
+        is_folded: whether what is wider than the terminal goes on on further lines.
     """
 
     def __init__(
-        self, heading: str, columns: Sequence[Column], groups: Sequence[Named], widest: int = _COURSE[1]
+        self,
+        heading: str,
+        columns: Sequence[Column],
+        groups: Sequence[Named],
+        widest: int = _COURSE[1],
+        *,
+        is_folded: bool = False,
     ) -> None:
-        self._heading, self._columns, self._groups = heading, columns, groups
+        self._heading, self._columns, self._groups, self._is_folded = heading, columns, groups, is_folded
         self._widths = [
             max([cell_len(column.heading), *(_width(row[at], widest) for _, rows in groups for row in rows)])
             for at, column in enumerate(columns)
@@ -77,12 +84,26 @@ class Fitted:
         return Measurement(min(widest, options.max_width), widest)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width, has_lines = options.max_width, options.max_width >= _NARROW
-        chosen = self._chosen(width, self._names, has_lines)
-        if 2 * self._names <= width and self._total([self._names, *chosen.values()], has_lines) <= width:
-            yield self._table(chosen, has_lines)
+        width = options.max_width
+        chosen = self._beside(width)
+        if chosen is not None:
+            yield self._table(chosen, width >= _NARROW)
         else:
             yield from self._stacked(width)
+
+    def lines(self, console: Console) -> int:
+        """Return how many lines of the terminal it takes, if it is folded."""
+        width = console.width
+        if self._beside(width) is not None:
+            return sum(len(rows) for _, rows in self._groups) + (4 if width >= _NARROW else 2)
+        return sum(len(line.wrap(console, width)) for line in self._stacked(width))
+
+    def _beside(self, width: int) -> dict[int, int] | None:
+        """Return the widths of the columns that stand beside the names; None if there is no room beside them."""
+        has_lines = width >= _NARROW
+        chosen = self._chosen(width, self._names, has_lines)
+        fits = 2 * self._names <= width and self._total([self._names, *chosen.values()], has_lines) <= width
+        return chosen if fits else None
 
     @staticmethod
     def _total(widths: Sequence[int], has_lines: bool) -> int:
@@ -122,19 +143,22 @@ class Fitted:
         chosen = self._chosen(width, 0, False)
         yield self._line([Text(self._columns[at].heading, "bold") for at in chosen], chosen)
         for name, rows in self._groups:
-            yield Text(name, style="bold", no_wrap=True, overflow="ignore")
+            yield self._text(name, "bold")
             for row in rows:
                 shown = [_shown(row[at], room, self._columns[at].style) for at, room in chosen.items()]
                 yield self._line(shown, chosen)
 
     def _line(self, cells: Sequence[Text], chosen: Mapping[int, int]) -> Text:
-        line = Text(no_wrap=True, overflow="ignore")
+        line = self._text()
         for text, (at, room) in zip(cells, chosen.items(), strict=True):
             gap = Text(" " * (room - text.cell_len))
             line.append("  ")
             line.append_text(text + gap if self._columns[at].is_left else gap + text)
         line.rstrip()
         return line
+
+    def _text(self, text: str = "", style: str = "") -> Text:
+        return Text(text, style, no_wrap=not self._is_folded, overflow="fold" if self._is_folded else "ignore")
 
 
 def _width(cell: Cell, widest: int) -> int:

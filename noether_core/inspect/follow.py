@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,45 +23,50 @@ from noether_core.text import has_words, inert, number
 EVERY = 0.5  # seconds between looks
 _PACE = 30.0  # seconds over which updates are counted
 _STATE = 5.0  # seconds between looks at who writes
-_FRAME = 7  # lines that are no rows of the table
 
 
 def follow(path: Path, console: Console, keys: Sequence[str] = (), every: float = EVERY) -> None:
     """Show a run until Ctrl-C, through its restarts; one that is not there yet is waited for.
 
-    Between looks it sleeps; only new lines are read. Where the output is no terminal, each new entry becomes a line.
+    Between looks it sleeps; only new lines are read. It has a screen of its own, as large as the terminal is at each look, and
+    leaves the last state behind. Where the output is no terminal, each new entry becomes a line.
 
     Args:
         path: the run directory.
         console: where to show it.
         keys: words of the keys that are shown; none: all.
         every: seconds between looks.
+
+    Raises:
+        KeyboardInterrupt: at Ctrl-C.
     """
     run = GrowingRun(path)
-    try:
-        if console.is_terminal:
-            _show_live(run, console, keys, every)
-        else:
-            _print_lines(run, console, keys, every)
-    except KeyboardInterrupt:
-        return
+    if console.is_terminal and not console.is_dumb_terminal:
+        _show_live(run, console, keys, every)
+    else:
+        _print_lines(run, console, keys, every)
 
 
 def _show_live(run: GrowingRun, console: Console, keys: Sequence[str], every: float) -> None:
     pace: deque[tuple[float, int]] = deque()
     state, looked = "", -_STATE
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            if run.poll() is None:
-                pace.clear()
-            now = time.monotonic()
-            if now - looked >= _STATE or state in ("", "empty"):
-                state, looked = newest_of(run.path).state, now
-            pace.append((now, run.iteration[1]))
-            while now - pace[0][0] > _PACE:
-                pace.popleft()
-            live.update(screen(run, state, _speed(pace), keys, console.height), refresh=True)
-            time.sleep(every)
+    shown: RenderableType = ""
+    try:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while True:
+                if run.poll() is None:
+                    pace.clear()
+                now = time.monotonic()
+                if now - looked >= _STATE or state in ("", "empty"):
+                    state, looked = newest_of(run.path).state, now
+                pace.append((now, run.iteration[1]))
+                while now - pace[0][0] > _PACE:
+                    pace.popleft()
+                shown = screen(run, state, _speed(pace), keys, console)
+                live.update(shown, refresh=True)
+                time.sleep(every)
+    finally:
+        console.print(shown)
 
 
 def _speed(pace: Sequence[tuple[float, int]]) -> float:
@@ -68,12 +74,34 @@ def _speed(pace: Sequence[tuple[float, int]]) -> float:
     return (pace[-1][1] - pace[0][1]) / seconds if seconds > 0 else 0.0
 
 
-def screen(run: GrowingRun, state: str, speed: float, keys: Sequence[str], height: int) -> RenderableType:
-    """Return what is shown of a run that is followed, in so many lines at most."""
+def screen(run: GrowingRun, state: str, speed: float, keys: Sequence[str], console: Console) -> RenderableType:
+    """Return what is shown of a run that is followed: the keys that the terminal has lines for, and how many more there are."""
     title = line(str(run.path), "bold")
     if not run.series:
         waiting = "logged nothing yet" if run.path.is_dir() else "is not there yet"
         return Group(title, Text(f"{waiting}: waiting; Ctrl-C leaves", style="italic"))
+    found = [key for key in run.series if has_words(key, keys)]
+    problems = [line(f"damaged, left out: {run.problems[0]}", "bold red")] if run.problems else []
+    above = [title, _about(run, state, speed)]
+
+    def table(most: int) -> Fitted:
+        rows = [(inert(key), [_cells(run.series[key])]) for key in found[:most]]
+        return Fitted("key", COLUMNS, rows, widest=60, is_folded=True)
+
+    def more(most: int) -> list[Text]:
+        left_out = len(found) - most
+        words = f"{left_out:,} more {'key' if left_out == 1 else 'keys'}: choose some with --keys"
+        return [Text(words, style="dim")] if left_out > 0 else []
+
+    def height(most: int) -> int:
+        return table(most).lines(console) + sum(len(words.wrap(console, console.width)) for words in more(most))
+
+    room = console.height - len(console.render_lines(Group(*above, *problems), pad=False))
+    most = max(1, bisect_right(range(1, min(len(found), room) + 1), room, key=height))
+    return Group(*above, table(most), *more(most), *problems)
+
+
+def _about(run: GrowingRun, state: str, speed: float) -> Text:
     epoch, update, sample = run.iteration
     words = [
         f"update {update:,}",
@@ -82,16 +110,9 @@ def screen(run: GrowingRun, state: str, speed: float, keys: Sequence[str], heigh
     ]
     words += [f"{speed:.3g} updates/s"] if speed else []
     words += [f"{run.starts} starts"] if run.starts > 1 else []
-    about = Text.assemble(
+    return Text.assemble(
         (state, STYLES.get(state, "")), f"  {' · '.join(words)} · ", (f"{age(run.written)} ago", "dim")
     )
-    found = [key for key in run.series if has_words(key, keys)]
-    most = max(1, height - _FRAME - bool(run.problems))
-    table = Fitted("key", COLUMNS, [(inert(key), [_cells(run.series[key])]) for key in found[:most]], widest=60)
-    notes = [Text(f"{len(found) - most} more keys: choose some with --keys", style="dim")] if len(found) > most else []
-    if run.problems:
-        notes.append(line(f"damaged, left out: {run.problems[0]}", "bold red"))
-    return Group(title, about, table, *notes)
 
 
 def _cells(series: GrowingSeries) -> list[Cell]:

@@ -13,13 +13,25 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.style import Style
-from rich.terminal_theme import SVG_EXPORT_THEME
+from rich.terminal_theme import TerminalTheme
 
 _CELL = (12.2, 24.4)  # what Rich makes the width and the height of a cell
 _TOP = 1.5  # where it begins the first
 _THICK = {"LIGHT": 1.3, "HEAVY": 2.4}
 _SIDES = {"UP": "U", "DOWN": "D", "LEFT": "L", "RIGHT": "R", "VERTICAL": "UD", "HORIZONTAL": "LR"}
+# each colour of a text, and a dim foreground, is read well on the ground: 4.5 times its luminance, as WCAG 2 asks
+_GROUND, _INK = (41, 41, 41), (222, 224, 222)
+_NORMAL = "4b4e55 ec787c 98a84b d0b244 7aa6d2 ba92c2 68a0b3 dee0de"
+_BRIGHT = "9a9b99 ff8a8a 5abe78 e09e60 6eb4f5 ff82af 6ebebc fdfdc5"
 _MATRIX = '<g class="{unique_id}-matrix">'
+
+
+def _palette(colours: str) -> list[tuple[int, int, int]]:
+    parsed = (bytes.fromhex(each) for each in colours.split())
+    return [(red, green, blue) for red, green, blue in parsed]
+
+
+_THEME = TerminalTheme(_GROUND, _INK, _palette(_NORMAL), _palette(_BRIGHT))
 
 
 def save_svg(screen: RenderableType, path: Path, title: str, width: int | None = None) -> None:
@@ -40,7 +52,7 @@ def save_svg(screen: RenderableType, path: Path, title: str, width: int | None =
     self_contained = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     drawn = self_contained.replace(_MATRIX, f"{borders.svg()}{_MATRIX}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save_svg(str(path), title=title, code_format=drawn)
+    picture.save_svg(str(path), title=title, theme=_THEME, code_format=drawn)
 
 
 class _Borders:
@@ -87,8 +99,8 @@ class _Borders:
 
 
 def _colour(style: Style | None) -> str:
-    colour = None if style is None or style.color is None else style.color.get_truecolor(SVG_EXPORT_THEME)
-    return (colour or SVG_EXPORT_THEME.foreground_color).hex
+    colour = None if style is None or style.color is None else style.color.get_truecolor(_THEME)
+    return (colour or _THEME.foreground_color).hex
 
 
 def _arms(char: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ _NAME = 46  # characters of a key, a run or a title
 _SIZE = (4.0, 2.7)  # inches of a chart
 _TITLES = {"update": "update", "epoch": "epoch", "sample": "sample", "time": "seconds since its first entry"}
 # each colour on white, and what takes its place where the viewer is dark; the page has the same
-_SERIES = ("#0072b2", "#d55e00", "#009e73", "#b4508b", "#3f9fd4", "#c08a00", "#6a51a3", "#6b7280")
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#b4508b", "#3897cb", "#c08a00", "#6a51a3", "#6b7280")
 _INK, _SOFT, _GRID, _GROUND = "#191c20", "#565d66", "#e6e6e2", "#ffffff"
 _DARK = {
     **dict(

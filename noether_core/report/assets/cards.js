@@ -2,57 +2,82 @@
 const state = { axis: "update", log: false, smooth: 0, apart: false, hidden: new Set(), query: "" };
 const drawn = new Set(); // what has a picture now
 const waiting = new Set(); // what has come into view
-const FAR = "500px";
-const SPARE = 6; // milliseconds
+const FAR = "300px";
+const SPARE = 6; // milliseconds that a frame of a page that stands still can spare
+const STILL = 150; // milliseconds after which it stands still
+let scrolledAt = -Infinity;
+let isScheduled = false;
+addEventListener("scroll", () => { scrolledAt = performance.now(); }, { passive: true });
 
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const picture = entry.target.picture;
     picture.isNear = entry.isIntersecting;
+    picture.size = [entry.boundingClientRect.width, entry.boundingClientRect.height]; // to ask for it costs a layout
     if (picture.isNear && !picture.isDrawn) waiting.add(picture);
     else if (!picture.isNear && picture.isDrawn) { picture.clear(); picture.isDrawn = false; drawn.delete(picture); }
   }
-  drawSome();
+  if (performance.now() - scrolledAt > STILL) drawSome();
+  else drawLater();
 }, { rootMargin: FAR });
 
-// draw what waits, in each frame no longer than scrolling can spare
-function drawSome() {
+// draw what waits: one picture, and others as long as there is time
+function drawSome(deadline) {
   const end = performance.now() + SPARE;
   for (const picture of waiting) {
     waiting.delete(picture);
     if (picture.isNear && !picture.isDrawn) show(picture);
-    if (performance.now() > end) break;
+    if (deadline ? deadline.timeRemaining() < SPARE : performance.now() > end) break;
   }
-  if (waiting.size) requestAnimationFrame(drawSome);
+  drawLater();
+}
+
+// go on when the browser has shown a frame and is idle, so that no frame of scrolling waits for a picture
+function drawLater() {
+  if (isScheduled || !waiting.size) return;
+  isScheduled = true;
+  const draw = (deadline) => { isScheduled = false; drawSome(deadline); };
+  if (window.requestIdleCallback) requestIdleCallback(draw, { timeout: STILL });
+  else requestAnimationFrame(() => draw());
 }
 
 function show(picture) {
   picture.draw();
   picture.isDrawn = true;
+  picture.size = null; // it may be another one the next time
   drawn.add(picture);
 }
 
 // let `draw` and `clear` be called as `host` comes and goes
 function lazily(host, draw, clear) {
-  host.picture = { draw, clear, isNear: false, isDrawn: false };
+  host.picture = { draw, clear, isNear: false, isDrawn: false, size: null };
   watcher.observe(host);
   return host.picture;
 }
 
 function redrawAll() {
   for (const picture of [...drawn]) { picture.isDrawn = false; drawn.delete(picture); picture.clear(); waiting.add(picture); }
+  for (const picture of waiting) picture.size = null;
   drawSome();
 }
 
 // which rows of its clock a curve has
 function rowsOf(curve) {
-  if (!curve.rows) return Uint32Array.from({ length: curve.n }, (_, at) => at);
-  let at = 0;
-  return Uint32Array.from(unpack(curve.rows), (step) => (at += step));
+  const rows = curve.rows ? Uint32Array.from(unpack(curve.rows)) : new Uint32Array(curve.n).fill(1, 1);
+  for (let at = 1; at < rows.length; at++) rows[at] += rows[at - 1];
+  return rows;
+}
+
+// where a clock's rows stand on an axis: those that are known, and the values there; many curves have one clock
+const unpackedClocks = new Map();
+function knotsOf(clock, axis) {
+  const known = clock[axis] || clock.update;
+  if (!unpackedClocks.has(known)) unpackedClocks.set(known, known.map(unpack));
+  return unpackedClocks.get(known);
 }
 
 function axisAt(clock, axis, rows) {
-  const [places, values] = (clock[axis] || clock.update).map(unpack);
+  const [places, values] = knotsOf(clock, axis);
   const rising = new Float64Array(rows.length);
   const tiny = 1e-9 * (Math.abs(values[values.length - 1]) || 1);
   for (let at = 0, k = 0; at < rows.length; at++) {
@@ -69,9 +94,10 @@ function lineOf(report, curve, colour, label) {
   const runs = report.runs.length;
   const broad = isBroad(curve.run, runs);
   const clock = report.clocks[curve.clock];
+  const x = axisAt(clock, state.axis, rows);
   return {
-    x: axisAt(clock, state.axis, rows), y: unpack(curve.y), update: axisAt(clock, "update", rows), colour, label,
-    width: broad ? 6 : runs > 8 ? 1.25 : 1.75, alpha: broad ? 0.5 : 0, dash: dash(curve.run), swatch: () => stroke(curve.run, runs),
+    x, y: unpack(curve.y), update: state.axis === "update" ? x : axisAt(clock, "update", rows), colour, label,
+    width: broad ? 6 : runs > 8 ? 1 : 1.75, alpha: broad ? 0.5 : 0, dash: dash(curve.run), swatch: () => stroke(curve.run, runs),
   };
 }
 
@@ -123,7 +149,8 @@ function optionsOf(report, chart, lines, isApart) {
 
 function keyTitle(level, key) {
   const slash = key.indexOf("/") + 1;
-  return element(level, {}, element("span", { class: "dim", text: key.slice(0, slash) }), key.slice(slash));
+  const parts = key.slice(slash).match(/[^/._-]*[/._-]?/g); // where a long name may go on on another line
+  return element(level, {}, element("span", { class: "dim", text: key.slice(0, slash) }), ...parts.flatMap((part) => [element("wbr"), part]));
 }
 
 function lastsOf(report, chart) {
@@ -165,7 +192,7 @@ function chartCard(report, chart, level = "h4", isApart = undefined) {
 }
 
 function notes(chart, lines, isApart) {
-  const odd = lines.filter((line) => !line.isSmooth).reduce((sum, line) => sum + line.y.filter((value) => !Number.isFinite(value)).length, 0);
+  const odd = lines.some((line) => !line.isSmooth && !line.y.every(Number.isFinite));
   const found = [];
   if (odd) found.push(`× marks what is NaN or infinite`);
   if (!isApart && lines.some((line) => line.isSmooth)) found.push("smoothed; faint: as logged");
@@ -184,6 +211,7 @@ function enlarge() {
     button.setAttribute("aria-pressed", String(card.classList.toggle("wide")));
     const { picture } = card.querySelector(".plot");
     picture.clear();
+    picture.size = null;
     show(picture);
   });
   return button;

@@ -1,5 +1,6 @@
 // Draw one chart with uPlot: lines that need not share their places on x, noise beneath them, values under the pointer.
 const WHOLE = Array.from({ length: 45 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3)); // steps between updates that are named
+const REACHED = 12; // pixels from a line's end, where its value is still said
 const X_NAMES = { update: "update", epoch: "epoch", sample: "sample", time: "time" };
 
 function xWords(axis, value) {
@@ -12,51 +13,35 @@ function xTick(axis, value) {
   return Math.abs(value) < 1e6 ? `${tick(value / 1e3)}k` : `${tick(value / 1e6)}M`;
 }
 
-// Put lines on one x, as uPlot wants it: undefined where a line has no point, null where its value cannot be drawn.
-function aligned(lines, isLog) {
-  const all = new Float64Array(lines.reduce((sum, line) => sum + line.x.length, 0));
-  let filled = 0;
-  for (const line of lines) { all.set(line.x, filled); filled += line.x.length; }
-  const xs = all.sort().filter((x, at) => at === 0 || x !== all[at - 1]);
-  const ys = lines.map(({ x, y }) => {
-    const values = new Array(xs.length);
-    for (let at = 0, next = 0; next < x.length; at++) {
-      if (xs[at] !== x[next]) continue;
-      const value = y[next++];
-      values[at] = Number.isFinite(value) && !(isLog && value <= 0) ? value : null;
-    }
-    return values;
-  });
-  return [xs, ...ys];
-}
-
 const canBeLog = (lines) => lines.some((line) => line.y.some((value) => value > 0));
 
 /* Draw lines, each with x, y, label, colour, width, dash and, for a single one of several, run. Options: axis, log, band (x, low, high),
-   mark (a place on x), floor (x, y: what lies below is noise). Returns the chart; `destroy` ends it. */
+   mark (a place on x), floor (x, y: what lies below is noise). Returns the chart; `destroy` ends it.
+   The lines keep their own places on x: uPlot is told where these begin and end, and asks for the path of each. */
 function drawChart(host, lines, options) {
   const isLog = options.log && canBeLog(lines);
-  const data = aligned(lines, isLog);
   const tip = element("div", { class: "tip", hidden: true });
+  const [width, height] = host.picture.size || [host.clientWidth, host.clientHeight];
+  let view = [0, 1]; // what of x is shown; uPlot asks for it before it asks for y
   const chart = new uPlot({
-    width: Math.max(120, host.clientWidth), height: Math.max(120, host.clientHeight),
+    width: Math.max(120, Math.floor(width)), height: Math.max(120, Math.floor(height)),
     legend: { show: false }, padding: [10, 18, 0, 0],
-    cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { size: (u, k) => (lines[k - 1].isBeneath ? 0 : 7), width: 0, fill: (u, k) => lines[k - 1].colour }, dataIdx: nearest },
-    scales: { x: { time: false, range: xRange }, y: { distr: isLog ? 3 : 1, range: yRange(isLog, options) } },
+    cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { show: false } },
+    scales: { x: { time: false, range: (u, low, high) => (view = xRange(low, high)) }, y: { distr: isLog ? 3 : 1, range: () => yRange(lines, view, isLog, options) } },
     axes: [
       { ...axisLook(), ...(options.axis === "update" || options.axis === "sample" ? { incrs: WHOLE } : {}), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value)) },
-      { ...axisLook(isLog), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => splits.map(tick) },
+      { ...axisLook(isLog), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => ticks(splits) },
     ],
-    series: [{}, ...lines.map((line) => ({
-      stroke: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: line.width, dash: line.dash, spanGaps: false, pxAlign: 0,
-      points: { show: !line.isSmooth && line.x.length <= (line.dots || 24), size: line.alpha ? 9 : 5, fill: line.alpha ? translucent(line.colour, line.alpha) : line.colour, width: 0 },
-    }))],
+    series: [{}, ...lines.map((line) => {
+      const colour = line.alpha ? translucent(line.colour, line.alpha) : line.colour;
+      return { stroke: colour, fill: colour, width: line.width, dash: line.dash, pxAlign: 0, points: { show: false }, paths: (u) => pathOf(u, line, isLog) };
+    })],
     hooks: {
       drawAxes: [(u) => drawBeneath(u, options)],
       draw: [(u) => drawOdd(u, lines)],
       setCursor: [(u) => showTip(u, tip, lines, options)],
     },
-  }, data, host);
+  }, [endsOf(lines), ...lines.map(() => [null, null])], host);
   chart.over.append(tip);
   followTouch(chart);
   return chart;
@@ -78,8 +63,13 @@ function axisLook(isLog = false) {
   return { stroke: theme.soft, font: `11px ${theme.sans}`, grid: { stroke: theme.grid, width: 1, ...filter }, ticks: { show: false }, gap: 6, ...filter };
 }
 
-function xRange(u, low, high) {
-  if (low === null) return [0, 1];
+function endsOf(lines) {
+  const known = lines.filter((line) => line.x.length);
+  if (!known.length) return [0, 1];
+  return [Math.min(...known.map(({ x }) => x[0])), Math.max(...known.map(({ x }) => x[x.length - 1]))];
+}
+
+function xRange(low, high) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
@@ -90,23 +80,92 @@ function rounded(value, to) {
   return power * steps.find((step) => (to === Math.floor ? step * power <= value : step * power >= value));
 }
 
-function yRange(isLog, options) {
-  return (u, low, high) => {
-    if (low === null) return isLog ? [0.1, 1] : [0, 1];
-    const below = options.floor && isLog ? Math.min(low, ...options.floor.y.filter((value) => value > 0).map((value) => value / 3)) : low;
-    if (isLog) return [rounded(below * 0.999, Math.floor), rounded(high * 1.001, Math.ceil)];
-    const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
-    return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
-  };
+const isDrawn = (value, isLog) => Number.isFinite(value) && (!isLog || value > 0);
+
+// the extremes of what lines have in view
+function extremes(lines, [from, to], isLog) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const { x, y } of lines) {
+    for (let at = placeOf(x, from); at < x.length && x[at] <= to; at++) {
+      const value = y[at];
+      if ((value >= low && value <= high) || !isDrawn(value, isLog)) continue;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+  }
+  return [low, high];
 }
 
-function nearest(u, k, at) {
-  const values = u.data[k];
-  if (values[at] !== null && values[at] !== undefined) return at;
-  for (let away = 1; away < 400; away++) {
-    for (const place of [at - away, at + away]) if (values[place] !== null && values[place] !== undefined) return place;
+function yRange(lines, view, isLog, options) {
+  const [low, high] = extremes(lines, view, isLog);
+  if (low > high) return isLog ? [0.1, 1] : [0, 1];
+  const below = options.floor && isLog ? Math.min(low, ...options.floor.y.filter((value) => value > 0).map((value) => value / 3)) : low;
+  if (isLog) return [rounded(below * 0.999, Math.floor), rounded(high * 1.001, Math.ceil)];
+  const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
+  return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
+}
+
+// the first place in rising values that is not below one
+function placeOf(values, value) {
+  let low = 0;
+  let high = values.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (values[middle] < value) low = middle + 1;
+    else high = middle;
   }
-  return null;
+  return low;
+}
+
+function nearest({ x }, value) {
+  const at = placeOf(x, value);
+  return at === x.length || (at > 0 && value - x[at - 1] < x[at] - value) ? at - 1 : at;
+}
+
+/* The path of a line. Of points in one column of pixels the lowest and the highest are drawn, in their order: that covers what all would.
+   A gap is where a value cannot be drawn. Few points, and those between gaps, are dots too. */
+function pathOf(u, { x, y, width, alpha, dots = 24, isSmooth }, isLog) {
+  const { left, top, width: across, height } = u.bbox;
+  const { x: { min, max }, y: scale } = u.scales;
+  const scaled = isLog ? Math.log10 : (value) => value;
+  const [foot, head] = [scaled(scale.min), scaled(scale.max)];
+  const stroke = new Path2D();
+  const fill = new Path2D();
+  const radius = (alpha ? 4.5 : 2.5) * devicePixelRatio;
+  const first = Math.max(0, placeOf(x, min) - 1);
+  const last = Math.min(x.length - 1, placeOf(x, max));
+  const hasDots = !isSmooth && x.length <= dots;
+  const dot = (px, py) => { fill.moveTo(px + radius, py); fill.arc(px, py, radius, 0, 2 * Math.PI); };
+  let column = NaN, count = 0, isOpen = false, length = 0, lowX, lowY, highX, highY;
+  const flush = () => {
+    const ends = lowX <= highX ? [[lowX, lowY], [highX, highY]] : [[highX, highY], [lowX, lowY]];
+    for (const [px, py] of count > 1 ? ends : ends.slice(0, count)) {
+      if (isOpen) stroke.lineTo(px, py);
+      else stroke.moveTo(px, py);
+      isOpen = true;
+    }
+    count = 0;
+  };
+  const close = () => {
+    flush();
+    if (length === 1 && !hasDots) dot(lowX, lowY);
+    isOpen = false;
+    length = 0;
+  };
+  for (let at = first; at <= last; at++) {
+    if (!isDrawn(y[at], isLog)) { close(); continue; }
+    const px = left + ((x[at] - min) / (max - min)) * across;
+    const py = top + height - ((scaled(y[at]) - foot) / (head - foot)) * height;
+    if (Math.floor(px) !== column) { flush(); column = Math.floor(px); }
+    if (!count || py > lowY) { lowX = px; lowY = py; }
+    if (!count || py < highY) { highX = px; highY = py; }
+    count++;
+    length++;
+    if (hasDots) dot(px, py);
+  }
+  close();
+  return { stroke: width ? stroke : null, fill, clip: null, band: null, gaps: null, flags: 1 };
 }
 
 function drawBeneath(u, options) {
@@ -172,18 +231,39 @@ function drawOdd(u, lines) {
   ctx.restore();
 }
 
+// what each line has where the pointer is: its nearest point, unless the line has not begun or has ended there
+function pointed(u, lines) {
+  const here = u.posToVal(u.cursor.left, "x");
+  const reach = Math.abs(u.posToVal(u.cursor.left + REACHED, "x") - here);
+  return lines.filter((line) => !line.isBeneath && line.x.length).flatMap((line) => {
+    const at = nearest(line, here);
+    const isWithin = here >= line.x[0] && here <= line.x[line.x.length - 1];
+    return isWithin || Math.abs(line.x[at] - here) <= reach ? [{ line, x: line.x[at], value: line.y[at], away: Math.abs(line.x[at] - here) }] : [];
+  });
+}
+
 function showTip(u, tip, lines, options) {
-  const { left, top, idx, idxs } = u.cursor;
-  tip.hidden = left < 0 || idx === null || idx === undefined;
+  const { left, top } = u.cursor;
+  let rows = left < 0 ? [] : pointed(u, lines);
+  tip.hidden = !rows.length;
+  u.over.querySelectorAll(".point").forEach((each) => each.remove());
   if (tip.hidden) return;
-  let rows = lines.map((line, k) => ({ line, value: idxs[k + 1] === null ? undefined : u.data[k + 1][idxs[k + 1]] })).filter((row) => Number.isFinite(row.value) && !row.line.isBeneath);
+  const { x } = rows.reduce((best, row) => (row.away < best.away ? row : best));
   const all = rows.length;
   if (all > 10) {
     const here = u.posToVal(top, "y");
-    rows = rows.sort((a, b) => Math.abs(a.value - here) - Math.abs(b.value - here)).slice(0, 8);
+    const apart = ({ value }) => (Number.isFinite(value) ? Math.abs(value - here) : Infinity);
+    rows = rows.sort((a, b) => apart(a) - apart(b) || 0).slice(0, 8);
+  }
+  for (const row of rows) {
+    const [px, py] = [u.valToPos(row.x, "x"), u.valToPos(row.value, "y")];
+    if (!(px >= 0 && px <= u.over.clientWidth && py >= 0 && py <= u.over.clientHeight)) continue;
+    const point = element("i", { class: "point", "--colour": row.line.colour });
+    point.style.transform = `translate(${px}px, ${py}px)`;
+    tip.before(point);
   }
   tip.replaceChildren(
-    element("b", { text: `${X_NAMES[options.axis]} ${xWords(options.axis, u.data[0][idx])}` }),
+    element("b", { text: `${X_NAMES[options.axis]} ${xWords(options.axis, x)}` }),
     ...rows.map(({ line, value }) => element("div", {}, line.swatch(), element("span", { text: line.label }), element("b", { text: number(value) }))),
     ...(all > rows.length ? [element("span", { class: "soft", text: `and ${all - rows.length} more` })] : []),
   );

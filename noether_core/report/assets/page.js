@@ -193,7 +193,7 @@ function listen() {
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; measure(); requestAnimationFrame(redrawAll); } });
   addEventListener("beforeprint", () => {
     readTheme();
-    for (const { picture } of document.querySelectorAll(".plot, .panels")) { picture.clear(); show(picture); }
+    for (const { picture } of document.querySelectorAll(".plot, .panels")) { picture.clear(); picture.size = null; show(picture); }
   });
   addEventListener("afterprint", () => { readTheme(); redrawAll(); });
 }
