@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from noether_core.silence import SILENT
 
 MOST_MESSAGE = 10_000  # characters of a message
 _MOST_TEXT = 200  # characters of a logged text that a table shows
@@ -39,6 +41,30 @@ def message(text: object, most: int = MOST_MESSAGE) -> str:
     return "\n".join(map(inert, words[:most].split("\n"))) + rest
 
 
+def as_utf8(text: str) -> bytes:
+    """Return text in UTF-8, half of a surrogate pair as an escape."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def for_json(value: Any) -> Any:
+    r"""Return what every parser of JSON takes: what is not finite by its name, half of a surrogate pair as an escape.
+
+    Keys of dicts become text; so does what JSON has no form for.
+
+    >>> for_json({1: (float("nan"), "\ud800")})
+    {'1': ['NaN', '\\ud800']}
+    """
+    if isinstance(value, Mapping):
+        return {for_json(str(key)): for_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, int | float | None):
+        return value
+    return as_utf8(str(value)).decode()
+
+
 def number(value: Any) -> str:
     """Return a logged number in at most about ten characters, an int whole; of anything else the beginning.
 
@@ -63,6 +89,7 @@ def as_float(value: float | int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+@SILENT
 def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int = 24) -> str:
     """Return numbers as a line of bars, `·` for what is not finite; more than `width` are averaged in groups.
 
@@ -75,8 +102,8 @@ def sparkline(values: Sequence[float | int] | np.ndarray[Any, Any], width: int =
     numbers = np.asarray(values if is_array else [as_float(value) for value in values], np.float64)
     if len(numbers) > width:
         edges = [round(i * len(numbers) / width) for i in range(width + 1)]
-        with np.errstate(all="ignore"):  # infinities cancel to NaN, and what is not finite has no bar
-            numbers = np.array([np.add.accumulate(numbers[a:b] / (b - a))[-1] for a, b in pairwise(edges)])
+        # infinities cancel to NaN, and what is not finite has no bar
+        numbers = np.array([np.add.accumulate(numbers[a:b] / (b - a))[-1] for a, b in pairwise(edges)])
     finite = numbers[np.isfinite(numbers)].tolist()
     low, span = (min(finite) / 2, max(finite) / 2 - min(finite) / 2) if finite else (0.0, 0.0)  # halves cannot overflow
     if span < _ROUNDING * max(map(abs, finite), default=0.0):

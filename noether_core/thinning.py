@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.silence import SILENT
+
 Array = np.ndarray[Any, Any]
 _WHOLE = 2  # so few rows or columns stay as they are
 
@@ -46,6 +48,7 @@ def kept_rows(values: Array, most: int) -> Array:
     return np.flatnonzero(is_kept)
 
 
+@SILENT
 def means(values: Array, count: int) -> Array:
     """Return the mean of what is finite in each of `count` stretches of a curve, equally long to a point; NaN where nothing is.
 
@@ -61,13 +64,13 @@ def means(values: Array, count: int) -> Array:
     starts = np.linspace(0, len(values), count + 1).astype(np.int64)[:-1]
     known = np.isfinite(values)
     number = np.add.reduceat(known, starts, dtype=np.int64)
-    with np.errstate(all="ignore"):
-        parts = np.where(known, values, 0) / np.repeat(number, np.diff(np.append(starts, len(values))))
-        sums = np.add.reduceat(np.where(known, parts, 0), starts)
+    parts = np.where(known, values, 0) / np.repeat(number, np.diff(np.append(starts, len(values))))
+    sums = np.add.reduceat(np.where(known, parts, 0), starts)
     most = np.finfo(np.float64).max  # no mean is above it, but its rounding may be
     return np.where(number > 0, np.clip(sums, -most, most), np.nan)
 
 
+@SILENT
 def knots(values: Array, most: int | None = None) -> Array:
     """Return the places between which values rise along straight lines, so that the rest can be interpolated.
 
@@ -86,6 +89,7 @@ def knots(values: Array, most: int | None = None) -> Array:
     return places
 
 
+@SILENT
 def pooled(values: Array, most: int) -> Array:
     """Return a matrix of at most so many cells: each is the value of largest magnitude in its block, or NaN if one is NaN.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +29,6 @@ from noether_torch.processes import group_exchange
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 _PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn")  # of float32 on a GPU; where they are "tf32", 10 bits are left
-# ml_dtypes gives NumPy those that it lacks
 _NAMES = {getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)}
 
 
@@ -70,6 +70,12 @@ def _beside(like: Tensor, value: Tensor) -> Tensor:
     return value.to(like.device, non_blocking=value.device.type == "cpu")
 
 
+def _numpy_dtype(value: Tensor) -> np.dtype[Any]:
+    """Return NumPy's dtype of a name, or that of `ml_dtypes`."""
+    name = str(value.dtype).removeprefix("torch.")
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
 def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
     """Return copies of tensors as NumPy arrays of the same dtypes: of each device all in one transfer, as bytes."""
     found: dict[int, np.ndarray[Any, Any]] = {}
@@ -81,7 +87,7 @@ def _to_numpy(values: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
         ]
         parts = np.split(torch.cat(flat).cpu().numpy(), np.cumsum(list(map(Tensor.numel, flat)))[:-1])
         for (at, value), part in zip(members.items(), parts, strict=True):
-            found[at] = part.copy().view(_NAMES[value.dtype]).reshape(value.shape)
+            found[at] = part.copy().view(_numpy_dtype(value)).reshape(value.shape)
     return [found[at] for at in range(len(values))]
 
 

@@ -20,6 +20,12 @@ from noether_torch.numpy_arrays import to_array, to_tensor
 
 _PIECE = 2**24  # elements of which an accelerator holds copies at a time
 _ROW = 2**12  # elements
+_INTS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}  # by their bytes, those that all operations have
 _MOST_GATHERED = 2**22  # places of a matrix that has a row for each tensor
 
 
@@ -64,10 +70,12 @@ def _as_tensor(value: Any) -> Tensor:
 
 
 def _sample(tensor: Tensor, limit: int) -> Tensor:
+    dtype = tensor.dtype
+    tensor = tensor.view(_INTS[dtype.itemsize])  # elements of all dtypes are picked alike, by their bits
     for axis, along in enumerate(places(tensor.shape, limit) or ()):
         if len(along) < tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.from_numpy(along).to(tensor.device, non_blocking=True))
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.clone(memory_format=torch.contiguous_format).view(dtype)
 
 
 def _stacked(rows: Sequence[Tensor], empty: tuple[int, ...], dtype: torch.dtype) -> Tensor:

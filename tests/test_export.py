@@ -160,7 +160,7 @@ def test_a_directory_that_no_export_wrote_is_left_alone(run_path: Path, tmp_path
     assert precious.read_text() == "precious"
     (tmp_path / "empty").mkdir()
     assert export_run(run_path, "tensorboard", tmp_path / "empty").entries == 40
-    with pytest.raises(NoetherError, match="is a directory; give a file"):
+    with pytest.raises(NoetherError, match="is a directory, which a new file would replace"):
         export_run(run_path, "csv", tmp_path / "empty")
     assert export_run(run_path, "csv", tmp_path / "new" / "table.csv").path.is_file()
 

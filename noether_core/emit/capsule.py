@@ -18,6 +18,7 @@ from noether_core.emit.lines import iter_lines
 from noether_core.emit.problems import Problems
 from noether_core.errors import RunFormatError
 from noether_core.regular_files import open_regular, require_no_links
+from noether_core.text import for_json
 
 DIRECTORY = "capsules"  # in a run directory
 MOST_BYTES = 5_000_000
@@ -136,12 +137,13 @@ class Capsule:
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it; what is not finite is named, as in a log."""
-        return {
+        whole = {
             "about": {name: plain(value, -1) for name, value in self.about.items()},
             "values": [{**vars(each), "values": plain(each.values)} for each in self.values],
             "left_out": self.left_out,
             "problems": self.problems,
         }
+        return dict(for_json(whole))
 
 
 def read_capsule(path: str | Path, root: Path | None = None) -> Capsule:

@@ -8,10 +8,13 @@ import os
 import platform
 import re
 import secrets
+import stat
 import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+
+from noether_core.errors import NoetherError
 
 # which machine a temporary file is of: the numbers of processes say nothing elsewhere
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -50,6 +53,21 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_du
         raise
     if is_durable:
         sync_directory(path.parent)  # makes the rename itself durable
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse to put a new file in the place of what is none, such as a directory, a pipe, or `/dev/null`.
+
+    Raises:
+        NoetherError: if something is there that is no regular file, nor a link to one or to nowhere.
+    """
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # nothing is there, or what writing will say
+        return
+    if not is_file:
+        what = "a directory" if path.is_dir() else "no regular file: a device, a pipe or a socket"
+        raise NoetherError(f"{str(path)!r} is {what}, which a new file would replace; give another name for the file")
 
 
 def make_directory(directory: Path, *, is_durable: bool = True) -> None:

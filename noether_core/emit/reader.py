@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from noether_core.dependencies import needing
 from noether_core.emit.array_files import (
     ArrayFile,
@@ -32,6 +34,7 @@ from noether_core.emit.starts import PROVISIONAL, read_record, recorded_numbers
 from noether_core.errors import RunFormatError
 from noether_core.regular_files import require_own_parts
 from noether_core.schedule import UNITS
+from noether_core.text import as_utf8
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class RunReader:
         """Return a pandas DataFrame: a row an entry; columns `epoch`, `update`, `sample`, then the keys as first logged.
 
         What an entry did not log is missing: NaN among floats, and `<NA>` in ints and bools, which are then pandas' nullable
-        ones, so that no number is rounded.
+        ones, so that no number is rounded. Half of a surrogate pair, which pandas does not take, is written as an escape.
 
             frame = read_run("runs/x").to_pandas().set_index("update")
             frame["loss/U50"].dropna().plot()
@@ -142,8 +145,11 @@ class RunReader:
         entries = pd.RangeIndex(len(self.table.iterations))
         for key, series in self.series.items():
             rows, value = self.table.rows[key], series.value
+            if value.dtype == object:
+                whole = (as_utf8(each).decode() if isinstance(each, str) else each for each in value)
+                value = np.fromiter(whole, object, len(value))
             nullable = {"i": "Int64", "b": "boolean"}.get(value.dtype.kind) if len(rows) < len(entries) else None
-            columns[key] = pd.Series(value, index=rows, dtype=nullable).reindex(entries)
+            columns[as_utf8(key).decode()] = pd.Series(value, index=rows, dtype=nullable).reindex(entries)
         return pd.DataFrame(columns)
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.silence import SILENT
+
 _CHUNK = 1 << 20
 
 
+@SILENT
 def fingerprint(array: np.ndarray[Any, Any]) -> str:
     """Return a mark of the multiset of an array's values: equal for any order, transposition or layout of the same values.
 
@@ -16,13 +19,14 @@ def fingerprint(array: np.ndarray[Any, Any]) -> str:
     pseudorandom number generators", 2014), modulo 2⁶⁴, so that order cannot matter. Minus zero counts as zero.
 
     Args:
-        array: of any shape, of numbers of at most eight bytes.
+        array: of any shape, of numbers; a complex one is two.
 
     >>> a = np.arange(6, dtype=np.float32).reshape(2, 3)
     >>> fingerprint(a) == fingerprint(a.T), fingerprint(a) == fingerprint(a + 1)
     (True, False)
     """
     flat = np.asarray(array).reshape(-1)
+    flat = flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
     total = 0
     for start in range(0, flat.size, _CHUNK):
         total += int(np.add.reduce(_mixed(flat[start : start + _CHUNK]), dtype=np.uint64))

@@ -20,6 +20,7 @@ from noether_core.names.read_torch import IGNORED, read_torch
 from noether_core.names.rules import Found, apply
 from noether_core.names.units import Layer, Unit
 from noether_core.names.values import Values
+from noether_core.silence import SILENT
 
 _NO_LAYERS: Mapping[str, Layer] = MappingProxyType({})
 _COMPOSITE = ("attention", "lstm", "gru", "rnn")
@@ -103,6 +104,7 @@ def _shapes(arrays: Mapping[str, Any]) -> dict[str, Shape]:
     return {name: tuple(getattr(array, "shape", array)) for name, array in arrays.items()}
 
 
+@SILENT
 def _matched(
     torch: Mapping[str, Shape],
     flax: Mapping[str, Shape],

@@ -20,7 +20,7 @@ from noether_core.emit.starts import recorded_numbers
 from noether_core.emit.unmerged import find_unmerged, read_unmerged
 from noether_core.errors import ConfigFileError, RunFormatError
 from noether_core.regular_files import files_below
-from noether_core.text import inert
+from noether_core.text import for_json, inert
 
 
 @dataclass
@@ -54,7 +54,7 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""
-        return {"is_clean": self.is_clean, **dataclasses.asdict(self)}
+        return {"is_clean": self.is_clean, **for_json(dataclasses.asdict(self))}
 
     def lines(self) -> Iterator[str]:
         """Yield what `noether-parity check` prints."""

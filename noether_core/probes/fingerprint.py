@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from noether_core.errors import NoetherError
+from noether_core.silence import SILENT
 
 FIRST, SECOND = 0x21F0AAAD, 0xD35A2D97  # factors of the bijection; its shifts are 16, 15 and 15
 LEAST = 2.0**-126  # of the normal float32
@@ -84,10 +85,20 @@ def plain_copy(value: Any) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def as_reals(array: Array) -> Array:
+    """Return an array of real numbers as it is, and of a complex one both parts, along a last axis of their own.
+
+    >>> as_reals(np.array([1 + 2j], np.complex64))
+    array([[1., 2.]], dtype=float32)
+    """
+    if array.dtype.kind != "c":
+        return array
+    return np.ascontiguousarray(array).view(array.real.dtype).reshape(*array.shape, 2)
+
+
 def flat_values(array: Array) -> Array:
     """Return an array's values as a vector of real numbers, a view where that can be."""
-    if array.dtype.kind == "c":
-        array = np.ascontiguousarray(array).view(array.real.dtype)
+    array = as_reals(array)
     if array.dtype.name in _NARROW_INTS:
         array = array.astype(np.int8)
     if not holds_numbers(array.dtype):
@@ -99,6 +110,7 @@ def flat_values(array: Array) -> Array:
     return array.T.reshape(-1)  # the order does not matter
 
 
+@SILENT
 def value_bits(values: Array) -> Array:
     """Return a new vector of uint32 that stands for values: equal ones have equal bits."""
     kind, size = values.dtype.kind, values.dtype.itemsize
@@ -107,8 +119,7 @@ def value_bits(values: Array) -> Array:
     if size <= 4:
         return _float_bits(values.astype(np.float32))
     wide = values.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        short = wide.astype(np.float32)
+    short = wide.astype(np.float32)
     words = wide.view(np.uint64)
     # a float32 below its normal range is not asked for, for some devices flush it to zero
     is_short = ((short == wide) & ((np.abs(wide) >= LEAST) | (wide == 0))) | np.isnan(wide)
@@ -133,8 +144,7 @@ def _folded(words: Array) -> Array:
 def _float_bits(own: Array) -> Array:
     """Return the bits of float32 values, which are overwritten."""
     has_nan = bool(np.isnan(own.min(initial=0.0)))
-    with np.errstate(invalid="ignore"):
-        own += np.float32(0)  # -0.0 + 0.0 = 0.0
+    own += np.float32(0)  # -0.0 + 0.0 = 0.0
     bits: Array = own.view(np.uint32)
     if has_nan:
         bits[np.isnan(own)] = NAN_BITS

@@ -11,6 +11,7 @@ import numpy as np
 
 from noether_core.probes.fingerprint import whole_fingerprints
 from noether_core.probes.stages import in_order
+from noether_core.probes.statistics import REALS
 
 KEY = "probes"  # of what was probed, among update outputs
 
@@ -130,7 +131,7 @@ def joined(steps: Sequence[Sequence[HostProbed]]) -> HostProbed:
         tuple(in_order(names)),
         {name: part.shapes[key] for name, (part, key, _) in names.items()},
         np.array([part.counts[at] for part, _, at in found], np.int64),
-        np.array([part.reals[at] for part, _, at in found], np.float64).reshape(len(found), -1),
+        np.array([part.reals[at] for part, _, at in found], np.float64).reshape(len(found), len(REALS)),
         np.array([part.fingerprints[at] for part, _, at in found], np.uint64),
         {name: part.arrays[key] for name, (part, key, _) in names.items() if key in part.arrays},
         max(part.limit for step in steps for part in step),

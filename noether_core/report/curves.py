@@ -10,6 +10,7 @@ import numpy as np
 from noether_core.emit.columns import Series
 from noether_core.report.packing import narrow, packed, smallest
 from noether_core.report.recorded import Recorded
+from noether_core.silence import SILENT
 from noether_core.text import as_float, number
 from noether_core.thinning import kept_rows, knots, means
 
@@ -147,12 +148,12 @@ def _packed_curve(values: Array, most: int) -> dict[str, Any]:
     return curve
 
 
+@SILENT
 def _apart(series: Sequence[Series], values: Sequence[Array], most: int) -> dict[str, Any]:
     """Return how far two curves are apart where both have a value; NaN where only one has a finite one."""
     first, second = _shared(series[0].update, series[1].update)
     a, b = values[0][first], values[1][second]
-    with np.errstate(all="ignore"):
-        distance = np.abs(a / 2 - b / 2) / np.maximum(np.abs(a), np.abs(b)) * 2  # halves do not overflow
+    distance = np.abs(a / 2 - b / 2) / np.maximum(np.abs(a), np.abs(b)) * 2  # halves do not overflow
     distance[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     if not len(distance):
         return {"n": 0}

@@ -15,6 +15,7 @@ from noether_core.dependencies import needing
 from noether_core.errors import NoetherError
 from noether_core.report.curves import axis_values, begin_of, keys_of, numbers_of
 from noether_core.report.recorded import Recorded
+from noether_core.silence import SILENT
 from noether_core.text import inert
 from noether_core.thinning import kept_rows, means
 
@@ -22,6 +23,7 @@ Array = np.ndarray[Any, Any]
 _NO_TIME = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same bytes each time
 FORMATS = tuple(_NO_TIME)
 _MOST_CHARTS = 120
+_LARGEST = 1e300  # beyond, matplotlib finds no ticks for an axis; it is drawn as an infinity is
 _POINTS = 1500  # of a curve
 _MEANS = 400  # of a smooth one
 _DENSE = 300  # points of a line that is drawn thin
@@ -72,6 +74,7 @@ class _Line(NamedTuple):
     is_beneath: bool = False
 
 
+@SILENT
 def figure(runs: Sequence[Recorded], labels: Sequence[str], keys: Collection[str], view: View, ending: str) -> bytes:
     """Return a picture of some keys' curves, at most 120 keys.
 
@@ -95,7 +98,7 @@ def figure(runs: Sequence[Recorded], labels: Sequence[str], keys: Collection[str
         raise NoetherError(f"none of these keys has a number over {view.axis}; another axis may have been counted")
     file = io.BytesIO()
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        warnings.simplefilter("ignore")  # of missing glyphs, and of axes that have no extent
         _grid(charts, labels, view).savefig(file, format=ending, dpi=160, metadata=_NO_TIME[ending])
     return _for_both_lights(file.getvalue()) if ending == "svg" else file.getvalue()
 
@@ -126,6 +129,7 @@ def _charts(runs: Sequence[Recorded], keys: Collection[str], view: View) -> Iter
     for key in keys_of(runs, keys):
         lines: list[_Line] = []
         for place, values in numbers_of(runs, key).items():
+            values = np.where(np.abs(values) > _LARGEST, np.copysign(np.inf, values), values)
             x = axis_values(runs[place].series[key], view.axis, begun[place])
             if x is not None:
                 lines += _lines(place, x, values, view.smooth)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.silence import SILENT
+
 _CODES = {"f4": "f", "f8": "d", "u1": "B", "u2": "H", "u4": "I"}
 _ESCAPES = str.maketrans(
     {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}  # what could end the element, or a line of a script
@@ -40,6 +42,7 @@ def smallest(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return values.astype(np.uint8 if most < 2**8 else np.uint16 if most < 2**16 else np.uint32)
 
 
+@SILENT
 def narrow(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return float64 as float32 where nobody could see the difference in a curve or in six digits, else as they are.
 
@@ -47,13 +50,12 @@ def narrow(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     (dtype('float32'), dtype('float64'), dtype('float64'))
     """
     known = values[np.isfinite(values)]
-    with np.errstate(over="ignore", under="ignore"):
-        short = known.astype(np.float32).astype(np.float64)
-        size = np.abs(known)
-        fits = np.all((size == 0) | ((size > 1e-37) & (size < 1e38)))  # neither infinite nor subnormal
-        error = np.abs(short - known).max(initial=0.0)
-        span = (known.max() - known.min()) if len(known) else 0.0
-        return values.astype(np.float32) if not error or (fits and error <= span / 1000) else values
+    short = known.astype(np.float32).astype(np.float64)
+    size = np.abs(known)
+    fits = np.all((size == 0) | ((size > 1e-37) & (size < 1e38)))  # neither infinite nor subnormal
+    error = np.abs(short - known).max(initial=0.0)
+    span = (known.max() - known.min()) if len(known) else 0.0
+    return values.astype(np.float32) if not error or (fits and error <= span / 1000) else values
 
 
 def script_json(value: Any) -> str:

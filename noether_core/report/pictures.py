@@ -10,6 +10,7 @@ import numpy as np
 from noether_core.errors import NoetherError
 from noether_core.report.packing import narrow, packed
 from noether_core.report.recorded import Frame, Recorded
+from noether_core.silence import SILENT
 from noether_core.thinning import pooled
 
 Array = np.ndarray[Any, Any]
@@ -20,6 +21,7 @@ _MOST_CELLS = 600_000  # of all panels, so that a page stays small
 _PANEL_CELLS = (256, 4096)  # of one: at least, at most
 
 
+@SILENT
 def pictures(runs: Sequence[Recorded], update: int | None = None, keys: Collection[str] = ()) -> dict[str, Any]:
     """Return the saved arrays of some runs as plain data.
 
@@ -89,8 +91,7 @@ def _panels(arrays: Mapping[int, Array], most: int) -> Iterator[dict[str, Any]]:
         yield about | _panel(matrix, most)
     if set(wide) == {0, 1} and arrays[0].shape == arrays[1].shape:
         a, b = wide[0], wide[1]
-        with np.errstate(all="ignore"):
-            difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, b - a)
+        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, b - a)
         yield {"run": -1, "shape": list(arrays[0].shape)} | _panel(difference, most)
 
 
@@ -98,8 +99,7 @@ def _as_matrix(array: Array) -> Array:
     """Return an array as float64 [rows, columns]: the first axis against all others; of a complex one the magnitude."""
     values = np.abs(array) if array.dtype.kind == "c" else array
     matrix = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(1, -1)
-    with np.errstate(all="ignore"):
-        return matrix.astype(np.float64)
+    return matrix.astype(np.float64)
 
 
 def _panel(matrix: Array, most: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from noether_core.emit.files import write_whole
+from noether_core.emit.files import require_replaceable, write_whole
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
 from noether_core.report.curves import AXES, keys_of
@@ -15,11 +15,13 @@ from noether_core.report.figure import FORMATS, View, figure
 from noether_core.report.overview import labels, overview
 from noether_core.report.page import page
 from noether_core.report.recorded import Recorded
+from noether_core.silence import SILENT
 from noether_core.text import has_words, message
 
 _MOST_SMOOTH = 25.0  # percent of an axis
 
 
+@SILENT
 def write_plot(
     runs: Sequence[str | Path],
     out: str | Path = "plot.html",
@@ -75,6 +77,7 @@ def _require(runs: Sequence[str | Path], out: Path, view: View) -> None:
         raise NoetherError(
             f"{str(out)!r} ends in {out.suffix!r}; give a file that ends in .html (a page), or {endings}"
         )
+    require_replaceable(out)
     if view.axis not in AXES:
         raise NoetherError(f"axis is {view.axis!r:.80}; give one of {', '.join(AXES)}")
     if not (math.isfinite(view.smooth) and 0 <= view.smooth <= _MOST_SMOOTH):

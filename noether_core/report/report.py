@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from noether_core.emit.files import write_whole
+from noether_core.emit.files import require_replaceable, write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.errors import NoetherError
 from noether_core.parity.divergence.result import Comparison
@@ -16,8 +16,10 @@ from noether_core.report.pictures import pictures
 from noether_core.report.recorded import Recorded
 from noether_core.report.settings import tables
 from noether_core.report.verdict import verdict
+from noether_core.silence import SILENT
 
 
+@SILENT
 def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Comparison | None = None) -> Path:
     """Write one page of HTML that draws runs: curves, saved arrays, and configs and versions side by side.
 
@@ -53,6 +55,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Compar
     if not runs and comparison is None:
         raise NoetherError("a report needs at least one run directory, or a comparison; give one")
     out = Path(out)
+    require_replaceable(out)
     readers = [read_run(each) for each in runs]
     write_whole(out, page(_data(readers, comparison), "Noether report"), is_durable=False)
     return out

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from noether_core.emit.columns import Table
-from noether_core.emit.export.tables import as_utf8, csv_parts, parquet_bytes
-from noether_core.emit.files import write_whole
+from noether_core.emit.export.tables import csv_parts, parquet_bytes
+from noether_core.emit.files import require_replaceable, write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.emit.trackers import TOOLS, make_tracker
 from noether_core.errors import NoetherError, listing, suggest
 from noether_core.regular_files import require_no_links
+from noether_core.text import as_utf8
 
 _TABLES: dict[str, Callable[[Table], bytes | Iterable[bytes]]] = {"csv": csv_parts, "parquet": parquet_bytes}
 _MARKER = "noether-export.json"
@@ -58,8 +59,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> Expor
     if out is None:
         require_no_links(reader.path, path)
     if to in _TABLES:
-        if path.is_dir():
-            raise NoetherError(f"--out {str(path)!r} is a directory; give a file, such as metrics.{to}")
+        require_replaceable(path)
         write_whole(path, _TABLES[to](reader.table))
     else:
         _fill(reader, to, path)

@@ -12,7 +12,7 @@ import numpy as np
 from noether_core.dependencies import needing
 from noether_core.emit.columns import Table
 from noether_core.schedule import UNITS
-from noether_core.text import as_float
+from noether_core.text import as_float, as_utf8
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
 # before what others than ours may take for the beginning of a cell
@@ -102,8 +102,3 @@ def _typed(pa: Any, values: list[Any]) -> tuple[list[Any], Any]:
     if all(isinstance(value, float) or (isinstance(value, int) and as_float(value) == value) for value in present):
         return [None if value is None else float(value) for value in values], pa.float64()
     return [None if value is None else as_utf8(_cell(value)).decode() for value in values], pa.string()
-
-
-def as_utf8(text: str) -> bytes:
-    """Return text in UTF-8, half of a surrogate pair as an escape."""
-    return text.encode("utf-8", "backslashreplace")

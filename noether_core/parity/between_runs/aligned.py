@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from noether_core.names import Matching, align
-from noether_core.names.pieces import Entry
+from noether_core.names.pieces import Entry, WeightsError
 from noether_core.parity.divergence.training import MemoryTraining, Training, stage_of
 from noether_core.probes import Statistics
 
@@ -51,6 +51,11 @@ def _arrays(training: Training, update: int, stage: str) -> dict[str, Any]:
             statistics = training.statistics(update, key) if array is None else None
             found[key.partition("/")[2]] = array if array is not None else (statistics.count if statistics else 0,)
     return found
+
+
+def _is_whole(entry: Entry) -> bool:
+    """Tell whether a name is one array of the training's, and all of it."""
+    return len(entry.pieces) == 1 and entry.pieces[0].rows is None
 
 
 class Aligned:
@@ -95,7 +100,14 @@ class Aligned:
         arrays = {path: array for path, array in found.items() if array is not None}
         if len(arrays) < len(keys):
             return None
-        array: np.ndarray[Any, Any] | None = self.matching.to_canonical(arrays, kind != "param").get(entry.name)
+        return self._laid_out(entry, arrays, kind != "param")
+
+    def _laid_out(self, entry: Entry, arrays: Mapping[str, Any], gradients: bool) -> np.ndarray[Any, Any] | None:
+        """Return an array in the other's layout; one without its parameter's shape, such as a factored moment, as it is."""
+        try:
+            array: np.ndarray[Any, Any] | None = self.matching.to_canonical(arrays, gradients).get(entry.name)
+        except WeightsError:
+            return arrays[entry.paths[0]] if _is_whole(entry) else None
         return array
 
     def statistics(self, update: int, key: str) -> Statistics | None:
@@ -111,7 +123,7 @@ class Aligned:
         kind, entry = self._entry_of(key)
         if entry is None:
             return self._own_name(key)
-        return f"{kind}/{entry.paths[0]}" if len(entry.pieces) == 1 and entry.pieces[0].rows is None else ""
+        return f"{kind}/{entry.paths[0]}" if _is_whole(entry) else ""
 
     def _renamed(self, key: str) -> str:
         stage = stage_of(key)

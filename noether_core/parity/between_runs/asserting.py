@@ -9,6 +9,7 @@ from noether_core.parity.between_runs.aligned import Mapped
 from noether_core.parity.between_runs.comparing import Given, compare_trainings
 from noether_core.parity.between_runs.screen import as_text
 from noether_core.parity.divergence import Comparison
+from noether_core.text import inert
 
 
 class NotTheSameTrainingError(NoetherError, AssertionError):
@@ -44,7 +45,7 @@ def assert_same_training(a: Given, b: Given, *, twins: Sequence[Given] = (), map
 
 
 def _advice(a: Given, b: Given, found: Comparison) -> str:
-    paths = [str(each) if not hasattr(each, "label") else each.label for each in (a, b)]
+    paths = [inert(str(each) if not hasattr(each, "label") else each.label) for each in (a, b)]
     lines = [f"See all of it: noether-parity compare {paths[0]} {paths[1]} --report comparison.html"]
     if not found.has_twins:
         lines.append(

@@ -13,7 +13,7 @@ from noether_core.parity.between_runs.calibrate import find_twins
 from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
 from noether_core.parity.between_runs.readable import damaged, notes_of, readable, without_probes
 from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
-from noether_core.parity.divergence.causes import causes_of
+from noether_core.parity.divergence.causes import with_causes
 from noether_core.probes import read_training
 from noether_core.text import inert
 from noether_core.twin import TwinError
@@ -80,7 +80,7 @@ def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
     if found.outcome == "same":
         found = _as_far_as_whole(pair, found)
     elif found.outcome == "differs":
-        found = found.with_causes(causes_of(pair.a, pair.b, pair.noise, found))
+        found = with_causes(pair.a, pair.b, pair.noise, found)
     return replace(found, warnings=(*notes_of(*pair.read), *pair.warnings, *found.warnings))
 
 
@@ -144,6 +144,7 @@ def paired(
     unmapped = ((), ()) if matching is None else _left(matching)
     if any(unmapped) and matching is not None:
         warnings.append(f"a mapping file for what has no partner, to be completed:\n{matching.mapping_to_complete()}")
+    warnings += [] if matching is None else _mapped_twice(matching)
     return Pair(a, aligned[0], noise, tuple(warnings), unmapped, tuple(read))
 
 
@@ -188,6 +189,16 @@ def _usable(twin: Training, a: Training, b: Training) -> Training:
 
 def _left(matching: Matching) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(matching.unmatched_torch), tuple(matching.unmatched_flax)
+
+
+def _mapped_twice(matching: Matching) -> list[str]:
+    """Return a note on names that the mapping file pairs with one array: tied weights, or a slip."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for entry in matching.entries:
+        if entry.how == "mapping":
+            names.setdefault(entry.paths, []).append(entry.name)
+    twice = [(paths, found) for paths, found in names.items() if len(found) > 1]
+    return [f"the mapping pairs each of {listing(found, 3)} with {listing(paths, 3)}" for paths, found in twice]
 
 
 def _settings(a: Training, b: Training) -> list[str]:

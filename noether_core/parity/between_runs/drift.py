@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from noether_core.parity.between_runs.views import View
-from noether_core.parity.divergence.distance import SILENT
 from noether_core.parity.divergence.training import Training, stage_of
+from noether_core.silence import SILENT
 
 _LARGEST = (
     1e-3  # of the loss, relative, after one rounding error of float32 in each weight; measured ones are below 1e-6
@@ -59,6 +59,7 @@ def problem_of_twin(run: Training, twin: Training, *, rows: bool) -> str:
 STEP = ("param", "act", "loss", "grad", "clip", "update", "opt")
 
 
+@SILENT
 def has_other_rows(run: Training, twin: Training) -> bool:
     """Tell whether a twin was given its run's batches with their rows in another order."""
     common = [update for update in run.updates() if update in set(twin.updates())]
@@ -116,6 +117,6 @@ def _largest(run: Training, update: int) -> float:
     epsilons = [
         float(ml_dtypes.finfo(each).eps)  # type: ignore[no-untyped-call]
         for each in dtypes
-        if each.kind in "fV"
+        if "float" in each.name
     ]
     return max([_LARGEST, *(_EPSILONS * each for each in epsilons)])

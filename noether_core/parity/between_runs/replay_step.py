@@ -8,7 +8,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from noether_core.errors import NoetherError
 from noether_core.parity.divergence import Divergence, MemoryTraining, Noise, Training, compare, stage_of
+from noether_core.probes.fingerprint import holds_numbers
+from noether_core.silence import SILENT
 from noether_core.text import inert
 
 Array = np.ndarray[Any, Any]
@@ -18,6 +21,10 @@ Culprit = Literal["batch", "params", "optimizer state", "forward", "clip", "opti
 _OF_FORWARD = ("act", "loss", "grad", "clip", "update", "opt")
 _OF_OPTIMIZER = ("clip", "update", "opt")
 _INPUTS: Mapping[Culprit, str] = {"batch": "data", "params": "param", "optimizer state": "opt"}
+
+
+class StepError(NoetherError, ValueError):
+    """Report a step function that raises, or returns something else than arrays by key."""
 
 
 class Step(Protocol):
@@ -113,12 +120,12 @@ class Replay:
     def unlike(self) -> Divergence | None:
         """Return where A's step does not give what A recorded, or None."""
         held = self.of_a
-        computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update)
+        computed = self._computed(self.a, held)
         return _gap(self._recorded, computed, self.update, self.noise, _given(held))
 
     def blindness(self, key: str) -> str:
         """Return that B's step lacks the key that differs, if all that it returns is as A recorded it; or an empty string."""
-        computed = self.step_on(self.of_b)
+        computed = self._computed(self.b, self.of_b)
         if key in computed or stage_of(key) in ("data", "param"):
             return ""
         if _gap(self._recorded, computed, self.update, self.noise, {}) is not None:
@@ -182,27 +189,53 @@ class Replay:
         recorded = _recorded(self.b, self.update, ("update", "opt"))
         against = {key: array for key, array in recorded.items() if not _is_buffer(key)}
         held = self.of_b
-        computed = self.step_a(held.batch, held.params, held.state, held.buffers, self.update, grads=clipped)
+        computed = self._computed(self.a, held, clipped)
         first = _gap(against, computed, self.update, self.noise, _given(held, clipped))
         return Swap("(the other way) the other's inputs and clipped gradients", first is None, first)
 
-    def step_on(self, inputs: _Inputs, gradients: Arrays | None = None) -> Mapping[str, Any]:
-        """Return what B's step makes of some inputs."""
-        return self.step_b(inputs.batch, inputs.params, inputs.state, inputs.buffers, self.update, grads=gradients)
+    def _computed(
+        self, whose: Training, inputs: _Inputs, gradients: Arrays | None = None, given: str = "what it recorded"
+    ) -> Arrays:
+        """Return what one's step makes of some inputs. It is given copies, for it may write into them."""
+        step = self.step_a if whose is self.a else self.step_b
+        batch, params, state, buffers = map(_copied, (inputs.batch, inputs.params, inputs.state, inputs.buffers))
+        grads = None if gradients is None else _copied(gradients)
+        try:
+            return _as_arrays(step(batch, params, state, buffers, self.update, grads=grads))
+        except Exception as error:  # it is a stranger's code
+            what = f"{whose.label}'s step function, given {given}, failed ({type(error).__name__}: {error!s:.300})"
+            raise StepError(inert(what)) from error
 
     def _swap(
         self, given: str, inputs: _Inputs, gradients: Arrays | None = None, against: Arrays | None = None
     ) -> Swap:
         recorded = self._recorded if against is None else against
-        computed = self.step_on(inputs, gradients)
+        computed = self._computed(self.b, inputs, gradients, f"{given} of {self.a.label}")
         first = _gap(recorded, computed, self.update, self.noise, _given(inputs, gradients))
         return Swap(given, first is None, first)
 
+    @SILENT
     def _is_apart(self, piece: Culprit) -> bool:
         stage = _INPUTS[piece]
         update = self.update - (stage == "opt")
         mine, theirs = (_recorded(each, update, (stage,)) for each in (self.a, self.b))
         return any(not np.array_equal(mine[key], theirs[key], equal_nan=True) for key in mine.keys() & theirs.keys())
+
+
+def _copied(arrays: Arrays) -> dict[str, Array]:
+    return {name: np.array(array) for name, array in arrays.items()}
+
+
+def _as_arrays(returned: Any) -> dict[str, Array]:
+    """Return what a step returned as arrays of NumPy."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"it returned {type(returned).__name__}; expected a dict from keys to arrays")
+    found = {}
+    for key, value in returned.items():
+        array = found[str(key)] = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if not holds_numbers(array.dtype):
+            raise TypeError(f"it returned {type(value).__name__} for {key!r:.200}; expected an array of numbers")
+    return found
 
 
 def _given(inputs: _Inputs, gradients: Arrays | None = None) -> dict[str, Array]:
@@ -238,11 +271,7 @@ def _recorded(training: Training, update: int, stages: Sequence[str]) -> dict[st
 
 
 def _named(training: Training, update: int, stage: str) -> dict[str, Array]:
-    return _named_in(_recorded(training, update, (stage,)), stage)
-
-
-def _named_in(arrays: Mapping[str, Any], stage: str) -> dict[str, Array]:
-    return {key.partition("/")[2]: np.asarray(array) for key, array in arrays.items() if stage_of(key) == stage}
+    return {key.partition("/")[2]: array for key, array in _recorded(training, update, (stage,)).items()}
 
 
 def _is_buffer(key: str) -> bool:

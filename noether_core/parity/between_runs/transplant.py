@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from noether_core.parity.between_runs.replay_step import Culprit, Replay, Step, Swap
+from noether_core.parity.between_runs.replay_step import Culprit, Replay, Step, StepError, Swap
 from noether_core.parity.divergence import Comparison, Noise, Training
 
 _WORDS: Mapping[Culprit, str] = {
@@ -59,6 +59,20 @@ def transplant(
     if comparison.first is None:
         return Transplant(None, f"There is nothing to transplant: {comparison.sentence}")
     replay = Replay((step_a, step_b), a, b, comparison.first.update, noise)
+    swaps: list[Swap] = []
+    try:
+        return _replayed(replay, comparison, swaps)
+    except StepError as error:
+        return Transplant(None, f"Cannot say: {error}", replay.update, tuple(swaps))
+
+
+def _replayed(replay: Replay, comparison: Comparison, swaps: list[Swap]) -> Transplant:
+    """Say what replaying shows; `swaps` takes what was tried.
+
+    Raises:
+        StepError: if a step function fails.
+    """
+    assert comparison.first is not None
     labels = comparison.labels
     if problem := replay.problem() or replay.blindness(comparison.first.key):
         return Transplant(None, f"Cannot say: {problem}", replay.update)
@@ -69,7 +83,6 @@ def transplant(
             f" {replay.update}: {unlike.key} is {unlike.distance:.2g} apart. Let it compute the step as the training does",
             replay.update,
         )
-    swaps: list[Swap] = []
     for culprit, swap in replay.swaps():
         swaps.append(swap)
         if culprit is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from noether_core.parity.divergence.distance import SILENT, median_ulps
+from noether_core.parity.divergence.distance import median_ulps
 from noether_core.parity.divergence.first import Search
 from noether_core.parity.divergence.noise import Noise
 from noether_core.parity.divergence.ordering import in_one_order
@@ -14,6 +14,7 @@ from noether_core.parity.divergence.sentences import differs, nothing_shared, sa
 from noether_core.parity.divergence.shape import shape_of
 from noether_core.parity.divergence.table import Table, measured
 from noether_core.parity.divergence.training import Training
+from noether_core.silence import SILENT
 from noether_core.text import inert
 
 LOOKED_AT = 20  # differences whose elements are looked at, for their ulps and their shape

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from noether_core.silence import SILENT
+
 Array = np.ndarray[Any, Any]
 
 TINY = float(np.finfo(np.float32).tiny)  # below, binary32 is subnormal, which many kernels take for zero
 CHUNK = 1 << 16  # elements at a time: two chunks in binary64 stay in a core's cache
 SAMPLED = 1 << 16  # elements that a look at single elements takes of a larger array
-
-SILENT = np.errstate(all="ignore")
-"""Decorates what computes with values that may be NaN or infinite, which NumPy would warn of, and of which we say so."""
 
 BOUNDED = ("count", "mean", "std", "norm", "min", "max")
 """The statistics that bound a distance from below."""
@@ -44,6 +43,7 @@ class Measure:
         return max(self.norm_a, self.norm_b)
 
 
+@SILENT
 def measure(a: Array, b: Array) -> Measure:
     """Measure how far two arrays are apart, chunk by chunk in binary64.
 
@@ -71,6 +71,7 @@ def same_places(a: Array, b: Array) -> bool:
     return a.shape == b.shape or [n for n in a.shape if n != 1] == [n for n in b.shape if n != 1]
 
 
+@SILENT
 def norm_of(array: Array) -> float:
     """Return the root of the sum of squares of an array's finite elements.
 
@@ -93,16 +94,15 @@ def _squares(a: Array, b: Array) -> tuple[float, float, float]:
     most = min(CHUNK, a.size)
     wide_a, wide_b = np.empty(most), np.empty(most)
     apart = square_a = square_b = 0.0
-    with np.errstate(invalid="ignore", over="ignore"):
-        for start in range(0, a.size, CHUNK):
-            length = min(CHUNK, a.size - start)
-            part_a, part_b = wide_a[:length], wide_b[:length]
-            part_a[...] = a[start : start + length]
-            part_b[...] = b[start : start + length]
-            square_a += float(part_a @ part_a)
-            square_b += float(part_b @ part_b)
-            part_a -= part_b
-            apart += float(part_a @ part_a)
+    for start in range(0, a.size, CHUNK):
+        length = min(CHUNK, a.size - start)
+        part_a, part_b = wide_a[:length], wide_b[:length]
+        part_a[...] = a[start : start + length]
+        part_b[...] = b[start : start + length]
+        square_a += float(part_a @ part_a)
+        square_b += float(part_b @ part_b)
+        part_a -= part_b
+        apart += float(part_a @ part_a)
     return apart, square_a, square_b
 
 
@@ -118,6 +118,7 @@ def _measure_finite(a: Array, b: Array) -> Measure:
     return Measure(distance, found.norm_a * scale, found.norm_b * scale, a.size)
 
 
+@SILENT
 def distances_of_rows(a: Array, b: Array) -> Array:
     """Return each row's distance, ‖a − b‖ / max(‖a‖, ‖b‖) along all axes but the first, binary64 `(rows,)`.
 
@@ -131,6 +132,7 @@ def distances_of_rows(a: Array, b: Array) -> Array:
     return apart
 
 
+@SILENT
 def sampled(*arrays: Array, most: int = SAMPLED) -> list[Array]:
     """Return the same places of arrays of one size, flat, in binary64, at most about `most` of each.
 
@@ -141,6 +143,7 @@ def sampled(*arrays: Array, most: int = SAMPLED) -> list[Array]:
     return [np.asarray(each.reshape(-1)[::stride], np.float64) for each in arrays]
 
 
+@SILENT
 def median_ulps(a: Array, b: Array) -> float | None:
     """Return the median difference in units in the last place of binary32, over at most 65,536 elements.
 
@@ -158,12 +161,12 @@ def median_ulps(a: Array, b: Array) -> float | None:
 
 def _ordered(values: Array) -> Array:
     """Return binary32's numbers as integers that count from zero in units in the last place."""
-    with np.errstate(over="ignore"):
-        bits = np.nan_to_num(values.astype(np.float32)).view(np.int32).astype(np.int64)
+    bits = np.nan_to_num(values.astype(np.float32)).view(np.int32).astype(np.int64)
     ordered: Array = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
     return ordered
 
 
+@SILENT
 def same_multiset(a: Array, b: Array, tolerance: float = 1e-6) -> bool:
     """Say whether two arrays hold the same values in any order, each up to a relative tolerance of the largest.
 
@@ -176,6 +179,7 @@ def same_multiset(a: Array, b: Array, tolerance: float = 1e-6) -> bool:
     return measure(sorted_a, sorted_b).distance <= tolerance
 
 
+@SILENT
 def bounds(a: Mapping[str, Array], b: Mapping[str, Array]) -> Array:
     """Return what statistics say of distances, at least: binary64, as long as the columns.
 
@@ -190,19 +194,18 @@ def bounds(a: Mapping[str, Array], b: Mapping[str, Array]) -> Array:
     """
     root = np.sqrt(np.asarray(a["count"], np.float64))
     weights = {"mean": root, "std": root, "norm": 1.0, "min": 1.0, "max": 1.0}
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.zeros(len(root))
-        finite = np.ones(len(root), bool)
-        for name, weight in weights.items():
-            first, second = np.asarray(a[name], np.float64), np.asarray(b[name], np.float64)
-            both = np.isfinite(first) & np.isfinite(second)
-            alike = both | (first == second) | (np.isnan(first) & np.isnan(second))
-            finite &= alike
-            apart = np.maximum(apart, np.where(both, np.abs(first - second) * weight, 0.0))
-        largest = np.fmax(np.asarray(a["norm"], np.float64), np.asarray(b["norm"], np.float64))
-        found = np.where(
-            (apart > 0) & (largest > 0), apart / np.where(largest > 0, largest, 1.0), np.where(apart > 0, 2.0, 0.0)
-        )
+    apart = np.zeros(len(root))
+    finite = np.ones(len(root), bool)
+    for name, weight in weights.items():
+        first, second = np.asarray(a[name], np.float64), np.asarray(b[name], np.float64)
+        both = np.isfinite(first) & np.isfinite(second)
+        alike = both | (first == second) | (np.isnan(first) & np.isnan(second))
+        finite &= alike
+        apart = np.maximum(apart, np.where(both, np.abs(first - second) * weight, 0.0))
+    largest = np.fmax(np.asarray(a["norm"], np.float64), np.asarray(b["norm"], np.float64))
+    found = np.where(
+        (apart > 0) & (largest > 0), apart / np.where(largest > 0, largest, 1.0), np.where(apart > 0, 2.0, 0.0)
+    )
     found = np.where(finite & (np.asarray(a["count"]) == np.asarray(b["count"])), np.minimum(found, 2.0), np.inf)
     if "fingerprint" in a and "fingerprint" in b:
         marks_a, marks_b = np.asarray(a["fingerprint"]), np.asarray(b["fingerprint"])

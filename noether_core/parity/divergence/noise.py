@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from noether_core.parity.divergence.distance import SILENT
 from noether_core.parity.divergence.drifts import upstream
 from noether_core.parity.divergence.systematic import clipping, common_ratios, decays_of
 from noether_core.parity.divergence.table import Column, Table, measured
 from noether_core.parity.divergence.training import Training, stage_of
 from noether_core.parity.divergence.twins import Parting, before, parting
+from noether_core.silence import SILENT
 
 Array = np.ndarray[Any, Any]
 

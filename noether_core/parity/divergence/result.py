@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from noether_core.probes.stages import STAGES
+from noether_core.text import for_json
 
 Outcome = Literal["same", "differs", "cannot say"]
 
@@ -103,14 +104,4 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain dicts, lists, strings and numbers; infinities and NaN are strings, as in the log."""
-        return {"schema": 1, **_plain(asdict(self)), "exit_code": self.exit_code}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-    return value if isinstance(value, str | int | float | None) else str(value)
+        return {"schema": 1, **for_json(asdict(self)), "exit_code": self.exit_code}

@@ -60,8 +60,8 @@ def row_order(a: Training, b: Training, update: int) -> RowOrder | None:
         return None
     if all(np.array_equal(first, second) for first, second in batched):
         return None
-    order = _order(batched)
-    return None if order is None else RowOrder(order)
+    order = _order(batched)  # of NaN, which equals nothing, it may be the order that they are in
+    return None if order is None or np.array_equal(order, np.arange(len(order))) else RowOrder(order)
 
 
 def _order(pairs: list[tuple[Array, Array]]) -> Array | None:
@@ -78,6 +78,7 @@ def _order(pairs: list[tuple[Array, Array]]) -> Array | None:
 
 
 def _rows(arrays: list[Array]) -> list[bytes]:
-    """Return each row of all arrays as bytes; equal numbers are equal bytes, whatever the dtypes."""
-    wide = [np.asarray(each, np.float64).reshape(len(each), -1) + 0.0 for each in arrays]
-    return [row.tobytes() for row in np.concatenate(wide, axis=1)]
+    """Return each row of all arrays as bytes; equal numbers are equal bytes, whatever the dtypes, and so is every NaN."""
+    wide = np.concatenate([np.asarray(each, np.float64).reshape(len(each), -1) + 0.0 for each in arrays], axis=1)
+    wide[np.isnan(wide)] = np.nan
+    return [row.tobytes() for row in wide]

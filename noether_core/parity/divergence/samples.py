@@ -111,7 +111,7 @@ def _common_ratio(a: Array, b: Array, parameter: Array | None) -> Slope | None:
     apart, step = apart[near], step[near]
     by_chance = 1.2533 * max(spread, float(np.std(apart))) / np.sqrt(len(apart))  # 1.2533: it is centred on a median
     by_rounding = float(np.sqrt(np.mean(step**2) / (12 * distinct)))
-    return Slope(float(np.mean(apart)), float(np.hypot(by_chance, by_rounding)))
+    return _slope(float(np.mean(apart)), float(np.hypot(by_chance, by_rounding)))
 
 
 def _on_parameter(apart: Array, parameter: Array, update: Array) -> Slope | None:
@@ -129,7 +129,12 @@ def _on_parameter(apart: Array, parameter: Array, update: Array) -> Slope | None
     rest = _without(apart, update)
     slope = float(rest @ own) / square
     by_chance = float(np.linalg.norm(rest - slope * own)) / float(np.sqrt(square * len(own)))
-    return Slope(slope, float(np.hypot(by_chance, _ALIKE * np.linalg.norm(update) / np.sqrt(square))))
+    return _slope(slope, float(np.hypot(by_chance, _ALIKE * np.linalg.norm(update) / np.sqrt(square))))
+
+
+def _slope(value: float, error: float) -> Slope | None:
+    """Return a slope, or None if it says nothing: where numbers are not finite, or their squares overflow."""
+    return Slope(value, error) if np.isfinite(value + error * error) else None
 
 
 def _without(values: Array, direction: Array) -> Array:

@@ -15,6 +15,7 @@ from noether_core.parity.divergence.distance import (
     same_places,
     sampled,
 )
+from noether_core.silence import SILENT
 
 Array = np.ndarray[Any, Any]
 
@@ -24,6 +25,7 @@ MOST_AXES = 4
 FEW = 0.2  # the share of rows that are "some" of them
 
 
+@SILENT
 def shape_of(a: Array, b: Array, labels: tuple[str, str] = ("A", "B")) -> str:
     """Say what the difference of two arrays looks like, or nothing if it is nothing simple.
 
@@ -73,9 +75,11 @@ def _factor(a: Array, b: Array) -> str:
 
 def _offset(a: Array, b: Array) -> str:
     first, second = sampled(a, b)
+    if len(first) < 3:
+        return ""
     apart = second - first
     mean = float(np.mean(apart))
-    if len(first) < 3 or not mean or float(np.std(apart)) > 0.01 * abs(mean):
+    if not mean or float(np.std(apart)) > 0.01 * abs(mean):
         return ""
     return f"{{b}} is {{a}} {'+' if mean > 0 else '−'} {abs(mean):.6g}"
 
@@ -99,6 +103,7 @@ def _coarse(a: Array, b: Array) -> str:
     return ""
 
 
+@SILENT
 def share_of_coarse(array: Array, bits: int = 16) -> float:
     """Return the share of the non-zero values whose low bits are zero in binary32: 16 in bfloat16's, 13 in float16's.
 
@@ -107,8 +112,7 @@ def share_of_coarse(array: Array, bits: int = 16) -> float:
     >>> share_of_coarse(np.arange(1, 101, dtype=np.float32))
     1.0
     """
-    with np.errstate(over="ignore"):
-        values = sampled(array)[0].astype(np.float32)
+    values = sampled(array)[0].astype(np.float32)
     values = values[values != 0]
     low = np.uint32((1 << bits) - 1)
     return float(np.mean((values.view(np.uint32) & low) == 0)) if len(values) >= 16 else 0.0

@@ -257,9 +257,9 @@ def _with_statistics(a: Training, b: Training, key: str, both: Sequence[int], ar
     taken_a, taken_b = _rows_of(updates, updates_a, columns_a), _rows_of(updates, updates_b, columns_b)
     found = bounds(taken_a, taken_b)
     norm_a, norm_b = (np.asarray(taken["norm"], np.float64) for taken in (taken_a, taken_b))
-    size = int(np.max(np.asarray(taken_a["count"])))
+    size = int(max(np.max(np.asarray(taken["count"])) for taken in (taken_a, taken_b)))
     column = Column(updates.astype(np.int64), found, norm_a, norm_b, np.zeros(len(found), bool), size)
-    return column if arrays is None else _joined(arrays, column)
+    return arrays if not size else column if arrays is None else _joined(arrays, column)
 
 
 def _statistics_columns(training: Training, key: str, updates: Array) -> tuple[Array, dict[str, Array]]:

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from noether_core.errors import NoetherError
+from noether_core.probes.fingerprint import as_reals
 from noether_core.probes.stages import STAGES
 from noether_core.probes.statistics import Statistics
+from noether_core.silence import SILENT
 
 
 class ProbedKeyError(NoetherError, ValueError):
@@ -84,10 +86,11 @@ class MemoryTraining:
         return sorted(self.arrays.get(update, ()), key=lambda key: STAGES.index(stage_of(key)))  # sorted is stable
 
     def array(self, update: int, key: str) -> np.ndarray[Any, Any] | None:
-        """Return an array, or None."""
+        """Return an array, or None; a complex one as probes keep it, see `as_reals`."""
         value = self.arrays.get(update, {}).get(key)
-        return None if value is None else np.asarray(value)
+        return None if value is None else as_reals(np.asarray(value))
 
+    @SILENT
     def statistics(self, update: int, key: str) -> Statistics | None:
         """Return an array's statistics, computed in binary64, without a fingerprint."""
         value = self.array(update, key)

@@ -1,6 +1,6 @@
 """Name why two trainings part: rules on the stage, the shape and the time course of the first difference."""
 
 from noether_core.parity.divergence.causes.names import CAUSES
-from noether_core.parity.divergence.causes.ranking import causes_of
+from noether_core.parity.divergence.causes.ranking import causes_of, with_causes
 
-__all__ = ["CAUSES", "causes_of"]
+__all__ = ["CAUSES", "causes_of", "with_causes"]

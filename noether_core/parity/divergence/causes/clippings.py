@@ -38,16 +38,16 @@ def clipping(side: Training, update: int) -> Clipping | None:
         if before is None or after is None or before.shape != after.shape or not before.size:
             continue
         x, y = before.astype(np.float64), after.astype(np.float64)
-        if np.abs(x).any():
+        if x.any():
             scale, left = factor(x, y)
             scales.append(scale)
             lefts.append(left)
             befores.append(float(np.linalg.norm(x)))
             afters.append(float(np.linalg.norm(y)))
             largest.append(float(np.abs(y).max()))
-    if not scales:
-        return None
     norm, clipped = float(np.linalg.norm(befores)), float(np.linalg.norm(afters))
+    if not scales or not np.isfinite(norm + clipped):
+        return None
     weights = np.array(befores) ** 2
     middle = float((weights * scales).sum() / weights.sum())
     big = np.array(befores) > 1e-5 * norm

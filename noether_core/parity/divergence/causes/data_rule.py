@@ -151,7 +151,7 @@ def _padded(key: str, a: Array, b: Array) -> Iterator[Cause]:
 
 def _ordered(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
     """Name a batch whose rows the other side has too: in this update in another order, or in other updates."""
-    if a.ndim < 1 or a.shape[1:] != b.shape[1:]:
+    if min(a.ndim, b.ndim) < 1 or a.shape[1:] != b.shape[1:]:
         return
     if a.shape == b.shape and distance(a, b) < 1e-2:
         return
@@ -200,7 +200,7 @@ def _print(row: Array) -> bytes:
 
 def _turned(key: str, a: Array, b: Array) -> Iterator[Cause]:
     """Name inputs that are flipped or transposed, example by example."""
-    if a.size != b.size or a.ndim < 2 or not same_values(a[:8], b[:8]):
+    if a.size != b.size or a.ndim < 2 or b.ndim < 1 or not same_values(a[:8], b[:8]):
         return
     ways = {f"flipped along axis {axis}": np.flip(a, axis) for axis in range(1, a.ndim)}
     ways |= {

@@ -178,7 +178,11 @@ def _factor(key: str, a: Array, b: Array) -> Iterator[Cause]:
     constant, left = factor(a, b)
     if left < 1e-5 and abs(constant - 1) > 1e-6:
         line = (f"left over {number(left)}",)
-        square = [n for n in range(2, 4097) if abs(constant**2 - n) < 1e-4 * n or abs(constant**-2 - n) < 1e-4 * n]
+        square = [
+            n
+            for n in range(2, 4097)
+            if any(abs(each - n) < 1e-4 * n for each in (constant**2, 1 / constant**2 if constant else 0.0))
+        ]
         scaled = Cause(
             "attention-scale", f"{inert(key)} is scaled by {number(constant)}.", line, 0.6 if square else 0.3
         )

@@ -10,7 +10,7 @@ from noether_core.parity.divergence.causes import layers, recurrent, sequences
 from noether_core.parity.divergence.causes.case import Array
 from noether_core.parity.divergence.causes.forward_chains import chained
 from noether_core.parity.divergence.causes.layers import Way
-from noether_core.parity.divergence.causes.measures import distance, factor, scattered
+from noether_core.parity.divergence.causes.measures import distance, factor, least_squares, scattered
 from noether_core.parity.divergence.causes.sources import MOST_ELEMENTS, Sources, with_parameters
 
 _FOUND = 3e-6  # relative: no better way is looked for
@@ -67,8 +67,8 @@ def _combined(given: Sources, output: Array) -> Iterator[Way]:
         return
     columns = np.stack([x.reshape(-1) for _, x in alike], axis=1)
     some = np.linspace(0, len(columns) - 1, min(len(columns), 20_000)).astype(int)
-    solved = np.linalg.lstsq(columns[some], output.reshape(-1)[some], rcond=1e-9)[0]
-    if np.abs(solved).max() < 1e3:
+    solved = least_squares(columns[some], output.reshape(-1)[some], 1e-9)
+    if solved is not None and np.abs(solved).max() < 1e3:
         words = ", ".join(
             f"{value:+.4g} × input {index + 1}"
             for value, (index, _) in zip(solved, alike, strict=True)

@@ -66,7 +66,7 @@ def rounded(values: Array, precision: str) -> Array:
 
 def linears(x: Array, shape: tuple[int, ...], weight: Array, bias: Array | None) -> Iterator[Way]:
     """Multiply by a weight as it is or transposed, in several precisions, with its bias none, once or twice."""
-    if weight.ndim != 2 or x.ndim < 1 or x.shape[:-1] != shape[:-1] or int(np.prod(shape)) > _MOST_OUTPUT:
+    if weight.ndim != 2 or x.ndim < 1 or not shape or x.shape[:-1] != shape[:-1] or int(np.prod(shape)) > _MOST_OUTPUT:
         return
     for layout, matrix in (("as it is", weight.T), ("transposed", weight)):
         if matrix.shape != (x.shape[-1], shape[-1]):

@@ -8,6 +8,7 @@ import numpy as np
 
 from noether_core.parity.divergence.causes.case import Case
 from noether_core.parity.divergence.causes.losses import reductions, scored
+from noether_core.parity.divergence.causes.measures import least_squares
 from noether_core.parity.divergence.result import Cause
 from noether_core.parity.divergence.training import Training
 from noether_core.text import inert, number
@@ -46,8 +47,8 @@ def _weighted(case: Case, key: str) -> Iterator[Cause]:
     for side in (0, 1):
         columns = np.array([[_value(case, each, update, side) for each in parts] for update in updates])
         total = np.array([_value(case, key, update, side) for update in updates])
-        solved = np.linalg.lstsq(columns, total, rcond=None)[0]
-        if np.abs(columns @ solved - total).max() > 1e-5 * np.abs(total).max():
+        solved = least_squares(columns, total)
+        if solved is None or np.abs(columns @ solved - total).max() > 1e-5 * np.abs(total).max():
             return
         weights.append(solved)
     one, other = weights

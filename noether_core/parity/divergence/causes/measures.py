@@ -51,6 +51,27 @@ def affine(one: Array, other: Array) -> tuple[float, float, float]:
     return scale, shift, float(np.linalg.norm(y - scale * x - shift)) / spread
 
 
+def least_squares(columns: Array, target: Array, least: float | None = None) -> Array | None:
+    """Return what the columns are multiplied by to come closest to a target; None where numbers are not finite or too large.
+
+    Args:
+        columns: `rows × n`.
+        target: `rows`.
+        least: singular values below so many times the largest are taken for zero; None: as NumPy does.
+
+    >>> least_squares(np.array([[1.0], [2.0]]), np.array([2.0, 4.0])).round(6)
+    array([2.])
+    >>> least_squares(np.array([[np.nan], [2.0]]), np.array([2.0, 4.0])) is None
+    True
+    """
+    if not (np.isfinite(columns).all() and np.isfinite(target).all()):
+        return None  # LAPACK would complain on the terminal, past all that catches output
+    try:
+        return np.asarray(np.linalg.lstsq(columns, target, rcond=least)[0])
+    except np.linalg.LinAlgError:
+        return None
+
+
 def same_values(one: Array, other: Array, tolerance: float = 1e-5) -> bool:
     """Tell whether two arrays hold the same values in some order, and not all alike.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from noether_core.parity.divergence.causes.buffer_rule import buffer_causes, is_buffer
-from noether_core.parity.divergence.causes.case import Case, KnowsNoise
+from noether_core.parity.divergence.causes.case import Case, Filled, KnowsNoise
 from noether_core.parity.divergence.causes.clip_rule import clip_causes
 from noether_core.parity.divergence.causes.data_rule import data_causes
 from noether_core.parity.divergence.causes.forward_rule import forward_causes
@@ -15,10 +15,10 @@ from noether_core.parity.divergence.causes.loss_rule import loss_causes
 from noether_core.parity.divergence.causes.optimizer_causes import optimizer_causes
 from noether_core.parity.divergence.causes.parameter_rule import parameter_causes
 from noether_core.parity.divergence.causes.step_rule import step_causes
-from noether_core.parity.divergence.distance import SILENT
 from noether_core.parity.divergence.ordering import in_one_order
 from noether_core.parity.divergence.result import Cause, Comparison
 from noether_core.parity.divergence.training import Training
+from noether_core.silence import SILENT
 from noether_core.text import inert
 
 MOST = 5
@@ -36,7 +36,6 @@ _RULES: Mapping[str, tuple[Callable[[Case], list[Cause]], ...]] = {
 }
 
 
-@SILENT
 def causes_of(a: Training, b: Training, noise: KnowsNoise | None, comparison: Comparison) -> tuple[Cause, ...]:
     """Name why two trainings part: at most five causes, the likeliest first; none where they do not part.
 
@@ -54,24 +53,36 @@ def causes_of(a: Training, b: Training, noise: KnowsNoise | None, comparison: Co
     >>> causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))[0].id
     'batch-order'
     """
+    return with_causes(a, b, noise, comparison).causes
+
+
+@SILENT
+def with_causes(a: Training, b: Training, noise: KnowsNoise | None, comparison: Comparison) -> Comparison:
+    """Return a comparison with its likely causes, see `causes_of`, and a note on each rule that failed.
+
+    A rule that fails must take neither the sentence nor the other rules with it, whatever a stranger's arrays do to it.
+    """
     if comparison.first is None:
-        return ()
-    case = Case(*in_one_order(a, b), noise, comparison.first)
+        return comparison
+    a, b = map(Filled, in_one_order(a, b))
+    case = Case(a, b, noise, comparison.first)
     rules = (buffer_causes,) if is_buffer(case.first.key) else _RULES.get(case.first.stage, ())
     best: dict[str, Cause] = {}
-    for cause in (each for rule in rules for each in _asked(rule, case)):
+    notes: list[str] = []
+    for cause in (each for rule in rules for each in _asked(rule, case, notes)):
         if cause.id not in best or best[cause.id].score < cause.score:
             best[cause.id] = cause
     likeliest = max((cause.score for cause in best.values()), default=0.0)
     worth = (cause for cause in best.values() if cause.score >= _SHARE * likeliest)
-    return tuple(sorted(worth, key=lambda cause: -cause.score)[:MOST])
+    found = comparison.with_causes(tuple(sorted(worth, key=lambda cause: -cause.score)[:MOST]))
+    return replace(found, warnings=(*found.warnings, *notes))
 
 
-def _asked(rule: Callable[[Case], list[Cause]], case: Case) -> list[Cause]:
-    """Return what a rule says. One that fails is warned of: it must not take the sentence with it."""
+def _asked(rule: Callable[[Case], list[Cause]], case: Case, notes: list[str]) -> list[Cause]:
+    """Return what a rule says; where it fails, add a note."""
     try:
         return rule(case)
-    except Exception as error:  # whatever a stranger's arrays do to a rule
-        said = f"{rule.__name__} could not be asked about {inert(case.first.key)} ({type(error).__name__}: {inert(str(error))})"
-        warnings.warn(f"{said}: no cause is named by it. Please report this", RuntimeWarning, stacklevel=2)
+    except Exception as error:  # it is no reason not to say what the others found
+        said = f"{rule.__name__} could not be asked about {case.first.key} ({type(error).__name__}: {error})"
+        notes.append(inert(f"{said}: no cause is named by it. Please report this"))
         return []
