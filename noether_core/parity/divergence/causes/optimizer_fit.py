@@ -64,14 +64,41 @@ def fit(samples: Samples, recipe: Recipe, start: Fit | None = None) -> Fit:
         return _stepped_decay(samples, tried[0]) if "coupled" in recipe.flags else tried[0]
     found = refine(samples, tried[0], tuple(options))
     others = tried[1:3] if found.misfit > _POOR else []  # a search may end in a hollow
-    return min([found, *(refine(samples, each, tuple(options)) for each in others)], key=lambda each: each.misfit)
+    found = min([found, *(refine(samples, each, tuple(options)) for each in others)], key=lambda each: each.misfit)
+    return _of_one_decay(samples, found, options) if found.misfit > _POOR and "coupled" in recipe.flags else found
+
+
+def _of_one_decay(samples: Samples, at: Fit, options: Mapping[str, Sequence[float]]) -> Fit:
+    """Search on from one coupled decay for the keys that have about that, and none for others: what trainings mostly have.
+
+    Where decay outweighs gradients, as in Adam, which scales both alike, the keys' own decays lead a search into hollows.
+    """
+    size = np.abs(at.coupled)
+    strength = float(np.median(at.coupled[size >= 0.5 * size.max()]))
+    coupled = np.where(np.abs(at.coupled - strength) < 0.5 * abs(strength), strength, 0.0)
+    starts = [{**at.numbers, "epsilon": each} for each in options.get("epsilon", ())] or [dict(at.numbers)]
+    tried = min((evaluate(samples, at.recipe, numbers, coupled) for numbers in starts), key=lambda each: each.misfit)
+    if tried.misfit > 3 * at.misfit:
+        return at
+    return min(at, refine(samples, tried, tuple(options)), key=lambda each: each.misfit)
 
 
 def _stepped_decay(samples: Samples, start: Fit) -> Fit:
-    """Search one coupled decay for all keys by steps: signs have no slope that leads to it."""
-    strengths = np.outer(10.0 ** np.arange(-5, 1), (1.0, 2.0, 5.0)).reshape(-1)
-    fits = [evaluate(samples, start.recipe, start.numbers, np.full(len(samples.names), each)) for each in strengths]
-    return min([start, *fits], key=lambda each: each.misfit)
+    """Search one coupled decay by steps, for the keys that it serves: signs have no slope that leads to it."""
+    none = np.zeros(len(samples.names))
+    without = _left_by_key(samples, start, none)
+    fits = [start]
+    for strength in np.outer(10.0 ** np.arange(-5, 1), (1.0, 2.0, 5.0)).reshape(-1):
+        serves = _left_by_key(samples, start, none + strength) < without
+        if serves.any():
+            fits.append(evaluate(samples, start.recipe, start.numbers, np.where(serves, strength, 0.0)))
+    return min(fits, key=lambda each: each.misfit)
+
+
+def _left_by_key(samples: Samples, at: Fit, coupled: Array) -> Array:
+    """Return the squares of what is left of each key's updates, `k`, with a coupled decay."""
+    left = _projected(samples, at.recipe, at.numbers, coupled)[1]
+    return samples.sums((left**2).sum(axis=0))
 
 
 def refine(samples: Samples, start: Fit, free: Sequence[str], rounds: int = 14) -> Fit:
