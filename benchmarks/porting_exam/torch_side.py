@@ -69,6 +69,7 @@ class TorchSide:
         """Compute a step from what was recorded, of either side; see `noether_core.parity.between_runs.Step`."""
         torch.manual_seed(7)
         model, optimizer = self._made(params)
+        before = {name: value.detach().clone() for name, value in model.named_parameters()}  # the forward may change them
         self._set_rate(optimizer, update)
         self._restore(model, optimizer, opt_state)
         averages = {name: _tensor(value) for name, value in buffers.items()} or _averages(model)
@@ -84,7 +85,6 @@ class TorchSide:
             if grads is not None and parameter.requires_grad and name in grads:
                 parameter.grad = _tensor(grads[name])
         found |= _copies(stage_values(grads=model))
-        before = {name: value.detach().clone() for name, value in model.named_parameters()}
         if self._optimize(model, optimizer):
             found |= _copies(stage_values(clipped=model))
         updates = {name: value.detach() - before[name] for name, value in model.named_parameters()}
