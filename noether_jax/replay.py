@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.parity.between_runs.replay_step import Array, Arrays, Step
+from noether_core.parity.between_runs.replay_step import Step
 from noether_core.parity.between_runs.replayed import WHOLE, ReplayError, arrays_of, check_names, micro_batches
+from noether_core.parity.between_runs.step_inputs import Array, Arrays
 from noether_core.probes.fingerprint import holds_numbers
 from noether_core.probes.naming import Names, torch_names
 from noether_core.probes.probed import Due, Probed

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether_core.errors import listing
-from noether_core.parity.between_runs.replay_step import Arrays, Step
+from noether_core.parity.between_runs.replay_step import Step
 from noether_core.parity.between_runs.replayed import WHOLE, Place, ReplayError, arrays_of, check_names, micro_batches
+from noether_core.parity.between_runs.step_inputs import Arrays
 from noether_core.probes.walk import named
 from noether_torch.measuring import measured
 from noether_torch.numpy_arrays import to_array, to_tensor

@@ -27,7 +27,8 @@ class Watched:
 
     What a module returns is its last run's of the forward pass that began last. A gradient is read when the backward pass has
     added the last to it; if it was changed in place by the time of `optimizer.step`, as clipping does, it is the clipped one
-    that is read there.
+    that is read there. Parameters are those that the step starts from: what the forward pass changes in place, as an embedding
+    with `max_norm` does, is read before it.
 
     Args:
         model: the module.
@@ -42,6 +43,9 @@ class Watched:
         self._model, self._optimizers, self._names = model, optimizers, names
         self._has_activations = activations
         self._parameters = parameters_of(model)
+        tables = [each for each in model.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)]
+        renormed = {id(each.weight) for each in tables if each.max_norm is not None}
+        self._renormed = {name: each for name, each in self._parameters.items() if id(each) in renormed}
         watched = {id(parameter) for parameter in self._parameters.values()}
         held = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
         if not any(id(parameter) in watched for parameter in held):
@@ -61,6 +65,7 @@ class Watched:
         self._activations: dict[str, Tensor] = {}
         self._grads: dict[str, tuple[Tensor, Tensor, int]] = {}  # a copy, the gradient itself, and its version
         self._before: dict[str, Tensor] = {}
+        self._started: dict[str, Tensor] = {}  # parameters as the first forward pass found them, which it may change
         self._parts: list[Probed] = []
 
     # ------------------------------------------------------------------ what the callback calls
@@ -90,8 +95,9 @@ class Watched:
 
     def _put_hooks(self) -> None:
         put = self._handles.append
-        if self._has_activations:
+        if self._has_activations or self._renormed:
             put(self._model.register_forward_pre_hook(self._begin_forward))
+        if self._has_activations:
             parameters = [name for name, _ in self._model.named_parameters()]
             for name, module in unwrapped(dict(self._model.named_modules()), parameters).items():
                 if name and not isinstance(module, _CONTAINERS):
@@ -108,6 +114,9 @@ class Watched:
 
     def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
         self._activations = {}
+        for name, parameter in self._renormed.items():
+            if name not in self._started:  # of several accumulation steps, the first
+                self._started[name] = parameter.detach().clone()
 
     def _hold(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():  # what is compiled has no such values
@@ -123,10 +132,10 @@ class Watched:
 
     def _before_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)
-        later = {name: parameter for name, parameter in self._parameters.items() if name not in self._before}
-        read = self._of_stage("param", later)
+        later = {name: each for name, each in self._parameters.items() if name not in self._before}
+        read = self._of_stage("param", {name: self._started.get(name, each) for name, each in later.items()})
         with torch.no_grad():
-            self._before |= {name: parameter.detach().clone() for name, parameter in own.items()}
+            self._before |= {name: self._started.get(name, each).detach().clone() for name, each in own.items()}
         now = {name: parameter.grad.detach() for name, parameter in own.items() if parameter.grad is not None}
         first = {name: self._grads[name][0] if name in self._grads else grad for name, grad in now.items()}
         read |= self._of_stage("grad", first)
@@ -148,7 +157,7 @@ class Watched:
             read |= self._of_stage("opt", kept, "" if field == "count" else f"{field}/")
         if optimizer is self._optimizers[-1]:
             read |= self._of_stage("opt", buffers_of(self._model))
-            self._before, self._grads = {}, {}
+            self._before, self._grads, self._started = {}, {}, {}
         self._read(read)
 
     def _moved(self, name: str, parameter: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ pytest.importorskip("jax")
 pytest.importorskip("torch")
 
 from benchmarks.porting_bugs.families import BUGS, FAMILIES, WAYS
-from benchmarks.porting_bugs.findings import NAMED, Correct, Finding, kept
+from benchmarks.porting_bugs.findings import NAMED, Finding
 from benchmarks.porting_bugs.page import page
+from benchmarks.results import Correct, kept
 
 PAGE = Path(__file__).parents[1] / "docs" / "porting_bugs.md"
 LEAST = {

@@ -33,7 +33,7 @@ def test_a_correct_pair_is_the_same_and_a_bug_of_either_side_is_found(tmp_path: 
     chosen = [bug for bug in bugs() if bug.id in ("tagger-weights-not-in-mean", "tagger-mean-over-all")]
     findings = [examine(tmp_path, bug) for bug in chosen]
     for finding in findings:
-        assert finding.key_right, finding.comparison.sentence
+        assert finding.key_right, finding.sentence
         assert finding.cause == "loss-reduction"
         assert finding.culprit_right
     assert "(100 %)" in page(findings, {"tagger": [correct]}, "python -m benchmarks.porting_exam")

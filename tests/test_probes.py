@@ -170,6 +170,27 @@ def test_gradients_that_nothing_changes_are_not_clipped_ones(tmp_path: Path) -> 
     assert training.statistics(2, "clip/weight") == training.statistics(2, "grad/weight")
 
 
+@pytest.mark.parametrize("activations", [True, False])
+def test_parameters_are_those_before_a_forward_pass_that_changes_them(tmp_path: Path, activations: bool) -> None:
+    model = nn.Sequential(nn.Embedding(3, 4, max_norm=0.5), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = model[0].weight.detach().clone()
+    with noether_torch.Run(tmp_path, [{"kind": "ProbeCallback"}], accumulation_steps=2) as run:
+        run.probe(model, optimizer, activations=activations)
+        for step in range(4):
+            (model(torch.tensor([step % 2])).sum() / 2).backward()
+            if step % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.step({})
+    training = read_training(tmp_path)
+    assert np.array_equal(training.array(1, "param/0.weight"), first.numpy())
+    for update, after in ((1, training.array(2, "param/0.weight")), (2, model[0].weight.detach().numpy())):
+        moved = training.array(update, "param/0.weight") + training.array(update, "update/0.weight")
+        np.testing.assert_allclose(moved, after, rtol=0, atol=1e-7)
+        assert np.linalg.norm(training.array(update, "update/0.weight")) > 0.1 or update == 2
+
+
 def test_the_batches_of_accumulation_steps_are_told_apart_and_the_gradient_is_of_all(tmp_path: Path) -> None:
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

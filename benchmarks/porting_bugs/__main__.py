@@ -1,8 +1,8 @@
 """Plant every bug, ask the tool, print what it says, and write `docs/porting_bugs.md`: `python -m benchmarks.porting_bugs`.
 
 `--seeds 30` also compares the correct pairs of that many seeds. `--only PATTERN` takes some bugs and writes no page. `--results
-FOLDER` keeps each result in a file, and takes those that are there from it: a run that was cut off goes on, and processes with
-another `--only` each work for one page. `--dump FOLDER` writes the recordings to files instead.
+FOLDER` keeps each result in a file, and takes those that are there of the same rules: a run that was cut off goes on, and
+processes with another `--only` each work for one page. `--dump FOLDER` writes the recordings to files instead.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 from benchmarks.porting_bugs.dump import dump
 from benchmarks.porting_bugs.examine import examine, examine_correct
 from benchmarks.porting_bugs.families import BUGS, FAMILIES
-from benchmarks.porting_bugs.findings import NAMED, Correct, Finding, kept
+from benchmarks.porting_bugs.findings import NAMED, Finding
 from benchmarks.porting_bugs.page import page
 from benchmarks.porting_bugs.record import TWINS
 from benchmarks.porting_bugs.truth import Bug, Way, recipe
+from benchmarks.results import Correct, kept
 
 PAGE = Path(__file__).parents[2] / "docs" / "porting_bugs.md"
 

@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.porting_bugs.families import WAYS
-from benchmarks.porting_bugs.findings import Correct, Finding
+from benchmarks.porting_bugs.findings import Finding
 from benchmarks.porting_bugs.record import TWINS, record, twin
 from benchmarks.porting_bugs.steps import step_function
 from benchmarks.porting_bugs.truth import Bug, Way
+from benchmarks.results import Correct
 from noether_core.parity.between_runs.transplant import transplant
 from noether_core.parity.divergence import MemoryTraining, Noise, compare
 from noether_core.parity.divergence.causes import causes_of

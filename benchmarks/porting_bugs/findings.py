@@ -1,33 +1,14 @@
-"""Hold what the tool says of bugs and of correct pairs, and keep it in files, so that a run that was cut off goes on."""
+"""Hold what the tool says of a bug."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 from benchmarks.porting_bugs.families import BUGS
 from benchmarks.porting_bugs.truth import Bug
 
 NAMED = 3
 """How many causes are looked at."""
-
-
-@dataclass(frozen=True)
-class Correct:
-    """Hold what the tool says of a correct pair: of which way and seed, the outcome, and the sentence."""
-
-    way: str
-    seed: int
-    outcome: str
-    sentence: str
-
-    @property
-    def is_same(self) -> bool:
-        """Whether it is called the same."""
-        return self.outcome == "same"
 
 
 @dataclass(frozen=True)
@@ -80,26 +61,3 @@ class Finding:
     def culprit_right(self) -> bool:
         """Whether transplanting names a right culprit."""
         return self.culprit in self.bug.culprits
-
-
-Result = TypeVar("Result", Correct, Finding)
-
-
-def kept(folder: Path | None, name: str, kind: type[Result], find: Callable[[], Result]) -> Result:
-    """Return a result that a folder has, or find it and keep it there.
-
-    Args:
-        folder: `NAME.json` is kept there; None: nothing is.
-        name: of the result.
-        kind: what it is.
-        find: finds it.
-    """
-    if folder is None:
-        return find()
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(find()), indent=1), encoding="utf-8")
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    values = {field: tuple(value) if isinstance(value, list) else value for field, value in read.items()}
-    return kind(**values)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 
-from benchmarks.porting_bugs.findings import NAMED, Correct, Finding
+from benchmarks.porting_bugs.findings import NAMED, Finding
+from benchmarks.results import Correct, share, versions
 
 INTRODUCTION = """# Porting bugs, planted and looked for
 
@@ -24,16 +23,6 @@ The columns: the first difference that was found, and whether update, stage and 
 one in **bold**; what transplanting names, and whether that is right; how many seconds the three took, without the recording.
 Bugs with `torch` in their name are in PyTorch's side.
 """
-
-
-def share(right: Iterable[bool]) -> str:
-    """Return how many are right.
-
-    >>> share([True, True, False])
-    '2 of 3 (67 %)'
-    """
-    each = list(right)
-    return f"{sum(each)} of {len(each)} ({100 * sum(each) / max(len(each), 1):.0f} %)"
 
 
 def page(findings: Sequence[Finding], correct: Mapping[str, Sequence[Correct]], twins: int, command: str) -> str:
@@ -54,7 +43,7 @@ def page(findings: Sequence[Finding], correct: Mapping[str, Sequence[Correct]], 
             "",
             *_table(family, findings),
         ]
-    return "\n".join([*lines, "", _versions()]) + "\n"
+    return "\n".join([*lines, "", f"Measured on {versions()}, on the CPU."]) + "\n"
 
 
 def _summary(findings: Sequence[Finding]) -> list[str]:
@@ -96,8 +85,3 @@ def _row(finding: Finding) -> str:
 
 def _mark(right: bool) -> str:
     return "yes" if right else "**no**"
-
-
-def _versions() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "jaxlib", "numpy"))
-    return f"Measured on {platform.system()} {platform.machine()}, Python {platform.python_version()}, {packages}, on the CPU."

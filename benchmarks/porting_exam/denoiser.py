@@ -47,6 +47,9 @@ OPTIONS = {
     "circular": False,
     "loss": "square",
     "swish": 1.0,
+    "bound": 0.0,
+    "pool": "mean",
+    "out_bias": True,
 }
 
 
@@ -70,6 +73,8 @@ class Denoiser(nn.Module):
         self.stem = nn.Conv1d(1, 8, 5, padding=2, padding_mode="circular" if options["circular"] else "zeros")
         self.stem_norm = nn.GroupNorm(options["groups"], 8)
         self.shrink = nn.AvgPool1d(3, 2, 1, count_include_pad=options["pad_counts"])
+        if options["pool"] == "maximum":
+            self.shrink = nn.MaxPool1d(3, 2, 1)
         self.down = nn.Conv1d(8, 16, 3, stride=2, padding=1)
         self.down_norm = nn.GroupNorm(4, 16)
         self.raise_ = nn.ConvTranspose1d(16, 8, 4, stride=2, padding=1)
@@ -100,6 +105,7 @@ def batches(seed: int, options: Options) -> list[Arrays]:
         clean = np.sin(t * rng.uniform(0.1, 0.9, (8, 1)) + rng.uniform(0, 6, (8, 1)))[:, None]
         noisy = clean + 0.3 * rng.standard_normal(clean.shape)
         noisy = (noisy - noisy.mean()) / noisy.std(ddof=options["deviation"])
+        noisy = noisy.clip(-options["bound"], options["bound"]) if options["bound"] else noisy
         found.append({"noisy": noisy.astype(np.float32), "clean": clean.astype(np.float32)})
     return found
 
@@ -140,7 +146,7 @@ class LinenDenoiser(linen.Module):
         n, length, channels = x.shape
         x = jax.image.resize(x, (n, 2 * length, channels), options["method"])
         self.sow("intermediates", "up", x)
-        return linen.Conv(1, (3,), padding=1, name="out")(x)
+        return linen.Conv(1, (3,), padding=1, use_bias=options["out_bias"], name="out")(x)
 
 
 def jax_model(options: Options) -> tuple[Any, Any, Any]:

@@ -39,6 +39,8 @@ OPTIONS = {
     "lazy": False,
     "logs": "log1p",
     "shift": 0,
+    "last_relu": True,
+    "columns": 0,
 }
 POSITIVE = 3.0
 
@@ -57,7 +59,8 @@ class Recommender(nn.Module):
         self.user = nn.Embedding(25, 4, max_norm=options["max_norm"], scale_grad_by_freq=options["by_count"])
         self.item = nn.Embedding(15, 4)
         self.history = nn.EmbeddingBag(20, 4, mode=options["bag"])
-        self.bottom = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU())
+        last = nn.ReLU() if options["last_relu"] else nn.Identity()
+        self.bottom = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), last)
         self.top = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 1))
 
     def forward(self, users: torch.Tensor, items: torch.Tensor, bags: torch.Tensor, dense: torch.Tensor) -> Any:
@@ -84,6 +87,7 @@ def batches(seed: int, options: Options) -> list[Arrays]:
         users, items = rng.integers(0, 25, 24), rng.integers(0, 15, 24)
         clicks = ((users + items) % 4 == 0) | (rng.random(24) < 0.1)
         dense = np.log1p(raw) if options["logs"] == "log1p" else np.log(raw + 1e-3)
+        dense = np.roll(dense, options["columns"], axis=1)
         found.append(
             {
                 "users": users.astype(np.int64),

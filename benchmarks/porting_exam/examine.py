@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from benchmarks.porting_exam.bug import Bug, Finding, Framework
 from benchmarks.porting_exam.jax_side import JaxSide
 from benchmarks.porting_exam.pair import Pair
 from benchmarks.porting_exam.torch_side import TorchSide
+from benchmarks.results import Correct
 from noether_core.parity.between_runs import Twin, compare_trainings, find_twins, paired, transplant
 from noether_core.parity.between_runs.drift import problem_of_twin
-from noether_core.parity.divergence import Comparison
 from noether_core.probes import read_training
 from noether_core.twin import VARIABLE
 
@@ -31,9 +32,11 @@ def side_of(pair: Pair, framework: Framework, bug: Bug | None = None) -> TorchSi
 
 
 def recorded(folder: Path, pair: Pair, framework: Framework, seed: int = 0, bug: Bug | None = None) -> Path:
-    """Return the run directory of a training, which is made with its twins if it is not there."""
+    """Return the run directory of a training, which is made with its twins if it is not there, or was cut off."""
     run = folder / f"{pair.name if bug is None else bug.id}-{framework}-{seed}"
-    if not run.exists():
+    done = run.with_name(f"{run.name}.done")
+    if not done.exists():
+        shutil.rmtree(run, ignore_errors=True)
         side = side_of(pair, framework, bug)
         side.train(run, seed)
         for number in range(1, TWINS + 1):  # as `noether-parity calibrate` does, but in this process
@@ -42,6 +45,7 @@ def recorded(folder: Path, pair: Pair, framework: Framework, seed: int = 0, bug:
                 side.train(run, seed)
             if not problem_of_twin(read_training(run), read_training(twin.path), rows=twin.rows):
                 replace(twin, is_made=True).write()
+        done.touch()
     return run
 
 
@@ -55,9 +59,10 @@ def _being_made(twin: Twin) -> Iterator[None]:
         del os.environ[VARIABLE]
 
 
-def compare_correct(folder: Path, pair: Pair, seed: int) -> Comparison:
+def compare_correct(folder: Path, pair: Pair, seed: int) -> Correct:
     """Compare a correct pair."""
-    return compare_trainings(recorded(folder, pair, "torch", seed), recorded(folder, pair, "jax", seed))
+    found = compare_trainings(recorded(folder, pair, "torch", seed), recorded(folder, pair, "jax", seed))
+    return Correct(pair.name, seed, found.outcome, found.sentence)
 
 
 def examine(folder: Path, bug: Bug) -> Finding:
@@ -65,9 +70,11 @@ def examine(folder: Path, bug: Bug) -> Finding:
     correct: Framework = "jax" if bug.side == "torch" else "torch"
     a, b = recorded(folder, bug.pair, correct), recorded(folder, bug.pair, bug.side, bug=bug)
     start = time.perf_counter()
-    comparison = compare_trainings(a, b)
+    found = compare_trainings(a, b)
     seconds = time.perf_counter() - start
     pair = paired(read_training(a), read_training(b), twins=[twin.path for run in (a, b) for twin in find_twins(run)])
     steps = side_of(bug.pair, correct).step, side_of(bug.pair, bug.side, bug).step
-    found = transplant(*steps, pair.a, pair.b, comparison, pair.noise)
-    return Finding(bug, comparison, found.culprit, seconds)
+    culprit = transplant(*steps, pair.a, pair.b, found, pair.noise).culprit
+    where = (None, "") if found.first is None else (found.first.update, found.first.key)
+    causes = tuple(cause.id for cause in found.causes)
+    return Finding(bug.id, *where, causes, culprit, found.sentence, round(seconds, 1))

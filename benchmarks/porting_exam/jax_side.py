@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.porting_exam.pair import Arrays, Options, Pair, losses_by_name, micro_batches, under
+from noether_core.probes.probed import KEY
 from noether_jax import Run, probe, twin, twin_batch, twin_path
 from noether_jax.names import load
 from noether_jax.probes import EVERYTHING, stage_values
@@ -33,8 +35,10 @@ class JaxSide:
         params = twin(_filled(self.like, self.pair.weights(seed), self.matching))
         state, averages = self.optimizer.init(params), jax.tree.map(jnp.copy, params)
         with Run(twin_path(path), [{"kind": "ProbeCallback"}], accumulation_steps=self.steps) as run:
-            for batch in self.pair.batches(seed, self.options):
+            for update, batch in enumerate(self.pair.batches(seed, self.options), 1):
                 summed = None
+                if update == self.options.get("reset_at"):
+                    state = self.optimizer.init(params)
                 for step in range(self.steps):
                     parts = {name: np.array_split(value, self.steps)[step] for name, value in batch.items()}
                     micro = twin_batch({name: jnp.asarray(value) for name, value in parts.items()})
@@ -66,10 +70,11 @@ class JaxSide:
         summed = None if grads is None else _filled(self.like, grads, self.matching)
         for number, micro in enumerate(micro_batches(batch, self.steps) if grads is None else ()):
             arrays = {name: jnp.asarray(value) for name, value in micro.items()}
-            one, losses, _ = self.differentiate(tree, arrays, EVERYTHING)
+            one, losses, probes = self.differentiate(tree, arrays, EVERYTHING)
             summed = _sum(summed, one)
             ending = f"@{number}" if number else ""
-            found |= {key + ending: value for key, value in stage_values(losses=losses).items()}
+            acts = {key: value for key, value in probes[KEY].arrays.items() if key.startswith("act/")}
+            found |= {key + ending: value for key, value in (acts | stage_values(losses=losses)).items()}
         if grads is None:
             summed = jax.tree.map(lambda each: each / self.steps, summed)
         _, _, pieces = self._optimize(tree, state, averages, summed)
@@ -99,6 +104,9 @@ class JaxSide:
         new = jax.tree.map(jnp.add, params, updates)
         if (decay := self.options.get("average")) is not None:
             of = params if self.options["average_early"] else new
+            if self.options["average_warm"]:
+                count = optax.tree_utils.tree_get(state, "count")
+                decay = jnp.minimum(decay, (1 + count) / (10 + count))
             averages = jax.tree.map(lambda old, value: old * decay + value * (1 - decay), averages, of)
             pieces["buffers"] = {"ema": averages}
         return new, averages, {**pieces, "updates": updates, "opt_state": state}

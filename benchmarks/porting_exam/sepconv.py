@@ -41,6 +41,10 @@ OPTIONS = {
     "keep": "right",
     "head_double": False,
     "decay": 0.0,
+    "flattened": "channels first",
+    "smooth": 0.1,
+    "depth_stop": False,
+    "head_rate": 1.0,
 }
 CLASS = np.linspace(0.5, 1.5, 10).astype(np.float32)
 KEEP = 0.8
@@ -101,7 +105,9 @@ def batches(seed: int, options: Options) -> list[Arrays]:
 def torch_losses(model: Any, batch: Arrays, options: Options) -> Any:
     """Return the losses of a batch in PyTorch."""
     w = torch.tensor(CLASS if options["classes"] == "right" else CLASS[::-1].copy())
-    return functional.cross_entropy(model(batch["images"], batch["keep"]), batch["labels"], w, label_smoothing=0.1)
+    return functional.cross_entropy(
+        model(batch["images"], batch["keep"]), batch["labels"], w, label_smoothing=options["smooth"]
+    )
 
 
 class JNet(nnx.Module):
@@ -133,7 +139,8 @@ class JNet(nnx.Module):
         else:
             x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         self.sow(nnx.Intermediate, "pool", x)
-        x = jax.nn.relu6(x).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        x = jax.nn.relu6(x)
+        x = (x.transpose(0, 3, 1, 2) if options["flattened"] == "channels first" else x).reshape(len(x), -1)
         rate = 1 - KEEP if options["keep"] == "inverted" else KEEP
         x = jnp.where(keep < rate, x / rate, 0.0)
         return self.head(x)
@@ -149,6 +156,10 @@ def jax_model(options: Options) -> tuple[Any, Any, Any]:
     graph, params = nnx.split(model)
 
     def losses(params: Any, batch: Arrays, options: Options) -> tuple[Any, Any]:
+        if options["depth_stop"]:
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: jax.lax.stop_gradient(leaf) if "depth" in str(path) else leaf, params
+            )
         forward = nnx.capture(nnx.merge(graph, params), nnx.Intermediate, method_outputs=nnx.Intermediate)
         logits, acts = forward(batch["images"].transpose(0, 2, 3, 1), batch["keep"])
         logp = jax.nn.log_softmax(jax.nn.softmax(logits) if options["head_double"] else logits)
@@ -208,8 +219,15 @@ def jax_optimizer(options: Options) -> optax.GradientTransformation:
 
 def torch_optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
     """Return the optimizer of the PyTorch side."""
+    head = {id(p) for p in model.head.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if options["nadam"] == "radam":
+        return torch.optim.RAdam(trained, options["lr"], (options["b1"], options["b2"]), options["eps"])
+    groups = [{"params": [p for p in trained if id(p) not in head]}]
+    if options["head_rate"] != 1.0:
+        groups.append({"params": list(model.head.parameters()), "lr": options["lr"] * options["head_rate"]})
     return torch.optim.NAdam(
-        [p for p in model.parameters() if p.requires_grad],
+        groups if options["head_rate"] != 1.0 else trained,
         options["lr"],
         (options["b1"], options["b2"]),
         options["eps"],

@@ -33,6 +33,9 @@ OPTIONS = {
     "labels": "same",
     "bias_twice": False,
     "reverse": False,
+    "embedding_scale": 1.0,
+    "first_state": 0.0,
+    "padded": "left",
 }
 
 
@@ -51,7 +54,8 @@ class Tagger(nn.Module):
         x = self.embed(tokens)
         if self.options["reverse"]:
             x = x.flip(1)
-        out, _ = self.gru(x)
+        first = torch.full((1, len(x), HID), self.options["first_state"]) if self.options["first_state"] else None
+        out, _ = self.gru(x, first)
         return self.tags(torch.tanh(out) if self.options["bias_twice"] else functional.softsign(out))
 
 
@@ -72,6 +76,8 @@ def batches(seed: int, options: Options) -> list[Arrays]:
         for row, n in enumerate(rng.integers(0, 4, 10)):
             tokens[row, :n] = 0
             tags[row, :n] = -100
+            if options["padded"] == "right":
+                tokens[row], tags[row] = np.roll(tokens[row], -n), np.roll(tags[row], -n)
         found.append({"tokens": tokens.astype(np.int64), "tags": tags.astype(np.int64)})
     return found
 
@@ -96,6 +102,7 @@ def jax_losses(params: Any, batch: Arrays, options: Options) -> tuple[Any, Any]:
         x = jnp.where((tokens == 0)[..., None], jax.lax.stop_gradient(x), x)
     g = params["gru"]
     n = x.shape[0]
+    read = x * options["embedding_scale"]
 
     def cell(h, xt):
         i = xt @ g["weight_ih_l0"].T + g["bias_ih_l0"]
@@ -111,7 +118,7 @@ def jax_losses(params: Any, batch: Arrays, options: Options) -> tuple[Any, Any]:
         h = (1 - z) * new + z * h if options["update_gate"] == "old" else z * new + (1 - z) * h
         return h, h
 
-    last, out = jax.lax.scan(cell, jnp.zeros((n, HID)), x.transpose(1, 0, 2))
+    last, out = jax.lax.scan(cell, jnp.zeros((n, HID)), read.transpose(1, 0, 2))
     out = out.transpose(1, 0, 2)
     logits = jax.nn.soft_sign(out) @ params["tags"]["weight"].T + params["tags"]["bias"]
     acts = {"embed": x, "gru": {"0": out, "1": last[None]}, "tags": logits}

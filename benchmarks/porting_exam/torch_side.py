@@ -33,6 +33,7 @@ class TorchSide:
     def __init__(self, pair: Pair, options: Options) -> None:
         self.pair, self.options = pair, options
         self.steps = options.get("accumulation", 1)
+        self.shares = 1 if options.get("summed") else self.steps
 
     def train(self, path: Path, seed: int) -> None:
         """Train into a run directory, or a twin of that run into its own."""
@@ -47,7 +48,7 @@ class TorchSide:
                     parts = {name: np.array_split(value, self.steps)[step] for name, value in batch.items()}
                     micro = twin_batch({name: torch.from_numpy(value) for name, value in parts.items()})
                     losses = losses_by_name(self.pair.torch_losses(model, micro, self.options))
-                    (losses["total"] / self.steps).backward()
+                    (losses["total"] / self.shares).backward()
                     outputs = {"loss": losses["total"]}
                     if step == self.steps - 1:
                         self._optimize(model, optimizer)
@@ -68,6 +69,9 @@ class TorchSide:
         """Compute a step from what was recorded, of either side; see `noether_core.parity.between_runs.Step`."""
         torch.manual_seed(7)
         model, optimizer = self._made(params)
+        before = {
+            name: value.detach().clone() for name, value in model.named_parameters()
+        }  # the forward may change them
         self._set_rate(optimizer, update)
         self._restore(model, optimizer, opt_state)
         averages = {name: _tensor(value) for name, value in buffers.items()} or _averages(model)
@@ -76,14 +80,13 @@ class TorchSide:
             losses = losses_by_name(
                 self.pair.torch_losses(model, {name: _tensor(value) for name, value in micro.items()}, self.options)
             )
-            (losses["total"] / self.steps).backward()
+            (losses["total"] / self.shares).backward()
             ending = f"@{number}" if number else ""
             found |= {key + ending: value.detach().clone() for key, value in stage_values(losses=losses).items()}
         for name, parameter in model.named_parameters():
             if grads is not None and parameter.requires_grad and name in grads:
                 parameter.grad = _tensor(grads[name])
         found |= _copies(stage_values(grads=model))
-        before = {name: value.detach().clone() for name, value in model.named_parameters()}
         if self._optimize(model, optimizer):
             found |= _copies(stage_values(clipped=model))
         updates = {name: value.detach() - before[name] for name, value in model.named_parameters()}
@@ -108,7 +111,9 @@ class TorchSide:
         """Clip, if the pair does, and step; tell whether the gradients were clipped."""
         limit = self.options.get("clip")
         if limit is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+            parameters = list(model.parameters())
+            for each in [[one] for one in parameters] if self.options["clip_by"] == "array" else [parameters]:
+                torch.nn.utils.clip_grad_norm_(each, limit)
         optimizer.step()
         return limit is not None
 

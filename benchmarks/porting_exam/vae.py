@@ -41,6 +41,10 @@ OPTIONS = {
     "latent_stop": False,
     "round": False,
     "output_bias": True,
+    "clamped": 0.0,
+    "summed": False,
+    "average_warm": False,
+    "reset_at": 0,
 }
 
 
@@ -59,6 +63,8 @@ class VAE(nn.Module):
         """Return what the model computes."""
         h = torch.tanh(self.encode(x))
         mean, spread = self.mean(h), self.spread(h)
+        if self.options["clamped"]:
+            spread = spread.clamp(-self.options["clamped"], self.options["clamped"])
         z = mean + torch.exp(spread if self.options["log"] == "deviation" else 0.5 * spread) * noise
         return torch.tanh(self.decode(z)) @ self.encode.weight + self.shift, mean, spread
 

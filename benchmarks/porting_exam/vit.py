@@ -47,12 +47,21 @@ OPTIONS = {
     "scale": 1.0,
     "position": "all",
     "scaled_twice": False,
+    "norm_epsilon": 1e-5,
+    "last_norm": True,
+    "reversed_labels": 0,
+    "restart": 0,
+    "smoothing": 0.0,
+    "queries": "first",
+    "position_stop": False,
 }
 
 
 def rate(options: Options, update: int) -> float:
     """Return the learning rate of an update, counted from 1."""
     t = update - 1
+    if options["restart"] and t >= options["restart"]:
+        t -= options["restart"]
     if t < options["warm"]:
         return options["lr"] * (t + options["warm_from"]) / options["warm"]
     return 0.5 * options["lr"] * (1 + math.cos(math.pi * min(1.0, (t - options["warm"]) / options["cosine"])))
@@ -64,7 +73,8 @@ class Block(nn.Module):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.options = options
-        self.norm1, self.norm2 = nn.LayerNorm(DIM), nn.LayerNorm(DIM)
+        epsilon = options["norm_epsilon"]
+        self.norm1, self.norm2 = nn.LayerNorm(DIM, epsilon), nn.LayerNorm(DIM, epsilon)
         self.qkv, self.proj = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
         self.fc1, self.fc2 = nn.Linear(DIM, 2 * DIM), nn.Linear(2 * DIM, DIM)
         self.gamma1, self.gamma2 = nn.Parameter(torch.full((DIM,), 0.5)), nn.Parameter(torch.full((DIM,), 0.5))
@@ -123,15 +133,18 @@ IMAGES, LABELS = load_digits(return_X_y=True)
 def batches(seed: int, options: Options) -> list[Arrays]:
     """Return the batches of a seed."""
     rows = np.random.default_rng([seed, 2]).permutation(len(IMAGES))[: 12 * 12].reshape(12, 12)
-    return [
+    found = [
         {"images": (IMAGES[r].reshape(-1, 1, 8, 8) / 16 - 0.3).astype(np.float32), "labels": LABELS[r].astype(np.int64)}
         for r in rows
     ]
+    if (update := options["reversed_labels"]) > 0:
+        found[update - 1]["labels"] = found[update - 1]["labels"][::-1].copy()
+    return found
 
 
 def torch_losses(model: Any, batch: Arrays, options: Options) -> Any:
     """Return the losses of a batch in PyTorch."""
-    return functional.cross_entropy(model(batch["images"]), batch["labels"])
+    return functional.cross_entropy(model(batch["images"]), batch["labels"], label_smoothing=options["smoothing"])
 
 
 class Lion(torch.optim.Optimizer):
@@ -161,6 +174,8 @@ class Lion(torch.optim.Optimizer):
                     m.mul_(options["b2"]).add_(g, alpha=1 - options["b2"])
                 if options["decay_kind"] == "decoupled":
                     u = u + decay * p
+                if options["decay_kind"] == "not by rate":
+                    p.mul_(1 - decay)
                 p.add_(u, alpha=-group["lr"])
 
 
@@ -181,6 +196,7 @@ class JBlock(nnx.Module):
         """Return what attention computes, without the residual."""
         n, t, _ = x.shape
         q, k, v = self.qkv(x).reshape(n, t, 3, HEADS, DIM // HEADS).transpose(2, 0, 3, 1, 4)
+        q, k = (q, k) if self.options["queries"] == "first" else (k, q)
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(DIM // HEADS) * self.options["scale"]
         out = jax.nn.softmax(scores, axis=self.options["softmax"]) @ v
         return self.proj(out.swapaxes(1, 2).reshape(n, t, DIM))
@@ -215,10 +231,12 @@ class JViT(nnx.Module):
         position = self.position[...]
         if self.options["position"] == "patches":
             position = position.at[:, 0].set(0.0)
+        position = jax.lax.stop_gradient(position) if self.options["position_stop"] else position
         x = jnp.concatenate([cls, x] if first else [x, cls], 1) + position
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
+        normal = self.norm(x)
+        x = normal if self.options["last_norm"] else x
         return self.head(x[:, 0 if first else -1])
 
 

@@ -13,7 +13,7 @@ from noether_core.parity.between_runs.calibrate import find_twins
 from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
 from noether_core.parity.between_runs.readable import damaged, notes_of, readable, without_probes
 from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
-from noether_core.parity.divergence.causes import with_causes
+from noether_core.parity.divergence.causes import upstream, with_causes
 from noether_core.probes import read_training
 from noether_core.text import inert
 from noether_core.twin import TwinError
@@ -80,8 +80,20 @@ def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
     if found.outcome == "same":
         found = _as_far_as_whole(pair, found)
     elif found.outcome == "differs":
-        found = with_causes(pair.a, pair.b, pair.noise, found)
+        found = _with_causes(pair, found)
     return replace(found, warnings=(*notes_of(*pair.read), *pair.warnings, *found.warnings))
+
+
+def _with_causes(pair: Pair, found: Comparison) -> Comparison:
+    """Return what was found with its causes; from the activation on that was computed first, where that had to be found."""
+    first = None if found.first is None else upstream(pair.a, pair.b, pair.noise, found.first)
+    if first is None:
+        return with_causes(pair.a, pair.b, pair.noise, found)
+    if found.first is not None and first.key != found.first.key:
+        found = replace(compare(first.a, first.b, pair.noise), stages=found.stages)
+    if first.note:
+        found = replace(found, warnings=(*found.warnings, first.note))
+    return with_causes(first.a, first.b, pair.noise, found)
 
 
 def _as_far_as_whole(pair: Pair, found: Comparison) -> Comparison:

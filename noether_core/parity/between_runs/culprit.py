@@ -8,7 +8,8 @@ from typing import Any
 from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped
 from noether_core.parity.between_runs.comparing import Given, compare_pair, opened_pair
-from noether_core.parity.between_runs.replay_step import Arrays, Step
+from noether_core.parity.between_runs.replay_step import Step
+from noether_core.parity.between_runs.step_inputs import Arrays
 from noether_core.parity.between_runs.transplant import Transplant, transplant
 from noether_core.parity.divergence import MemoryTraining
 

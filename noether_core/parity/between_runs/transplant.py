@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from noether_core.parity.between_runs.replay_step import Culprit, Replay, Step, StepError, Swap
-from noether_core.parity.divergence import Comparison, Noise, Training
+from noether_core.parity.between_runs.replay_step import Replay, Step, StepError, Swap
+from noether_core.parity.between_runs.step_inputs import Culprit
+from noether_core.parity.divergence import Comparison, Divergence, Noise, Training
+from noether_core.parity.divergence.noise import TIMES
+from noether_core.text import inert
 
 _WORDS: Mapping[Culprit, str] = {
     "batch": "the batch: the step itself is the same",
@@ -41,7 +44,8 @@ def transplant(
     """Replay the first differing step with parts of one training in the other's step, and name the part that closes the gap.
 
     A's batch, parameters or state go into B's step, one at a time: what closes the gap there is at fault, and not the step. If
-    none does, all of them go in, then A's gradients too, then A's clipped gradients.
+    none does, all of them go in, then A's gradients too, then A's clipped gradients: the first stage that B's step still gives
+    otherwise is at fault. A difference that no single step shows, only the mean over many, is looked for in a replay of all.
 
     Args:
         step_a: a function of the first training's own code; see `Step`.
@@ -58,24 +62,24 @@ def transplant(
     """
     if comparison.first is None:
         return Transplant(None, f"There is nothing to transplant: {comparison.sentence}")
-    replay = Replay((step_a, step_b), a, b, comparison.first.update, noise)
+    replay = Replay((step_a, step_b), a, b, _updates(comparison.first, a, b), noise)
     swaps: list[Swap] = []
     try:
-        return _replayed(replay, comparison, swaps)
+        return _replayed(replay, comparison.first, comparison.labels, swaps)
     except StepError as error:
         return Transplant(None, f"Cannot say: {error}", replay.update, tuple(swaps))
 
 
-def _replayed(replay: Replay, comparison: Comparison, swaps: list[Swap]) -> Transplant:
+def _replayed(replay: Replay, first: Divergence, labels: Sequence[str], swaps: list[Swap]) -> Transplant:
     """Say what replaying shows; `swaps` takes what was tried.
 
     Raises:
         StepError: if a step function fails.
     """
-    assert comparison.first is not None
-    labels = comparison.labels
-    if problem := replay.problem() or replay.blindness(comparison.first.key):
+    if problem := replay.problem():
         return Transplant(None, f"Cannot say: {problem}", replay.update)
+    if replay.is_blind_to(first.key):
+        return _unseen(first, labels)
     if (unlike := replay.unlike()) is not None:
         return Transplant(
             None,
@@ -88,6 +92,28 @@ def _replayed(replay: Replay, comparison: Comparison, swaps: list[Swap]) -> Tran
         if culprit is not None:
             return Transplant(culprit, _sentence(culprit, replay.update, labels, swap), replay.update, tuple(swaps))
     return Transplant(None, f"Cannot say: no part of {labels[0]} closes the gap.", replay.update, tuple(swaps))
+
+
+def _updates(first: Divergence, a: Training, b: Training) -> list[int]:
+    """Return the updates to replay: the first differing one; all from there where it differs by less than its noise."""
+    if first.distance > TIMES * first.noise:
+        return [first.update]
+    other = set(b.updates())
+    return [update for update in a.updates() if update in other and update >= first.update]
+
+
+def _unseen(first: Divergence, labels: Sequence[str]) -> Transplant:
+    """Say what follows where the step does not return the key that differs, and gives all else as A recorded it."""
+    key, lacks = inert(first.key), f"{labels[1]}'s step function does not return"
+    advice = "Let it return what `probe` records"
+    if first.stage != "act":
+        sentence = f"Cannot say: {lacks} {key}, and all that it returns is the same. {advice}"
+        return Transplant(None, sentence, first.update)
+    sentence = (
+        f"At update {first.update} the culprit is {_WORDS['forward']}: {key} differs, while batch and parameters are the same."
+        f" It changes nothing else of the step, and was not replayed: {lacks} it. {advice}, to be sure."
+    )
+    return Transplant("forward", sentence, first.update)
 
 
 def _sentence(culprit: Culprit, update: int, labels: Sequence[str], swap: Swap) -> str:

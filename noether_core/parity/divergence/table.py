@@ -194,7 +194,7 @@ def _place(key: str) -> tuple[int, int]:
     """Return a key's place in a step: a total comes after its parts, averaged weights come after an optimizer's moments."""
     stage = stage_of(key)
     if stage == "loss":
-        return STAGES.index(stage), int(key == "loss/total")
+        return STAGES.index(stage), int(key.partition("@")[0] == "loss/total")
     is_average = stage == "opt" and any(word in AVERAGES for word in re.split(r"[/._]", key.lower()))
     return STAGES.index(stage), int(is_average)
 

@@ -51,21 +51,24 @@ class _Candidate:
 
 
 def chained(given: Sources, output: Array) -> Iterator[Way]:
-    """Yield a layer's ways from the chain of functions that comes nearest to its output on a few rows.
+    """Yield ways from the chain of functions that comes nearest to an output on a few rows.
+
+    What ends the chain is the layer whose output it is, or, where that has no parameters, pooling, flattening or nothing.
 
     Args:
         given: what the layer can have been computed from.
         output: what it is.
     """
-    if not given.own or output.ndim < 2:
+    if output.ndim < 2:
         return
-    rows = len(output) if _is_of_a_norm(given) else _ROWS
+    rows = len(output) if given.own and _is_of_a_norm(given) else _ROWS
     few = [x[:rows] if len(x) == len(output) else x for x in given.inputs if x.ndim][:_INPUTS]
     if not few or output[:rows].size > _MOST or max(x.size for x in few) > _MOST:
         return
     best: Chain | None = None
     least = _NEAR
-    for candidate in _candidates(few, output[:rows].shape):
+    candidates = _candidates if given.own else _lone_candidates
+    for candidate in candidates(few, output[:rows].shape):
         value = candidate.value()
         left = float("inf") if value is None else _left(given, value, output[:rows])
         if left < 0.7 * least:
@@ -73,10 +76,11 @@ def chained(given: Sources, output: Array) -> Iterator[Way]:
         if least < 1e-6:
             break
     full = [x for x in given.inputs if x.ndim][:_INPUTS]
-    for candidate in _candidates(full, output.shape) if best is not None else ():
+    for candidate in candidates(full, output.shape) if best is not None else ():
         value = candidate.value() if candidate.chain == best else None
         if value is not None:
-            yield from (replace(way, before=candidate.chain) for way in with_parameters(given, value, output))
+            ends = with_parameters(given, value, output) if given.own else _lone(value, output)
+            yield from (replace(way, before=candidate.chain) for way in ends)
             return
 
 
@@ -88,7 +92,7 @@ def _left(given: Sources, value: Array, output: Array) -> float:
     """Return how far a layer with its usual options is from an output."""
     least = float("inf")
     with np.errstate(all="ignore"):
-        for way in _plainly(given, value, output):
+        for way in _plainly(given, value, output) if given.own else _lone(value, output):
             if way.output.shape == output.shape:
                 least = min(least, distance(np.nan_to_num(way.output), output))
     return least
@@ -108,6 +112,14 @@ def _plainly(given: Sources, value: Array, output: Array) -> Iterator[Way]:
             yield from filter(_is_usual, transposed_convolutions(value, output.shape, weight, bias))
 
 
+def _lone(value: Array, output: Array) -> Iterator[Way]:
+    """Yield what is made of a value without parameters."""
+    if value.shape == output.shape:
+        yield Way("nothing more", {}, value)
+    yield from layers.reshapings(value, output.shape)
+    yield from layers.poolings(value, output.shape)
+
+
 def _is_usual(way: Way) -> bool:
     return (
         way.options["kernel"] == "as it is" and way.options["bias"] != "twice" and way.options["precision"] == "float32"
@@ -124,6 +136,13 @@ def _candidates(inputs: Sequence[Array], shape: tuple[int, ...]) -> Iterator[_Ca
             yield from _pooled(active, shape)
     yield from (each for each in starts if each.chain)
     yield from _attended(inputs)
+
+
+def _lone_candidates(inputs: Sequence[Array], shape: tuple[int, ...]) -> Iterator[_Candidate]:
+    """Yield what may come before pooling, flattening or nothing more: activations and sums."""
+    for start in (*_singles(inputs), *_sums(inputs)):
+        yield from _activated(start, tuple(ACTIVATIONS))
+    yield from _sums(inputs)
 
 
 def _singles(inputs: Sequence[Array]) -> Iterator[_Candidate]:

@@ -26,6 +26,7 @@ _CAUSES = {
     "factor": "forward-other",
     "linear": "weight-layout",
     "norm": "norm-epsilon",
+    "nothing more": "forward-other",
     "pooling": "pooling",
     "reshaping": "flatten-order",
     "sum": "layer-order",
@@ -148,4 +149,6 @@ def _other(known: Way, left: float, who: str, rest: float, update: int) -> Itera
 def _words(way: Way) -> str:
     options = ", ".join(f"{name} {value}" for name, value in way.options.items())
     words = f"{way.kind} ({options})" if options else way.kind
+    if way.kind == "nothing more" and way.before:
+        return " of ".join(map(_words, reversed(way.before)))
     return f"{words} of {' of '.join(map(_words, reversed(way.before)))}" if way.before else words

@@ -29,6 +29,8 @@ _FLAG_CAUSES = {
     "momentum": "momentum-value",
     "nesterov": "nesterov",
     "rate in buffer": "momentum-convention",
+    "rectified": "optimizer-other",
+    "scheduled nesterov": "optimizer-other",
     "started": "second-moment",
     "uncorrected epsilon": "epsilon-place",
 }
@@ -44,6 +46,8 @@ _FLAG_WORDS = {
     "momentum": "Scaled gradients have a momentum",
     "nesterov": "The momentum is Nesterov's",
     "rate in buffer": "The momentum's buffer holds gradients times their learning rates",
+    "rectified": "Updates are rectified while the second moment is uncertain (RAdam)",
+    "scheduled nesterov": "The momentum is Nesterov's, and grows over updates (NAdam as in PyTorch)",
     "started": "The second moment starts from one",
     "uncorrected epsilon": "Epsilon is added before the second moment is corrected",
 }
@@ -53,6 +57,7 @@ _NUMBER_CAUSES = {
     "dampening": "momentum-convention",
     "epsilon": "epsilon-value",
     "momentum": "momentum-value",
+    "momentum decay": "momentum-value",
     "start": "second-moment",
 }
 _NUMBER_WORDS = {
@@ -61,6 +66,7 @@ _NUMBER_WORDS = {
     "dampening": "dampening",
     "epsilon": "epsilon",
     "momentum": "momentum",
+    "momentum decay": "the decay of the momentum's schedule",
     "start": "the second moment's start",
 }
 _ALIKE = 0.3  # of the score, where no difference at all explains both as well

@@ -68,10 +68,21 @@ def fit(samples: Samples, recipe: Recipe, start: Fit | None = None) -> Fit:
 
 
 def _stepped_decay(samples: Samples, start: Fit) -> Fit:
-    """Search one coupled decay for all keys by steps: signs have no slope that leads to it."""
-    strengths = np.outer(10.0 ** np.arange(-5, 1), (1.0, 2.0, 5.0)).reshape(-1)
-    fits = [evaluate(samples, start.recipe, start.numbers, np.full(len(samples.names), each)) for each in strengths]
-    return min([start, *fits], key=lambda each: each.misfit)
+    """Search one coupled decay by steps, for the keys that it serves: signs have no slope that leads to it."""
+    none = np.zeros(len(samples.names))
+    without = _left_by_key(samples, start, none)
+    fits = [start]
+    for strength in np.outer(10.0 ** np.arange(-5, 1), (1.0, 2.0, 5.0)).reshape(-1):
+        serves = _left_by_key(samples, start, none + strength) < without
+        if serves.any():
+            fits.append(evaluate(samples, start.recipe, start.numbers, np.where(serves, strength, 0.0)))
+    return min(fits, key=lambda each: each.misfit)
+
+
+def _left_by_key(samples: Samples, at: Fit, coupled: Array) -> Array:
+    """Return the squares of what is left of each key's updates, `k`, with a coupled decay."""
+    left = _projected(samples, at.recipe, at.numbers, coupled)[1]
+    return samples.sums((left**2).sum(axis=0))
 
 
 def refine(samples: Samples, start: Fit, free: Sequence[str], rounds: int = 14) -> Fit:

@@ -31,7 +31,17 @@ class Recipe:
 
 FLAGS: Mapping[str, tuple[str, ...]] = {
     "sgd": ("coupled", "nesterov", "damped later", "rate in buffer"),
-    "adam": ("coupled", "inside", "uncorrected epsilon", "maximum", "corrected maximum", "nesterov", "belief"),
+    "adam": (
+        "coupled",
+        "inside",
+        "uncorrected epsilon",
+        "maximum",
+        "corrected maximum",
+        "nesterov",
+        "scheduled nesterov",
+        "rectified",
+        "belief",
+    ),
     "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected", "nesterov", "rate in buffer"),
     "adagrad": ("coupled", "inside"),
     "adamax": ("coupled",),
@@ -43,14 +53,16 @@ coupled: weight decay is added to the gradient. nesterov: the buffer is looked a
 gradient enters the buffer whole, the later ones times 1 − dampening, as in PyTorch. rate in buffer: the buffer sums
 gradients times the rates of their steps. inside: epsilon is added under the root. uncorrected epsilon: epsilon is added
 before the second moment's correction. maximum: AMSGrad.
-corrected maximum: AMSGrad, of the corrected moment. belief: AdaBelief. centred: the squared mean is subtracted. started:
-the second moment starts from one. momentum: a buffer of the scaled gradients. corrected: RMSprop's moment is corrected.
+corrected maximum: AMSGrad, of the corrected moment. scheduled nesterov: Nesterov's momentum grows over updates, as in PyTorch's
+NAdam. rectified: RAdam, which leaves the second moment out at first. belief: AdaBelief. centred: the squared mean is
+subtracted. started: the second moment starts from one. momentum: a buffer of the scaled gradients. corrected: RMSprop's moment
+is corrected.
 """
 
 _RIVALS = (
     frozenset({"inside", "uncorrected epsilon"}),
     frozenset({"maximum", "corrected maximum", "belief", "centred"}),
-    frozenset({"nesterov", "damped later", "rate in buffer"}),
+    frozenset({"nesterov", "scheduled nesterov", "rectified", "damped later", "rate in buffer"}),
 )
 
 STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
@@ -67,6 +79,7 @@ STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 def numbers_of(recipe: Recipe) -> dict[str, tuple[float, ...]]:
     """Return the numbers that a recipe has, and where a search for them begins."""
     extra: dict[str, tuple[float, ...]] = {"momentum": (0.9,)} if "momentum" in recipe.flags else {}
+    extra |= {"momentum decay": (4e-3,)} if "scheduled nesterov" in recipe.flags else {}
     if "damped later" in recipe.flags:
         return {"momentum": (0.9,), "dampening": (0.1, 0.9)}
     return {**STARTS[recipe.family], **extra}
@@ -138,7 +151,7 @@ def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array, rates: Ar
     """Compute the directions of the families that divide by a root of squares.
 
     Source: Kingma and Ba 2015 (Adam), Duchi et al. 2011 (Adagrad), Graves 2013 (RMSprop, centred), Reddi et al. 2018 (AMSGrad),
-    Dozat 2016 (Nadam), Zhuang et al. 2020 (AdaBelief).
+    Dozat 2016 (Nadam), Liu et al. 2020 (RAdam), Zhuang et al. 2020 (AdaBelief).
     """
     flags, adam = recipe.flags, recipe.family == "adam"
     beta1, beta2 = numbers.get("beta1", 0.0), numbers.get("beta2", 1.0)
@@ -157,16 +170,39 @@ def _scaled(recipe: Recipe, numbers: Mapping[str, float], seen: Array, rates: Ar
         most = np.maximum(most, square / correction if "corrected maximum" in flags else square)
         used = square - level**2 if "centred" in flags else square
         used = most if "maximum" in flags else most * correction if "corrected maximum" in flags else used
-        lead = 1 - beta1**step if adam else 1.0
-        ahead = mean / lead
-        if adam and "nesterov" in flags:
-            ahead = beta1 * mean / (1 - beta1 ** (step + 1)) + (1 - beta1) * gradient / lead
+        ahead = _ahead(flags, numbers, mean, gradient, step) if adam else mean
         direction = ahead / _root(flags, np.maximum(used, 0.0), correction, numbers["epsilon"])
+        if "rectified" in flags:
+            certain = _rectification(beta2, step)
+            direction = certain * direction if certain else ahead
         buffer = momentum * buffer + direction * scale[step - 1]
         found[step - 1] = (
             direction + momentum * buffer if "nesterov" in flags and not adam else buffer / scale[step - 1]
         )
     return found
+
+
+def _ahead(flags: frozenset[str], numbers: Mapping[str, float], mean: Array, gradient: Array, step: int) -> Array:
+    """Return Adam's corrected mean, or with Nesterov's momentum that of one update ahead."""
+    beta1, lead = numbers["beta1"], 1 - numbers["beta1"] ** step
+    if "nesterov" in flags:
+        return np.asarray(beta1 * mean / (1 - beta1 ** (step + 1)) + (1 - beta1) * gradient / lead)
+    if "scheduled nesterov" in flags:  # Dozat 2016, section 3, with the schedule of PyTorch's documentation
+        grown = beta1 * (1 - 0.5 * 0.96 ** (np.arange(1, step + 2) * numbers["momentum decay"]))
+        product = np.prod(grown[:step])
+        ahead = grown[step] / (1 - product * grown[step]) * mean
+        return np.asarray((1 - grown[step - 1]) / (1 - product) * gradient + ahead)
+    return np.asarray(mean / lead)
+
+
+def _rectification(beta2: float, step: int) -> float:
+    """Return RAdam's factor; 0 where the second moment is too uncertain to be used. Source: Liu et al. 2020, algorithm 2."""
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    if length <= 5:
+        return 0.0
+    shares = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return float(np.sqrt(max(shares, 0.0)))
 
 
 def _root(flags: frozenset[str], square: Array, correction: float, epsilon: float) -> Array:

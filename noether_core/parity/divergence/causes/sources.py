@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,13 @@ def sources(case: Case, side: Training, key: str) -> Sources:
     """Return what one side can have computed an activation from."""
     keys = list(side.keys(case.update))
     before = [each for each in keys[: keys.index(key)] if each.startswith(("act/", "data/"))]
-    arrays = (side.array(case.update, each) for each in reversed(before))
+    return sources_among(case, side, key, before[::-1])
+
+
+def sources_among(case: Case, side: Training, key: str, inputs_of: Sequence[str]) -> Sources:
+    """Return what one side can have computed an activation from, where its inputs are among some keys, the likeliest first."""
+    keys = list(side.keys(case.update))
+    arrays = (side.array(case.update, each) for each in inputs_of)
     small = (each.astype(np.float64) for each in arrays if each is not None and each.size <= MOST_ELEMENTS)
     inputs = [each for each in small if np.isfinite(each).all()]
     name = key.partition("/")[2]
