@@ -17,7 +17,7 @@ from noether_core.emit.starts import origin_at
 from noether_core.emit.trackers.feed import CLOSING_TIME
 from noether_core.errors import HookOrderError, NoetherError, RunDirectoryError
 from noether_core.forks import in_children
-from noether_core.interrupts import complete
+from noether_core.interrupts import complete, in_turn
 from noether_core.made_run import MadeRun
 from noether_core.regular_files import require_own_parts
 from noether_core.termination import SIGNALS, Termination
@@ -34,6 +34,7 @@ class OpenRun(MadeRun):
         self.start()
         return self
 
+    @in_turn
     def start(self) -> None:
         """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this.
 
@@ -116,7 +117,7 @@ class OpenRun(MadeRun):
         """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""
         if self._state == "training":
             self._state = "forked"
-            self.interrupts.depth, self.interrupts.is_waiting = 0, False
+            self.interrupts.forget()
 
     def _refuse_unless_open(self, method: str) -> None:
         if self._state == "forked":
@@ -179,6 +180,7 @@ class OpenRun(MadeRun):
         """
         self._finish(failed=False)
 
+    @in_turn
     def _finish(self, *, failed: bool, time_limit: float = CLOSING_TIME) -> None:
         if self._state != "training":
             return
@@ -225,6 +227,7 @@ class OpenRun(MadeRun):
     def _keep_state(self) -> None:
         """Keep what a checkpoint needs, before the end gives out what there is of the intervals under way."""
 
+    @in_turn
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             self.finish()
@@ -239,11 +242,14 @@ class OpenRun(MadeRun):
 
     def _terminate(self, signal: str, is_inside: bool) -> None:
         """End the run, for the process is about to; if these packages still run, write at least what was flushed."""
-        if is_inside:
+        if is_inside or not self.interrupts.lock.acquire(timeout=PATIENCE):  # of another thread, which hangs
             self.log_writer.disk.close(PATIENCE)
-        else:
+            return
+        try:
             self.flight_recorder.write(signal)
             self._finish(failed=True, time_limit=PATIENCE)
+        finally:
+            self.interrupts.lock.release()
 
 
 def _cannot_be_written(path: Path, error: OSError) -> RunDirectoryError:
