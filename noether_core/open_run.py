@@ -31,12 +31,11 @@ class OpenRun(MadeRun):
     _terminations: tuple[Termination, ...] = ()
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
+        return self.start()
 
     @in_turn
-    def start(self) -> None:
-        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this.
+    def start(self) -> Self:
+        """Begin training: write `config.yaml` and call `before_training`; return the run. Entering the `with` block does this.
 
         Raises:
             RunLockedError: if another run, here or in another process, writes to the run directory.
@@ -56,6 +55,7 @@ class OpenRun(MadeRun):
             if log is not None:
                 log.let_go()
             raise
+        return self
 
     def _begin(self, log: RunLog | None) -> None:
         failure = None if log is None else self._open_directory(log)
@@ -253,11 +253,13 @@ class OpenRun(MadeRun):
 
 
 def _cannot_be_written(path: Path, error: OSError) -> RunDirectoryError:
-    where = f" ({error.filename!s:.300})" if error.filename else ""
-    found = RunDirectoryError(
-        f"the run directory {str(path)!r} cannot be written: {error.strerror or error!s}{where}; give the run a"
-        " directory that this user may write to"
-    )
+    file = next((each for each in (path, *path.parents) if each.is_file()), None)
+    if file is not None:
+        reason = f"{str(file)!r} is a file; move it away, or give the run a directory of another name"
+    else:
+        where = f" ({error.filename!s:.300})" if error.filename else ""
+        reason = f"{error.strerror or error!s}{where}; give the run a directory that this user may write to"
+    found = RunDirectoryError(f"the run directory {str(path)!r} cannot be written: {reason}")
     found.errno, found.filename = error.errno, error.filename
     found.__cause__ = error
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from noether_core.callbacks.build import Callbacks, Keys, read_callbacks
 from noether_core.emit.trackers import Tracker
@@ -88,7 +88,7 @@ class Run(torch_callbacks.Run):
         """Refuse nothing: the dataloader may tell."""
 
     @in_turn
-    def start(self) -> None:
+    def start(self) -> Self:
         """Begin training, where a checkpoint that was loaded before left it.
 
         Raises:
@@ -105,6 +105,7 @@ class Run(torch_callbacks.Run):
             self.load_state_dict(self._loaded)
         if self._has_rates:
             self._rates.watch(optimizers[0])
+        return self
 
     def finish(self) -> None:
         """End training; see `noether_torch.Run.finish`."""

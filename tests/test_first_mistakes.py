@@ -24,6 +24,107 @@ from noether_core import MissingKeyError, NoetherError, read_run
 from noether_core.errors import RunDirectoryError
 from noether_core.inspect.show import show_run
 
+# ---------------------------------------------------------------------- making a run
+
+
+@each_front_end
+def test_a_misspelt_argument_of_a_run_is_named_with_the_closest(front_end: Any, tmp_path: Path) -> None:
+    class Mine(front_end.Run):  # type: ignore[misc]
+        def __init__(self, *given: Any, project: str = "", **named: Any) -> None:
+            super().__init__(*given, **named)
+
+    for kind, name, meant in (
+        (front_end.Run, "evry", "every"),
+        (front_end.Run, "call_backs", "callbacks"),
+        (Mine, "projekt", "project"),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"^{kind.__name__} got an unexpected argument '{name}'\. Did you mean '{meant}'"
+        ):
+            kind(tmp_path, **{name: 10})
+
+
+@pytest.mark.parametrize(("name", "meant"), [("evry", "every"), ("callback", "callbacks"), ("durabilty", "durability")])
+def test_a_misspelt_argument_of_a_trainers_callback_is_too(name: str, meant: str) -> None:
+    from noether_torch import lightning, transformers
+
+    for kind in (lightning.TrackOutputs, transformers.TrackOutputs):
+        with pytest.raises(
+            TypeError, match=rf"^TrackOutputs got an unexpected argument '{name}'\. Did you mean '{meant}'"
+        ):
+            kind("loss", **{name: 10})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["", None, 3, b"run", "a\0b"])
+@each_front_end
+def test_a_path_that_is_none_is_refused(
+    front_end: Any, path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NoetherError, match=r"Run got path=.*; expected the directory to write to") as caught:
+        front_end.Run(path)
+    assert ("variable that is not set" in str(caught.value)) == (path == "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_path_of_a_trainers_callback_is_refused() -> None:
+    from noether_torch import lightning, transformers
+
+    for kind in (lightning.TrackOutputs, transformers.TrackOutputs):
+        with pytest.raises(NoetherError, match="TrackOutputs got path=''"):
+            kind("loss", "")
+
+
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_a_file_that_is_in_the_way_is_named(below: str, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("x")
+    with pytest.raises(RunDirectoryError, match=r"afile' is a file; move it away, or give the run") as caught:
+        noether_torch.Run(tmp_path / "afile" / below).start()
+    assert "this user" not in str(caught.value)
+
+
+def test_start_returns_the_run(tmp_path: Path) -> None:
+    run = noether_torch.Run(tmp_path, every=1).start()
+    run.step({"loss": 1.0})
+    run.finish()
+    assert len(read_run(tmp_path).entries) == 1
+
+
+@each_front_end
+def test_a_copied_or_pickled_run_says_what_to_do(front_end: Any, tmp_path: Path) -> None:
+    with front_end.Run(tmp_path / "run", every=1) as run:
+        for act in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=r"Run '.*run': training, .* cannot be copied or pickled.*state_dict"):
+                act({"run": run} if act is copy.deepcopy else run)
+            with pytest.raises(TypeError, match="LogWriter, or a callback that logs to one, cannot be copied"):
+                pickle.dumps(run.callbacks[0].log_writer.disk)
+        run.step({"loss": 1.0})
+
+
+def test_a_none_is_said_to_be_absent(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MissingKeyError, match="One that is None counts as absent"),
+        noether_torch.Run(tmp_path, ["loss"]) as run,
+    ):
+        run.step({"loss": None})
+
+
+@each_front_end
+def test_a_run_that_fails_before_anything_is_tracked_leaves_no_capsule(front_end: Any, tmp_path: Path) -> None:
+    def train(path: Path, steps: int) -> BaseException:
+        with pytest.raises(TypeError) as caught, front_end.Run(path, [every(1)]) as run:  # noqa: PT012
+            for _ in range(steps):
+                run.step({"loss": array(front_end, 1.0)})
+            run.step(1, 2, 3)
+        return caught.value
+
+    error = train(tmp_path / "none", 0)
+    assert not (tmp_path / "none" / "capsules").exists()
+    assert getattr(error, "__notes__", []) == []
+    assert "noether-parity show" in train(tmp_path / "one", 1).__notes__[0]
+    assert len(list((tmp_path / "one" / "capsules").iterdir())) == 1
+
+
 # ---------------------------------------------------------------------- the same directory twice
 
 

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from noether_core.emit.disk_thread import DiskThread, Job, Mark, Synced
 from noether_core.emit.files import write_whole
@@ -67,6 +67,11 @@ class Disk:
         self._process: int | None = None  # that writes
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a LogWriter, or a callback that logs to one, cannot be copied or pickled: it writes to a file; make another one"
+        )
 
     @property
     def is_elsewhere(self) -> bool:

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from noether_core.errors import NoetherError
+
 # which machine a temporary file is of: the numbers of processes say nothing elsewhere
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.tmp", re.DOTALL)
@@ -21,6 +23,28 @@ _PLACES = ("", "metrics/", "starts/", "update_outputs/**/", "unmerged/**/", "exp
 # of an fsync of a directory: Windows and some file systems have none, and one that may be written need not be readable
 _NOT_FOR_DIRECTORIES = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+
+
+def checked_path(path: object, owner: str) -> Path:
+    """Return the path of a run directory.
+
+    Args:
+        path: a string or a `Path`.
+        owner: who was given it.
+
+    Raises:
+        NoetherError: for anything else, and an empty string.
+
+    >>> checked_path("runs/mine", "Run")
+    PosixPath('runs/mine')
+    """
+    found = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if isinstance(found, str) and found and "\0" not in found:
+        return Path(found)
+    hint = (
+        ": an empty string, of a variable that is not set perhaps; '.' is the current directory" if path == "" else ""
+    )
+    raise NoetherError(f"{owner} got path={path!r:.200}; expected the directory to write to, such as 'runs/mine'{hint}")
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_durable: bool = True) -> None:
