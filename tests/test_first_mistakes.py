@@ -186,3 +186,55 @@ def test_superseded_probes_are_no_empty_table(tmp_path: Path) -> None:
     assert "probes:" not in shown(tmp_path)
 
 
+# ---------------------------------------------------------------------- pieces that nothing is found in
+
+
+@pytest.mark.parametrize("form", ["optimizer", "state", "pure", "opt_state"])
+def test_every_form_of_nnx_s_optimizer_is_understood(form: str) -> None:
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    rate = optax.cosine_decay_schedule(1e-3, 10)
+    optimizer = nnx.Optimizer(model, optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate)), wrt=nnx.Param)
+    state = nnx.state(optimizer)
+    forms = {"optimizer": optimizer, "state": state, "pure": nnx.as_pure(state), "opt_state": optimizer.opt_state}
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    keys = noether_jax.probe(params=params, opt_state=forms[form])["probes"].keys
+    assert {key for key in keys if key.startswith("opt/")} == {
+        "opt/count",
+        *(f"opt/{field}/{name}" for field in ("mu", "nu") for name in ("bias", "weight")),
+    }
+
+
+NOTHING: list[tuple[str, Any]] = [
+    ("batch", {}),
+    ("batch", {"text": "none of these are numbers"}),
+    ("activations", {}),
+    ("losses", {}),
+    ("updates", []),
+]
+
+
+@pytest.mark.parametrize(("piece", "given"), NOTHING)
+@each_front_end
+def test_a_piece_that_nothing_is_found_in_is_told_of(front_end: Any, piece: str, given: Any) -> None:
+    with pytest.warns(UserWarning, match=rf"nothing to record in {piece}, a (dict|list); expected .*Leave out"):
+        probed = front_end.probe(params={"w": array(front_end, [1.0])}, **{piece: given})
+    assert probed["probes"].keys == ("param/w",)
+
+
+def test_an_optimizer_s_state_that_is_not_understood_is_told_of() -> None:
+    params = {"w": jnp.ones(3)}
+    with pytest.warns(
+        UserWarning, match=r"nothing to record in opt_state, a dict; expected optax's state, an `nnx\.Opt"
+    ):
+        noether_jax.probe(params=params, opt_state={"mu": {"other": np.ones(3)}})
+    with pytest.warns(UserWarning, match="beside params, updates or grads"):
+        noether_jax.probe(losses=0.5, opt_state=optax.adam(1.0).init(params))
+
+
+def test_what_has_nothing_to_record_by_right_is_not_told_of() -> None:
+    params = {"w": jnp.ones(3)}
+    noether_jax.probe(params=params, opt_state=optax.sgd(1.0).init(params), buffers={})
+    model = torch.nn.Linear(2, 1)
+    noether_torch.probe(params=model, opt_state=torch.optim.SGD(model.parameters()), buffers=model)
+
+
