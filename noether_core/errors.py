@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,29 @@ def suggest(name: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     close = close or [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def refuse_unexpected(owner: type, unknown: Iterable[str], known: Iterable[str] = ()) -> None:
+    """Raise `TypeError` for keyword arguments that a class does not take, with the closest of those that it takes.
+
+    Args:
+        owner: the class; what its bases take, it takes.
+        unknown: names of the arguments that nobody took.
+        known: names of others that it takes.
+
+    >>> refuse_unexpected(RunLockedError, ["mesage"])
+    Traceback (most recent call last):
+    TypeError: RunLockedError got an unexpected argument 'mesage'. Did you mean 'message'?
+    """
+    for name in unknown:
+        takes = [
+            each.name
+            for base in owner.__mro__
+            if "__init__" in vars(base)
+            for each in signature(vars(base)["__init__"]).parameters.values()
+            if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and each.name != "self"
+        ]
+        raise TypeError(f"{owner.__name__} got an unexpected argument {name!r:.200}.{suggest(name, [*takes, *known])}")
 
 
 def listing(names: Iterable[str], most: int = 20) -> str:

@@ -90,7 +90,8 @@ class FlightRecorder:
 
         Args:
             reason: what ends the run: an exception, which gets a note of it, or the name of a signal. Of one that says that all
-                went well, such as `SystemExit(0)`, there is none, and of each error of values one.
+                went well, such as `SystemExit(0)`, there is none, and of each error of values one. Nor is there one before
+            anything is tracked: it would hold nothing.
         """
         if isinstance(reason, NonFiniteError) and reason.capsule is not None:
             return reason.capsule
@@ -100,8 +101,12 @@ class FlightRecorder:
         try:
             if (about := self._about()) is None:
                 return None
+            notes: list[str] = []
+            values = list(self._values(notes))
+            if not values and not notes:
+                return None
             self._written += 1
-            path = self._write(reason, about)
+            path = self._write(reason, about, values, notes)
             told = f"the newest values of all keys: noether-parity show {str(path)!r}"
         except Exception as error:  # the run's own error is the one to see
             path, told = None, f"no capsule of the newest values could be written: {error!r:.500}"
@@ -114,9 +119,9 @@ class FlightRecorder:
             logger.warning("%s: %s", reason, message(told))
         return path
 
-    def _write(self, reason: BaseException | str, about: dict[str, Any]) -> Path:
-        notes: list[str] = []
-        values = list(self._values(notes))
+    def _write(
+        self, reason: BaseException | str, about: dict[str, Any], values: Sequence[_Newest], notes: Sequence[str]
+    ) -> Path:
         iteration = about["iteration"]
         what = {
             "reason": _described(reason),

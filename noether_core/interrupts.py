@@ -3,6 +3,8 @@
 Ctrl-C is a signal, which Python answers between any two instructions of the main thread. `Interrupts` answers it later. What a
 handler cannot hold back (a second Ctrl-C, an exception that another thread or a debugger raises here) finds a `Mark` to go back
 to, or calls that may be made again.
+
+Calls of several threads come one after the other, whole: `in_turn`.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import wraps
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 from noether_core.signal_handlers import Link, lasting
 
 Handler = Callable[[int, FrameType | None], Any]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Interrupts:
@@ -36,6 +40,7 @@ class Interrupts:
     Attributes:
         depth: above zero while it is held back.
         is_waiting: whether one has come meanwhile.
+        lock: held by the thread whose call is under way; a signal handler on that thread may come in between.
     """
 
     def __init__(self, patience: float = 1.0) -> None:
@@ -43,6 +48,7 @@ class Interrupts:
         self._waits_since = 0.0
         self.depth = 0
         self.is_waiting = False
+        self.lock = threading.RLock()
         self._handler: _Handler | None = None  # which has the place of the user's
 
     def listen(self) -> None:
@@ -67,7 +73,10 @@ class Interrupts:
         """Tell of one that has come whether it is held back; another one that will be answered stands for it."""
         now = time.monotonic()
         if self.depth and not self.is_waiting:
-            self.is_waiting, self._waits_since = True, now
+            self._waits_since, self.is_waiting = now, True
+            if not self.depth:  # another thread has ended what was under way, and maybe not seen this one
+                self.is_waiting = False
+                return False
         elif not self.depth or now - self._waits_since >= self._patience:
             self.is_waiting = False
             return False
@@ -84,6 +93,11 @@ class Interrupts:
         self.depth = 0
         if self.is_waiting:
             self.answer()
+
+    def forget(self) -> None:
+        """Forget what is under way: in a forked child, it is the parent's."""
+        self.depth, self.is_waiting = 0, False
+        self.lock = threading.RLock()  # another thread may have had it, which the child has not
 
     def __enter__(self) -> Self:
         self.depth += 1
@@ -143,6 +157,17 @@ class Mark:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             self.go_back()
+
+
+def in_turn(method: Method) -> Method:
+    """Let a method of what has `interrupts` wait until no other thread is in one of these; those of one thread may nest."""
+
+    @wraps(method)
+    def call(owner: Any, *arguments: Any, **named: Any) -> Any:
+        with owner.interrupts.lock:  # the interpreter answers no signal between this and what lets go of it
+            return method(owner, *arguments, **named)
+
+    return cast("Method", call)
 
 
 def complete(interrupt: BaseException, call: Callable[[], Any]) -> None:

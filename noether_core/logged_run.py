@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from noether_core.callbacks import hooks
 from noether_core.callbacks.evaluation import Evaluation
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.interrupts import complete
+from noether_core.interrupts import complete, in_turn
 from noether_core.open_run import OpenRun
 from noether_core.reduce.exchange import is_exchange
 from noether_core.select import flatten
@@ -18,6 +19,7 @@ from noether_core.select import flatten
 class LoggedRun(OpenRun):
     """Add to a run what it logs beside the training's steps; see `noether_core.run.Run`, which adds these."""
 
+    @in_turn
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values of your own at the current iteration, into the entry that its update has.
 
@@ -33,7 +35,8 @@ class LoggedRun(OpenRun):
             NoetherError: for a value that cannot be logged, likewise.
         """
         self._refuse_unless_open("log")
-        prefix = "" if self._evaluation is None else f"{self._evaluation.prefix}/"
+        evaluation = self._own_evaluation("log")
+        prefix = "" if evaluation is None else f"{evaluation.prefix}/"
         named = {prefix + key: value for key, value in flatten(values).items()}
         errors: list[Exception] | None = None
         with self.interrupts:
@@ -71,24 +74,41 @@ class LoggedRun(OpenRun):
             HookOrderError: outside of training, or within another evaluation.
             NoetherError: for a prefix that cannot be one.
         """
-        self._refuse_unless_open("evaluate")
         if processes is not None and is_exchange(processes, "run.evaluate"):
             raise NoetherError("run.evaluate got an Exchange as processes; expected 1 or None: the run has one for all")
+        evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
+        try:  # whatever is raised from here on, on which line, ends the evaluation
+            self._begin_evaluation(evaluation)
+            yield
+            with self.interrupts.lock:
+                self._refuse_unless_open("evaluate")
+                with self.interrupts:
+                    self._end_evaluation(evaluation)
+        except BaseException:
+            with self.interrupts.lock:
+                if self._evaluation is evaluation:
+                    self._evaluation = None
+                self.log_writer.flush()
+            raise
+
+    @in_turn
+    def _begin_evaluation(self, evaluation: Evaluation) -> None:
+        self._refuse_unless_open("evaluate")
         if self._evaluation is not None:
             raise HookOrderError(
                 "run.evaluate was called within run.evaluate; end the first evaluation before the next"
             )
-        evaluation = Evaluation(self.callbacks, prefix, alone=processes == 1)
-        try:  # whatever is raised from here on, on which line, ends the evaluation
-            self._evaluation = evaluation
-            yield
-            self._refuse_unless_open("evaluate")
-            with self.interrupts:
-                self._end_evaluation(evaluation)
-        except BaseException:
-            self._evaluation = None
-            self.log_writer.flush()
-            raise
+        self._evaluation = evaluation
+
+    def _own_evaluation(self, method: str) -> Evaluation | None:
+        """Return the evaluation under way, if there is one; raises `HookOrderError` if another thread evaluates."""
+        evaluation = self._evaluation
+        if evaluation is not None and evaluation.thread != threading.get_ident():
+            raise HookOrderError(
+                f"run.{method} was called while another thread is in run.evaluate, and so it may be part of that"
+                " evaluation; call it in that thread, or when the evaluation has ended"
+            )
+        return evaluation
 
     def _end_evaluation(self, evaluation: Evaluation) -> None:
         mark, is_logged = self.log_writer.mark(), False

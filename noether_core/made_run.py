@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Never, NoReturn
 
 from noether_core.callbacks.build import (
     CORE_CLASSES,
@@ -22,10 +22,11 @@ from noether_core.callbacks.record_outputs import OutputRecorder
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.emit.card import card
 from noether_core.emit.disk import Durability
+from noether_core.emit.files import checked_path
 from noether_core.emit.log_writer import LogWriter
 from noether_core.emit.reader import read_run
 from noether_core.emit.trackers import Tracker, in_every_process, make_trackers
-from noether_core.errors import NoetherError
+from noether_core.errors import NoetherError, refuse_unexpected
 from noether_core.explanation import Explained, explain_outputs
 from noether_core.flight_recorder import FlightRecorder
 from noether_core.interrupts import Interrupts
@@ -66,12 +67,12 @@ class MadeRun:
         time_limit: float = TIME_LIMIT,
         durability: Durability = "interval",
         flight_recorder: int | None = None,
+        **unknown: Never,
     ) -> None:
+        refuse_unexpected(type(self), unknown)
         require_positive("Run", accumulation_steps=accumulation_steps)
-        self.path, self.accumulation_steps = Path(path).absolute(), accumulation_steps  # wherever the process goes
-        begin, until = iteration_of(start, "start"), iteration_of(end, "end")
-        batch_size = 1 if effective_batch_size is None else effective_batch_size
-        self.counter = UpdateCounter(begin, until, updates_per_epoch, batch_size)
+        self.path, self.accumulation_steps = checked_path(path, "Run").absolute(), accumulation_steps
+        self.counter = _counter_of(start, end, updates_per_epoch, effective_batch_size)
         given = read_callbacks(keys, callbacks, every=every, log_as=log_as)
         self._start, self.exchange = self.counter.cur_iteration, self._exchange_of(processes, time_limit)
         self.log_writer = LogWriter(
@@ -87,6 +88,12 @@ class MadeRun:
         self.recorder = None if record is None else self._open_recorder(record)
         self._refuse_units(epochs=updates_per_epoch is not None, samples=effective_batch_size is not None)
         self.interrupts = Interrupts()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled: it writes to its directory, and no other run may. Make another Run, in"
+            " another directory; what a process or a checkpoint needs to go on with it is run.state_dict()"
+        )
 
     def __repr__(self) -> str:
         """Return what it is, where, in which state, and how far."""
@@ -169,3 +176,8 @@ class MadeRun:
     def _config(self) -> RunConfig:
         processes = 1 if self.exchange is None else self.exchange.count
         return RunConfig(self.counter, self.accumulation_steps, self.callbacks, processes)
+
+
+def _counter_of(start: Any, end: Any, updates_per_epoch: int | None, effective_batch_size: int | None) -> UpdateCounter:
+    batch_size = 1 if effective_batch_size is None else effective_batch_size
+    return UpdateCounter(iteration_of(start, "start"), iteration_of(end, "end"), updates_per_epoch, batch_size)

@@ -17,7 +17,7 @@ from noether_core.emit.starts import origin_at
 from noether_core.emit.trackers.feed import CLOSING_TIME
 from noether_core.errors import HookOrderError, NoetherError, RunDirectoryError
 from noether_core.forks import in_children
-from noether_core.interrupts import complete
+from noether_core.interrupts import complete, in_turn
 from noether_core.made_run import MadeRun
 from noether_core.regular_files import require_own_parts
 from noether_core.termination import SIGNALS, Termination
@@ -31,11 +31,11 @@ class OpenRun(MadeRun):
     _terminations: tuple[Termination, ...] = ()
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
+        return self.start()
 
-    def start(self) -> None:
-        """Begin training: write `config.yaml` and call `before_training`. Entering the `with` block does this.
+    @in_turn
+    def start(self) -> Self:
+        """Begin training: write `config.yaml` and call `before_training`; return the run. Entering the `with` block does this.
 
         Raises:
             RunLockedError: if another run, here or in another process, writes to the run directory.
@@ -55,6 +55,7 @@ class OpenRun(MadeRun):
             if log is not None:
                 log.let_go()
             raise
+        return self
 
     def _begin(self, log: RunLog | None) -> None:
         failure = None if log is None else self._open_directory(log)
@@ -116,7 +117,7 @@ class OpenRun(MadeRun):
         """Write nothing in a forked child: not by a step, nor at its end, which may leave the `with` block."""
         if self._state == "training":
             self._state = "forked"
-            self.interrupts.depth, self.interrupts.is_waiting = 0, False
+            self.interrupts.forget()
 
     def _refuse_unless_open(self, method: str) -> None:
         if self._state == "forked":
@@ -179,6 +180,7 @@ class OpenRun(MadeRun):
         """
         self._finish(failed=False)
 
+    @in_turn
     def _finish(self, *, failed: bool, time_limit: float = CLOSING_TIME) -> None:
         if self._state != "training":
             return
@@ -225,6 +227,7 @@ class OpenRun(MadeRun):
     def _keep_state(self) -> None:
         """Keep what a checkpoint needs, before the end gives out what there is of the intervals under way."""
 
+    @in_turn
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             self.finish()
@@ -239,19 +242,24 @@ class OpenRun(MadeRun):
 
     def _terminate(self, signal: str, is_inside: bool) -> None:
         """End the run, for the process is about to; if these packages still run, write at least what was flushed."""
-        if is_inside:
+        if is_inside or not self.interrupts.lock.acquire(timeout=PATIENCE):  # of another thread, which hangs
             self.log_writer.disk.close(PATIENCE)
-        else:
+            return
+        try:
             self.flight_recorder.write(signal)
             self._finish(failed=True, time_limit=PATIENCE)
+        finally:
+            self.interrupts.lock.release()
 
 
 def _cannot_be_written(path: Path, error: OSError) -> RunDirectoryError:
-    where = f" ({error.filename!s:.300})" if error.filename else ""
-    found = RunDirectoryError(
-        f"the run directory {str(path)!r} cannot be written: {error.strerror or error!s}{where}; give the run a"
-        " directory that this user may write to"
-    )
+    file = next((each for each in (path, *path.parents) if each.is_file()), None)
+    if file is not None:
+        reason = f"{str(file)!r} is a file; move it away, or give the run a directory of another name"
+    else:
+        where = f" ({error.filename!s:.300})" if error.filename else ""
+        reason = f"{error.strerror or error!s}{where}; give the run a directory that this user may write to"
+    found = RunDirectoryError(f"the run directory {str(path)!r} cannot be written: {reason}")
     found.errno, found.filename = error.errno, error.filename
     found.__cause__ = error
     return found

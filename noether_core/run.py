@@ -8,7 +8,7 @@ from typing import Any
 
 from noether_core.callbacks import CallbackBase, hooks
 from noether_core.errors import HookOrderError, ScheduleError
-from noether_core.interrupts import complete
+from noether_core.interrupts import complete, in_turn
 from noether_core.saved_run import SavedRun
 from noether_core.select import unstack
 
@@ -75,8 +75,7 @@ class Run(SavedRun):
         """Count and track one accumulation step, and at an interval's end log and save; in `evaluate`, track it for that alone.
 
         Args:
-            update_outputs: a dict from names to scalars or arrays, or another record of them: a NamedTuple, a dataclass. A list
-                of these is that many accumulation steps, of one update or of many.
+            update_outputs: a dict from names to scalars or arrays, or a NamedTuple or a dataclass; a list is that many steps.
             steps: how many there are in one record of arrays with a leading axis of steps, as `jax.lax.scan` returns.
             batch: handed to the hooks.
             losses: handed to the hooks.
@@ -89,22 +88,24 @@ class Run(SavedRun):
             NoetherError: see `TrackAdditionalOutputsCallback`; the step that failed is not counted.
         """
         many = _each_step(update_outputs) if steps is None else unstack(update_outputs, steps)
-        if self._evaluation is not None:
-            return self._track_in_evaluation(many, losses)
-        self._refuse_unless_training()
-        is_told = samples is not None or times is not None
-        try:
-            self.interrupts.depth = 1  # as `with self.interrupts`, only faster
-            with self._unless_refused(samples, times, len(many)) if is_told else nullcontext():
-                for outputs in many:
-                    self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
-        finally:
-            self.interrupts.end()
+        with self.interrupts.lock:  # as `in_turn`, only faster
+            if self._evaluation is not None:
+                return self._track_in_evaluation(many, losses)
+            self._refuse_unless_training()
+            is_told = samples is not None or times is not None
+            try:
+                self.interrupts.depth = 1  # as `with self.interrupts`, only faster
+                with self._unless_refused(samples, times, len(many)) if is_told else nullcontext():
+                    for outputs in many:
+                        self._accumulation_step(outputs, batch, losses, ends_update, ends_epoch)
+            finally:
+                self.interrupts.end()
 
     def _track_in_evaluation(self, many: Sequence[Any], losses: Any) -> None:
-        assert self._evaluation is not None
+        evaluation = self._own_evaluation("step")
+        assert evaluation is not None
         with self.interrupts:
-            self._evaluation.add(many, losses)
+            evaluation.add(many, losses)
 
     @contextmanager
     def _unless_refused(self, samples: int | None, times: Mapping[str, float] | None, steps: int) -> Iterator[None]:
@@ -120,6 +121,7 @@ class Run(SavedRun):
                 self._samples, self._times = kept
             raise
 
+    @in_turn
     def count_step(self, batch: Any = None, losses: Any = None) -> None:
         """Count one accumulation step whose update outputs, if any, were reduced elsewhere; see `step`."""
         self._refuse_unless_training()
@@ -212,6 +214,7 @@ class Run(SavedRun):
         whole, rest = divmod(self.counter.effective_batch_size, self.accumulation_steps)
         return self.counter.effective_batch_size if rest else whole * steps
 
+    @in_turn
     def end_epoch(self) -> None:
         """Say that the last update ended an epoch, where that is not known before the update; see also `step`'s `ends_epoch`.
 

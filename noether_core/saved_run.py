@@ -10,7 +10,7 @@ from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import tracking_callbacks
 from noether_core.emit.starts import origin_after
 from noether_core.errors import HookOrderError, NoetherError
-from noether_core.interrupts import Mark
+from noether_core.interrupts import Mark, in_turn
 from noether_core.logged_run import LoggedRun
 from noether_core.reduce.state import damaged
 from noether_core.run_state import Standing, load_run_state, read_standing, save_run_state
@@ -25,6 +25,7 @@ class SavedRun(LoggedRun):
     _has_outputs = False  # has the update under way
     _state_at_end: dict[str, Any] | Exception | None = None  # what could not be told is raised when it is asked for
 
+    @in_turn
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on from here: plain arrays, numbers and strings.
 
@@ -58,6 +59,7 @@ class SavedRun(LoggedRun):
             "callbacks": {name: callback.state_dict() for name, callback in self._named().items()},
         }
 
+    @in_turn
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned. Call it inside the `with` block; what was logged after it is superseded.
 
@@ -96,6 +98,7 @@ class SavedRun(LoggedRun):
         if self._state == "training":
             self.log_writer.begin(origin)
 
+    @in_turn
     def save_state(self, path: str | Path) -> None:
         """Write `state_dict()` to a file, which appears whole or not at all. All processes of a run call it, at one step.
 
@@ -106,6 +109,7 @@ class SavedRun(LoggedRun):
         with self.interrupts:
             save_run_state(path, self.state_dict(), self.exchange)
 
+    @in_turn
     def load_state(self, path: str | Path) -> None:
         """Go on from what `save_state` wrote, in as many processes or not; see `load_state_dict`.
 

@@ -252,7 +252,8 @@ def missing_key_message(absent: Sequence[str], available: Sequence[str]) -> str:
     hints = {hint for key in absent if (hint := _parts(key, available) or suggest(key, available))}
     return (
         f"{subject} not among the update outputs, which have {listing(available)}.{''.join(sorted(hints))}"
-        " Correct the name, or set missing: warn or missing: skip for an output that comes only at times"
+        " One that is None counts as absent. Correct the name, or set missing: warn or missing: skip for an output that comes"
+        " only at times"
     )
 
 

@@ -12,6 +12,7 @@ from noether_core.callbacks.build import CORE_CLASSES, CallbackClasses
 from noether_core.config.loop import LearningRateCallbackConfig, OnlineLossCallbackConfig, ProbeCallbackConfig
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig
 from noether_core.errors import HookOrderError, NoetherError
+from noether_core.interrupts import in_turn
 from noether_core.probes.run import ProbedRun
 from noether_core.run_state import Standing
 from noether_jax.backend import BACKEND
@@ -67,6 +68,7 @@ class Run(ProbedRun):
     _loaded = 0  # accumulation steps
     _path: Path = ()  # to the Tracked in what step gets
 
+    @in_turn
     def init(
         self,
         example: Mapping[str, Any],
@@ -171,7 +173,7 @@ class Run(ProbedRun):
         Of one accumulation step, losses are handed to the hooks likewise. Where Ctrl-C interrupts it, `tracked` is what the
         next call is to carry, if the steps are counted.
         """
-        tracked, self._path = find_tracked(update_outputs, self._path)
+        tracked, self._path = find_tracked(update_outputs, self._path)  # which is a hint
         if tracked is None:
             super().step(
                 update_outputs,
@@ -184,12 +186,13 @@ class Run(ProbedRun):
                 times=times,
             )
             return None
-        fused, steps = self._used("step", tracked), 1 if steps is None else steps
-        self._refuse_unless_tracking()
-        fused.check_step(tracked, steps)
-        fused.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
-        with self.interrupts, self._unless_refused(samples, times, steps):
-            new = fused.step(tracked, steps, batch, losses)
+        with self.interrupts.lock:
+            fused, steps = self._used("step", tracked), 1 if steps is None else steps
+            self._refuse_unless_tracking()
+            fused.check_step(tracked, steps)
+            fused.refuse(steps, losses=losses, samples=samples, ends_update=ends_update, ends_epoch=ends_epoch)
+            with self.interrupts, self._unless_refused(samples, times, steps):
+                new = fused.step(tracked, steps, batch, losses)
         return update_outputs if new is tracked else put_tracked(update_outputs, new)
 
     def _refuse_unless_tracking(self) -> None:

@@ -52,7 +52,8 @@ def probe(
         names: gives what has the parameters' names, dotted as in `layers.0.kernel`, PyTorch's names and layout.
         images: whether batch and activations of four or five axes have their channels last, to be saved with these second.
         **pieces: see `Pieces`. Activations are such as `intermediate_outputs` of `noether_jax.flax` returns, updates as optax
-            does, the optimizer's state optax's or that of `nnx.Optimizer`, buffers such as `nnx.state(model, nnx.BatchStat)`.
+            does, the optimizer's state optax's, an `nnx.Optimizer` or its `nnx.state`, buffers such as
+            `nnx.state(model, nnx.BatchStat)`.
 
     Raises:
         NoetherError: for two arrays of a piece under one name.
@@ -82,7 +83,7 @@ def stage_values(*, names: Names = torch_names, images: bool = False, **pieces: 
     >>> stage_values(params={"dense": {"kernel": np.ones((2, 3))}})["param/dense.weight"].shape
     (3, 2)
     """
-    return walk.stage_values(Reader(_with_channels_first if images else _flat, _optimizer), pieces, names)
+    return walk.stage_values(READER._replace(flat=_with_channels_first if images else _flat), pieces, names)
 
 
 def _with_channels_first(stage: str, piece: Any) -> Iterator[tuple[str, Any]]:
@@ -174,13 +175,12 @@ def _kept(state: Any, field: str, shapes: Mapping[str, tuple[int, ...]]) -> Iter
     if flat and all(shapes.get(name) == array.shape for name, array in flat.items()):
         yield field, flat
         return
-    is_plain = isinstance(state, Mapping) or type(state) in (tuple, list)
     items = enumerate(state) if type(state) in (tuple, list) else items_of(state)
-    for name, value in items or ():
-        yield from _kept(value, "" if is_plain else str(name), shapes)
+    for name, value in items or ():  # of NNX's states dicts have the fields' names, and the numbers of tuples' places
+        yield from _kept(value, name if isinstance(name, str) else "", shapes)
 
 
-READER = Reader(_flat, _optimizer)
+READER = Reader(_flat, _optimizer, "optax's state, an `nnx.Optimizer` or its `nnx.state`")
 
 # ---------------------------------------------------------------------- in a run
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from noether_core.callbacks.build import Callbacks, Keys, read_callbacks
 from noether_core.emit.trackers import Tracker
 from noether_core.errors import NoetherError
+from noether_core.interrupts import in_turn
 from noether_torch import callbacks as torch_callbacks
 from noether_torch.checkpoints import for_checkpoint, load_state_of_all, state_of_all
 from noether_torch.loaders import is_exhausted, refuse_unknown_samples, samples_of_batch
@@ -86,7 +87,8 @@ class Run(torch_callbacks.Run):
     def _refuse_units(self, *, epochs: bool, samples: bool) -> None:
         """Refuse nothing: the dataloader may tell."""
 
-    def start(self) -> None:
+    @in_turn
+    def start(self) -> Self:
         """Begin training, where a checkpoint that was loaded before left it.
 
         Raises:
@@ -103,12 +105,14 @@ class Run(torch_callbacks.Run):
             self.load_state_dict(self._loaded)
         if self._has_rates:
             self._rates.watch(optimizers[0])
+        return self
 
     def finish(self) -> None:
         """End training; see `noether_torch.Run.finish`."""
         self._rates.release()
         super().finish()
 
+    @in_turn
     def step(self, update_outputs: Any = None, *, samples: int | None = None, **arguments: Any) -> None:
         """Count and track one accumulation step; see `noether_torch.Run.step`."""
         self._is_told = samples is not None
@@ -150,6 +154,7 @@ class Run(torch_callbacks.Run):
         size = getattr(loader, "total_batch_size", 1)
         return size if isinstance(size, int) else 1
 
+    @in_turn
     def end_epoch(self) -> None:
         """Say that the last update ended an epoch; where the dataloader's end said so before, nothing happens."""
         if self._is_in_epoch or not self._follows_epochs:

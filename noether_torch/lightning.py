@@ -14,6 +14,7 @@ from noether_core.callbacks import CallbackBase
 from noether_core.callbacks.build import Callbacks, Keys, build_callback, counts_samples, read_callbacks
 from noether_core.config.loop import OnlineLossCallbackConfig
 from noether_core.dependencies import needing
+from noether_core.emit.files import checked_path
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
@@ -88,9 +89,10 @@ class TrackOutputs(Callback):
         ]
         self._wants_losses = any(isinstance(each, OnlineLossCallbackConfig | CallbackBase) for each in self._callbacks)
         self._counts_samples = next((str(callback) for callback in built if counts_samples(callback)), None)
-        self._path, self._trainer_loggers = path, trainer_loggers
+        self._path = None if path is None else checked_path(path, "TrackOutputs")
+        self._trainer_loggers = trainer_loggers
         self._batch_size = checked_batch_size(batch_size)
-        self._options = checked_options(options)
+        self._options = checked_options(type(self), options)
         self._is_tracking = False
         self._state: dict[str, Any] = {}  # to go on from: of a checkpoint, or of the training that ended last
         self._global_step, self._evaluated_at = 0, -1  # the update of the newest validation

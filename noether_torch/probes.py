@@ -180,7 +180,7 @@ def _kept(state: Any, pieces: Pieces) -> Iterator[tuple[str, Mapping[str, Any]]]
     yield from optimizer_fields(state, params).items()
 
 
-READER = Reader(_flat, _kept)
+READER = Reader(_flat, _kept, "the `torch.optim.Optimizer`, or what it keeps as {'mu': {name: tensor}}")
 
 
 def optimizer_fields(optimizer: Optimizer, params: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypedDict
 
 from noether_core.emit.disk import Durability, require_durability
 from noether_core.emit.loggable import plain_value
-from noether_core.errors import NoetherError, suggest
+from noether_core.errors import NoetherError, refuse_unexpected
 from noether_core.flight_recorder import require_steps
 from noether_core.reduce.exchange import TIME_LIMIT, require_time_limit
 from noether_torch.callbacks import Run
@@ -22,17 +22,15 @@ class RunOptions(TypedDict, total=False):
     flight_recorder: int | None
 
 
-def checked_options(options: RunOptions) -> RunOptions:
+def checked_options(owner: type, options: RunOptions) -> RunOptions:
     """Return options of a `TrackOutputs`, all of them.
 
     Raises:
-        TypeError: for one that there is not.
+        TypeError: for one that there is not; the closest is named, of these and of what the class takes itself.
         NoetherError: for a value that cannot be.
     """
     whole: RunOptions = {"time_limit": TIME_LIMIT, "durability": "interval", "flight_recorder": None}
-    for name in options:
-        if name not in whole:
-            raise TypeError(f"TrackOutputs got an unexpected argument {name!r}.{suggest(name, whole)}")
+    refuse_unexpected(owner, options.keys() - whole.keys(), whole)
     whole.update(options)
     require_time_limit(whole["time_limit"], "TrackOutputs")
     require_durability(whole["durability"], "TrackOutputs")

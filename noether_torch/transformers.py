@@ -20,6 +20,7 @@ import torch
 from noether_core.callbacks.build import Callbacks, Keys, build_callback, read_callbacks
 from noether_core.config.base import NamedCallbackConfig
 from noether_core.dependencies import needing
+from noether_core.emit.files import checked_path
 from noether_core.emit.log_writer import LogWriter
 from noether_core.errors import NoetherError
 from noether_core.schedule import TrainingIteration, UpdateCounter
@@ -114,9 +115,10 @@ class TrackOutputs(TrainerCallback, ExportableState):
         log_as: str | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
-        self._options = checked_options(options)
+        self._options = checked_options(type(self), options)
         self.run: TransformersRun | None = None
-        self._configs, self._path = configs_of(read_callbacks(keys, callbacks, every=every, log_as=log_as)), path
+        self._configs = configs_of(read_callbacks(keys, callbacks, every=every, log_as=log_as))
+        self._path = None if path is None else checked_path(path, "TrackOutputs")
         self._states = GatheredStates()
         self._number, self._rates = 0, UsedRates()  # which it is among those of its trainer
         self._trainer: Trainer | None = None

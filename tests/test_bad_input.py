@@ -234,7 +234,7 @@ CONFIGS = [
     *case("a typo in a field", field(every_n_update=10), ValidationError, "every_n_update\n", "is no field of", "Did you mean"),
     *case("two intervals", field(every_n_epochs=2), ValidationError,
           "got every_n_epochs=2, every_n_updates=1", ONE_INTERVAL),
-    *case("no interval", run({"keys": ["loss"]}), ValidationError, "got none of them", ONE_INTERVAL),
+    *case("no interval", run({"keys": ["loss"]}), ValidationError, "got no interval", ONE_INTERVAL),
     *case("an interval of zero", field(every_n_updates=0), ValidationError,
           "got 0", "expected at least 1"),
     *case("a negative interval", field(every_n_updates=-5), ValidationError,

@@ -57,7 +57,7 @@ def test_a_file_and_the_place_in_it_are_named(tmp_path: Path) -> None:
     file = tmp_path / "callbacks.yaml"
     file.write_text("callbacks:\n- {every_n_updates: 1, keys: [a]}\n- {kind: ProgressCallback}\n")
     with pytest.raises(
-        ValidationError, match=r"for callbacks\[1\] in '.*callbacks.yaml'\n  got none of them; set exactly"
+        ValidationError, match=r"for callbacks\[1\] in '.*callbacks.yaml'\n  got no interval; set exactly"
     ):
         load_callbacks(file)
 

@@ -188,7 +188,6 @@ BATCHES: dict[str, tuple[Any, list[str]]] = {
     "no key": ({"": ONE}, ["total"]),
     "slashes": ({"a/b": ONE, "a": {"c": ONE}}, ["a.b", "a.c"]),
     "odd names": ({"ü\n\x1b[31m": ONE, "__metadata__": ONE, " ": ONE}, ["ü\n\x1b[31m", "__metadata__", " "]),
-    "nothing": ({}, []),
     "a tensor": (torch.ones(2), ["total"]),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ class Evaluation:
                 " or 'test', that is not an interval's, such as 'U10'"
             )
         self.prefix = prefix
+        self.thread = threading.get_ident()  # whose steps are the evaluation's
         self._given: dict[str, Any] = {}
         self._alone = alone
         self._parts = [

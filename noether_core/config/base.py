@@ -75,7 +75,7 @@ class PeriodicCallbackConfig(CallbackBaseConfig):
     def _one_interval(self) -> Self:
         given = list(self._intervals())
         if len(given) != 1:
-            arrived = ", ".join(interval.verbose for interval in given) or "none of them"
+            arrived = ", ".join(interval.verbose for interval in given) or "no interval"
             raise ValueError(
                 f"got {arrived}; set exactly one of every_n_epochs, every_n_updates and every_n_samples"
                 " (for two intervals, write two callbacks)"

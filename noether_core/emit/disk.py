@@ -18,13 +18,14 @@ import atexit
 import contextlib
 import os
 import queue
+import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from noether_core.emit.disk_thread import DiskThread, Job, Mark, Synced
 from noether_core.emit.files import write_whole
@@ -61,10 +62,16 @@ class Disk:
         self.missing = Missing()
         self._thread = DiskThread(self)
         self._cost_given = self._cost_settled = 0
+        self._lock = threading.RLock()  # of who hands over; a signal handler may do so in the middle of that
         self._is_running = self._has_ended = self._is_told = False
         self._process: int | None = None  # that writes
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a LogWriter, or a callback that logs to one, cannot be copied or pickled: it writes to a file; make another one"
+        )
 
     @property
     def is_elsewhere(self) -> bool:
@@ -97,12 +104,13 @@ class Disk:
         """Hand a job over, however much waits."""
         if self.is_elsewhere:
             return
-        if self._cost_given <= self._thread.cost_done:
-            self._thread.moved_at = time.monotonic()
-        self._thread.given.put(job)
-        self._cost_given += job.cost  # a moment later, so that Ctrl-C does not make it more than there is
-        if not self._is_running:
-            self._start()
+        with self._lock:
+            if self._cost_given <= self._thread.cost_done:
+                self._thread.moved_at = time.monotonic()
+            self._thread.given.put(job)
+            self._cost_given += job.cost  # a moment later, so that Ctrl-C does not make it more than there is
+            if not self._is_running:
+                self._start()
 
     def put_file(self, path: Path, data: bytes, *, is_durable: bool = True, keeps: object = None) -> bool:
         """Hand over a whole file; tell whether it was not dropped.
@@ -190,8 +198,9 @@ class Disk:
         thread.hurry()
         since, done = time.monotonic(), thread.cost_done
         while True:
-            if not thread.is_alive:  # it was told to end, or the interpreter does
-                thread.write_here()
+            with self._lock:
+                if not thread.is_alive:  # it was told to end, or the interpreter does
+                    thread.write_here()
             with contextlib.suppress(queue.Empty):
                 mark.passed.get(timeout=_POLL)
                 return True

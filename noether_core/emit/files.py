@@ -26,6 +26,28 @@ _NOT_FOR_DIRECTORIES = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBA
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
+def checked_path(path: object, owner: str) -> Path:
+    """Return the path of a run directory.
+
+    Args:
+        path: a string or a `Path`.
+        owner: who was given it.
+
+    Raises:
+        NoetherError: for anything else, and an empty string.
+
+    >>> checked_path("runs/mine", "Run")
+    PosixPath('runs/mine')
+    """
+    found = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if isinstance(found, str) and found and "\0" not in found:
+        return Path(found)
+    hint = (
+        ": an empty string, of a variable that is not set perhaps; '.' is the current directory" if path == "" else ""
+    )
+    raise NoetherError(f"{owner} got path={path!r:.200}; expected the directory to write to, such as 'runs/mine'{hint}")
+
+
 def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], *, is_durable: bool = True) -> None:
     """Write a file, at once or in parts, by way of a temporary one: write, fsync, rename. The directory is made if need be.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import weakref
 from collections import deque
@@ -16,11 +17,14 @@ from typing import Any
 from noether_core.emit.columns import joined_entry
 from noether_core.emit.disk import CLOSING_PATIENCE, Disk
 from noether_core.emit.disk_thread import is_passing
+from noether_core.emit.jsonl import numbered_files
 from noether_core.emit.lineage import standing
 from noether_core.emit.start_log import StartLog, Written
 from noether_core.emit.starts import NEWEST, Origin, Start
 from noether_core.emit.writer_lock import WriterLock
 from noether_core.errors import RunFormatError, tell, warn
+
+_logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -129,7 +133,25 @@ class RunLog:
     def append(self, entry: Mapping[str, Any], number: int) -> None:
         """Write one entry; see `hold`, and `StartLog.append`."""
         if self._is_writer():
+            if not self.newest.is_open:
+                self._tell_of_superseded()
             self.newest.append(entry, number, is_provisional=self.is_provisional)
+
+    def _tell_of_superseded(self) -> None:
+        """Say, before the first entry, that this start begins anew in the directory of another training."""
+        origin = self.newest.origin
+        if self._earlier or origin is None or origin.ancestors:
+            return
+        with contextlib.suppress(OSError):
+            if others := [path.stem for path in numbered_files(self.directory / "metrics")]:
+                _logger.warning(
+                    "%s has what an earlier training logged (metrics/%s.jsonl). This one begins anew, so its entries take the"
+                    " place of those, which are kept, but no longer shown: `read_run(path).iter_superseded()` has them. To keep"
+                    " both in view, give each training a directory, such as %r; to go on with the earlier one, load its state",
+                    repr(str(self.directory)),
+                    others[-1],
+                    f"{self.directory.name}_2",
+                )
 
     def _is_writer(self) -> bool:
         """Hold the directory; in a forked child warn, once, and tell that nothing is to be written."""

@@ -32,6 +32,9 @@ def probes_table(run: RunReader) -> list[RenderableType] | None:
         return None
     training = RecordedTraining(run)
     keys, updates, arrays = training.all_keys, training.updates(), training.array_updates()
+    problems = training.problems[len(training.beside) :]
+    if not keys and not problems:  # they are superseded
+        return None
     about = f"{len(keys):,} keys at {len(updates):,} updates{_from_to(updates)}, arrays at {len(arrays):,}{_from_to(arrays)}"
     groups: list[Named] = []
     for key in keys[:MOST_KEYS]:
@@ -43,7 +46,6 @@ def probes_table(run: RunReader) -> list[RenderableType] | None:
             row = [str(len(found)), f"{last.count:,}", *reals, Course(columns.norm), f"update {found[-1]}"]
         groups.append((inert(key), [row]))
     parts: list[RenderableType] = [Text(f"probes: {about}", style="italic"), Fitted("key", _COLUMNS, groups)]
-    problems = training.problems[len(training.beside) :]
     left_out = [f"{len(keys) - MOST_KEYS:,} more keys"] if len(keys) > MOST_KEYS else []
     if problems or left_out:
         parts.append(Text("; ".join([*left_out, *(f"damaged, left out: {inert(problem)}" for problem in problems)])))
