@@ -97,6 +97,7 @@ def answered(*arguments: Any, codes: tuple[int, ...] = (0, 2)) -> tuple[int, str
     return code, out
 
 
+@pytest.mark.filterwarnings("ignore:probe found nothing to record")
 @settings(max_examples=settings.default.max_examples // 10)
 @given(
     st.integers(0, 2**32 - 1),
@@ -218,6 +219,7 @@ def test_half_a_surrogate_pair_is_an_escape_in_a_frame(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what is probed
 
 
+@pytest.mark.filterwarnings("ignore:probe found nothing to record")
 def test_an_update_of_which_nothing_is_probed_costs_no_other(tmp_path: Path) -> None:
     with noether_torch.Run(tmp_path, [{"kind": "ProbeCallback", "every_n_updates": 1, "arrays": 9}]) as run:
         run.step(noether_torch.probe(run.probes_due, batch={}))
