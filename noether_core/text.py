@@ -77,6 +77,16 @@ def number(value: Any) -> str:
     return text if isinstance(value, int) or len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "…"
 
 
+def numbers_apart(one: float, other: float) -> tuple[str, str]:
+    """Return two numbers in six digits, or in as many as tell them apart.
+
+    >>> numbers_apart(0.5, 0.25), numbers_apart(1.00826, 1.00826007)
+    (('0.5', '0.25'), ('1.00826', '1.0082601'))
+    """
+    words = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in range(6, 18)]
+    return next((each for each in words if each[0] != each[1]), words[0])
+
+
 def as_float(value: float | int) -> float:
     """Return a number as binary64; an int beyond it is an infinity.
 

@@ -235,5 +235,3 @@ def test_what_has_nothing_to_record_by_right_is_not_told_of() -> None:
     noether_jax.probe(params=params, opt_state=optax.sgd(1.0).init(params), buffers={})
     model = torch.nn.Linear(2, 1)
     noether_torch.probe(params=model, opt_state=torch.optim.SGD(model.parameters()), buffers=model)
-
-

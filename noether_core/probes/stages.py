@@ -61,6 +61,16 @@ def in_order(keys: Iterable[str]) -> list[str]:
     return [key for of_stage in by_stage.values() for key in of_stage]
 
 
+def accumulation_step_of(key: str) -> int:
+    """Return of which accumulation step of its update a key is, counted from 0: what stands after its `@`.
+
+    >>> accumulation_step_of("data/x"), accumulation_step_of("data/x@2")
+    (0, 2)
+    """
+    step = key.rpartition("@")[2] if "@" in key else ""
+    return int(step) if step.isdecimal() and step.isascii() else 0
+
+
 def with_stage(stage: str, named: Mapping[str, Any]) -> dict[str, Any]:
     """Return values under the keys of a stage; a lone value without a name is its `total`.
 

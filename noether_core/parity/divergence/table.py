@@ -13,7 +13,7 @@ from noether_core.parity.divergence.distance import BOUNDED, TINY, Measure, boun
 from noether_core.parity.divergence.rows import BY_ROW, RowOrder, row_order
 from noether_core.parity.divergence.samples import Drift, Samples
 from noether_core.parity.divergence.training import Training, stage_of
-from noether_core.probes.stages import STAGES
+from noether_core.probes.stages import STAGES, accumulation_step_of
 
 Array = np.ndarray[Any, Any]
 
@@ -190,13 +190,13 @@ def _ordered(keys: Sequence[str]) -> dict[str, None]:
     return dict.fromkeys(sorted(dict.fromkeys(keys), key=_place))
 
 
-def _place(key: str) -> tuple[int, int]:
-    """Return a key's place in a step: a total comes after its parts, averaged weights come after an optimizer's moments."""
+def _place(key: str) -> tuple[int, int, int]:
+    """Return a key's place, by stage and accumulation step; totals follow their parts, averaged weights the moments."""
     stage = stage_of(key)
-    if stage == "loss":
-        return STAGES.index(stage), int(key.partition("@")[0] == "loss/total")
-    is_average = stage == "opt" and any(word in AVERAGES for word in re.split(r"[/._]", key.lower()))
-    return STAGES.index(stage), int(is_average)
+    step = accumulation_step_of(key) if stage in ("data", "act", "loss") else 0
+    words = re.split(r"[/._]", key.lower()) if stage == "opt" else ()
+    is_last = key.partition("@")[0] == "loss/total" or any(word in AVERAGES for word in words)
+    return STAGES.index(stage), step, int(is_last)
 
 
 def _measure_update(

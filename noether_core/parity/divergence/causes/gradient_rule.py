@@ -29,7 +29,15 @@ def gradient_causes(case: Case) -> list[Cause]:
         ]
         found += [*_clipped(pairs), *_precision(case, apart), *_noise(apart), *_rows(case)]
     found.append(Cause("gradient-other", _where(case, list(apart)), (), 0.35))
+    if not _agreeing(case):
+        words = "Neither activations nor losses were compared: the forward pass or the loss may differ. Probe these in both."
+        found.append(Cause("forward-other", words, (), 0.55))
     return found
+
+
+def _agreeing(case: Case) -> str:
+    """Name what was compared before the gradients, and agrees."""
+    return " and ".join(word for stage, word in (("act", "activations"), ("loss", "loss")) if case.keys(stage))
 
 
 def _missing(case: Case) -> Iterator[Cause]:
@@ -78,11 +86,14 @@ def _factors(case: Case, apart: dict[str, tuple[Array, Array]], count: int) -> I
     if max(fit[1] for fit in large.values()) > 100 * _PARALLEL or left > _PARALLEL:
         return
     constant = float(np.median(constants))
+    if abs(constant - 1) < 10 * left:  # it is no factor, if what it leaves is as large
+        return
     even = float(np.abs(constants / constant - 1).max()) < 10 * _PARALLEL
     lines = (f"{len(apart)} of {count} gradients; factor {number(constant)}, left over {number(left)}", *_course(case))
     if even and len(large) > 0.8 * count:
         whole = any(abs(each - round(each)) < 1e-4 and 2 <= round(each) <= 1024 for each in (constant, 1 / constant))
-        sentence = f"All gradients are {number(constant)} times the first's, while the loss agrees"
+        sentence = f"All gradients are {number(constant)} times the first's"
+        sentence += ", while the loss agrees" if case.keys("loss") else ""
         steps = round(max(constant, 1 / constant))
         accumulation = f"{sentence}: {steps} accumulation steps or devices are summed in one and averaged in the other."
         if whole:
@@ -126,7 +137,8 @@ def _accumulated(case: Case, apart: dict[str, tuple[Array, Array]]) -> Iterator[
                 lefts.append((left, constant))
         if lefts and np.median([left for left, _ in lefts]) < 1e-3:
             constant = float(np.median([each for _, each in lefts]))
-            sentence = f"The {who}'s gradients hold {number(constant)} times those of the update before: none set them to zero."
+            share = "" if abs(constant - 1) < 1e-3 else f"{number(constant)} times "
+            sentence = f"The {who}'s gradients hold {share}those of the update before: none set them to zero."
             yield Cause(
                 "accumulation", sentence, (f"left over {number(float(np.median([left for left, _ in lefts])))}",), 0.96
             )
@@ -207,4 +219,6 @@ def _rows(case: Case) -> Iterator[Cause]:
 
 def _where(case: Case, apart: list[str]) -> str:
     shown = ", ".join(inert(key) for key in apart[:3]) or inert(case.first.key)
-    return f"Gradients differ while activations and loss agree: {shown}{' …' if len(apart) > 3 else ''}"
+    agreeing = _agreeing(case)
+    while_ = f" while {agreeing} agree{'s' * (agreeing == 'loss')}" if agreeing else ""
+    return f"Gradients differ{while_}: {shown}{' …' if len(apart) > 3 else ''}"

@@ -50,10 +50,10 @@ def reductions(elements: Array, targets: Array, masks: Sequence[Array] = ()) -> 
                 yield f"mean without targets of {value}, over all,", float(elements[kept].sum() / elements.size)
 
 
-def scored(x: Array, y: Array, target: float) -> Iterator[Scored]:
-    """Yield the losses that outputs and targets of these shapes can have."""
+def scored(x: Array, y: Array, target: float, digits: int = 3) -> Iterator[Scored]:
+    """Yield the losses that outputs and targets of these shapes can have; strengths are solved for, to so many digits."""
     if np.issubdtype(y.dtype, np.integer) and x.ndim > 1 and y.size * x.shape[-1] == x.size:
-        yield from _classified(x.reshape(*y.shape, x.shape[-1]), y, target)
+        yield from _classified(x.reshape(*y.shape, x.shape[-1]), y, target, digits)
     if x.size != y.size or not x.size or y.dtype.kind not in "fiub":
         return
     wide = y.astype(np.float64).reshape(x.shape)
@@ -78,7 +78,7 @@ def _binary(x: Array, y: Array) -> Iterator[Scored]:
         yield Scored("binary cross entropy", "of probabilities", -(y * np.log(x) + (1 - y) * np.log1p(-x)))
 
 
-def _classified(x: Array, y: Array, target: float) -> Iterator[Scored]:
+def _classified(x: Array, y: Array, target: float, digits: int) -> Iterator[Scored]:
     """Yield cross entropies; label smoothing is linear in its strength, which is solved for. Source: Szegedy et al. 2016."""
     if y.max() >= x.shape[-1]:
         return
@@ -97,7 +97,7 @@ def _classified(x: Array, y: Array, target: float) -> Iterator[Scored]:
         gap = float((rest - plain).mean())
         strength = (target - float(plain.mean())) / gap if gap else 0.0
         if 5e-4 < strength < 0.6:
-            by = round(strength, 3)
+            by = round(strength, digits)
             yield Scored("cross entropy", f"labels smoothed by {by:g}{words}", (1 - by) * plain + by * rest)
     for gamma in (1.0, 2.0, 3.0):
         yield Scored("focal loss", f"gamma {gamma:g}", (1 - np.exp(-plain)) ** gamma * plain)
