@@ -217,7 +217,7 @@ def calibrate_command(
 
 @app.command("report")
 def report_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several, or a folder of runs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Draw runs as one page of HTML, for any browser and without a network: curves, saved arrays, configs side by side."""
@@ -227,7 +227,7 @@ def report_command(
 
 @app.command("plot")
 def plot_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, one or several, or a folder of runs.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="What to write: a page (.html), or a picture (.png, .svg, .pdf).")
     ] = Path("plot.html"),

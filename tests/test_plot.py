@@ -79,6 +79,15 @@ def test_the_same_runs_give_the_same_page(runs: list[Path], tmp_path: Path) -> N
     assert first == second
 
 
+def test_a_folder_of_runs_is_those_below_it(tmp_path: Path) -> None:
+    both = [log(tmp_path / "runs" / name, {"loss": [1.0, 2.0]}) for name in ("a", "b")]
+    pages = [write_plot(given, tmp_path / f"{len(given)}.html").read_bytes() for given in ([tmp_path / "runs"], both)]
+    assert pages[0] == pages[1]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(RunFormatError, match="none"):
+        write_plot([tmp_path / "none"], tmp_path / "none.html")
+
+
 def test_a_name_stays_text_in_the_page(tmp_path: Path) -> None:
     page = Page(write_plot([hostile_run(tmp_path / HOSTILE[3])], tmp_path / "plot.html"))
     (script, *_) = [text for kind, text in page.texts if kind == "script"]

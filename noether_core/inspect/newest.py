@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,15 @@ def runs_below(folder: Path) -> Iterator[Path]:
                     yield each
                 elif depth < _MOST_DEPTH and not each.name.startswith("."):
                     waiting.append((each, depth + 1))
+
+
+def runs_at(paths: Iterable[str | Path]) -> list[Path]:
+    """Return run directories: those that are given, and in the place of a folder of runs those below it."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        below = [] if is_run(path) else sorted(runs_below(path))
+        found += below or [path]  # what is neither is refused by what reads it
+    return found
 
 
 def age(since: float | None, now: float | None = None) -> str:

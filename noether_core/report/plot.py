@@ -10,6 +10,7 @@ from typing import Any
 from noether_core.emit.files import require_replaceable, write_whole
 from noether_core.emit.reader import read_run
 from noether_core.errors import NoetherError
+from noether_core.inspect.newest import runs_at
 from noether_core.report.curves import AXES, keys_of
 from noether_core.report.figure import FORMATS, View, figure
 from noether_core.report.overview import labels, overview
@@ -34,7 +35,7 @@ def write_plot(
     """Draw the curves of runs, those of one key together: as the page of `write_report` without the rest, or as a picture.
 
     Args:
-        runs: run directories.
+        runs: run directories, or folders of runs.
         out: the file; it takes an earlier one's place. It ends in `.html`, or for a picture in `.png`, `.svg` or `.pdf`.
         keys: words of the keys that are drawn: those that have every word of one of these; none: all keys.
         axis: `update`, `epoch`, `sample` or `time` (seconds since a run's first entry); a picture lacks runs that did not
@@ -56,7 +57,7 @@ def write_plot(
     """
     out, view = Path(out), View(axis, log, float(smooth))
     _require(runs, out, view)
-    write_whole(out, _drawn([Recorded(read_run(each)) for each in runs], keys, view, out.suffix[1:]), is_durable=False)
+    write_whole(out, _drawn([Recorded(read_run(each)) for each in runs_at(runs)], keys, view, out.suffix[1:]), is_durable=False)
     return out
 
 

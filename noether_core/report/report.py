@@ -8,6 +8,7 @@ from pathlib import Path
 from noether_core.emit.files import require_replaceable, write_whole
 from noether_core.emit.reader import RunReader, read_run
 from noether_core.errors import NoetherError
+from noether_core.inspect.newest import runs_at
 from noether_core.parity.divergence.result import Comparison
 from noether_core.probes.stages import STAGES
 from noether_core.report.overview import overview
@@ -27,7 +28,8 @@ def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Compar
     it has the same bytes.
 
     Args:
-        runs: run directories; of a comparison the two that were compared, in its order (or none, if they are not on disk).
+        runs: run directories, or folders of runs; of a comparison the two that were compared, in its order (or none, if they
+            are not on disk).
         out: the file; it appears whole, and takes an earlier one's place.
         comparison: what was found; the page then begins with its sentence.
 
@@ -56,7 +58,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, comparison: Compar
         raise NoetherError("a report needs at least one run directory, or a comparison; give one")
     out = Path(out)
     require_replaceable(out)
-    readers = [read_run(each) for each in runs]
+    readers = [read_run(each) for each in runs_at(runs)]
     write_whole(out, page(_data(readers, comparison), "Noether report"), is_durable=False)
     return out
 
