@@ -33,6 +33,7 @@ from noether_core.inspect.growing import GrowingRun, GrowingSeries
 from noether_core.inspect.look import look
 from noether_core.inspect.newest import newest_of
 from noether_core.inspect.picture import save_svg
+from noether_core.inspect.show import show_run
 from noether_core.text import sparkline
 from noether_torch import Run
 
@@ -109,6 +110,19 @@ def test_columns_go_by_rank_and_the_course_shrinks_first() -> None:
     assert sparkline(range(40), 24) not in narrow
     assert "first" not in least
     assert "0.000623" in least
+
+
+def test_a_value_of_an_interval_that_was_not_over_is_provisional(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", "loss", every=10) as run:
+        for step in range(47):
+            run.step({"loss": np.float32(step)})
+    read = read_run(tmp_path / "run")
+    assert read.series["loss/U10"].provisional.tolist() == [4]
+    assert "update 47, provisional" in printed(show_run(read))
+    with Run(tmp_path / "whole", "loss", every=10) as run:
+        for step in range(40):
+            run.step({"loss": np.float32(step)})
+    assert not len(read_run(tmp_path / "whole").series["loss/U10"].provisional)
 
 
 def test_an_int_that_is_wider_than_the_terminal_is_whole(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
 from operator import itemgetter
 from typing import Any
@@ -46,6 +46,7 @@ class Series:
         epoch, update, sample: int64, how many of each were completed at each value.
         time: float64, when its entry was written, in seconds since 1970 (Unix time); NaN where that is not known.
         value: float64, int64 or bool where every value is one of that type; else the values themselves, as objects.
+        provisional: int64, the places of values that are of intervals which were not over when their start ended.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Series:
     sample: Array
     time: Array
     value: Array
+    provisional: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.value)
@@ -182,9 +184,10 @@ class TableBuilder:
         iterations = np.array(self._iterations, np.int64).reshape(-1, len(UNITS))
         update = iterations[:, UNITS.index("update")]
         until = np.repeat(lineage.until, np.diff([*self._begun, len(layout)]))
-        is_kept = update <= until
+        is_kept, is_provisional = update <= until, np.zeros(len(layout), bool)
         for start, (first, end) in enumerate(pairwise([*self._begun, len(layout)])):
             for row in range(max(first, self._whole[start]), end):
+                is_provisional[row] = True
                 is_kept[row] = lineage.stands(start, int(update[row]), is_provisional=True)
         kept = np.flatnonzero(is_kept)
         is_new = np.append(True, np.diff(update[kept]) != 0)[: len(kept)]  # else it goes on with the row before
@@ -199,11 +202,12 @@ class TableBuilder:
         iterations, times = _read_only(iterations[last]), _read_only(np.array(self._times)[last])
         layouts = tuple(self._layouts)
         names = dict.fromkeys(name for each in dict.fromkeys(final.tolist()) for name in layouts[each])
-        series, rows = self._series([name for name in names if name not in UNITS], iterations, times, place)
+        keys = [name for name in names if name not in UNITS]
+        series, rows = self._series(keys, iterations, times, place, is_provisional)
         return Table(series, rows, iterations, times, layouts, _read_only(final)), int(np.sum(place < 0))
 
     def _series(
-        self, keys: Sequence[str], iterations: Array, times: Array, place: Array
+        self, keys: Sequence[str], iterations: Array, times: Array, place: Array, is_provisional: Array
     ) -> tuple[dict[str, Series], dict[str, Array]]:
         series, rows_of = {}, {}
         shared: dict[bytes, tuple[Array, ...]] = {}  # many keys are logged together
@@ -211,16 +215,18 @@ class TableBuilder:
             rows, values = map(_joined, zip(*self._columns.pop(key), strict=True))
             order = np.argsort(rows, kind="stable")
             order = order[place[rows[order]] >= 0]
+            is_part = is_provisional[rows[order]]
             rows = place[rows[order]]
             is_newest = np.append(np.diff(rows) != 0, True)[: len(rows)]  # of what one update has of the key
-            rows, values = rows[is_newest], values[order[is_newest]]
+            rows, values, is_part = rows[is_newest], values[order[is_newest]], is_part[is_newest]
             name = rows.tobytes()
             if name not in shared:
                 units = (iterations[rows, at] for at in range(len(UNITS)))
                 shared[name] = tuple(map(_read_only, (rows, *units, times[rows])))
             rows_of[key], epoch, update, sample, written = shared[name]
             values = _read_only(_array(values) if values.dtype == object else values)
-            series[key] = Series(key, epoch, update, sample, written, values)
+            part = _read_only(np.flatnonzero(is_part))
+            series[key] = Series(key, epoch, update, sample, written, values, part)
         return series, rows_of
 
 

@@ -111,7 +111,8 @@ def series_cells(series: Series) -> list[Cell]:
         numbers = values if values.dtype != object else np.array([as_float(value) for value in values])
         course = (*_extremes(values), Course(numbers))
     ends = shown(values.item(0)), shown(values.item(-1))
-    return [str(len(values)), *ends, *course, f"update {update}"]
+    is_part = len(values) - 1 in series.provisional
+    return [str(len(values)), *ends, *course, f"update {update}{', provisional' if is_part else ''}"]
 
 
 def shown(value: Any) -> Cell:

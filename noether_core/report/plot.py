@@ -57,7 +57,9 @@ def write_plot(
     """
     out, view = Path(out), View(axis, log, float(smooth))
     _require(runs, out, view)
-    write_whole(out, _drawn([Recorded(read_run(each)) for each in runs_at(runs)], keys, view, out.suffix[1:]), is_durable=False)
+    write_whole(
+        out, _drawn([Recorded(read_run(each)) for each in runs_at(runs)], keys, view, out.suffix[1:]), is_durable=False
+    )
     return out
 
 
