@@ -115,13 +115,13 @@ def test_columns_go_by_rank_and_the_course_shrinks_first() -> None:
 def test_a_value_of_an_interval_that_was_not_over_is_provisional(tmp_path: Path) -> None:
     with Run(tmp_path / "run", "loss", every=10) as run:
         for step in range(47):
-            run.step({"loss": np.float32(step)})
+            run.step({"loss": float(step)})
     read = read_run(tmp_path / "run")
     assert read.series["loss/U10"].provisional.tolist() == [4]
     assert "update 47, provisional" in printed(show_run(read))
     with Run(tmp_path / "whole", "loss", every=10) as run:
         for step in range(40):
-            run.step({"loss": np.float32(step)})
+            run.step({"loss": float(step)})
     assert not len(read_run(tmp_path / "whole").series["loss/U10"].provisional)
 
 
