@@ -11,7 +11,6 @@ how long the processors worked for a frame, in all threads of the browser, says 
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -32,7 +31,8 @@ from browser import Browser, find_browser
 COMMANDS = ("report", "plot")
 FRAME = 1000 / 60  # milliseconds
 PIXELS = 40  # that the page moves in a frame: 2,400 in a second
-ROUNDS = 3
+TURNS = 5
+REST = 1.0  # seconds
 PLAIN = "<!doctype html><title>plain</title><style>p {height: 20px; margin: 0}</style>%s"
 LINE = 20  # pixels
 SCROLL = """
@@ -93,8 +93,9 @@ def late(times: list[float]) -> tuple[int, int]:
 
 
 class Scrolled(NamedTuple):
-    """Hold what scrolling through a page once was like: frames, milliseconds, and the seconds that it took to open."""
+    """Hold what scrolling through a page once was like: pixels, frames, milliseconds, and the seconds that it took to open."""
 
+    tall: int
     late: int
     frames: int
     longest_task: float
@@ -108,42 +109,44 @@ def worked() -> float:
     return sum(each.user + each.system for each in times)
 
 
-def scrolled(browser: Browser, page: Path, width: int, height: int) -> Scrolled:
-    """Open a page, and scroll through it once."""
-    begun = time.perf_counter()
-    browser.open(page, width, height)
-    opened, before = time.perf_counter() - begun, worked()
-    found: dict[str, Any] = browser.run(SCROLL % PIXELS)
-    each = (worked() - before) * 1000 / len(found["times"])
-    return Scrolled(*late(found["times"]), max(found["tasks"], default=0.0), each, opened)
+def scrolled(program: str, page: Path, width: int, height: int) -> Scrolled:
+    """Open a page in a browser of its own, wait until that has come to rest, and scroll through the page once."""
+    with Browser(program) as browser:
+        begun = time.perf_counter()
+        browser.open(page, width, height)
+        opened = time.perf_counter() - begun
+        time.sleep(REST)
+        before = worked()
+        found: dict[str, Any] = browser.run(SCROLL % PIXELS)
+        each = (worked() - before) * 1000 / len(found["times"])
+        if complaints := browser.complaints():
+            raise SystemExit(f"{page.name} complained: {complaints}")
+    return Scrolled(found["height"], *late(found["times"]), max(found["tasks"], default=0.0), each, opened)
 
 
 def scroll(folder: Path) -> None:
-    """Open pages in Chromium, scroll through them at each width, and say how many frames were late."""
+    """Scroll through pages at each width, and say how many frames were late."""
     program = find_browser()
     if program is None:
         raise SystemExit("there is no Chromium here to scroll in: apt-get install chromium")
-    with Browser(program) as browser:
-        for name, width, height in (("desktop", 1280, 900), ("phone", 390, 844)):
-            for command in COMMANDS:
-                page, plain = folder / f"{command}.html", folder / "plain.html"
-                browser.open(page, width, height)
-                tall = browser.run("document.documentElement.scrollHeight")
+    plain = folder / "plain.html"
+    for name, width, height in (("desktop", 1280, 900), ("phone", 390, 844)):
+        for command in COMMANDS:
+            turns: dict[str, list[Scrolled]] = {"the page": [], "text alone": []}
+            for _ in range(TURNS):
+                turns["the page"].append(scrolled(program, folder / f"{command}.html", width, height))
+                tall = turns["the page"][0].tall
                 plain.write_text(PLAIN % ("<p>text" * (tall // LINE)), encoding="utf-8")
-                rounds = [[scrolled(browser, each, width, height) for each in (plain, page)] for _ in range(ROUNDS)]
-                print(f"{name}, {width} wide, {command}, {tall:,} pixels; {rounds[0][1].opened:.1f} s to open")
-                for what, place in (("text alone", 0), ("the page", 1)):
-                    each = [found[place] for found in rounds]
-                    shares = ", ".join(f"{found.late / found.frames:.0%}" for found in each)
-                    longest = ", ".join(f"{found.longest_task:.0f}" for found in each)
-                    work = ", ".join(f"{found.worked:.1f}" for found in each)
-                    print(
-                        f"  {what}: late frames {shares}; longest task {longest} ms; worked {work} ms a frame",
-                        flush=True,
-                    )
-        complaints = [json.loads(each)["method"] for each in browser.complaints()]
-    if complaints:
-        raise SystemExit(f"the page complained: {complaints}")
+                turns["text alone"].append(scrolled(program, plain, width, height))
+            opened = min(turn.opened for turn in turns["the page"])
+            print(f"{name}, {width} wide, {command}, {tall:,} pixels; {opened:.1f} s to open")
+            for what, found in turns.items():
+                shares = ", ".join(f"{turn.late / turn.frames:.0%}" for turn in found)
+                longest = ", ".join(f"{turn.longest_task:.0f}" for turn in found)
+                work = ", ".join(f"{turn.worked:.1f}" for turn in found)
+                print(
+                    f"  {what}: late frames {shares}; longest task {longest} ms; worked {work} ms a frame", flush=True
+                )
 
 
 def main(runs: int, keys: int, updates: int) -> None:

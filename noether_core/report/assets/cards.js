@@ -5,6 +5,10 @@ const waiting = new Set(); // what has come into view
 const FAR = "300px";
 const SPARE = 6; // milliseconds that a frame of a page that stands still can spare
 const STILL = 150; // milliseconds after which it stands still
+const PATIENCE = 250; // milliseconds that a picture waits, at the most, for one that is idle
+const MOST = 10; // milliseconds that a picture is expected to take, at the most
+let cost = 0; // milliseconds that the last one took
+let waitsSince = 0;
 let scrolledAt = -Infinity;
 let isScheduled = false;
 addEventListener("scroll", () => { scrolledAt = performance.now(); }, { passive: true });
@@ -17,17 +21,25 @@ const watcher = new IntersectionObserver((entries) => {
     if (picture.isNear && !picture.isDrawn) waiting.add(picture);
     else if (!picture.isNear && picture.isDrawn) { picture.clear(); picture.isDrawn = false; drawn.delete(picture); }
   }
+  if (!isScheduled) waitsSince = performance.now();
   if (performance.now() - scrolledAt > STILL) drawSome();
   else drawLater();
 }, { rootMargin: FAR });
 
-// draw what waits: one picture, and others as long as there is time
+// draw what waits as long as there is time: what the browser has before its next frame, or on a page that stands still a part of one
 function drawSome(deadline) {
-  const end = performance.now() + SPARE;
+  const begun = performance.now();
+  const isIdle = deadline && !deadline.didTimeout && begun - waitsSince < PATIENCE;
+  const left = () => (isIdle ? deadline.timeRemaining() : begun + SPARE - performance.now());
   for (const picture of waiting) {
+    if (isIdle ? left() < cost : left() < 0) break;
     waiting.delete(picture);
-    if (picture.isNear && !picture.isDrawn) show(picture);
-    if (deadline ? deadline.timeRemaining() < SPARE : performance.now() > end) break;
+    if (!picture.isNear || picture.isDrawn) continue;
+    const before = performance.now();
+    show(picture);
+    waitsSince = performance.now();
+    cost = Math.min(waitsSince - before, MOST);
+    if (deadline && !isIdle) break;
   }
   drawLater();
 }
@@ -37,7 +49,7 @@ function drawLater() {
   if (isScheduled || !waiting.size) return;
   isScheduled = true;
   const draw = (deadline) => { isScheduled = false; drawSome(deadline); };
-  if (window.requestIdleCallback) requestIdleCallback(draw, { timeout: STILL });
+  if (window.requestIdleCallback) requestIdleCallback(draw, { timeout: PATIENCE });
   else requestAnimationFrame(() => draw());
 }
 
