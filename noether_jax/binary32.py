@@ -11,6 +11,7 @@ import numpy as np
 from noether_core.algebra.expansion import Expansion, normalise
 from noether_core.algebra.sums import Statistics
 from noether_core.errors import NoetherError
+from noether_core.silence import SILENT
 from noether_jax.ops import Binary64Ops, JaxOps
 
 Precision = Literal["binary64", "binary32"]
@@ -58,11 +59,11 @@ def _leading(values: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits >> 29 << 29, jnp.float64)
 
 
+@SILENT
 def _joined(parts: tuple[np.ndarray[Any, Any], ...], length: int) -> Expansion:
     """Return an expansion of binary32 as one of binary64: the same number."""
     wide = [part.astype(np.float64) for part in parts]
-    with np.errstate(invalid="ignore"):
-        joined = normalise(wide)[:length]
+    joined = normalise(wide)[:length]
     is_finite = np.isfinite(wide[0])
     return tuple(np.where(is_finite, part, wide[at] if at == 0 else 0.0) for at, part in enumerate(joined))
 

@@ -14,6 +14,7 @@ from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, c
 from noether_core.errors import UpdateOutputError, listing
 from noether_core.reduce import host
 from noether_core.select import Selection, flat_outputs, require, scalars_among, select, weight_of
+from noether_core.silence import SILENT
 from noether_jax.backend import check_dtype
 
 
@@ -122,6 +123,7 @@ def value_of(slot: Slot, value: Any) -> jax.Array:
     return array
 
 
+@SILENT
 def _number_of(slot: Slot, value: float) -> np.ndarray[Any, Any]:
     """Return a Python number in its slot's dtype, or raise `UpdateOutputError` if that would cut it.
 
@@ -131,11 +133,10 @@ def _number_of(slot: Slot, value: float) -> np.ndarray[Any, Any]:
     dtype = jnp.dtype(slot.dtype)
     rank = 0 if dtype == np.bool_ else 1 if jnp.issubdtype(dtype, jnp.integer) else 2
     if _RANKS[type(value)] <= rank:
-        with np.errstate(over="ignore"):
-            try:
-                array = np.asarray(value, dtype)
-            except (OverflowError, TypeError):  # of an int, as ml_dtypes says it
-                array = np.asarray(float(value), np.float64)
+        try:
+            array = np.asarray(value, dtype)
+        except (OverflowError, TypeError):  # of an int, as ml_dtypes says it
+            array = np.asarray(float(value), np.float64)
         is_rounded = type(value) is float and slot.is_weak and np.isfinite(array) == np.isfinite(value)
         if array.dtype == dtype and (array.item() == value or value != value or is_rounded):
             return array

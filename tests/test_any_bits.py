@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 
 import noether_jax
 import noether_torch
+from noether_core import read_run
 from noether_core.names import align
 from noether_core.names import fingerprint as mark
 from noether_core.parity.between_runs import compare_trainings
@@ -154,6 +155,35 @@ def test_saved_arrays_keep_their_bits_and_compare_as_the_same(name: str, tmp_pat
         assert compare_trainings(runs[0], run).outcome == "same"
     write_report(runs[:2], tmp_path / "page.html", compare_trainings(*runs[:2]))
     write_plot(runs[:2], tmp_path / "plot.html")
+
+
+TRACKED = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int64", "uint64", "bool")
+
+
+@pytest.mark.sweep(6)
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("name", TRACKED)
+def test_every_reduction_takes_any_bits_alike_everywhere(name: str, every: int, tmp_path: Path) -> None:
+    """Also where each update is logged, of which nothing needs to be reduced."""
+    values, reduce = patterns(name), ["mean", "sum", "min", "max", "std", "var", "count"]
+    configs: list[dict[str, Any]] = [
+        {"every_n_updates": every, "keys": ["lone"]},
+        {"every_n_updates": every, "keys": ["lone"], "reduce": "last", "log_as": "last/{key}", "nonfinite": "skip"},
+        {"every_n_updates": every, "keys": ["lone", "all"], "reduce": reduce},
+        {"every_n_updates": every, "keys": ["all"], "reduce": "stack", "save_output": True, "log_output": False},
+    ]
+    logs = []
+    for at, (front_end, convert, _) in enumerate(FORMS):
+        with front_end.Run(tmp_path / str(at), configs) as run:
+            for number in range(4):
+                turned = np.roll(values, -number)
+                lone = turned[:1].reshape(())
+                run.step({"lone": (convert or on_device)(lone), "all": (convert or on_device)(turned)})
+        found = read_run(tmp_path / str(at))
+        logs.append([repr(sorted(entry.items())) for entry in found.entries])
+        stacked = found.arrays[-1].load()["all"]
+        assert same_bits(stacked, np.stack([np.roll(values, -number) for number in range(4 - every, 4)]))
+    assert all(log == logs[0] for log in logs)
 
 
 def on_device(array: np.ndarray[Any, Any]) -> Any:

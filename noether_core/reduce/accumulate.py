@@ -22,6 +22,7 @@ from noether_core.reduce.layout import Step, Taken
 from noether_core.reduce.partial import Newest, Partials, Stack, merge_partials, no_partials, spread
 from noether_core.reduce.plan import GroupPlan, Plan, Planner, Tallies
 from noether_core.reduce.recent import RecentSteps
+from noether_core.silence import SILENT
 
 
 class OutputAccumulator:
@@ -129,6 +130,7 @@ class OutputAccumulator:
             ]
         return parts, hosted
 
+    @SILENT
     def lone_values(self) -> tuple[Tallies, list[float]] | None:
         """Return the values of an interval that is one step of single, finite floats, in the order of the keys.
 

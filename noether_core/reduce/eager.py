@@ -19,6 +19,7 @@ from noether_core.algebra.lift import ArraySummary, lift, statistics_of, summari
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, SlotOps, Statistics, each, into_slots
 from noether_core.reduce.layout import Layout, Pending, Room, Step, Taken
+from noether_core.silence import SILENT
 
 PENDING_VALUES = 2**15  # how many values may be stacked before they are reduced
 _LEAST_PENDING = 8  # steps, before there is room for so many times as many
@@ -144,16 +145,16 @@ class PendingReducer:
         ((_, batch),), _ = self._kernels.to_host([state], [])
         return batch
 
+    @SILENT
     def to_host(
         self, states: Sequence[ReducerState], copies: Sequence[Array]
     ) -> tuple[list[Statistics], list[np.ndarray[Any, Any]]]:
         """Return the statistics of each state and some copies in NumPy, with which what is still pending is reduced."""
         hosted, arrays = self._kernels.to_host(states, copies)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return [
-                reduce_batch(NUMPY, state.layout, batch, sums, state.num_slots)
-                for state, (sums, batch) in zip(states, hosted, strict=True)
-            ], arrays
+        return [
+            reduce_batch(NUMPY, state.layout, batch, sums, state.num_slots)
+            for state, (sums, batch) in zip(states, hosted, strict=True)
+        ], arrays
 
 
 def reduce_batch(ops: SlotOps, layout: Layout, batch: Batch, sums: Statistics | None, num_slots: int) -> Statistics:

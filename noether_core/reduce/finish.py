@@ -20,6 +20,7 @@ from noether_core.reduce.computed import Computed, Schema, Value, make_schema
 from noether_core.reduce.finish_exact import compute_exactly
 from noether_core.reduce.partial import Partials, Vector
 from noether_core.reduce.stacking import stacked
+from noether_core.silence import SILENT
 
 MOST_SCHEMAS = 256  # kept; keys that come and go all the time would make ever more
 
@@ -37,6 +38,7 @@ class Computation:
         self._skip = config.nonfinite == "skip"
         self._schemas: dict[tuple[str, ...], Schema] = {}
 
+    @SILENT
     def compute(
         self, partials: Partials, update: int, lasts: Partials | None = None, errors: Sequence[NoetherError] = ()
     ) -> Computed:
@@ -51,9 +53,8 @@ class Computation:
         schema = self._schema(partials.keys)
         values: list[Value] = []
         errors = list(errors)
-        with np.errstate(all="ignore"):
-            for reduction, places in schema.reductions:
-                values += self._each(reduction, partials if places is None else partials.take(places), update, errors)
+        for reduction, places in schema.reductions:
+            values += self._each(reduction, partials if places is None else partials.take(places), update, errors)
         odd = partials.nonfinite
         return Computed(
             partials.keys,
@@ -69,8 +70,7 @@ class Computation:
         """Return the mean of each key's numbers; an int, exactly, if they are ints and it is one."""
         if not lasts.keys:
             return {}
-        with np.errstate(all="ignore"):
-            means = self._reduced("mean", lasts, 0)
+        means = self._reduced("mean", lasts, 0)
         found = dict(zip(lasts.keys, means, strict=True))
         for at in np.flatnonzero(lasts.whole).tolist():
             total, count = sum(int(part[at]) for part in lasts.statistics.total), int(lasts.elements[at])

@@ -10,6 +10,7 @@ import numpy as np
 
 from noether_core.algebra.expansion import Expansion
 from noether_core.algebra.sums import Statistics
+from noether_core.silence import SILENT
 
 MOST_SHOWN = 16  # elements of an array that is given whole
 
@@ -31,6 +32,7 @@ class Cells(NamedTuple):
     elements: int
     is_weighted: bool
 
+    @SILENT
     def odd(self) -> _Array:
         """Tell of each step whether its value was NaN or infinite, or had elements that were."""
         if self.values is None:
@@ -68,16 +70,16 @@ def _number(parts: Expansion, row: int) -> float:
     return float(sum(part[row] for part in parts))
 
 
+@SILENT
 def _summary(values: _Array) -> dict[str, Any]:
     finite = values[np.isfinite(values)]
     found: dict[str, Any] = {"elements": values.size}
     if finite.size:
-        with np.errstate(over="ignore"):
-            found |= {
-                "min": finite.min().item(),
-                "max": finite.max().item(),
-                "mean": finite.mean(dtype=np.float64).item(),
-            }
+        found |= {
+            "min": finite.min().item(),
+            "max": finite.max().item(),
+            "mean": finite.mean(dtype=np.float64).item(),
+        }
     odd = {"nan": np.isnan(values), "inf": values == math.inf, "-inf": values == -math.inf}
     return {**found, **{name: count for name, where in odd.items() if (count := int(where.sum()))}}
 

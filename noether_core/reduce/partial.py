@@ -10,6 +10,7 @@ import numpy as np
 from noether_core.algebra.numpy_ops import NUMPY
 from noether_core.algebra.sums import Fields, Statistics, each, empty, merge
 from noether_core.reduce.latest import Latest
+from noether_core.silence import SILENT
 
 WHOLE_DTYPES = frozenset(["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))])
 
@@ -112,14 +113,14 @@ def no_partials(fields: Fields) -> Partials:
     return Partials((), empty(NUMPY, fields, 0), np.zeros(0, np.int64), none, none, none)
 
 
+@SILENT
 def merge_partials(a: Partials, b: Partials) -> Partials:
     """Return what the keys have of two parts of an interval, `b` the later where both saw the same accumulation step."""
     if not a.keys or not b.keys:
         return b if not a.keys else a
     keys = tuple(dict.fromkeys([*a.keys, *b.keys]))
     first, second = (spread(part, keys) for part in (a, b))
-    with np.errstate(over="ignore", invalid="ignore"):
-        statistics = merge(NUMPY, first.statistics, second.statistics)
+    statistics = merge(NUMPY, first.statistics, second.statistics)
     newest = dict(a.last)
     for key, value in b.last.items():
         if key not in newest or value[1:] >= newest[key][1:]:

@@ -19,6 +19,7 @@ from noether_core.reduce.eager import ReducerState
 from noether_core.reduce.latest import Cells, Latest, joined
 from noether_core.reduce.layout import Layout, Pending
 from noether_core.reduce.plan import DeviceGroup
+from noether_core.silence import SILENT
 
 MOST_VALUES = 2**18  # of all steps of a layout together, but of two steps always
 _MOST_LAYOUTS = 32
@@ -112,6 +113,7 @@ def _cells_of(group: DeviceGroup, state: ReducerState) -> Iterator[tuple[str, Ce
         yield key, Cells(None, each(lambda field, at=at: field[:, at], batch.arrays), elements, is_weighted)
 
 
+@SILENT
 def _plain(rows: _Array) -> _Array:
     """Return numbers in a dtype that Python's have."""
     return rows if rows.dtype.kind in "biu" else rows.astype(np.float64)
