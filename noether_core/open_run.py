@@ -253,9 +253,9 @@ class OpenRun(MadeRun):
 
 
 def _cannot_be_written(path: Path, error: OSError) -> RunDirectoryError:
-    file = next((each for each in (path, *path.parents) if each.is_file()), None)
+    file = next((each for each in (path, *path.parents) if os.path.isfile(each)), None)  # noqa: PTH113 - of no name it raises
     if file is not None:
-        reason = f"{str(file)!r} is a file; move it away, or give the run a directory of another name"
+        reason = f"{str(file)!r} is a file in its way, to be moved; give the run a directory of another name"
     else:
         where = f" ({error.filename!s:.300})" if error.filename else ""
         reason = f"{error.strerror or error!s}{where}; give the run a directory that this user may write to"

@@ -77,7 +77,7 @@ def test_an_empty_path_of_a_trainers_callback_is_refused() -> None:
 @pytest.mark.parametrize("below", ["", "a/b"])
 def test_a_file_that_is_in_the_way_is_named(below: str, tmp_path: Path) -> None:
     (tmp_path / "afile").write_text("x")
-    with pytest.raises(RunDirectoryError, match=r"afile' is a file; move it away, or give the run") as caught:
+    with pytest.raises(RunDirectoryError, match=r"afile' is a file in its way, to be moved; give the run") as caught:
         noether_torch.Run(tmp_path / "afile" / below).start()
     assert "this user" not in str(caught.value)
 
