@@ -69,7 +69,9 @@ class TorchSide:
         """Compute a step from what was recorded, of either side; see `noether_core.parity.between_runs.Step`."""
         torch.manual_seed(7)
         model, optimizer = self._made(params)
-        before = {name: value.detach().clone() for name, value in model.named_parameters()}  # the forward may change them
+        before = {
+            name: value.detach().clone() for name, value in model.named_parameters()
+        }  # the forward may change them
         self._set_rate(optimizer, update)
         self._restore(model, optimizer, opt_state)
         averages = {name: _tensor(value) for name, value in buffers.items()} or _averages(model)
