@@ -48,10 +48,21 @@ def kept(folder: Path | None, name: str, kind: type[Result], find: Callable[[], 
     """
     if folder is None:
         return find()
+    there = taken(folder, name, kind)
+    if there is not None:
+        return there
+    found = find()
+    path = folder / rules() / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    return found
+
+
+def taken(folder: Path, name: str, kind: type[Result]) -> Result | None:
+    """Return a result that a folder has of these rules, or None."""
     path = folder / rules() / f"{name}.json"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(find()), indent=1), encoding="utf-8")
+        return None
     read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     values = {field: tuple(value) if isinstance(value, list) else value for field, value in read.items()}
     return kind(**values)

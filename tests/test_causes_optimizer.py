@@ -32,6 +32,25 @@ def adamax(**options: Any) -> Make:
     return lambda parameters: torch.optim.Adamax(parameters.values(), **options)
 
 
+def adamw_of_matrices(decay: float) -> Make:
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [each for each in parameters.values() if (each.ndim > 1) == is_matrix], "weight_decay": strength}
+            for is_matrix, strength in ((True, decay), (False, 0.0))
+        ]
+        return torch.optim.AdamW(groups, lr=1e-3)
+
+    return make
+
+
+def radam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.RAdam(parameters.values(), lr=1e-3, betas=(0.9, 0.99))
+
+
+def nadam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.NAdam(parameters.values(), lr=1e-3, betas=(0.9, 0.99))
+
+
 def rmsprop(**options: Any) -> Make:
     chosen: Any = {"lr": 1e-3, "alpha": 0.9, **options}
     return lambda parameters: torch.optim.RMSprop(parameters.values(), **chosen)
@@ -101,6 +120,17 @@ CASES: dict[str, tuple[str, Make, Any, Callable[[int], float], int]] = {
         ),
         ("decay of matrices", "decay-mask", adamw(), adam_jax(mask=matrices), steady, 0),
         ("coupled", "decay-coupled", adamw(), optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-3)), steady, 0),
+        (
+            "coupled, of matrices, and more than gradients",
+            "decay-coupled",
+            adamw_of_matrices(3.0),
+            optax.chain(optax.add_decayed_weights(3.0, mask=matrices), optax.adam(1e-3)),
+            steady,
+            0,
+        ),
+        ("RAdam", "optimizer-other", radam, optax.adam(1e-3, b2=0.99), steady, 0),
+        ("RAdam's beta", "beta", radam, optax.radam(1e-3, b2=0.98), steady, 0),
+        ("NAdam without its schedule", "optimizer-other", nadam, optax.nadam(1e-3, b2=0.99), steady, 0),
         (
             "decoupled",
             "decay-coupled",
@@ -211,8 +241,8 @@ def test_what_differs_between_optimizers_is_named_first(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("make", "transformation"),
-    [(adamw(), adam_jax()), (sgd(), sgd_jax()), (rmsprop(), rmsprop_jax())],
-    ids=["Adam", "SGD", "RMSprop"],
+    [(adamw(), adam_jax()), (sgd(), sgd_jax()), (rmsprop(), rmsprop_jax()), (radam, optax.radam(1e-3, b2=0.99))],
+    ids=["Adam", "SGD", "RMSprop", "RAdam"],
 )
 def test_optimizers_that_are_the_same_have_no_clear_cause(make: Make, transformation: Any) -> None:
     assert [each.id for each in named(make, transformation) if each.score > 0.5] == []

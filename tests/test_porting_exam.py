@@ -36,4 +36,6 @@ def test_a_correct_pair_is_the_same_and_a_bug_of_either_side_is_found(tmp_path: 
         assert finding.key_right, finding.sentence
         assert finding.cause == "loss-reduction"
         assert finding.culprit_right
-    assert "(100 %)" in page(findings, {"tagger": [correct]}, "python -m benchmarks.porting_exam")
+    text = page(findings, {"tagger": [correct]}, "python -m benchmarks.porting_exam")
+    assert "| tagger | 1 of 1 (100 %) |" in text
+    assert f"of {len(bugs())} bugs {len(bugs()) - 2} were not asked" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.porting_exam.bug import NAMED, Finding
+from benchmarks.porting_exam.bug import NAMED, Finding, bugs
 from benchmarks.results import Correct, share, versions
 
 _GENERAL = ("forward-other", "gradient-other", "optimizer-other")
@@ -19,7 +19,9 @@ def page(findings: Sequence[Finding], correct: Mapping[str, Sequence[Correct]], 
         correct: by pair, of its seeds.
         command: what made them.
     """
-    seeds = "\n".join(f"| {name} | {share(each.is_same for each in found)} |" for name, found in correct.items())
+    seeds = "\n".join(
+        f"| {name} | {share(each.is_same for each in found)} |" for name, found in correct.items() if found
+    )
     groups = {"all": findings}
     for number in sorted({each.bug.round for each in findings}):
         groups[f"round {number}"] = [each for each in findings if each.bug.round == number]
@@ -33,7 +35,7 @@ Six pairs of trainings, each written twice as a user would, and single bugs plan
 in PyTorch's. The truth was written down before the tool was asked. The correct side is given as the first run.
 `benchmarks/porting_exam/bugs.yaml` has the bugs.
 
-`{command}` writes this page: all of it by one set of rules, on {versions()}, on the CPU.
+`{command}` writes this page: all of it by one set of rules, on {versions()}, on the CPU.{_lacking(findings)}
 
 | correct pair | called the same |
 |---|---|
@@ -55,6 +57,17 @@ culprit right |
 |---|---|---|---|---|---|---|
 {rows}
 """
+
+
+def _lacking(findings: Sequence[Finding]) -> str:
+    """Return which bugs were not asked by these rules; empty if none."""
+    asked = {each.name for each in findings}
+    left = [bug.id for bug in bugs() if bug.id not in asked]
+    if not left:
+        return ""
+    return (
+        f"\n\nIt is not complete: of {len(bugs())} bugs {len(left)} were not asked by these rules: {', '.join(left)}."
+    )
 
 
 def _rates(found: Sequence[Finding]) -> str:

@@ -64,7 +64,23 @@ def fit(samples: Samples, recipe: Recipe, start: Fit | None = None) -> Fit:
         return _stepped_decay(samples, tried[0]) if "coupled" in recipe.flags else tried[0]
     found = refine(samples, tried[0], tuple(options))
     others = tried[1:3] if found.misfit > _POOR else []  # a search may end in a hollow
-    return min([found, *(refine(samples, each, tuple(options)) for each in others)], key=lambda each: each.misfit)
+    found = min([found, *(refine(samples, each, tuple(options)) for each in others)], key=lambda each: each.misfit)
+    return _of_one_decay(samples, found, options) if found.misfit > _POOR and "coupled" in recipe.flags else found
+
+
+def _of_one_decay(samples: Samples, at: Fit, options: Mapping[str, Sequence[float]]) -> Fit:
+    """Search on from one coupled decay for the keys that have about that, and none for others: what trainings mostly have.
+
+    Where decay outweighs gradients, as in Adam, which scales both alike, small decays of their own lead a search into hollows.
+    """
+    size = np.abs(at.coupled)
+    strength = float(np.median(at.coupled[size >= 0.5 * size.max()]))
+    coupled = np.where(np.abs(at.coupled - strength) < 0.5 * abs(strength), strength, 0.0)
+    starts = [{**at.numbers, "epsilon": each} for each in options.get("epsilon", ())] or [dict(at.numbers)]
+    tried = min((evaluate(samples, at.recipe, numbers, coupled) for numbers in starts), key=lambda each: each.misfit)
+    if tried.misfit > at.misfit:
+        return at
+    return min(at, refine(samples, tried, tuple(options)), key=lambda each: each.misfit)
 
 
 def _stepped_decay(samples: Samples, start: Fit) -> Fit:
