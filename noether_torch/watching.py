@@ -132,21 +132,28 @@ class Watched:
         """Let the gradient be read when this backward pass is done: all are then read in one go, and need no copies."""
         if name in self._stepped:  # by a step within the backward pass, after which a gradient is none any more
             return
+        if torch.compiler.is_compiling():  # the backward pass itself, where nothing can be called at its end
+            if parameter.grad is not None:
+                self._hold_copies({name: parameter.grad})
+            return
         self._accumulated.add(name)
         # what DistributedDataParallel and FSDP do; a pass that fails calls nothing, so that every gradient asks for it
         torch.autograd.Variable._execution_engine.queue_callback(self._hold_grads)
 
     def _hold_grads(self) -> None:
         names, self._accumulated = self._accumulated, set()
-        grads = {name: each.grad for name, each in self._parameters.items() if name in names and each.grad is not None}
-        if not grads or not self._handles:
+        found = {name: each.grad for name, each in self._parameters.items() if name in names and each.grad is not None}
+        if not found or not self._handles:
             return
-        if self._names is None:
-            probed = measured(with_stage("grad", grads), self._due)
-            held = {name: _Held(probed, None, grad, grad._version) for name, grad in grads.items()}
-        else:  # these may make one array of several, of which not all need be there yet
-            held = {name: _Held(None, grad.detach().clone(), grad, grad._version) for name, grad in grads.items()}
-        self._grads |= held
+        if self._names is not None:  # these may make one array of several, of which not all need be there yet
+            self._hold_copies(found)
+            return
+        probed = measured(with_stage("grad", found), self._due)
+        self._grads |= {name: _Held(probed, None, grad, grad._version) for name, grad in found.items()}
+
+    def _hold_copies(self, grads: Mapping[str, Tensor]) -> None:
+        for name, grad in grads.items():
+            self._grads[name] = _Held(None, grad.detach().clone(), grad, grad._version)
 
     def _before_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)

@@ -255,6 +255,22 @@ def test_steps_within_the_backward_pass_have_their_gradients(is_before: bool, to
             assert training.statistics(update, f"update/{name}") is not None
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # PyTorch's, of its own tensors
+def test_a_backward_pass_that_is_compiled_is_read_too(tmp_path: Path) -> None:
+    model = Pair()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    compiled = torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager"))  # type: ignore[no-untyped-call]
+    with noether_torch.Run(tmp_path, STATISTICS) as run:
+        run.probe(model, optimizer)
+        loss = model(inputs(0))
+        with compiled:
+            loss.backward()
+        grads = grads_of(model)
+        optimizer.step()
+        run.step({})
+    check(read_training(tmp_path), "grad", grads)
+
+
 @pytest.mark.parametrize("names", [None, dict], ids=["own names", "given names"])
 def test_gradients_are_copied_only_where_names_are_given(names: Any, tmp_path: Path) -> None:
     model = Pair()
