@@ -14,7 +14,7 @@ from noether_core.errors import NoetherError
 from noether_core.probes.fingerprint import FIRST, LEAST, NAN_BITS, SECOND, plain_copy
 from noether_core.probes.probed import Due, Probed
 from noether_core.probes.sampling import places
-from noether_core.probes.statistics import REALS, measure
+from noether_core.probes.statistics import REALS, measure_all
 from noether_torch import dtensors
 from noether_torch.numpy_arrays import to_array, to_tensor
 
@@ -89,12 +89,11 @@ def _rows(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Return float64 [5] and int32 [2] of each tensor."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for at, tensor in enumerate(tensors):
-        if tensor.is_cpu or not tensor.numel():
-            reals, sums = measure(to_array(tensor.cpu()))
-            found[at] = torch.from_numpy(reals), torch.from_numpy(sums.view(np.int32))
-        else:
-            groups.setdefault((tensor.device, tensor.dtype), []).append(at)
+    on_host = [at for at, tensor in enumerate(tensors) if tensor.is_cpu or not tensor.numel()]
+    reals, sums = measure_all([to_array(tensors[at].cpu()) for at in on_host], torch.get_num_threads())
+    found |= zip(on_host, zip(torch.from_numpy(reals), torch.from_numpy(sums.view(np.int32)), strict=True), strict=True)
+    for at in set(range(len(tensors))).difference(on_host):
+        groups.setdefault((tensors[at].device, tensors[at].dtype), []).append(at)
     for members in groups.values():
         for those in _together([tensors[at].numel() for at in members]):
             chosen = [members[which] for which in those]

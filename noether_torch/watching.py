@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,15 @@ from noether_torch.measuring import measured
 from noether_torch.probes import READER, buffers_of, optimizer_fields, parameters_of, unwrapped
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class _Held(NamedTuple):
+    """Hold what is known of a gradient as the backward pass left it: its statistics, or a copy, and how to tell a change."""
+
+    probed: Probed | None  # under `grad/NAME`
+    copy: Tensor | None
+    grad: Tensor
+    version: int
 
 
 class Watched:
@@ -63,7 +72,9 @@ class Watched:
 
     def _forget(self) -> None:
         self._activations: dict[str, Tensor] = {}
-        self._grads: dict[str, tuple[Tensor, Tensor, int]] = {}  # a copy, the gradient itself, and its version
+        self._accumulated: set[str] = set()  # whose gradients the backward pass under way has added to
+        self._stepped: set[str] = set()  # what the update under way has moved
+        self._grads: dict[str, _Held] = {}
         self._before: dict[str, Tensor] = {}
         self._started: dict[str, Tensor] = {}  # parameters as the first forward pass found them, which it may change
         self._parts: list[Probed] = []
@@ -76,7 +87,7 @@ class Watched:
             self.remove()
             if due:
                 self._put_hooks()
-        self._due = due
+        self._due, self._stepped = due, set()
 
     def take(self, due: Due) -> list[Probed]:
         """Return what was read since the last call."""
@@ -105,7 +116,7 @@ class Watched:
         if not _is_distributed():  # else gradients are exchanged after this
             for name, parameter in self._parameters.items():
                 if parameter.requires_grad:
-                    put(parameter.register_post_accumulate_grad_hook(partial(self._hold_grad, name)))  # type: ignore[no-untyped-call]
+                    put(parameter.register_post_accumulate_grad_hook(partial(self._note_grad, name)))  # type: ignore[no-untyped-call]
         for optimizer in self._optimizers:
             put(optimizer.register_step_pre_hook(self._before_step))
             put(optimizer.register_step_post_hook(self._after_step))
@@ -126,31 +137,54 @@ class Watched:
                 self._activations.pop(key, None)  # the order is that of the last run
                 self._activations[key] = value.detach().clone()  # a copy, for a later layer may work in place
 
-    def _hold_grad(self, name: str, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            self._grads[name] = (parameter.grad.detach().clone(), parameter.grad, parameter.grad._version)
+    def _note_grad(self, name: str, parameter: Tensor) -> None:
+        """Let the gradient be read when this backward pass is done: all are then read in one go, and need no copies."""
+        if name in self._stepped:  # by a step within the backward pass, after which a gradient is none any more
+            return
+        if torch.compiler.is_compiling():  # the backward pass itself, where nothing can be called at its end
+            if parameter.grad is not None:
+                self._hold_copies({name: parameter.grad})
+            return
+        self._accumulated.add(name)
+        # what DistributedDataParallel and FSDP do; a pass that fails calls nothing, so that every gradient asks for it
+        torch.autograd.Variable._execution_engine.queue_callback(self._hold_grads)
+
+    def _hold_grads(self) -> None:
+        names, self._accumulated = self._accumulated, set()
+        found = {name: each.grad for name, each in self._parameters.items() if name in names and each.grad is not None}
+        if not found or not self._handles:
+            return
+        if self._names is not None:  # these may make one array of several, of which not all need be there yet
+            self._hold_copies(found)
+            return
+        probed = measured(with_stage("grad", found), self._due)
+        self._grads |= {name: _Held(probed, None, grad, grad._version) for name, grad in found.items()}
+
+    def _hold_copies(self, grads: Mapping[str, Tensor]) -> None:
+        for name, grad in grads.items():
+            self._grads[name] = _Held(None, grad.detach().clone(), grad, grad._version)
 
     def _before_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)
         later = {name: each for name, each in self._parameters.items() if name not in self._before}
         read = self._of_stage("param", {name: self._started.get(name, each) for name, each in later.items()})
         with torch.no_grad():
-            self._before |= {name: self._started.get(name, each).detach().clone() for name, each in own.items()}
+            self._before |= {
+                name: self._started[name] if name in self._started else each.clone() for name, each in own.items()
+            }
+        self._accumulated -= own.keys()
         now = {name: parameter.grad.detach() for name, parameter in own.items() if parameter.grad is not None}
-        first = {name: self._grads[name][0] if name in self._grads else grad for name, grad in now.items()}
-        read |= self._of_stage("grad", first)
-        if any(self._is_changed(name, own[name].grad) for name in now):
+        held = {name: self._grads[name] for name in now if name in self._grads}
+        self._parts += _parts_of(held)
+        copies = {name: each.copy for name, each in held.items()}
+        read |= self._of_stage("grad", {name: grad for name, grad in (now | copies).items() if grad is not None})
+        if any(each.grad is not own[name].grad or each.grad._version != each.version for name, each in held.items()):
             read |= self._of_stage("clip", now)
         self._read(read)
 
-    def _is_changed(self, name: str, grad: Tensor | None) -> bool:
-        if name not in self._grads or grad is None:
-            return False
-        _, before, version = self._grads[name]
-        return grad is not before or grad._version != version
-
     def _after_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
         own = self._own(optimizer)
+        self._stepped |= own.keys()
         with torch.no_grad():
             read = self._of_stage("update", {name: self._moved(name, each) for name, each in own.items()})
         for field, kept in optimizer_fields(optimizer, own).items():
@@ -178,6 +212,15 @@ class Watched:
         """Measure values of several stages in one go, which on an accelerator takes no longer than those of one."""
         if values:
             self._parts.append(measured(values, self._due))
+
+
+def _parts_of(held: Mapping[str, _Held]) -> Iterable[Probed]:
+    """Return what was read of gradients, by the backward pass that read it."""
+    keys: dict[int, tuple[Probed, list[str]]] = {}
+    for name, each in held.items():
+        if each.probed is not None:
+            keys.setdefault(id(each.probed), (each.probed, []))[1].append(f"grad/{name}")
+    return [probed.part(chosen) for probed, chosen in keys.values()]
 
 
 def _is_distributed() -> bool:

@@ -97,7 +97,7 @@ def as_reals(array: Array) -> Array:
 
 
 def flat_values(array: Array) -> Array:
-    """Return an array's values as a vector of real numbers, a view where that can be."""
+    """Return an array's values as a vector of real numbers, in any order; a view, unless there are gaps in its memory."""
     array = as_reals(array)
     if array.dtype.name in _NARROW_INTS:
         array = array.astype(np.int8)
@@ -105,19 +105,40 @@ def flat_values(array: Array) -> Array:
         raise NoetherError(
             f"a probe got an array of dtype {array.dtype}; expected bools, ints, floats or complex numbers"
         )
-    if array.flags.c_contiguous or not array.T.flags.c_contiguous:
-        return array.reshape(-1)
-    return array.T.reshape(-1)  # the order does not matter
+    if not array.flags.c_contiguous:
+        array = array.transpose(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
+    return array.reshape(-1)
+
+
+def has_float32s(dtype: Any) -> bool:
+    """Tell whether float32s equal all values of a dtype that are floats."""
+    return dtype.kind not in "biu" and dtype.itemsize <= 4
+
+
+def float32s(values: Array, out: Array) -> Array:
+    """Return floats of at most 32 bits as float32, in `out`; every zero as 0.0."""
+    if values.dtype == np.float32:
+        return np.add(values, np.float32(0), out=out)  # -0.0 + 0.0 = 0.0
+    np.copyto(out, values, casting="unsafe")
+    out += np.float32(0)
+    return out
+
+
+def float32_bits(own: Array, has_nan: bool) -> Array:
+    """Return the bits of what `float32s` returned, as uint32 in its memory."""
+    bits: Array = own.view(np.uint32)
+    if has_nan:
+        bits[np.isnan(own)] = NAN_BITS
+    return bits
 
 
 @SILENT
 def value_bits(values: Array) -> Array:
     """Return a new vector of uint32 that stands for values: equal ones have equal bits."""
-    kind, size = values.dtype.kind, values.dtype.itemsize
-    if kind in "biu":
+    if values.dtype.kind in "biu":
         return _whole_bits(values)
-    if size <= 4:
-        return _float_bits(values.astype(np.float32))
+    if has_float32s(values.dtype):
+        return _float_bits(values)
     wide = values.astype(np.float64)
     short = wide.astype(np.float32)
     words = wide.view(np.uint64)
@@ -141,25 +162,20 @@ def _folded(words: Array) -> Array:
     return upper
 
 
-def _float_bits(own: Array) -> Array:
-    """Return the bits of float32 values, which are overwritten."""
-    has_nan = bool(np.isnan(own.min(initial=0.0)))
-    own += np.float32(0)  # -0.0 + 0.0 = 0.0
-    bits: Array = own.view(np.uint32)
-    if has_nan:
-        bits[np.isnan(own)] = NAN_BITS
-    return bits
+def _float_bits(values: Array) -> Array:
+    own = float32s(values, np.empty(values.shape, np.float32))
+    return float32_bits(own, bool(np.isnan(own.min(initial=0.0))))
 
 
-def mixed_sums(bits: Array) -> tuple[int, int]:
-    """Return the two sums of mixed bits, each modulo 2^32; the bits are overwritten."""
-    first, second = (int(each.sum(dtype=np.uint32)) for each in _mixed(bits))
+def mixed_sums(bits: Array, memory: Array | None = None) -> tuple[int, int]:
+    """Return the two sums of mixed bits, each modulo 2^32; the bits, and as many more in `memory`, are overwritten."""
+    first, second = (int(each.sum(dtype=np.uint32)) for each in _mixed(bits, memory))
     return first, second
 
 
-def _mixed(bits: Array) -> Iterator[Array]:
+def _mixed(bits: Array, memory: Array | None = None) -> Iterator[Array]:
     """Mix bits in their place; yield them half-way, and at the end."""
-    shifted = bits >> np.uint32(16)
+    shifted = np.right_shift(bits, np.uint32(16), out=memory)
     bits ^= shifted
     bits *= np.uint32(FIRST)
     np.right_shift(bits, np.uint32(15), out=shifted)

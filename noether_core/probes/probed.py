@@ -79,6 +79,15 @@ class Probed:
         """Return the arrays that it holds, for a transfer to the host."""
         return [self.reals, self.sums, *self.arrays.values()]
 
+    def part(self, keys: Sequence[str]) -> Probed:
+        """Return what it holds of some of its keys."""
+        if tuple(keys) == self.keys:
+            return self
+        places = [self.keys.index(key) for key in keys]
+        shapes = tuple(self.shapes[at] for at in places)
+        arrays = {key: self.arrays[key] for key in keys if key in self.arrays}
+        return Probed(tuple(keys), shapes, self.reals[places], self.sums[places], arrays, self.limit)
+
     def on_host(self, leaves: Sequence[np.ndarray[Any, Any]]) -> HostProbed:
         """Return the same in NumPy arrays, which are given in the order of `leaves`."""
         reals, sums, *arrays = leaves
