@@ -227,9 +227,10 @@ class Fused:
         position = next((each for each in fetched.position.tolist() if each != self._position), self._position)
         if position != self._position:
             raise HookOrderError(
-                f"run.track was called {position - self._begun} times since run.init, and run.step counted"
-                f" {self._position - self._begun} accumulation steps; call run.step once for each call of run.track, or say"
-                " steps=n; after a restart, make the run with the start at which the checkpoint was saved"
+                f"what run.step got holds {position - self._begun} calls of run.track since run.init, and run.step counted"
+                f" {self._position - self._begun} accumulation steps; give each call of run.track what the run.step before it"
+                " returned, and call run.step once for each, or say steps=n; after a restart, make the run with the start at"
+                " which the checkpoint was saved"
             )
         if len(fetched.windows) != len(self._sources):
             raise other_state(f"it has {len(fetched.windows)} windows, and {len(self._sources)} callbacks track")

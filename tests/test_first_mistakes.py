@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -235,3 +236,51 @@ def test_what_has_nothing_to_record_by_right_is_not_told_of() -> None:
     noether_jax.probe(params=params, opt_state=optax.sgd(1.0).init(params), buffers={})
     model = torch.nn.Linear(2, 1)
     noether_torch.probe(params=model, opt_state=torch.optim.SGD(model.parameters()), buffers=model)
+
+
+# ---------------------------------------------------------------------- in JAX
+
+
+def test_a_tracer_that_is_logged_is_no_array_to_be_reduced(tmp_path: Path) -> None:
+    with noether_jax.Run(tmp_path, every=1) as run:
+
+        @jax.jit
+        def step(value: Any) -> Any:
+            run.log({"loss": value})
+            return value
+
+        with pytest.raises(NoetherError, match="has no value yet; return it from the compiled function"):
+            step(1.0)
+        with pytest.raises(NoetherError, match=r"of shape \(3,\) is no single number; reduce it"):
+            run.log({"loss": jnp.ones(3)})
+
+
+@pytest.mark.parametrize(("lengths", "is_told"), [((5, 5), True), ((5, 3), False), ((), False)])
+def test_what_a_scan_returned_without_steps_is_told_of(
+    lengths: tuple[int, ...], is_told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = {f"loss{at}": jnp.ones(length) for at, length in enumerate(lengths)} or {"loss": "text"}
+    with caplog.at_level(logging.WARNING), noether_jax.Run(tmp_path, every=1) as run:
+        run.step({"lr": 1.0, **outputs})
+    assert "no single numbers" in caplog.text
+    assert ("run.step(outputs, steps=5)" in caplog.text) == is_told
+
+
+def test_probes_that_are_not_due_are_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    probes = {"kind": "ProbeCallback", "arrays": 1, "every_n_updates": 2}
+    with caplog.at_level(logging.WARNING):
+        for closes_over in (False, True):
+            with noether_jax.Run(tmp_path / str(closes_over), callbacks=[probes]) as run:
+                first = run.probes_due
+                for _ in range(4):
+                    due = first if closes_over else run.probes_due
+                    run.step(noether_jax.probe(due, losses=jnp.float32(1.0)))
+            assert len([each for each in caplog.records if "no arrays are due" in each.getMessage()]) == closes_over
+    assert "no arrays are due of update 2" in caplog.text
+
+
+def test_a_folder_of_runs_that_is_given_as_one_is_told_of(tmp_path: Path) -> None:
+    with noether_torch.Run(tmp_path / "mine", every=1):
+        pass
+    with pytest.raises(NoetherError, match=r"give the directory that a Run wrote, such as '.*mine', of 1 in there"):
+        read_run(tmp_path)

@@ -188,7 +188,7 @@ def test_a_forgotten_step_is_noticed(tmp_path: Path) -> None:
     tracked = run.init(outputs(1)[0])
     for _ in range(5):
         tracked = run.step(tracked)
-    with pytest.raises(HookOrderError, match=r"run.track was called 0 times since run.init, and run.step counted 6"):
+    with pytest.raises(HookOrderError, match=r"holds 0 calls of run.track since run.init, and run.step counted 6"):
         run.step(tracked)
     run.log_writer.close()
 

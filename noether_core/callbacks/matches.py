@@ -102,6 +102,9 @@ class Matches:
         told = [f"{key!r:.200} ({_what(outputs[key], shapes[key])})" for key in new[:_MOST]]
         told += [f"{len(new) - _MOST} more"] * (len(new) > _MOST)
         text = f"no single numbers, so not tracked: {', '.join(told)}"
+        lengths = {shape[:1] for shape in shapes.values() if shape is not None}
+        if len(lengths) == 1 and (length := max(lengths)):
+            text += f"; if their first axis is one of steps, as of jax.lax.scan: run.step(outputs, steps={length[0]})"
         array = next((key for key in new if shapes[key] is not None), None)
         if array is not None:
             interval = self._config.interval.verbose.replace("=", ": ")

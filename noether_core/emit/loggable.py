@@ -66,10 +66,11 @@ def plain_value(key: str, value: Any) -> Any:
         number = item()  # of a framework's array; this waits for its device
         return plain_number(key, number if type(number) in NUMBERS else float(number))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise NoetherError(
-            f"cannot log {key!r:.200}: {type(value).__name__} of shape {tuple(getattr(value, 'shape', ()))} is no single"
-            " number; reduce it first, or let a callback track it and save it"
-        ) from error
+        if shape := tuple(getattr(value, "shape", ())):
+            what = f"of shape {shape} is no single number; reduce it first, or let a callback track it and save it"
+        else:
+            what = "has no value yet; return it from the compiled function, and log what the call gives"
+        raise NoetherError(f"cannot log {key!r:.200}: {type(value).__name__} {what}") from error
 
 
 def plain_nonscalar(key: str, value: Any) -> Any:

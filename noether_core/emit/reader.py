@@ -204,7 +204,9 @@ def _require_run(path: Path) -> None:
         state = "is a file" if path.exists() else "does not exist"
         if path.is_dir():
             state = "has no config.yaml, metrics/ or update_outputs/"
-        raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote")
+        within = sorted(each.parent.name for each in path.glob("*/config.yaml"))
+        hint = f", such as {str(path / within[0])!r:.300}, of {len(within)} in there" if within else ""
+        raise RunFormatError(f"{str(path)!r} {state}; give the directory that a Run wrote{hint}")
     require_own_parts(path)
 
 

@@ -104,7 +104,7 @@ class ProbeCallback(CallbackBase):
 
     def add(self, probed: Any) -> None:
         """Take what `probe` returned, for the accumulation step that is counted next."""
-        self._given = (*self._given, *_found(probed))
+        self._given = (*self._given, *found_in(probed))
 
     # ------------------------------------------------------------------ each accumulation step
 
@@ -121,7 +121,7 @@ class ProbeCallback(CallbackBase):
         """Take what was probed of this step. Nothing waits for the device."""
         before = self._position, self._given, self._steps
         update = update_counter.update
-        parts = [*self._given, *_found(update_outputs)]
+        parts = [*self._given, *found_in(update_outputs)]
         due = self.due(update + 1)
         if due:
             parts += [found for source in self.sources for found in source.take(due)]
@@ -250,7 +250,7 @@ class ProbeCallback(CallbackBase):
             self._steps, self._given, self._position = (), (), (-1, -1)
 
 
-def _found(outputs: Any) -> list[Probed]:
+def found_in(outputs: Any) -> list[Probed]:
     """Return what was probed among update outputs."""
     if isinstance(outputs, Probed):
         return [outputs]

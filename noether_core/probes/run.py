@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from noether_core.probes.callback import ProbeCallback, probe_callbacks
+from noether_core.probes.callback import ProbeCallback, found_in, probe_callbacks
 from noether_core.probes.probed import KEY, Due, Probed
 from noether_core.run import Run
 from noether_core.run_state import Standing
 
+_logger = logging.getLogger(__name__)
+
 
 class ProbedRun(Run):
     """Add to a run what a loop needs to probe; see `noether_core.run.Run`. The front-ends' classes have these."""
+
+    _has_told = False  # that arrays came which are not due
 
     @property
     def probes_due(self) -> Due:
@@ -45,5 +50,14 @@ class ProbedRun(Run):
         Raises:
             HookOrderError: if the run has no `ProbeCallback`.
         """
-        for callback in probe_callbacks(self.callbacks):
+        callbacks = probe_callbacks(self.callbacks)
+        if not self._has_told and not self.probes_due.arrays and any(part.arrays for part in found_in(probed)):
+            self._has_told = True
+            _logger.warning(
+                "no arrays are due of update %d, and its probe came with some, which are saved all the same. If that is not"
+                " meant, give probe what run.probes_due says of each update; a compiled function gets it as an argument, and"
+                " does not close over it",
+                self.counter.update + 1,
+            )
+        for callback in callbacks:
             callback.add(probed)
