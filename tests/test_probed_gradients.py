@@ -259,7 +259,7 @@ def test_steps_within_the_backward_pass_have_their_gradients(is_before: bool, to
 def test_a_backward_pass_that_is_compiled_is_read_too(tmp_path: Path) -> None:
     model = Pair()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    compiled = torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager"))  # type: ignore[no-untyped-call]
+    compiled = torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager"))
     with noether_torch.Run(tmp_path, STATISTICS) as run:
         run.probe(model, optimizer)
         loss = model(inputs(0))

@@ -123,7 +123,7 @@ def test_each_task_goes_to_one_of_the_threads() -> None:
 
 
 def test_one_thread_is_the_callers_own() -> None:
-    found = []
+    found: list[tuple[int, int]] = []
     share([1], lambda tasks: found.extend((task, threading.get_ident()) for task in tasks), threads=1)
     share([2], lambda tasks: found.extend((task, threading.get_ident()) for task in tasks), threads=5)
     assert found == [(1, threading.get_ident()), (2, threading.get_ident())]
