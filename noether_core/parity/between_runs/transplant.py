@@ -81,17 +81,19 @@ def _replayed(replay: Replay, first: Divergence, labels: Sequence[str], swaps: l
     if replay.is_blind_to(first.key):
         return _unseen(first, labels)
     if (unlike := replay.unlike()) is not None:
-        return Transplant(
-            None,
-            f"Cannot say: given what {labels[0]} recorded, its step function does not give what {labels[0]} recorded at update"
-            f" {replay.update}: {unlike.key} is {unlike.distance:.2g} apart. Let it compute the step as the training does",
-            replay.update,
-        )
+        return Transplant(None, _unlike(unlike, labels, replay.update), replay.update)
     for culprit, swap in replay.swaps():
         swaps.append(swap)
         if culprit is not None:
             return Transplant(culprit, _sentence(culprit, replay.update, labels, swap), replay.update, tuple(swaps))
     return Transplant(None, f"Cannot say: no part of {labels[0]} closes the gap.", replay.update, tuple(swaps))
+
+
+def _unlike(gap: Divergence, labels: Sequence[str], update: int) -> str:
+    return (
+        f"Cannot say: given what {labels[0]} recorded, its step function does not give what {labels[0]} recorded at update"
+        f" {update}: {inert(gap.key)} is {gap.distance:.2g} apart. Let it compute the step as the training does"
+    )
 
 
 def _updates(first: Divergence, a: Training, b: Training) -> list[int]:
