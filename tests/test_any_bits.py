@@ -44,7 +44,7 @@ from noether_core.probes.fingerprint import as_reals, fingerprint
 from noether_core.report import write_plot, write_report
 from noether_torch.numpy_arrays import to_tensor
 
-examples = settings(max_examples=settings.default.max_examples // 3)
+examples = settings(max_examples=settings.default.max_examples // 4)
 FAILED = "could not be asked"  # of a rule
 
 
