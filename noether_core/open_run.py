@@ -82,6 +82,7 @@ class OpenRun(MadeRun):
         try:
             require_readable(data)
             log.hold(self._give_way if self._is_driven else None)
+            log.beside[config] = data
             require_own_parts(self.path)
             remove_temporaries(self.path)
             write_whole(config, data)

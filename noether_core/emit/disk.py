@@ -64,6 +64,7 @@ class Disk:
         self._cost_given = self._cost_settled = 0
         self._lock = threading.RLock()  # of who hands over; a signal handler may do so in the middle of that
         self._is_running = self._has_ended = self._is_told = False
+        self._news: deque[str] = deque()
         self._process: int | None = None  # that writes
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
@@ -236,6 +237,8 @@ class Disk:
             self._has_ended = True
             self._thread.abandon(PATIENCE)
             tell(self._last_words())
+        while self._news:
+            tell(self._news.popleft())
         atexit.unregister(self._at_exit)
 
     def when_still(self, call: Callable[[], None]) -> None:
@@ -244,8 +247,14 @@ class Disk:
 
     # ------------------------------------------------------------------ what is wrong, in words
 
+    def say(self, text: str) -> None:
+        """Have a warning said, on the thread that hands over, when it next reports or closes."""
+        self._news.append(text)
+
     def report(self) -> None:
-        """Warn, once, if the disk does not take what was handed over."""
+        """Warn, once, if the disk does not take what was handed over; and of what there is to `say`."""
+        while self._news:
+            tell(self._news.popleft())
         cause = self._thread.first_trouble
         if self._is_told or (cause is None and not self.missing):
             return

@@ -204,13 +204,26 @@ class LineFile:
     def _create(path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether the file was removed for good: it is in no directory any more, and none is in its place."""
+        if self._descriptor is None or self.path is None:
+            return False
+        return os.fstat(self._descriptor).st_nlink == 0 and not os.path.lexists(self.path)
+
+    def forget(self) -> None:
+        """Close the file without more ado, for it is gone."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
     def sync(self) -> None:
-        """Make the lines durable.
+        """Make the lines durable; of a file that is gone there is nothing to make so.
 
         After an fsync that failed, Linux takes what it could not write as written, so that the next one would succeed with
         nothing on the disk (https://wiki.postgresql.org/wiki/Fsync_Errors): those bytes are first written again.
         """
-        if self._descriptor is None or self.path is None:
+        if self._descriptor is None or self.path is None or self.is_gone:
             return
         self._require_there(self._descriptor)
         if self._is_unsure:

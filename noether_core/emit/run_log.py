@@ -37,6 +37,7 @@ class RunLog:
 
     Attributes:
         newest: writes the entries to come.
+        beside: files, such as `config.yaml`, that are written again if somebody removes the directory.
         is_provisional: whether these are of intervals that are not over.
     """
 
@@ -46,7 +47,8 @@ class RunLog:
         self._written = written
         self._lock = WriterLock(directory)
         self._lock.owner = weakref.ref(self)
-        self.newest = StartLog(directory, disk, self._lock, written=written)
+        self.beside: dict[Path, bytes] = {}
+        self.newest = StartLog(directory, disk, self._lock, written=written, remake=weakref.WeakMethod(self._remake))
         self._earlier: list[StartLog] = []  # of which this process went back from, the oldest first
         self.is_provisional = False
         self._has_warned = False
@@ -88,7 +90,8 @@ class RunLog:
         with contextlib.suppress(OSError):
             origin = origin.in_directory(self.directory)
             self._warn_of_others(origin)
-        newest = StartLog(self.directory, self._disk, self._lock, origin, self._written)
+        remake: weakref.WeakMethod[Callable[[str], None]] = weakref.WeakMethod(self._remake)
+        newest = StartLog(self.directory, self._disk, self._lock, origin, self._written, remake)
         self._earlier, self.is_provisional, self.newest = earlier, False, newest  # which last of all: it has begun
         before.close()
 
@@ -136,6 +139,22 @@ class RunLog:
             if not self.newest.is_open:
                 self._tell_of_superseded()
             self.newest.append(entry, number, is_provisional=self.is_provisional)
+
+    def _remake(self, what: str) -> None:
+        """Make the directory again, on the disk's thread, as the one that writes to it.
+
+        Raises:
+            RunLockedError: if another one does by now.
+            OSError: if that cannot be.
+        """
+        self._lock.renew()
+        for path, data in self.beside.items():
+            if not path.exists():
+                self._disk.write_now(path, data)
+        self._disk.say(
+            f"{str(self.directory)!r}, or what this run logged in it, was removed while it is written. It is made again:"
+            f" {what}. Arrays that were saved there, and all else that was in it, are gone"
+        )
 
     def _tell_of_superseded(self) -> None:
         """Say, before the first entry, that this start begins anew in the directory of another training."""

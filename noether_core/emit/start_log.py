@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from noether_core.emit.files import make_directory
 from noether_core.emit.jsonl import LineFile, encode_entry, encode_line, iter_lines
 from noether_core.emit.lines import entry_problem
 from noether_core.emit.starts import PROVISIONAL, Origin
+from noether_core.emit.written import Entry, WrittenEntries
 from noether_core.errors import RunFormatError
 from noether_core.regular_files import require_no_links
 
@@ -29,13 +31,6 @@ Written = Callable[[Mapping[str, Any], int], None]
 
 
 def _tell_nobody(values: Mapping[str, Any], number: int) -> None: ...
-
-
-class _Entry(NamedTuple):
-    values: Mapping[str, Any]
-    number: int
-    line: bytes
-    time: float
 
 
 class _Arrays(NamedTuple):
@@ -56,6 +51,7 @@ class StartLog:
         lock: is kept alive as long as something of this is to be written.
         origin: what the start goes on from, of which `starts/<n>.json` is written; None: it leaves no record.
         written: is told of each entry, and its number, when it is in the file.
+        remake: makes the directory again, on the disk's thread, if somebody has removed it; None: nobody can.
     """
 
     def __init__(
@@ -65,11 +61,12 @@ class StartLog:
         lock: object = None,
         origin: Origin | None = None,
         written: Written = _tell_nobody,
+        remake: weakref.WeakMethod[Callable[[str], None]] | None = None,
     ) -> None:
         self._directory = directory
         self._disk, self._lock = disk, lock
         self.origin = origin
-        self._tell = written
+        self._tell, self._remake = written, remake
         self.is_open = False  # something was handed over
         self._new_since: int | None = None  # to be written
         self._saved: dict[str, None] = {}  # the newest array files of this start
@@ -79,11 +76,10 @@ class StartLog:
         self._written_at = -math.inf
         self._number = 0
         self._is_closed = False
-        self._beside = LineFile(directory / "metrics", ".time.jsonl")
         self._beside_lines: deque[bytes] = deque(maxlen=MOST_BESIDE)  # which the disk did not take
-        self._entries = LineFile(directory / "metrics")  # its number is that of what lies beside it
-        self._provisional = LineFile(directory / "metrics", PROVISIONAL)
-        self._files: list[LineFile] = []  # of these two, those written
+        self._newest = WrittenEntries()
+        self._again: deque[bytes] = deque()  # lines that are to be written once more
+        self._set_files()
         # methods made once: many wait where a disk stalls
         self._write, self._write_provisional, self._lose = (
             self._write_entries,
@@ -105,7 +101,7 @@ class StartLog:
         line = encode_entry(entry)
         self._note_news()
         write = self._write_provisional if is_provisional else self._write
-        item = _Entry(entry, number, line, time.time())
+        item = Entry(entry, number, line, time.time())
         self._put(Job(write, item, len(line) + LINE_COST, self._lose, is_line=True, number=number))
 
     def carry_since(self, update: int) -> None:
@@ -133,7 +129,7 @@ class StartLog:
             self._noted = None
         self._disk.missing.add_file(arrays.name.as_posix())
 
-    def _lose_entry(self, entry: _Entry) -> None:
+    def _lose_entry(self, entry: Entry) -> None:
         self._disk.missing.add_entry(entry.values["update"])
 
     def _note_news(self) -> None:
@@ -154,9 +150,42 @@ class StartLog:
 
     # ------------------------------------------------------------------ the disk's thread
 
-    def _open(self) -> None:
-        if self._number:
+    def _set_files(self) -> None:
+        metrics = self._directory / "metrics"
+        self._beside = LineFile(metrics, ".time.jsonl")
+        self._entries = LineFile(metrics)  # its number is that of what lies beside it
+        self._provisional = LineFile(metrics, PROVISIONAL)
+        self._files: list[LineFile] = []  # of these two, those written
+
+    @property
+    def _is_gone(self) -> bool:
+        return any(file.is_gone for file in (self._entries, self._provisional, self._beside))
+
+    def _begin_again(self) -> None:
+        """Write to new files, for somebody has removed these: first the entries that are kept in mind."""
+        remake = None if self._remake is None else self._remake()
+        if remake is None:
             return
+        remake(str(self._newest))
+        for file in (self._entries, self._provisional, self._beside):
+            file.forget()
+        self._set_files()
+        self._number, self._noted = 0, None
+        self._saved.clear()
+        self._again, self._times = self._newest.lines(), [*self._newest.times(), *self._times]
+
+    def _open(self) -> None:
+        if self._is_gone:
+            self._begin_again()
+        if not self._number:
+            self._open_next()
+        if self._again:
+            if self._entries not in self._files:
+                self._files.append(self._entries)
+            self._entries.write(self._again)
+            self._disk.note_written(self._entries)
+
+    def _open_next(self) -> None:
         self._beside.open()
         assert self._beside.path is not None
         number = int(self._beside.path.name.partition(".")[0])
@@ -166,14 +195,15 @@ class StartLog:
             self.origin.write(self._directory, number)
         self._number = number
 
-    def _write_entries(self, entries: deque[_Entry]) -> None:
+    def _write_entries(self, entries: deque[Entry]) -> None:
+        self._open()  # which may make it anew
         self._write_to(self._entries, entries)
 
-    def _write_provisionals(self, entries: deque[_Entry]) -> None:
+    def _write_provisionals(self, entries: deque[Entry]) -> None:
+        self._open()
         self._write_to(self._provisional, entries)
 
-    def _write_to(self, file: LineFile, entries: deque[_Entry]) -> None:
-        self._open()
+    def _write_to(self, file: LineFile, entries: deque[Entry]) -> None:
         if file not in self._files:
             self._files.append(file)
         lines = deque(entry.line for entry in entries)
@@ -183,6 +213,8 @@ class StartLog:
             self._disk.note_written(file)
             for entry in [entries.popleft() for _ in range(len(entries) - len(lines))]:
                 self._times.append((entry.values["update"], entry.time))
+                if file is self._entries:
+                    self._newest.add(entry)
                 with contextlib.suppress(RuntimeError):  # no thread for a tracker can be started: the interpreter ends
                     self._tell(entry.values, entry.number)
         now = time.monotonic()
@@ -234,6 +266,8 @@ class StartLog:
         if self._is_closed:
             items.clear()
             return
+        if self._is_gone:
+            self._open()
         self._write_times()
         if not self._disk.missing.is_marked:
             missing, told = self._disk.missing.unmarked()

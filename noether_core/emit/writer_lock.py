@@ -96,6 +96,18 @@ class WriterLock:
         self._release = weakref.finalize(self, held.release)
         in_children(self, WriterLock._leave_to_parent)
 
+    def renew(self) -> None:
+        """Hold the directory again if somebody has removed it, and the lock with it; raises as `hold`."""
+        before, release = self._held, self._release
+        if before is None or before.is_over or before.is_there():
+            return
+        make_directory(self._directory)
+        held = _hold(self._directory)
+        self._held, self._release = held, weakref.finalize(self, held.release)  # at no time is it nobody's
+        before.release()
+        if release is not None:
+            release.detach()
+
     def release(self) -> None:
         """Let go of the directory. If this is interrupted, it may be called again."""
         if self._held is not None:
@@ -158,18 +170,20 @@ class _Held:
         if self.is_over or os.getpid() != self._process:
             return
         with contextlib.suppress(OSError):  # gone with the directory, say
-            if self._is_there():
+            if self.is_there():
                 self._path.unlink()
             if self._descriptor is not None:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.close()
         self.is_over = True
 
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
         """Tell whether the file is still this one's: what was interrupted after that was gone is done again."""
         if self._is_by_name:
             return named_in(self._path).get("pid") == self._process
-        return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
+        return False
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
