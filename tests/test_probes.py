@@ -128,6 +128,24 @@ def test_a_step_of_jax_is_compiled_once_for_each_depth_and_computes_nothing_that
     assert read_training(tmp_path).updates() == [1, 2, 3, 6, 9, 12]
 
 
+@pytest.mark.parametrize(("every", "says"), [(1, "of which no arrays are due"), (5, "of which no probes are due")])
+def test_a_step_that_closes_over_what_was_due_at_first_is_told(tmp_path: Path, every: int, says: str) -> None:
+    with noether_jax.Run(tmp_path, [{"kind": "ProbeCallback", "every_n_updates": every, "arrays": 1}]) as run:
+
+        @jax.jit
+        def step(x: Any) -> Any:
+            return {"loss": x.sum(), **noether_jax.probe(run.probes_due, params={"kernel": x})}
+
+        run.step(step(jnp.ones((3, 5))))
+        with pytest.warns(UserWarning, match=f"arrays of update 2, {says}.*Pass `run.probes_due` as an argument"):
+            run.step(step(jnp.ones((3, 5))))
+        for _ in range(2):  # told once: in these tests warnings are errors
+            run.step(step(jnp.ones((3, 5))))
+    training = read_training(tmp_path)
+    assert training.array_updates() == [1]
+    assert training.updates() == [1, 2, 3, 4]
+
+
 def hooks_of(model: nn.Module, optimizer: Any) -> int:
     modules = sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in model.modules())
     grads = sum(len(each._post_accumulate_grad_hooks or ()) for each in model.parameters())

@@ -53,7 +53,7 @@ class ProbeCallback(CallbackBase):
 
     The front-ends' classes of this name add the framework; use those. What `probe` returned is found among the update outputs;
     a loop that gives none to `run.step` hands it to `add`. Of `batch` and `losses`, if `run.step` is given them, `data/...` and
-    `loss/...` are made where that has none. What is probed is saved whatever is due, for somebody asked for it.
+    `loss/...` are made where that has none. Statistics are saved whatever is due, for somebody asked for them, arrays if due.
 
     Args:
         callback_config: a `ProbeCallbackConfig`.
@@ -123,6 +123,8 @@ class ProbeCallback(CallbackBase):
         update = update_counter.update
         parts = [*self._given, *_found(update_outputs)]
         due = self.due(update + 1)
+        if not due.arrays:
+            parts = [part.without_arrays() for part in parts]
         if due:
             parts += [found for source in self.sources for found in source.take(due)]
             parts += self._beside(parts, batch, losses, due)

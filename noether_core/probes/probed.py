@@ -74,6 +74,10 @@ class Probed:
     def __repr__(self) -> str:
         return f"Probed({len(self.keys)} keys, {len(self.arrays)} arrays)"
 
+    def without_arrays(self) -> Probed:
+        """Return the statistics alone."""
+        return Probed(self.keys, self.shapes, self.reals, self.sums, {})
+
     def leaves(self) -> list[Any]:
         """Return the arrays that it holds, for a transfer to the host."""
         return [self.reals, self.sums, *self.arrays.values()]
