@@ -25,21 +25,33 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 class Watched:
     """Watch a model and its optimizers: what modules return, gradients before and after clipping, updates, state.
 
-    What a module returns is its last run's of the forward pass that began last. A gradient is read when the backward pass has
-    added the last to it; if it was changed in place by the time of `optimizer.step`, as clipping does, it is the clipped one
-    that is read there.
+    What a module returns is its last run's of the forward pass that began last before the update's first `optimizer.step`, for
+    what comes after it has other parameters. A gradient is read when the backward pass has added the last to it; if it was
+    changed in place by the time of `optimizer.step`, as clipping does, it is the clipped one that is read there.
 
     Args:
         model: the module.
         optimizers: those that have its parameters.
         names: gives other names and layouts to what has the parameters' names.
         activations: whether what modules return is read.
+        name: what the model is called among several; its names begin with it.
+
+    Raises:
+        NoetherError: for what is no model and its optimizers.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Sequence[Optimizer], names: Names | None = None, *, activations: bool = True
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        names: Names | None = None,
+        *,
+        activations: bool = True,
+        name: str = "",
     ) -> None:
+        _check(model, optimizers, name)
         self._model, self._optimizers, self._names = model, optimizers, names
+        self._prefix = f"{name}." if name else ""
         self._has_activations = activations
         self._parameters = parameters_of(model)
         watched = {id(parameter) for parameter in self._parameters.values()}
@@ -57,8 +69,20 @@ class Watched:
         self._handles: list[Any] = []
         self._forget()
 
+    def check_beside(self, other: Watched) -> None:
+        """Raise `NoetherError` if another model, which is watched already, has some of this one's names."""
+        mine, theirs = ([each._prefix + name for name in each._parameters] for each in (self, other))
+        both = [name for name in mine if name in set(theirs)]
+        if both or self._prefix == other._prefix:
+            shared = f"both have {listing(both, 3)}" if both else f"both are called {self._prefix.rstrip('.')!r}"
+            raise NoetherError(
+                f"run.probe got a {type(self._model).__name__}, and has a {type(other._model).__name__} already: {shared}. Give"
+                " each a name: run.probe(generator, optimizer, name='generator')"
+            )
+
     def _forget(self) -> None:
         self._activations: dict[str, Tensor] = {}
+        self._stepped: dict[str, Tensor] = {}  # activations that the first step of the update came from
         self._grads: dict[str, tuple[Tensor, Tensor, int]] = {}  # a copy, the gradient itself, and its version
         self._before: dict[str, Tensor] = {}
         self._parts: list[Probed] = []
@@ -76,9 +100,9 @@ class Watched:
     def take(self, due: Due) -> list[Probed]:
         """Return what was read since the last call."""
         parts = self._parts
-        if self._activations:
-            parts.append(measured(self._activations, due))
-        self._activations, self._parts = {}, []
+        if activations := self._in_order():
+            parts.append(measured(activations, due))
+        self._activations, self._stepped, self._parts = {}, {}, []
         return parts
 
     def remove(self) -> None:
@@ -95,7 +119,7 @@ class Watched:
             parameters = [name for name, _ in self._model.named_parameters()]
             for name, module in unwrapped(dict(self._model.named_modules()), parameters).items():
                 if name and not isinstance(module, _CONTAINERS):
-                    put(module.register_forward_hook(partial(self._hold, name)))
+                    put(module.register_forward_hook(partial(self._hold, self._prefix + name)))
         if not _is_distributed():  # else gradients are exchanged after this
             for name, parameter in self._parameters.items():
                 if parameter.requires_grad:
@@ -117,6 +141,10 @@ class Watched:
                 self._activations.pop(key, None)  # the order is that of the last run
                 self._activations[key] = value.detach().clone()  # a copy, for a later layer may work in place
 
+    def _in_order(self) -> dict[str, Tensor]:
+        """Return the activations that the update's first step came from, and after them those of modules that had not run."""
+        return self._stepped | {key: each for key, each in self._activations.items() if key not in self._stepped}
+
     def _hold_grad(self, name: str, parameter: Tensor) -> None:
         if parameter.grad is not None:
             self._grads[name] = (parameter.grad.detach().clone(), parameter.grad, parameter.grad._version)
@@ -132,6 +160,7 @@ class Watched:
         read |= self._of_stage("grad", first)
         if any(self._is_changed(name, own[name].grad) for name in now):
             read |= self._of_stage("clip", now)
+        self._stepped = self._in_order()
         self._read(read)
 
     def _is_changed(self, name: str, grad: Tensor | None) -> bool:
@@ -163,12 +192,29 @@ class Watched:
     def _of_stage(self, stage: str, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         """Return values by key, renamed."""
         renamed = self._names(values) if self._names is not None and "count" not in values else values
-        return with_stage(stage, {prefix + name: each for name, each in renamed.items()})
+        return with_stage(stage, {prefix + self._prefix + name: each for name, each in renamed.items()})
 
     def _read(self, values: Mapping[str, Any]) -> None:
         """Measure values of several stages in one go, which on an accelerator takes no longer than those of one."""
         if values:
             self._parts.append(measured(values, self._due))
+
+
+def _check(model: Any, optimizers: Sequence[Any], name: str) -> None:
+    """Raise `NoetherError` unless these are a model and optimizers, in this order, and the model's name."""
+    if "/" in name:
+        raise NoetherError(f"run.probe got name={name!r}; give one without '/', for keys are `stage/name`")
+    if not isinstance(model, nn.Module):
+        swapped = isinstance(model, Optimizer) and any(isinstance(each, nn.Module) for each in optimizers)
+        raise NoetherError(
+            f"run.probe got a {type(model).__name__} as its model{', and the model as its optimizer' * swapped}; write"
+            " run.probe(model, optimizer), with a torch.nn.Module"
+        )
+    if strange := [each for each in optimizers if not isinstance(each, Optimizer)]:
+        raise NoetherError(
+            f"run.probe got a {type(strange[0]).__name__} as an optimizer; write run.probe(model, optimizer), with a"
+            " torch.optim.Optimizer or a list of them"
+        )
 
 
 def _is_distributed() -> bool:
