@@ -188,12 +188,15 @@ def compare_command(
         Path | None,
         typer.Option(help="A YAML file: for each of A's parameters what B calls it, where that is not found."),
     ] = None,
+    through: Annotated[
+        int | None, typer.Option(min=1, help="The last update to compare, where one is meant to end before the other.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON; docs/compare.md has the schema.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write it as one HTML file.")] = None,
 ) -> None:
     """Say where two trainings first part, and why. Exits 0: the same, 1: they differ, 2: it cannot be said."""
     with progress_on(Console(stderr=True)) as progress:
-        found = compare_trainings(a, b, twins=tuple(twins or ()), mapping=mapping, progress=progress)
+        found = compare_trainings(a, b, twins=tuple(twins or ()), mapping=mapping, through=through, progress=progress)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))  # noqa: T201
     else:

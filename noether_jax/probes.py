@@ -152,13 +152,30 @@ def _of_collections(stage: str, variables: Mapping[str, Any]) -> Any:
 def _optimizer(state: Any, pieces: Pieces) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield what an optimizer keeps of each parameter, by field, and how often it was updated, as `count`, once.
 
-    What is kept of parameters is found by its names and shapes: those of the parameters, or of some of them.
+    What is kept of parameters is found by its names and shapes: those of the parameters, or of some of them. Several models'
+    optimizers come as a dict by model, as their parameters do; then each has a count.
     """
     given: Mapping[str, Any] = pieces
     like = next((given[name] for name in ("params", "updates", "grads") if given.get(name) is not None), None)
     shapes = {name: value.shape for name, value in walk.flat(READER, "param", like).items()}
+    tree = _unboxed(state)
+    models = {model: _inside(shapes, f"{model}.") for model in tree} if isinstance(tree, Mapping) else {}
+    if not models or not all(models.values()):
+        yield from _of_one(tree, shapes)
+        return
+    for model, own in models.items():
+        for field, kept in _of_one(tree[model], own):
+            yield "" if field == "count" else field, {f"{model}.{name}": each for name, each in kept.items()}
+
+
+def _inside(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, tuple[int, ...]]:
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+def _of_one(state: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what one optimizer keeps; of several counts the first."""
     is_counted = False
-    for field, kept in _kept(_unboxed(state), "", shapes):
+    for field, kept in _kept(state, "", shapes):
         if field != "count":
             yield field, kept
         elif not is_counted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -140,23 +140,29 @@ class Run(TensorState, ProbedRun):
         *,
         names: Names | None = None,
         activations: bool = True,
+        name: str = "",
     ) -> None:
         """Probe what each step of a model and its optimizer computes, at the updates that the `ProbeCallback` names.
 
-        Call it once, before or after the run has started; the hooks are there only while an update is probed, and gone when the
-        run ends. What is read, and when: `noether_torch.watching`.
+        Call it once for each model, before or after the run starts; the hooks are there only while an update is probed, and
+        gone when the run ends. What is read, and when: `noether_torch.watching`.
 
         Args:
             model: the module.
             optimizer: the one that has its parameters, or several.
             names: gives other names and layouts to what has the parameters' names.
             activations: whether what modules return is read.
+            name: of several models, what this one is called: `generator` has `param/generator.fc.weight`.
 
         Raises:
             HookOrderError: if the run has no `ProbeCallback`.
-            NoetherError: for an optimizer of another model.
+            NoetherError: for what is no model, for an optimizer of another model, or for a second model of the same names.
         """
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
         for callback in probe_callbacks(self.callbacks):
-            callback.sources.append(Watched(model, optimizers, names, activations=activations))
+            watched = Watched(model, optimizers, names, activations=activations, name=name)
+            for other in callback.sources:
+                if isinstance(other, Watched):
+                    watched.check_beside(other)
+            callback.sources.append(watched)
             callback.prepare(self.counter)

@@ -34,22 +34,35 @@ class _Held(NamedTuple):
 class Watched:
     """Watch a model and its optimizers: what modules return, gradients before and after clipping, updates, state.
 
-    What a module returns is its last run's of the forward pass that began last. A gradient is read when the backward pass has
-    added the last to it; if it was changed in place by the time of `optimizer.step`, as clipping does, it is the clipped one
-    that is read there. Parameters are those that the step starts from: what the forward pass changes in place, as an embedding
-    with `max_norm` does, is read before it.
+    What a module returns is its last run's of the forward pass that began last before the update's first `optimizer.step`, for
+    what comes after it has other parameters. A gradient is read when the backward pass has added the last to it; if it was
+    changed in place by the time of `optimizer.step`, as clipping does, it is the clipped one that is read there. Parameters
+    are those that the step starts from: what the forward pass changes in place, as an embedding with `max_norm` does, is read
+    before it.
 
     Args:
         model: the module.
         optimizers: those that have its parameters.
         names: gives other names and layouts to what has the parameters' names.
         activations: whether what modules return is read.
+        name: what the model is called among several; its names begin with it.
+
+    Raises:
+        NoetherError: for what is no model and its optimizers.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Sequence[Optimizer], names: Names | None = None, *, activations: bool = True
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        names: Names | None = None,
+        *,
+        activations: bool = True,
+        name: str = "",
     ) -> None:
+        _check(model, optimizers, name)
         self._model, self._optimizers, self._names = model, optimizers, names
+        self._prefix = f"{name}." if name else ""
         self._has_activations = activations
         self._parameters = parameters_of(model)
         tables = [each for each in model.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)]
@@ -70,10 +83,22 @@ class Watched:
         self._handles: list[Any] = []
         self._forget()
 
+    def check_beside(self, other: Watched) -> None:
+        """Raise `NoetherError` if another model, which is watched already, has some of this one's names."""
+        mine, theirs = ([each._prefix + name for name in each._parameters] for each in (self, other))
+        both = [name for name in mine if name in set(theirs)]
+        if both or self._prefix == other._prefix:
+            shared = f"both have {listing(both, 3)}" if both else f"both are called {self._prefix.rstrip('.')!r}"
+            raise NoetherError(
+                f"run.probe got a {type(self._model).__name__}, and has a {type(other._model).__name__} already: {shared}. Give"
+                " each a name: run.probe(generator, optimizer, name='generator')"
+            )
+
     def _forget(self) -> None:
         self._activations: dict[str, Tensor] = {}
         self._accumulated: set[str] = set()  # whose gradients the backward pass under way has added to
         self._stepped: set[str] = set()  # what the update under way has moved
+        self._of_first: dict[str, Tensor] = {}  # activations that the first step of the update came from
         self._grads: dict[str, _Held] = {}
         self._before: dict[str, Tensor] = {}
         self._started: dict[str, Tensor] = {}  # parameters as the first forward pass found them, which it may change
@@ -92,9 +117,9 @@ class Watched:
     def take(self, due: Due) -> list[Probed]:
         """Return what was read since the last call."""
         parts = self._parts
-        if self._activations:
-            parts.append(measured(self._activations, due))
-        self._activations, self._parts = {}, []
+        if activations := self._in_order():
+            parts.append(measured(activations, due))
+        self._activations, self._of_first, self._parts = {}, {}, []
         return parts
 
     def remove(self) -> None:
@@ -112,7 +137,7 @@ class Watched:
             parameters = [name for name, _ in self._model.named_parameters()]
             for name, module in unwrapped(dict(self._model.named_modules()), parameters).items():
                 if name and not isinstance(module, _CONTAINERS):
-                    put(module.register_forward_hook(partial(self._hold, name)))
+                    put(module.register_forward_hook(partial(self._hold, self._prefix + name)))
         if not _is_distributed():  # else gradients are exchanged after this
             for name, parameter in self._parameters.items():
                 if parameter.requires_grad:
@@ -137,6 +162,10 @@ class Watched:
                 self._activations.pop(key, None)  # the order is that of the last run
                 self._activations[key] = value.detach().clone()  # a copy, for a later layer may work in place
 
+    def _in_order(self) -> dict[str, Tensor]:
+        """Return the activations that the update's first step came from, and after them those of modules that had not run."""
+        return self._of_first | {key: each for key, each in self._activations.items() if key not in self._of_first}
+
     def _note_grad(self, name: str, parameter: Tensor) -> None:
         """Let the gradient be read when this backward pass is done: all are then read in one go, and need no copies."""
         if name in self._stepped:  # by a step within the backward pass, after which a gradient is none any more
@@ -157,7 +186,7 @@ class Watched:
         if self._names is not None:  # these may make one array of several, of which not all need be there yet
             self._hold_copies(found)
             return
-        probed = measured(with_stage("grad", found), self._due)
+        probed = measured(self._of_stage("grad", found), self._due)
         self._grads |= {name: _Held(probed, None, grad, grad._version) for name, grad in found.items()}
 
     def _hold_copies(self, grads: Mapping[str, Tensor]) -> None:
@@ -175,11 +204,12 @@ class Watched:
         self._accumulated -= own.keys()
         now = {name: parameter.grad.detach() for name, parameter in own.items() if parameter.grad is not None}
         held = {name: self._grads[name] for name in now if name in self._grads}
-        self._parts += _parts_of(held)
+        self._parts += _parts_of({self._prefix + name: each for name, each in held.items()})
         copies = {name: each.copy for name, each in held.items()}
         read |= self._of_stage("grad", {name: grad for name, grad in (now | copies).items() if grad is not None})
         if any(each.grad is not own[name].grad or each.grad._version != each.version for name, each in held.items()):
             read |= self._of_stage("clip", now)
+        self._of_first = self._in_order()
         self._read(read)
 
     def _after_step(self, optimizer: Optimizer, arguments: Any, options: Any) -> None:
@@ -206,7 +236,7 @@ class Watched:
     def _of_stage(self, stage: str, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         """Return values by key, renamed."""
         renamed = self._names(values) if self._names is not None and "count" not in values else values
-        return with_stage(stage, {prefix + name: each for name, each in renamed.items()})
+        return with_stage(stage, {prefix + self._prefix + name: each for name, each in renamed.items()})
 
     def _read(self, values: Mapping[str, Any]) -> None:
         """Measure values of several stages in one go, which on an accelerator takes no longer than those of one."""
@@ -221,6 +251,23 @@ def _parts_of(held: Mapping[str, _Held]) -> Iterable[Probed]:
         if each.probed is not None:
             keys.setdefault(id(each.probed), (each.probed, []))[1].append(f"grad/{name}")
     return [probed.part(chosen) for probed, chosen in keys.values()]
+
+
+def _check(model: Any, optimizers: Sequence[Any], name: str) -> None:
+    """Raise `NoetherError` unless these are a model and optimizers, in this order, and the model's name."""
+    if "/" in name:
+        raise NoetherError(f"run.probe got name={name!r}; give one without '/', for keys are `stage/name`")
+    if not isinstance(model, nn.Module):
+        swapped = isinstance(model, Optimizer) and any(isinstance(each, nn.Module) for each in optimizers)
+        raise NoetherError(
+            f"run.probe got a {type(model).__name__} as its model{', and the model as its optimizer' * swapped}; write"
+            " run.probe(model, optimizer), with a torch.nn.Module"
+        )
+    if strange := [each for each in optimizers if not isinstance(each, Optimizer)]:
+        raise NoetherError(
+            f"run.probe got a {type(strange[0]).__name__} as an optimizer; write run.probe(model, optimizer), with a"
+            " torch.optim.Optimizer or a list of them"
+        )
 
 
 def _is_distributed() -> bool:

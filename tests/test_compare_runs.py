@@ -91,6 +91,50 @@ def test_what_a_person_should_know_is_said(runs: Callable[..., Path], arguments:
     assert any(says in warning for warning in found.warnings), found.warnings
 
 
+def test_a_run_that_ends_early_is_not_called_the_same(
+    runs: Callable[..., Path], parity: Callable[..., tuple[int, str, str]]
+) -> None:
+    a, b = runs("a"), runs("b", updates=2)
+    says = "Same through update 2, where b ends, while a goes on to 4, so the rest cannot be said: "
+    for pair in ((a, b), (b, a)):
+        found = compare_trainings(*pair)
+        assert (found.outcome, found.exit_code, found.same_through) == ("cannot say", 2, 2)
+        assert found.sentence.startswith(says)
+        assert "--through 2" in found.sentence
+        with pytest.raises(NotTheSameTrainingError, match="where b ends"):
+            assert_same_training(*pair)
+        with pytest.raises(NotTheSameTrainingError, match="where b ends, while a goes on to 3"):
+            assert_same_training(*pair, through=3)
+        assert assert_same_training(*pair, through=2).sentence.startswith("Same through update 2: ")
+        assert assert_same_training(*pair, through=1).compared < assert_same_training(*pair, through=2).compared
+        assert parity("compare", *pair)[0] == 2
+        code, out, _ = parity("compare", *pair, "--through", "2")
+        assert (code, out[:22]) == (0, "Same through update 2:")
+    assert compare_trainings(a, runs("b", updates=2, lr=0.2)).outcome == "differs"
+
+
+def probing(updates: range, **config: Any) -> MemoryTraining:
+    arrays = {update: {"loss/total": np.float32(update)} for update in updates}
+    callbacks = [{"kind": "ProbeCallback", **config}] if config else []
+    return MemoryTraining("few" if config else "many", "", arrays, {"callbacks": callbacks})
+
+
+EVERY = [
+    (range(10, 1001, 10), {"every_n_updates": 10, "arrays": 0}, "same"),  # of 1,005, as the other one
+    (range(10, 991, 10), {"every_n_updates": 10, "arrays": 0}, "cannot say"),
+    (range(1, 13), {"every_n_updates": 2000}, "same"),
+    (range(1, 12), {"every_n_updates": 2000}, "cannot say"),
+    (range(1, 13), {"every_n_updates": 2000, "arrays_at": [500]}, "cannot say"),
+    (range(1, 13), {"every_n_updates": "some"}, "cannot say"),
+]
+
+
+@pytest.mark.parametrize(("updates", "config", "outcome"), EVERY)
+def test_a_run_that_probes_fewer_updates_is_no_shorter(updates: range, config: dict[str, Any], outcome: str) -> None:
+    few, many = probing(updates, **config), probing(range(1, 1006))
+    assert {compare_trainings(few, many).outcome, compare_trainings(many, few).outcome} == {outcome}
+
+
 def test_a_path_that_is_no_run_is_an_error(runs: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(RunFormatError):
         compare_trainings(runs("a"), tmp_path)

@@ -191,6 +191,17 @@ def test_show_has_a_row_for_each_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "saved arrays" not in screen
 
 
+def test_show_says_nothing_of_probes_that_are_all_superseded(tmp_path: Path) -> None:
+    run_of(tmp_path, [probed({"loss/a": 1.0})])
+    with noether_torch.Run(tmp_path, [{"every_n_updates": 1, "keys": ["loss"]}]) as run:
+        run.step({"loss": 1.0})
+    screen = CliRunner().invoke(app, ["show", str(tmp_path)]).output
+    assert "loss/U1" in screen
+    assert "probes" not in screen
+    training = read_training(tmp_path)
+    assert (training.updates(), training.array(1, "loss/a"), training.statistics(1, "loss/a")) == ([], None, None)
+
+
 def test_other_callbacks_and_a_recording_leave_probes_alone(tmp_path: Path) -> None:
     callbacks = [{"kind": "ProbeCallback"}, {"every_n_updates": 1, "patterns": ["loss"]}]
     with noether_torch.Run(tmp_path / "run", callbacks, record=tmp_path / "recording") as run:

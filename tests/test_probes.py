@@ -307,6 +307,101 @@ def test_misuse_is_told(tmp_path: Path) -> None:
         stage_values(lossess=1.0)  # type: ignore[call-arg]
 
 
+def alternate(path: Path, rate: float = 0.1) -> RecordedTraining:
+    """Train a generator and a discriminator in turn, an update for each one's step."""
+    torch.manual_seed(0)
+    nets = {name: nn.Sequential(nn.Linear(2, 2), nn.Tanh()) for name in ("generator", "discriminator")}
+    optimizers = {name: torch.optim.Adam(net.parameters(), 0.1) for name, net in nets.items()}
+    optimizers["discriminator"].param_groups[0]["lr"] = rate
+    with noether_torch.Run(path, [{"kind": "ProbeCallback"}]) as run:
+        for name, net in nets.items():
+            run.probe(net, optimizers[name], name=name)
+        for _ in range(2):
+            for name in ("discriminator", "generator"):
+                loss = nets["discriminator"](nets["generator"](torch.randn(4, 2))).mean()
+                optimizers[name].zero_grad()
+                loss.backward()
+                optimizers[name].step()
+                nets[name](torch.zeros(1, 2))  # with parameters that are no longer those of the step
+                run.step({"loss": loss}, losses={name: loss})
+    return read_training(path)
+
+
+def test_several_models_are_probed_each_under_its_name(tmp_path: Path) -> None:
+    one, other = alternate(tmp_path / "a"), alternate(tmp_path / "b", rate=0.2)
+    acts = ["act/generator.0", "act/generator.1", "act/discriminator.0", "act/discriminator.1"]
+    for update, name in enumerate(("discriminator", "generator") * 2, 1):
+        keys = one.keys(update)
+        assert [key for key in keys if key[:4] == "act/"] == acts
+        owned = [
+            f"{stage}/{name}.0.{part}"
+            for stage in ("param", "grad", "update", "opt/mu", "opt/nu")
+            for part in ("weight", "bias")
+        ]
+        assert {*owned, f"loss/{name}", f"opt/{name}.count", *acts} == set(keys)
+        out = one.array(update, f"act/{name}.0")
+        assert out is not None
+        assert out.shape == (4, 2)  # of the step, not of what ran after it
+    found = divergence.compare(one, other)
+    assert found.first is not None
+    assert (found.first.update, found.first.key) == (1, "update/discriminator.0.weight")
+
+
+def test_what_the_optimizers_of_several_models_keep_is_found_by_model() -> None:
+    params = {
+        name: {"fc": {"kernel": jnp.ones((2, size)), "bias": jnp.ones(size)}} for name, size in (("a", 3), ("b", 1))
+    }
+    states = {name: optax.adam(0.1).init(each) for name, each in params.items()}
+    found = stage_values(params=params, opt_state=states)
+    kept = [f"opt/{field}/{name}.fc.{part}" for name in "ab" for field in ("mu", "nu") for part in ("bias", "weight")]
+    assert {key for key in found if key[:4] == "opt/"} == {*kept, "opt/a.count", "opt/b.count"}
+    assert found["opt/mu/a.fc.weight"].shape == (3, 2)
+    one = stage_values(params={"b": params["b"]}, opt_state={"b": states["b"]})
+    assert {key for key in one if key[:4] == "opt/"} == {
+        key for key in found if key[:4] == "opt/" and "b.fc" in key
+    } | {"opt/b.count"}
+
+
+def test_models_that_would_share_names_are_refused(tmp_path: Path) -> None:
+    net, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    steps, others = torch.optim.SGD(net.parameters(), lr=0.1), torch.optim.SGD(other.parameters(), lr=0.1)
+    run = noether_torch.Run(tmp_path, [{"kind": "ProbeCallback"}])
+    run.probe(net, steps)
+    with pytest.raises(NoetherError, match=r"both have 'weight', 'bias'\. Give each a name: run\.probe\(generator"):
+        run.probe(other, others)
+    run.probe(other, others, name="other")
+    with pytest.raises(NoetherError, match=r"both have 'other\.weight', 'other\.bias'"):
+        run.probe(net, steps, name="other")
+    odd = nn.Bilinear(1, 1, 1, bias=False)
+    odd.register_parameter("own", nn.Parameter(torch.ones(1)))
+    del odd.weight
+    with pytest.raises(NoetherError, match="both are called 'other'"):
+        run.probe(odd, torch.optim.SGD(odd.parameters(), lr=0.1), name="other")
+
+
+SWAPPED: list[tuple[Any, Any, dict[str, Any], str]] = [
+    (torch.optim.SGD, nn.Linear, {}, "got a SGD as its model, and the model as its optimizer; write"),
+    (torch.optim.SGD, nn.Sequential, {}, "got a SGD as its model, and the model as its optimizer; write"),
+    (nn.Linear, int, {}, "got a int as an optimizer; write"),
+    (nn.Linear, torch.optim.SGD, {"name": "a/b"}, "give one without '/'"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "named", "says"), SWAPPED)
+def test_what_is_no_model_and_its_optimizer_is_told(
+    tmp_path: Path, first: Any, second: Any, named: Any, says: str
+) -> None:
+    model = nn.Linear(2, 2)
+    made = {
+        nn.Linear: model,
+        nn.Sequential: nn.Sequential(model),
+        int: 3,
+        torch.optim.SGD: torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    with pytest.raises(NoetherError, match=says):
+        noether_torch.Run(tmp_path, [{"kind": "ProbeCallback"}]).probe(made[first], made[second], **named)
+
+
 def test_the_config_says_what_is_due() -> None:
     config = parse_callback({"kind": "noether.core.callbacks.ProbeCallback", "arrays_at": [200], "array_limit": 8})
     assert isinstance(config, ProbeCallbackConfig)

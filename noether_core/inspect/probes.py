@@ -27,12 +27,12 @@ _COLUMNS = (
 
 
 def probes_table(run: RunReader) -> list[RenderableType] | None:
-    """Return a table of a run's probes, with what to say about it; None if it has none."""
+    """Return a table of a run's probes, with what to say about it; None if it has none that stand, nor damaged ones."""
     if not any(map(is_probes, [*run.arrays, *run.superseded_arrays])):
         return None
     training = RecordedTraining(run)
-    keys, updates, arrays = training.all_keys, training.updates(), training.array_updates()
     problems = training.problems[len(training.beside) :]
+    keys, updates, arrays = training.all_keys, training.updates(), training.array_updates()
     if not keys and not problems:  # they are superseded
         return None
     about = f"{len(keys):,} keys at {len(updates):,} updates{_from_to(updates)}, arrays at {len(arrays):,}{_from_to(arrays)}"
@@ -45,7 +45,9 @@ def probes_table(run: RunReader) -> list[RenderableType] | None:
             reals = (number(each) for each in (last.mean, last.std, last.norm, last.min, last.max))
             row = [str(len(found)), f"{last.count:,}", *reals, Course(columns.norm), f"update {found[-1]}"]
         groups.append((inert(key), [row]))
-    parts: list[RenderableType] = [Text(f"probes: {about}", style="italic"), Fitted("key", _COLUMNS, groups)]
+    parts: list[RenderableType] = [Text(f"probes: {about if keys else 'none that can be read'}", style="italic")]
+    if keys:
+        parts.append(Fitted("key", _COLUMNS, groups))
     left_out = [f"{len(keys) - MOST_KEYS:,} more keys"] if len(keys) > MOST_KEYS else []
     if problems or left_out:
         parts.append(Text("; ".join([*left_out, *(f"damaged, left out: {inert(problem)}" for problem in problems)])))

@@ -190,7 +190,7 @@ class RecordedTraining:
     # ------------------------------------------------------------------ statistics
 
     def statistics(self, update: int, key: str) -> Statistics | None:
-        """Return an array's statistics, or None if they were not taken."""
+        """Return an array's statistics; None if they were not taken, as `array` does."""
         updates, columns = self.statistics_columns(key)
         at = int(np.searchsorted(updates, update))
         return columns.at(at) if at < len(updates) and updates[at] == update else None

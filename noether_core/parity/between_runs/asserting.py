@@ -24,7 +24,9 @@ class NotTheSameTrainingError(NoetherError, AssertionError):
         self.comparison = comparison
 
 
-def assert_same_training(a: Given, b: Given, *, twins: Sequence[Given] = (), mapping: Mapped = None) -> Comparison:
+def assert_same_training(
+    a: Given, b: Given, *, twins: Sequence[Given] = (), mapping: Mapped = None, through: int | None = None
+) -> Comparison:
     """Assert that two trainings compute the same, up to the noise of their twins; see `compare_trainings` for the arguments.
 
     Returns:
@@ -38,7 +40,7 @@ def assert_same_training(a: Given, b: Given, *, twins: Sequence[Given] = (), map
         def test_the_port_trains_as_the_original_does():
             assert_same_training("runs/torch", "runs/jax")
     """
-    found = compare_trainings(a, b, twins=twins, mapping=mapping)
+    found = compare_trainings(a, b, twins=twins, mapping=mapping, through=through)
     if found.outcome != "same":
         raise NotTheSameTrainingError(found, f"{as_text(found, most=5)}\n{_advice(a, b, found)}")
     return found

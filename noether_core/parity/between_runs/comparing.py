@@ -11,7 +11,9 @@ from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped, matching_of
 from noether_core.parity.between_runs.calibrate import find_twins
 from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
+from noether_core.parity.between_runs.ends import early_end
 from noether_core.parity.between_runs.readable import damaged, notes_of, readable, without_probes
+from noether_core.parity.between_runs.views import Through
 from noether_core.parity.divergence import STAGES, Comparison, Noise, Training, compare, stage_of
 from noether_core.parity.divergence.causes import upstream, with_causes
 from noether_core.probes import read_training
@@ -44,7 +46,13 @@ class Pair:
 
 
 def compare_trainings(
-    a: Given, b: Given, *, twins: Sequence[Given] = (), mapping: Mapped = None, progress: Progress | None = None
+    a: Given,
+    b: Given,
+    *,
+    twins: Sequence[Given] = (),
+    mapping: Mapped = None,
+    through: int | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Say where two trainings first part, how sure that is, and what is likely to be why.
 
@@ -54,6 +62,7 @@ def compare_trainings(
         twins: of either training, besides those in `RUN/twins`, where `noether-parity calibrate` puts them.
         mapping: a YAML file, or what it would hold: for each of `a`'s parameters what `b` calls it. Needed only for names that
             cannot be paired by themselves.
+        through: the last update that is compared. Without it, one that ends before the other cannot be called the same.
         progress: called with how many updates are done, and of how many.
 
     Raises:
@@ -64,7 +73,10 @@ def compare_trainings(
     first, second = _opened(a), _opened(b)
     if problem := without_probes(first, second):
         return Comparison("cannot say", problem, (first.label, second.label), warnings=tuple(notes_of(first, second)))
-    return compare_pair(_with_twins(a, b, first, second, twins, mapping), progress)
+    pair = _with_twins(a, b, first, second, twins, mapping)
+    if through is not None:
+        pair = replace(pair, a=Through(pair.a, through), b=Through(pair.b, through))
+    return compare_pair(pair, progress)
 
 
 def opened_pair(a: Given, b: Given, twins: Sequence[Given] = (), mapping: Mapped = None) -> Pair | str:
@@ -78,7 +90,7 @@ def compare_pair(pair: Pair, progress: Progress | None = None) -> Comparison:
     found = compare(pair.a, pair.b, pair.noise, progress)
     found = replace(found, stages=_stages_of(pair.a, pair.b))
     if found.outcome == "same":
-        found = _as_far_as_whole(pair, found)
+        found = _as_far_as_both(pair, _as_far_as_whole(pair, found))
     elif found.outcome == "differs":
         found = _with_causes(pair, found)
     return replace(found, warnings=(*notes_of(*pair.read), *pair.warnings, *found.warnings))
@@ -115,6 +127,19 @@ def _as_far_as_whole(pair: Pair, found: Comparison) -> Comparison:
         sentence=f"Cannot say: what has the same name is the same through update {found.same_through}, but"
         f" {len(left_a)} parameters of {found.labels[0]} ({listing(left_a, 3)}) and {len(left_b)} of {found.labels[1]}"
         f" ({listing(left_b, 3)}) have no partner. Map them: --mapping FILE, `mapping=`.",
+    )
+
+
+def _as_far_as_both(pair: Pair, found: Comparison) -> Comparison:
+    """Return what was found the same, unless one ends before the other does, and may have gone on otherwise, or crashed."""
+    ended = early_end(pair.a, pair.b) if found.outcome == "same" else ""
+    if not ended:
+        return found
+    last = found.same_through
+    said = found.sentence.removeprefix(f"Same through update {last}: ")
+    sentence = f"Same through update {last}, where {inert(ended)}, so the rest cannot be said: {said}"
+    return replace(
+        found, outcome="cannot say", sentence=f"{sentence} If it is to end there: --through {last}, `through={last}`."
     )
 
 

@@ -59,3 +59,42 @@ class View:
         if key not in self._own:
             self.keys(update)
         return self._own.get(key)
+
+
+class Through:
+    """Show a training through an update, and nothing after it.
+
+    >>> from noether_core.parity.divergence import MemoryTraining
+    >>> Through(MemoryTraining("mine", "", {1: {"loss/total": np.ones(())}, 2: {}}), 1).updates()
+    [1]
+    """
+
+    def __init__(self, training: Training, last: int) -> None:
+        self.training, self.last = training, last
+        self.label, self.framework, self.settings = training.label, training.framework, training.settings
+
+    def __getattr__(self, name: str) -> Any:
+        """Offer what a training on disk offers besides, such as `array_updates` and `statistics_columns`."""
+        if name == "training":  # of one that is being copied
+            raise AttributeError(name)
+        offered = getattr(self.training, name)
+        return (lambda: self._until(offered())) if name == "array_updates" else offered
+
+    def _until(self, updates: Sequence[int]) -> Sequence[int]:
+        return [update for update in updates if update <= self.last]
+
+    def updates(self) -> Sequence[int]:
+        """Return the updates, in order."""
+        return self._until(self.training.updates())
+
+    def keys(self, update: int) -> Sequence[str]:
+        """Return an update's keys."""
+        return self.training.keys(update)
+
+    def array(self, update: int, key: str) -> np.ndarray[Any, Any] | None:
+        """Return an array, or None."""
+        return self.training.array(update, key)
+
+    def statistics(self, update: int, key: str) -> Statistics | None:
+        """Return an array's statistics, or None."""
+        return self.training.statistics(update, key)
