@@ -49,14 +49,6 @@ def _reuse_compiled(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let garbage collections pass over what importing has left, which is most of what there is, and stays."""
-    import gc
-
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--full"):
         return
