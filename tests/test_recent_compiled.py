@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from capsule_cases import Rows, ended, rows, the_capsule
+from capsule_cases import Rows, capsules, ended, rows, the_capsule
 from hook_cases import every
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -162,10 +162,9 @@ def test_what_was_donated_and_lost_is_noted(tmp_path: Path) -> None:
     assert capsule.values == []
 
 
-def test_before_the_first_step_there_is_nothing(tmp_path: Path) -> None:
+def test_before_the_first_step_there_is_no_capsule(tmp_path: Path) -> None:
     ended(Run(tmp_path, [every(5)], flight_recorder=4), RuntimeError("gone"), lambda run: run.init(example()))
-    capsule = the_capsule(tmp_path)
-    assert (capsule.values, capsule.about["notes"]) == ([], [])
+    assert not capsules(tmp_path)
 
 
 def test_without_a_number_what_is_carried_is_as_before_and_the_capsule_says_what_to_do(tmp_path: Path) -> None:
