@@ -23,7 +23,7 @@ from noether_core.probes.sharing import share
 REALS = ("mean", "std", "norm", "min", "max")
 """The statistics of real numbers, in the order in which they are kept."""
 
-_PIECE = 2**16  # values; what results depends on it, and on no number of threads
+_PIECE = 2**18  # values; what results depends on it, and on no number of threads
 _ROW = 2**12  # values: for more than 10,000 OpenBLAS wakes its threads, which spin until they are woken again
 _LOSS = 16.0  # by which a difference of sums may be less exact than these
 _FOR_A_THREAD = 2**18  # values at least: to start one takes as long as to measure a part of these
