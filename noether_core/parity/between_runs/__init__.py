@@ -7,11 +7,12 @@ Example::
     print(compare_trainings("runs/torch", "runs/jax").sentence)
 """
 
+from noether_core.parity.between_runs.answer import compare_pair, compare_trainings
 from noether_core.parity.between_runs.asserting import NotTheSameTrainingError, assert_same_training
 from noether_core.parity.between_runs.calibrate import calibrate, find_twins
-from noether_core.parity.between_runs.comparing import Pair, compare_pair, compare_trainings, paired
 from noether_core.parity.between_runs.culprit import find_culprit
 from noether_core.parity.between_runs.json_form import ComparisonForm, json_schema
+from noether_core.parity.between_runs.pair import Pair, paired
 from noether_core.parity.between_runs.replayable import Place, ReplayError
 from noether_core.parity.between_runs.screen import as_text, show_comparison
 from noether_core.parity.between_runs.step import Step

@@ -7,10 +7,11 @@ from typing import Any
 
 from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped
-from noether_core.parity.between_runs.comparing import Given, compare_pair, opened_pair
+from noether_core.parity.between_runs.answer import compare_pair
+from noether_core.parity.between_runs.pair import Given, opened_pair
 from noether_core.parity.between_runs.step import Arrays, Inputs, Step, as_step
 from noether_core.parity.between_runs.transplant import Transplant, transplant
-from noether_core.parity.divergence import MemoryTraining
+from noether_core.parity.divergence import Comparison, MemoryTraining
 
 
 def find_culprit(
@@ -38,8 +39,8 @@ def find_culprit(
         print(find_culprit(step_of_torch, step_of_jax, "runs/torch", "runs/jax").sentence)
     """
     pair = opened_pair(a, b, twins, mapping)
-    if isinstance(pair, str):
-        return Transplant(None, pair)
+    if isinstance(pair, Comparison):
+        return Transplant(None, pair.sentence)
     if isinstance(pair.b, Aligned):
         step_b = _renamed(step_b, pair.b.matching)
     return transplant(step_a, step_b, pair.a, pair.b, compare_pair(pair), pair.noise)
