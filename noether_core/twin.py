@@ -25,6 +25,7 @@ import numpy as np
 from noether_core.emit.files import write_whole
 from noether_core.errors import NoetherError, RunFormatError
 from noether_core.regular_files import open_regular
+from noether_core.silence import SILENT
 
 VARIABLE = "NOETHER_TWIN"
 FILE = "twin.json"
@@ -119,6 +120,7 @@ def twin_path(path: str | Path) -> Path:
     return twin.path
 
 
+@SILENT
 def nudged(values: np.ndarray[Any, Any], seed: int, *place: int) -> np.ndarray[Any, Any]:
     """Return weights with every element moved up or down by one unit in the last place; zeros stay, and what is not finite.
 
@@ -137,9 +139,8 @@ def nudged(values: np.ndarray[Any, Any], seed: int, *place: int) -> np.ndarray[A
         return values
     is_up = np.random.default_rng([seed, *place]).random(values.shape) < 0.5
     limit = np.where(is_up, np.inf, -np.inf).astype(values.dtype)
-    with np.errstate(all="ignore"):  # a signaling NaN is invalid in a comparison too, and stays
-        moved = np.nextafter(values, limit)
-        return np.where((values != 0) & np.isfinite(values) & np.isfinite(moved) & (moved != 0), moved, values)
+    moved = np.nextafter(values, limit)
+    return np.where((values != 0) & np.isfinite(values) & np.isfinite(moved) & (moved != 0), moved, values)
 
 
 def rows_permuted(leaves: Sequence[Any]) -> list[Any]:

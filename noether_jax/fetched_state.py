@@ -14,6 +14,7 @@ from noether_core.algebra.position import NEVER, encode_position
 from noether_core.algebra.sums import Fields, Statistics, each, fold_tree
 from noether_core.config.tracking import TrackAdditionalOutputsCallbackConfig, fields_of
 from noether_core.reduce.partial import WHOLE_DTYPES, Newest, Partials, Vector
+from noether_core.silence import SILENT
 from noether_jax import packing
 from noether_jax.ops import JaxOps
 from noether_jax.slots import Slot
@@ -22,6 +23,7 @@ from noether_jax.tracker_state import OutputTrackerState, check_identities, lead
 PositionOf = Callable[[int], tuple[int, int]]  # of a step: its update and accumulation step
 
 
+@SILENT
 def read_state(
     config: TrackAdditionalOutputsCallbackConfig,
     ops: JaxOps,
@@ -43,8 +45,7 @@ def read_state(
     """
     fields = fields_of(config)
     rows, (uses, newest) = _unpacked(ops, fields, blank, state)
-    with np.errstate(over="ignore", invalid="ignore"):
-        folded = fold_tree(NUMPY, rows)
+    folded = fold_tree(NUMPY, rows)
     statistics = folded._replace(first_nonfinite=_positions(folded.first_nonfinite, position_of))
     slots, uses, newest = state.slots, uses.sum(0), newest.max(0)
     found = Partials(

@@ -20,6 +20,7 @@ from noether_core.algebra.position import encode_position
 from noether_core.algebra.sums import Fields, Statistics, each, fold_tree
 from noether_core.reduce.latest import Cells, Latest
 from noether_core.reduce.partial import WHOLE_DTYPES, Vector
+from noether_core.silence import SILENT
 from noether_jax import packing
 from noether_jax.fetched_state import PositionOf
 from noether_jax.ops import JaxOps
@@ -68,6 +69,7 @@ def with_step(recent: Recent, row: jax.Array, step: jax.Array) -> Recent:
     return Recent(put(recent.steps, step, at, 0), put(recent.words, row, at, 0))
 
 
+@SILENT
 def latest_of(
     ops: JaxOps, fields: Fields, slots: Sequence[Slot], recent: Recent, position_of: PositionOf
 ) -> list[Latest]:
@@ -85,8 +87,7 @@ def latest_of(
     if not order.size:
         return []
     found, (is_here,) = packing.from_host(ops, _fields(fields), np.moveaxis(recent.words[:, order], 2, 0))
-    with np.errstate(over="ignore", invalid="ignore"):
-        statistics = fold_tree(NUMPY, found)
+    statistics = fold_tree(NUMPY, found)
     positions = np.array([encode_position(*position_of(int(step))) for step in steps[order]], np.int64)
     latest = []
     for at, slot in sorted(enumerate(slots), key=lambda each: each[1].order):

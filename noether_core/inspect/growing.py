@@ -18,6 +18,7 @@ from noether_core.errors import RunFormatError
 from noether_core.inspect.newest import is_run
 from noether_core.regular_files import open_regular
 from noether_core.schedule import UNITS
+from noether_core.silence import SILENT
 from noether_core.text import as_float
 
 _POINTS = 512  # of a course
@@ -63,12 +64,15 @@ class GrowingSeries:
             self.high = value if self.high is None else max(self.high, value)
         self._waiting.append(as_float(value))
         if len(self._waiting) == self._each:
-            with np.errstate(all="ignore"):
-                self._means.append(float(np.mean(self._waiting)))
-                self._waiting.clear()
-                if len(self._means) == 2 * _POINTS:
-                    halves = np.array(self._means).reshape(-1, 2) / 2
-                    self._means, self._each = halves.sum(1).tolist(), 2 * self._each
+            self._take_waiting()
+
+    @SILENT
+    def _take_waiting(self) -> None:
+        self._means.append(float(np.mean(self._waiting)))
+        self._waiting.clear()
+        if len(self._means) == 2 * _POINTS:
+            halves = np.array(self._means).reshape(-1, 2) / 2
+            self._means, self._each = halves.sum(1).tolist(), 2 * self._each
 
     @classmethod
     def of(cls, series: Series) -> GrowingSeries:

@@ -19,6 +19,7 @@ from noether_core.probes.fingerprint import (
     whole_fingerprint,
 )
 from noether_core.probes.sharing import share
+from noether_core.silence import SILENT
 
 REALS = ("mean", "std", "norm", "min", "max")
 """The statistics of real numbers, in the order in which they are kept."""
@@ -96,13 +97,13 @@ def measure_all(arrays: Sequence[Any], threads: int = 1) -> Measured:
     places = [(each, begin) for each in values for begin in range(0, len(each), _PIECE)]
     reals, sums = np.empty((len(places), len(_TERMS))), np.empty((len(places), 2), np.uint64)
 
+    @SILENT
     def work(tasks: Iterator[int]) -> None:
         size = min(_PIECE, max(map(len, values), default=0))
         memory = np.empty(size), np.empty(size, np.float32)
-        with np.errstate(all="ignore"):
-            for at in tasks:
-                each, begin = places[at]
-                reals[at], sums[at] = _of_piece(each[begin : begin + _PIECE], *memory)
+        for at in tasks:
+            each, begin = places[at]
+            reals[at], sums[at] = _of_piece(each[begin : begin + _PIECE], *memory)
 
     counts = np.array([len(each) for each in values], np.int64)
     share(range(len(places)), work, min(threads, int(counts.sum()) // _FOR_A_THREAD))
@@ -145,6 +146,7 @@ def _squares(wide: Array) -> float:
     return float(np.vecdot(rows, rows).sum() + np.vecdot(rest, rest))
 
 
+@SILENT
 def _joined(counts: Array, reals: Array, sums: Array) -> Measured:
     """Return what the terms of pieces, [pieces, 6] and [pieces, 2], come to for arrays of so many values, [arrays].
 
@@ -158,15 +160,14 @@ def _joined(counts: Array, reals: Array, sums: Array) -> Measured:
     pieces = -(-counts[there] // _PIECE)
     begins = np.cumsum(pieces) - pieces
     count, total, spread, squares, low, high = reals.T
-    with np.errstate(all="ignore"):
-        whole = counts[there]
-        mean = np.add.reduceat(total, begins) / whole
-        apart = (total / count - np.repeat(mean, pieces)) ** 2 * count
-        std = np.sqrt(np.add.reduceat(spread + apart, begins) / whole)
-        norm = np.sqrt(np.add.reduceat(squares, begins))
-        least, most = np.minimum.reduceat(low, begins), np.maximum.reduceat(high, begins)
-        is_constant = least == most
-        rows = [np.where(is_constant, least, mean), np.where(is_constant, 0.0, std), norm, least, most]
+    whole = counts[there]
+    mean = np.add.reduceat(total, begins) / whole
+    apart = (total / count - np.repeat(mean, pieces)) ** 2 * count
+    std = np.sqrt(np.add.reduceat(spread + apart, begins) / whole)
+    norm = np.sqrt(np.add.reduceat(squares, begins))
+    least, most = np.minimum.reduceat(low, begins), np.maximum.reduceat(high, begins)
+    is_constant = least == most
+    rows = [np.where(is_constant, least, mean), np.where(is_constant, 0.0, std), norm, least, most]
     found.reals[there] = np.stack(rows, 1)
     found.sums[there] = np.add.reduceat(sums, begins).astype(np.uint32)
     return found

@@ -125,7 +125,6 @@ def relative_errors(a: Training, b: Training, table: Table, update: int, name: s
         rounding = FLOORS[stage] * np.sqrt(np.mean(first**2)) * ((first != 0) | (second != 0))
         error = np.maximum(error, np.maximum(np.abs(first - second), rounding))
         squares = squares + np.minimum(np.abs(first), np.abs(second)) ** 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            now = np.where(error > 0, error / np.sqrt(squares / number), 0.0)
+        now = np.where(error > 0, error / np.sqrt(squares / number), 0.0)
         relative = now if relative is None else np.maximum(relative, now)
     return relative

@@ -66,13 +66,11 @@ def _resized(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
 def _rounded(key: str, a: Array, b: Array) -> Iterator[Cause]:
     for name, kind in _TYPES:
         for who, exact, rounded in (("second", a, b), ("first", b, a)):
-            with np.errstate(over="ignore"):
-                if np.array_equal(exact.astype(kind).astype(np.float64), rounded) and not np.array_equal(
-                    exact, rounded
-                ):
-                    sentence = f"{inert(key)} is the other's, rounded to {name}, in the {who}."
-                    yield Cause("batch-dtype", sentence, ("equal to the last bit after rounding",), 0.98)
-                    return
+            is_rounded = np.array_equal(exact.astype(kind).astype(np.float64), rounded)
+            if is_rounded and not np.array_equal(exact, rounded):
+                sentence = f"{inert(key)} is the other's, rounded to {name}, in the {who}."
+                yield Cause("batch-dtype", sentence, ("equal to the last bit after rounding",), 0.98)
+                return
     gap = distance(a, b)
     if _SAME < gap < 5e-3 and affine(a, b)[2] > 0.5 * gap:
         yield Cause("batch-dtype", f"{inert(key)} differs by {number(gap)} everywhere, as after rounding.", (), 0.5)

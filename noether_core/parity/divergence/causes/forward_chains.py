@@ -91,10 +91,9 @@ def _is_of_a_norm(given: Sources) -> bool:
 def _left(given: Sources, value: Array, output: Array) -> float:
     """Return how far a layer with its usual options is from an output."""
     least = float("inf")
-    with np.errstate(all="ignore"):
-        for way in _plainly(given, value, output) if given.own else _lone(value, output):
-            if way.output.shape == output.shape:
-                least = min(least, distance(np.nan_to_num(way.output), output))
+    for way in _plainly(given, value, output) if given.own else _lone(value, output):
+        if way.output.shape == output.shape:
+            least = min(least, distance(np.nan_to_num(way.output), output))
     return least
 
 

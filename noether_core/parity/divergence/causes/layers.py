@@ -41,8 +41,7 @@ def activations(x: Array, shape: tuple[int, ...], y: Array) -> Iterator[Way]:
     if x.shape != shape:
         return
     for name, function in ACTIVATIONS.items():
-        with np.errstate(all="ignore"):
-            yield Way("activation", {"function": name}, function(x))
+        yield Way("activation", {"function": name}, function(x))
     below = x < 0
     square = float((x[below] ** 2).sum())
     if square:

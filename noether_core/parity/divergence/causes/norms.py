@@ -97,8 +97,7 @@ def _fitted(name: str, centred: Array, square: Array, y: Array, gain: Array, shi
         ("inside the root", np.sqrt(square + inside), inside),
         ("outside the root", np.sqrt(square) + outside, outside),
     ):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            output = np.nan_to_num(basis / root + shift)
+        output = np.nan_to_num(basis / root + shift)
         yield Way("norm", {"statistics": name, "epsilon": f"{epsilon:.2g}", "place": place}, output)
 
 

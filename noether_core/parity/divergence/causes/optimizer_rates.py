@@ -113,9 +113,8 @@ def _averaged(values: Array, errors: Array, axis: int) -> tuple[Array, Array]:
     """Average by inverse squares of the errors; NaN where all errors are infinite."""
     weights = np.where(np.isfinite(values) & np.isfinite(errors), 1 / errors**2, 0.0)
     total = weights.sum(axis=axis)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (np.where(weights > 0, values, 0.0) * weights).sum(axis=axis) / total
-        return mean, 1 / np.sqrt(total)
+    mean = (np.where(weights > 0, values, 0.0) * weights).sum(axis=axis) / total
+    return mean, 1 / np.sqrt(total)
 
 
 def _separated(ratio: Array, error: Array) -> tuple[Array, Array, Array, Array, float]:
@@ -224,8 +223,7 @@ def _correction(edit: Edit, found: Ratios) -> str:
     steps = np.arange(1, len(found.by_update) + 1)
     known = np.isfinite(found.by_update) & (found.update_errors < 1e-2)
     for name, curve in _corrections(beta1, beta2, steps):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rest = np.log(np.abs(found.by_update / curve))[known]
+        rest = np.log(np.abs(found.by_update / curve))[known]
         if rest.size >= 3 and np.isfinite(rest[1:]).all() and np.abs(rest[1:]).max() < 3e-4 and not abs(rest[0]) > 3e-3:
             return name
     return ""
@@ -245,8 +243,7 @@ def _corrections(beta1: float, beta2: float, steps: Array) -> Iterator[tuple[str
     yield "1 / (1 − β₁ᵗ): no correction of the first moment in the first", 1 / first
     yield "1 / √(1 − β₂ᵗ): no correction of the second moment in the second", 1 / second
     yield "√(1 − β₂ᵗ): no correction of the second moment in the first", second
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for by in (1, -1, 2):
-            moved = steps + by
-            yield f"the corrections of update t {by:+d} in the second", first / second * root(moved) / lead(moved)
-            yield f"the corrections of update t {by:+d} in the first", second / first * lead(moved) / root(moved)
+    for by in (1, -1, 2):
+        moved = steps + by
+        yield f"the corrections of update t {by:+d} in the second", first / second * root(moved) / lead(moved)
+        yield f"the corrections of update t {by:+d} in the first", second / first * lead(moved) / root(moved)
