@@ -164,8 +164,12 @@ def test_a_mapping_pairs_what_is_left(runs: Callable[..., Path], tmp_path: Path)
     wrong = compare_trainings(a, runs("b", own=True, lr=0.2), mapping=AXES)
     assert wrong.first is not None
     assert wrong.first.key == "update/first.weight"
-    with pytest.raises(ConfigFileError, match=r"nothing\.there"):
+    with pytest.raises(ConfigFileError, match=r"mapping: a has no 'nothing\.there'"):  # by the runs' names
         compare_trainings(a, b, mapping={"nothing.there": "mixing"})
+    with pytest.raises(ConfigFileError, match=r"which b does not have"):
+        compare_trainings(a, b, mapping={"first.weight": "nothing.there"})
+    with pytest.raises(ConfigFileError, match=r"expected a b path"):
+        compare_trainings(a, b, mapping={"first.weight": 3})
 
 
 def test_what_is_renamed_is_still_read_by_columns(runs: Callable[..., Path]) -> None:

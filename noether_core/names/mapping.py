@@ -10,12 +10,13 @@ from typing import Any
 from noether_core.config.yaml_file import parse_yaml
 from noether_core.errors import ConfigFileError, RunFormatError
 from noether_core.names.layout import Layout, Shape, flattened
+from noether_core.names.units import FRAMEWORKS
 from noether_core.regular_files import read_regular
 
 _MOST_BYTES = 2**20  # of a file
 _FORMS = (
-    "a Flax path, a list of paths whose rows follow each other, or {path: …} with `channels: N` for a linear layer after a "
-    "flattened image of N channels, or `axes: [...]`, the axis of Flax's array that each of PyTorch's is"
+    "a {1} path, a list of paths whose rows follow each other, or {{path: …}} with `channels: N` for a linear layer after a "
+    "flattened image of N channels, or `axes: [...]`, the axis of {1}'s array that each of {0}'s is"
 )
 
 
@@ -42,12 +43,15 @@ class Rule:
         return None
 
 
-def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, Rule]:
+def read_mapping(
+    mapping: str | Path | Mapping[str, Any] | None, sides: tuple[str, str] = FRAMEWORKS
+) -> dict[str, Rule]:
     """Return a mapping's rules by PyTorch's name, of a module or of an array.
 
     Args:
         mapping: a YAML or JSON file, or what it would hold: for each name a Flax path, a list of paths whose rows follow each
             other, or a path with its layout.
+        sides: what messages call the two models.
 
     Raises:
         ConfigFileError: for a file that cannot be read, or a line that is no rule.
@@ -57,13 +61,15 @@ def read_mapping(mapping: str | Path | Mapping[str, Any] | None) -> dict[str, Ru
     """
     if mapping is None:
         return {}
-    where = "mapping"
+    where, forms = "mapping", _FORMS.format(*sides)
     if isinstance(mapping, str | Path):
         where = str(mapping)
         mapping = parse_yaml(_text(Path(mapping)), where)
     if not isinstance(mapping, Mapping):
-        raise ConfigFileError(f"{where} holds a {type(mapping).__name__}; expected PyTorch's names, each with {_FORMS}")
-    return {str(name): _rule(str(name), rule, where) for name, rule in mapping.items()}
+        raise ConfigFileError(
+            f"{where} holds a {type(mapping).__name__}; expected {sides[0]}'s names, each with {forms}"
+        )
+    return {str(name): _rule(str(name), rule, where, forms) for name, rule in mapping.items()}
 
 
 def _text(path: Path) -> str:
@@ -74,7 +80,7 @@ def _text(path: Path) -> str:
         raise ConfigFileError(problem) from error
 
 
-def _rule(name: str, rule: Any, where: str) -> Rule:
+def _rule(name: str, rule: Any, where: str, forms: str) -> Rule:
     if isinstance(rule, str) and rule:
         return Rule((rule,))
     if isinstance(rule, list) and rule and all(isinstance(path, str) for path in rule):
@@ -85,4 +91,4 @@ def _rule(name: str, rule: Any, where: str) -> Rule:
             return Rule((rule["path"],), channels)
         if isinstance(axes, list) and axes and all(type(axis) is int for axis in axes):
             return Rule((rule["path"],), axes=tuple(axes))
-    raise ConfigFileError(f"{where}: {name!r} has {rule!r:.200}; expected {_FORMS}")
+    raise ConfigFileError(f"{where}: {name!r} has {rule!r:.200}; expected {forms}")

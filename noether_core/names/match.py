@@ -13,12 +13,12 @@ from noether_core.names.fused import put_together
 from noether_core.names.layout import Shape
 from noether_core.names.mapping import Rule, read_mapping
 from noether_core.names.matching import Matching
-from noether_core.names.pairing import Pair, Pairing
+from noether_core.names.pairing import Pairing
 from noether_core.names.pieces import Entry, Piece, is_whole, overlaps, shape_of
 from noether_core.names.read_flax import is_as_made, read_flax
 from noether_core.names.read_torch import IGNORED, read_torch
 from noether_core.names.rules import Found, apply
-from noether_core.names.units import Layer, Unit
+from noether_core.names.units import FRAMEWORKS, Layer, Unit
 from noether_core.names.values import Values
 from noether_core.silence import SILENT
 
@@ -63,13 +63,26 @@ def match(
     wholes = {prod(shape) for shape in shapes.values()}
     units = read_torch(shapes, torch_layers), read_flax(flax_shapes, flax_layers, wholes)
     ordered = True, bool(flax_layers) or is_as_made(flax_shapes)
-    return _matched(shapes, flax_shapes, units, Values(torch, flax), read_mapping(mapping), ordered)
+    return _matched(shapes, flax_shapes, units, Values(torch, flax), read_mapping(mapping), ordered, FRAMEWORKS)
 
 
 def align(
-    torch: Mapping[str, Any], other: Mapping[str, Any], mapping: str | Path | Mapping[str, Any] | None = None
+    torch: Mapping[str, Any],
+    other: Mapping[str, Any],
+    mapping: str | Path | Mapping[str, Any] | None = None,
+    *,
+    sides: tuple[str, str] = ("A", "B"),
 ) -> Matching:
     """Match two sets of canonical names, such as those of two runs; the second's take the place of Flax's paths.
+
+    Args:
+        torch: arrays or shapes by name.
+        other: likewise.
+        mapping: see `match`.
+        sides: what messages call the two.
+
+    Raises:
+        ConfigFileError: see `match`.
 
     >>> print(align({"features.0.weight": (8, 3, 5, 5)}, {"Conv_0.weight": (8, 3, 5, 5)}).explain())
     features.0.weight (8, 3, 5, 5) ← Conv_0.weight (by shape)
@@ -77,7 +90,7 @@ def align(
     shapes, other_shapes = _shapes(torch), _shapes(other)
     units = read_torch(shapes, {}), read_torch(other_shapes, {})
     ordered = is_as_made(shapes), is_as_made(other_shapes)
-    return _matched(shapes, other_shapes, units, Values(torch, other), read_mapping(mapping), ordered)
+    return _matched(shapes, other_shapes, units, Values(torch, other), read_mapping(mapping, sides), ordered, sides)
 
 
 def canonical_names(flax: Mapping[str, Any], layers: Mapping[str, Layer] = _NO_LAYERS) -> Matching:
@@ -112,8 +125,9 @@ def _matched(
     values: Values,
     rules: Mapping[str, Rule],
     ordered: tuple[bool, bool],
+    sides: tuple[str, str],
 ) -> Matching:
-    pairing = Pairing(*units, values.mark, ordered)
+    pairing = Pairing(*units, values.mark, ordered, sides)
     found: Found = defaultdict(list)
     for name, rule in rules.items():
         apply(name, rule, pairing, found, (torch, flax))
@@ -132,10 +146,10 @@ def _matched(
             if role in reading.roles:
                 for name, rows, piece in overlaps(pieces, reading.roles[role]):
                     found[name].append((rows[0] if rows else 0, piece, pair.how))
-    return _assembled(torch, flax, found, pairing.pairs)
+    return _assembled(torch, flax, found, pairing)
 
 
-def _assembled(torch: Mapping[str, Shape], flax: Mapping[str, Shape], found: Found, pairs: Sequence[Pair]) -> Matching:
+def _assembled(torch: Mapping[str, Shape], flax: Mapping[str, Shape], found: Found, pairing: Pairing) -> Matching:
     entries = []
     for name in torch:
         blocks = sorted(found.get(name, ()), key=lambda block: block[0])
@@ -151,7 +165,8 @@ def _assembled(torch: Mapping[str, Shape], flax: Mapping[str, Shape], found: Fou
     }
     return Matching(
         tuple(entries),
-        MappingProxyType({pair.flax.module: pair.torch.module for pair in pairs}),
+        MappingProxyType({pair.flax.module: pair.torch.module for pair in pairing.pairs}),
         MappingProxyType(left),
         MappingProxyType({path: shape for path, shape in flax.items() if not is_whole(used[path])}),
+        pairing.sides,
     )

@@ -12,6 +12,7 @@ from noether_core.errors import NoetherError, listing
 from noether_core.names.layout import Shape
 from noether_core.names.pieces import Entry, WeightsError, to_flax, to_torch
 from noether_core.names.read_torch import IGNORED
+from noether_core.names.units import FRAMEWORKS
 from noether_core.text import inert
 
 _MOST_LISTED = 200  # lines of a mapping file to complete
@@ -30,12 +31,14 @@ class Matching:
         modules: PyTorch's name for each Flax module that has arrays, dotted.
         unmatched_torch: PyTorch's arrays that nothing in Flax was found for, with their shapes.
         unmatched_flax: Flax's arrays that nothing in PyTorch was found for, with their shapes.
+        sides: what messages call the two models, which may be two runs.
     """
 
     entries: tuple[Entry, ...]
     modules: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unmatched_torch: Mapping[str, Shape] = field(default_factory=lambda: MappingProxyType({}))
     unmatched_flax: Mapping[str, Shape] = field(default_factory=lambda: MappingProxyType({}))
+    sides: tuple[str, str] = FRAMEWORKS
 
     def to_canonical(self, flax: Mapping[str, Any], gradients: bool = False) -> dict[str, Any]:
         """Return Flax's arrays under PyTorch's names and in PyTorch's layout; also inside of a compiled function.
@@ -53,7 +56,8 @@ class Matching:
         known = {path for entry in self.entries for path in entry.paths}.union(self.unmatched_flax)
         if strangers := [path for path in flax if path not in known]:
             raise WeightsError(
-                f"{listing(strangers)}: no such Flax arrays were there when names were matched; match again with these"
+                f"{listing(strangers)}: no such {self.sides[1]} arrays were there when names were matched; match again with"
+                " these"
             )
         return to_torch(self.entries, flax, gradients)
 
@@ -85,16 +89,17 @@ class Matching:
             UnmatchedNamesError: for arrays of either model that nothing was matched with.
         """
         if self.unmatched_torch or self.unmatched_flax:
+            ours, theirs = self.sides
             raise UnmatchedNamesError(
-                f"{len(self.unmatched_torch)} PyTorch arrays and {len(self.unmatched_flax)} Flax arrays have no partner. Give "
-                f"a mapping file that says which they are:\n{self.mapping_to_complete()}"
+                f"{len(self.unmatched_torch)} {ours} arrays and {len(self.unmatched_flax)} {theirs} arrays have no partner."
+                f" Give a mapping file that says which they are:\n{self.mapping_to_complete()}"
             )
         return self
 
     def mapping_to_complete(self) -> str:
         """Return a mapping file for what is left, its paths to be filled in; empty if nothing is."""
         left = list(self.unmatched_flax.items())[:_MOST_LISTED]
-        lines = [f"# {inert(path)} {shape} is left in Flax" for path, shape in left]
+        lines = [f"# {inert(path)} {shape} is left in {self.sides[1]}" for path, shape in left]
         for name, shape in list(self.unmatched_torch.items())[:_MOST_LISTED]:
             size = _size(shape)
             close = [path for path, other in left if _size(other) == size]

@@ -39,14 +39,20 @@ class Pairing:
         torch, flax: the layers, in the order of their models.
         fingerprint: a key of a layer's values in any order, None where they are not known.
         ordered: whether the order of `torch` and that of `flax` mean something, though names do not only count.
+        sides: what messages call the two models.
     """
 
     def __init__(
-        self, torch: Sequence[Unit], flax: Sequence[Unit], fingerprint: Key, ordered: tuple[bool, bool]
+        self,
+        torch: Sequence[Unit],
+        flax: Sequence[Unit],
+        fingerprint: Key,
+        ordered: tuple[bool, bool],
+        sides: tuple[str, str],
     ) -> None:
         self.pairs: list[Pair] = []
         self.torch, self.flax = dict.fromkeys(torch), dict.fromkeys(flax)
-        self._fingerprint, self._ordered = fingerprint, ordered
+        self._fingerprint, self._ordered, self.sides = fingerprint, ordered, sides
 
     def add(self, torch: Unit, flax: Unit, how: str, exact: bool = False) -> bool:
         """Pair two layers that are left, if they fit; return whether they do. Where `exact`, none may lack an array."""

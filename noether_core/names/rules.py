@@ -31,7 +31,9 @@ def apply(name: str, rule: Rule, pairing: Pairing, found: Found, shapes: Shapes)
     path = rule.paths[0]
     ours, theirs = _below(name, pairing.torch), _below(path.replace("/", "."), pairing.flax)
     if not ours:
-        raise ConfigFileError(f"mapping: PyTorch has no {name!r}.{suggest(name, [*torch, *_modules(pairing.torch)])}")
+        raise ConfigFileError(
+            f"mapping: {pairing.sides[0]} has no {name!r}.{suggest(name, [*torch, *_modules(pairing.torch)])}"
+        )
     if not theirs or len(rule.paths) > 1 or path in flax:
         raise ConfigFileError(
             f"mapping: {name!r} is a module, {', '.join(rule.paths)} is not.{suggest(path, _modules(pairing.flax))}"
@@ -39,7 +41,8 @@ def apply(name: str, rule: Rule, pairing: Pairing, found: Found, shapes: Shapes)
     if len(ours) == len(theirs) == 1 and pairing.add(ours[0], theirs[0], "mapping"):
         return
     if len(ours) == len(theirs) == 1:
-        raise ConfigFileError(_unlike(name, path, ours[0].variants[0].shapes(), theirs[0].variants[0].shapes()))
+        shapes_there = ours[0].variants[0].shapes(), theirs[0].variants[0].shapes()
+        raise ConfigFileError(_unlike(name, path, *shapes_there, pairing.sides[0]))
     chosen = {*ours, *theirs}
     pairing.run(lambda unit: unit in chosen)
 
@@ -52,9 +55,9 @@ def _modules(units: Mapping[Unit, None]) -> list[str]:
     return [unit.name for unit in units]
 
 
-def _unlike(name: str, path: str, ours: object, theirs: object) -> str:
+def _unlike(name: str, path: str, ours: object, theirs: object, side: str) -> str:
     return (
-        f"mapping: {name!r} has {ours}, and {path!r}, laid out as PyTorch's, {theirs}: give another path, or its layout"
+        f"mapping: {name!r} has {ours}, and {path!r}, laid out as {side}'s, {theirs}: give another path, or its layout"
     )
 
 
@@ -63,7 +66,7 @@ def _array(name: str, rule: Rule, pairing: Pairing, found: Found, shapes: Shapes
     for path in rule.paths:
         if path not in flax:
             raise ConfigFileError(
-                f"mapping: {name!r} is to be {path!r}, which Flax does not have.{suggest(path, flax)}"
+                f"mapping: {name!r} is to be {path!r}, which {pairing.sides[1]} does not have.{suggest(path, flax)}"
             )
     ours, theirs = _owner(name, pairing.torch), _owner(rule.paths[0], pairing.flax)
     if ours and theirs and len(rule.paths) == 1 and _pair_owners(name, rule, (ours, theirs), pairing, flax):
@@ -71,7 +74,7 @@ def _array(name: str, rule: Rule, pairing: Pairing, found: Found, shapes: Shapes
     is_kernel = name.rpartition(".")[2] == "weight" and (not ours or ours.variants[0].kind in ("", "linear"))
     pieces = [_piece(path, rule, torch[name], pairing, flax, is_kernel) for path in rule.paths]
     if shape_of(pieces) != torch[name]:
-        raise ConfigFileError(_unlike(name, ", ".join(rule.paths), torch[name], shape_of(pieces)))
+        raise ConfigFileError(_unlike(name, ", ".join(rule.paths), torch[name], shape_of(pieces), pairing.sides[0]))
     start = 0
     for piece in pieces:
         found.setdefault(name, []).append((start, piece, "mapping"))

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from noether_core.names.layout import Layout, Shape
 from noether_core.names.pieces import Piece, shape_of
 
+FRAMEWORKS = ("PyTorch", "Flax")
+"""What messages call two models that are matched, unless they are those of two runs."""
+
 MAIN_ROLES = ("weight", "in_proj_weight", "q_proj_weight", "weight_ih")
 """What tells layers apart, if they have it; the rest are biases and statistics."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from noether_core.names import Matching, align
 from noether_core.names.pieces import Entry, WeightsError
-from noether_core.parity.divergence.training import MemoryTraining, Training, stage_of
+from noether_core.parity.divergence.training import MemoryTraining, Training, labels_of, stage_of
 from noether_core.parity.divergence.view import TrainingView
 from noether_core.probes import Statistics
 
@@ -39,7 +39,7 @@ def matching_of(a: Training, b: Training, mapping: Mapped = None) -> Matching | 
         names_a, names_b = _arrays(a, both[0], stage), _arrays(b, both[0], stage)
         if names_a and names_b:
             is_alike = names_a.keys() == names_b.keys() and mapping is None
-            return None if is_alike else align(names_a, names_b, mapping)
+            return None if is_alike else align(names_a, names_b, mapping, sides=labels_of(a, b))
     return None
 
 

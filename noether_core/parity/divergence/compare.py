@@ -13,9 +13,8 @@ from noether_core.parity.divergence.result import Comparison, Divergence
 from noether_core.parity.divergence.sentences import differs, nothing_shared, same, warnings_of
 from noether_core.parity.divergence.shape import shape_of
 from noether_core.parity.divergence.table import Table, measured
-from noether_core.parity.divergence.training import Training
+from noether_core.parity.divergence.training import Training, labels_of
 from noether_core.silence import SILENT
-from noether_core.text import inert
 
 LOOKED_AT = 20  # differences whose elements are looked at, for their ulps and their shape
 
@@ -87,6 +86,4 @@ def _looked_at(a: Training, b: Training, table: Table, each: Divergence) -> Dive
         return replace(each, shape="the same rows in another order")
     if order is not None and each.stage == "act":
         array_b = order.of_second(array_b)
-    labels = (inert(a.label or "A"), inert(b.label or "B"))
-    labels = labels if labels[0] != labels[1] else ("A", "B")
-    return replace(each, ulps=median_ulps(array_a, array_b), shape=shape_of(array_a, array_b, labels))
+    return replace(each, ulps=median_ulps(array_a, array_b), shape=shape_of(array_a, array_b, labels_of(a, b)))

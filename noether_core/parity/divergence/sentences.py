@@ -8,7 +8,7 @@ from noether_core.parity.divergence.first import Found
 from noether_core.parity.divergence.noise import TIMES, Noise
 from noether_core.parity.divergence.result import Divergence, Outcome
 from noether_core.parity.divergence.table import Table
-from noether_core.parity.divergence.training import Training, stage_of
+from noether_core.parity.divergence.training import Training, labels_of, stage_of
 from noether_core.parity.divergence.twins import Parting
 from noether_core.probes.stages import STAGES
 from noether_core.text import inert
@@ -31,7 +31,7 @@ OTHER_BATCH = 0.1  # the distance of data that are other examples, not the same 
 def warnings_of(a: Training, b: Training, table: Table, noise: Noise) -> list[str]:
     """Return what a person should know beside the answer."""
     found = []
-    names = [inert(each.label or fallback) for each, fallback in ((a, "A"), (b, "B"))]
+    names = labels_of(a, b)
     lasts = [max(each.updates(), default=0) for each in (a, b)]
     if table.updates and lasts[0] != lasts[1]:
         shorter, longer = (0, 1) if lasts[0] < lasts[1] else (1, 0)
@@ -86,7 +86,7 @@ def random_twins(partings: Sequence[Parting]) -> list[str]:
 
 def nothing_shared(a: Training, b: Training, table: Table) -> str:
     """Return the sentence for trainings that have no update or no key in common."""
-    names = [inert(each.label or fallback) for each, fallback in ((a, "A"), (b, "B"))]
+    names = labels_of(a, b)
     if not table.updates:
         spans = [_span(each.updates()) for each in (a, b)]
         return (

@@ -14,6 +14,7 @@ from noether_core.probes.fingerprint import as_reals
 from noether_core.probes.stages import STAGES
 from noether_core.probes.statistics import Statistics
 from noether_core.silence import SILENT
+from noether_core.text import inert
 
 
 class ProbedKeyError(NoetherError, ValueError):
@@ -58,6 +59,12 @@ class Training(Protocol):
 
     def statistics(self, update: int, key: str) -> Statistics | None:
         """Return an array's statistics, or None if they were not taken."""
+
+
+def labels_of(a: Training, b: Training) -> tuple[str, str]:
+    """Return what messages call two trainings: A and B where their labels do not tell them apart."""
+    labels = inert(a.label or "A"), inert(b.label or "B")
+    return labels if labels[0] != labels[1] else ("A", "B")
 
 
 @dataclass
