@@ -11,8 +11,6 @@ from typing import Any
 import torch
 
 _OURS = tuple(str(Path(__file__).parents[1] / name) for name in ("noether_core", "noether_torch", "noether_jax"))
-# what runs on a thread of its own, or once for all
-_NOT = ("/trackers/process.py",)
 
 
 def _is_deleting(frame: FrameType) -> bool:

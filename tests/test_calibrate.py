@@ -9,7 +9,7 @@ import pytest
 from port_training import train
 
 from noether_core.parity.between_runs import TwinError, calibrate, compare_trainings, find_twins
-from noether_core.parity.between_runs.drift import problem_of_twin, usable_part
+from noether_core.parity.between_runs.twin_check import problem_of_twin, usable_part
 from noether_core.probes import read_training
 from noether_core.twin import VARIABLE, Twin
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +169,6 @@ def test_an_optimizer_carries_the_rows(is_jitted: bool, kind: AxisType, tmp_path
 
 
 # ---------------------------------------------------------------------- no exchange in a step
-
-Compiled = Callable[[int], str]
 
 
 def by_shard_map(devices: int, path: Path) -> str:

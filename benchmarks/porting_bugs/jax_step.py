@@ -15,6 +15,7 @@ from benchmarks.porting_bugs import layouts
 from benchmarks.porting_bugs.jax_optimizers import Optimizer, Tree
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.stepped import Stepped, shares
+from noether_core.parity.between_runs.step import Inputs
 
 
 class Tap:
@@ -139,26 +140,18 @@ class JaxStep:
         self._forward = Forward(recipe.forward, recipe.model, recipe.precision)
         self._applied = Applied(recipe.average, recipe.clip, recipe.optimizer, recipe.rate, recipe.averaging)
 
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Stepped:
+    def __call__(self, given: Inputs) -> Stepped:
         """Return what one update computes."""
-        embeddings, number = self.recipe.embeddings, np.int32(update)
-        native = layouts.weights_to_jax(params, embeddings)
-        state = layouts.weights_to_jax(opt_state, embeddings)
-        seen, loss, parts = {}, {}, [layouts.weights_to_jax(grads or {}, embeddings)]
-        if grads is None:
-            batches = [layouts.images_to_jax(share) for share in shares(batch, self.recipe.accumulation)]
+        embeddings, number = self.recipe.embeddings, np.int32(given.update)
+        native = layouts.weights_to_jax(given.params, embeddings)
+        state = layouts.weights_to_jax(given.opt_state, embeddings)
+        seen, loss, parts, buffers = {}, {}, [layouts.weights_to_jax(given.grads or {}, embeddings)], given.buffers
+        if given.grads is None:
+            batches = [layouts.images_to_jax(share) for share in shares(given.batch, self.recipe.accumulation)]
             parts, seen, value, buffers = backward(self._forward, native, buffers, batches, number)
             seen, loss = {name[4:]: seen[name] for name in sorted(seen)}, {"total": np.asarray(value)}
         mean, clipped, after, state = apply(self._applied, parts, native, state, number)
-        after = {name: after[name] for name in params}  # JAX sorted them
+        after = {name: after[name] for name in given.params}  # JAX sorted them
         return Stepped(
             layouts.images_to_torch(seen),
             loss,

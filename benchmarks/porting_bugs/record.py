@@ -8,6 +8,7 @@ from benchmarks.porting_bugs.families import FAMILIES, bug_named
 from benchmarks.porting_bugs.layouts import Arrays
 from benchmarks.porting_bugs.steps import step_of
 from benchmarks.porting_bugs.truth import Framework
+from noether_core.parity.between_runs.step import Inputs
 from noether_core.parity.divergence.training import MemoryTraining
 
 UPDATES = 12
@@ -47,7 +48,7 @@ def record(
     for update, batch in enumerate(recipe.prepare(spec.batches(seed, updates)), 1):
         order = _order(batch, recipe.accumulation, seed + update) if permute else None
         fed = batch if order is None else {name: value[order] for name, value in batch.items()}
-        stepped = step(fed, params, state, buffers, update)
+        stepped = step(Inputs(fed, params, state, buffers, update))
         arrays[update] = _unpermuted(stepped.keys(fed, params), order)
         params, state, buffers = stepped.params, stepped.opt_state, stepped.buffers
     settings = {"family": family, "seed": seed, "bug": bug or "", "nudge": nudge, "permute": permute}

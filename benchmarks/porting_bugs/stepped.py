@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from benchmarks.porting_bugs.layouts import Array, Arrays
+from noether_core.parity.between_runs.step import Inputs
 
 __all__ = ["Step", "Stepped", "shares"]
 
@@ -31,7 +32,7 @@ class Stepped:
     opt_state: Arrays
     buffers: Arrays = field(default_factory=dict)
 
-    def keys(self, batch: Arrays, before: Arrays) -> Arrays:
+    def keys(self, batch: Mapping[str, Array], before: Mapping[str, Array]) -> Arrays:
         """Return all under its key, in order, given the batch and the parameters that the step started from."""
         order = {name: index for index, name in enumerate(before)}
 
@@ -52,26 +53,14 @@ class Stepped:
         return {f"{stage}/{name}": value for stage, arrays in stages.items() for name, value in arrays.items()}
 
 
-class Step(Protocol):
-    """Compute one step of a training; nothing is kept between calls.
+Step = Callable[[Inputs], Stepped]
+"""Compute one step of a training; nothing is kept between calls.
 
-    `update` counts from 1. Where `grads` are given, there is neither forward nor backward pass: they are clipped and
-    applied, and buffers stay.
-    """
-
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Stepped:
-        """Return what one update computes."""
+Where gradients are given, there is neither forward nor backward pass: they are clipped and applied, and buffers stay.
+"""
 
 
-def shares(batch: Arrays, steps: int) -> list[dict[str, Array]]:
+def shares(batch: Mapping[str, Array], steps: int) -> list[dict[str, Array]]:
     """Return a batch's rows in as many equal shares as there are accumulation steps."""
     split = {name: np.split(value, steps) for name, value in batch.items()}
     return [{name: parts[step] for name, parts in split.items()} for step in range(steps)]

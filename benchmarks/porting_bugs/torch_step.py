@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.porting_bugs.layouts import Arrays
+from benchmarks.porting_bugs.layouts import Array, Arrays
 from benchmarks.porting_bugs.stepped import Stepped, shares
+from noether_core.parity.between_runs.step import Inputs
 
 MOMENTS: dict[type[torch.optim.Optimizer], dict[str, str]] = {
     torch.optim.SGD: {"momentum_buffer": "trace"},
@@ -71,35 +72,25 @@ class TorchStep:
     def __init__(self, recipe: TorchRecipe) -> None:
         self.recipe = recipe
 
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Stepped:
+    def __call__(self, given: Inputs) -> Stepped:
         """Return what one update computes."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # these are small, and threads that wait for busy cores take a hundred times longer
         try:
-            return self._compute(batch, params, opt_state, buffers, update, grads)
+            return self._compute(given)
         finally:
             torch.set_num_threads(threads)
 
-    def _compute(
-        self, batch: Arrays, params: Arrays, opt_state: Arrays, buffers: Arrays, update: int, grads: Arrays | None
-    ) -> Stepped:
-        recipe = self.recipe
+    def _compute(self, given: Inputs) -> Stepped:
+        recipe, opt_state, grads = self.recipe, given.opt_state, given.grads
         module = recipe.model().train()
         module.load_state_dict(
-            {name: torch.tensor(value) for name, value in {**params, **buffers}.items()}, strict=False
+            {name: torch.tensor(value) for name, value in {**given.params, **given.buffers}.items()}, strict=False
         )
         named = dict(module.named_parameters())
-        optimizer = recipe.optimizer(module, recipe.rate(update))
+        optimizer = recipe.optimizer(module, recipe.rate(given.update))
         _restore(optimizer, named, opt_state)
-        activations, loss = ({}, {}) if grads is not None else self._backward(module, batch)
+        activations, loss = ({}, {}) if grads is not None else self._backward(module, given.batch)
         if grads is not None:
             for name, parameter in named.items():
                 parameter.grad = torch.tensor(grads[name])
@@ -109,7 +100,7 @@ class TorchStep:
             recipe.clip(list(named.values()))
             clipped = {name: _numpy(_grad(parameter)) for name, parameter in named.items()}
         optimizer.step()
-        after = {name: _numpy(named[name]) for name in params}
+        after = {name: _numpy(named[name]) for name in given.params}
         state = _state(optimizer, named, int(opt_state["count"]) + 1)
         if recipe.averaging is not None:
             for name, parameter in named.items():
@@ -118,7 +109,7 @@ class TorchStep:
         statistics = {name: _numpy(value) for name, value in module.named_buffers() if value.is_floating_point()}
         return Stepped(activations, loss, before_clip, clipped, after, state, statistics)
 
-    def _backward(self, module: torch.nn.Module, batch: Arrays) -> tuple[Arrays, Arrays]:
+    def _backward(self, module: torch.nn.Module, batch: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
         taps, losses = [], []
         for share in shares(batch, self.recipe.accumulation):
             taps.append(Tap())
@@ -138,7 +129,9 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().float().cpu().numpy().copy()
 
 
-def _restore(optimizer: torch.optim.Optimizer, named: dict[str, torch.nn.Parameter], state: Arrays) -> None:
+def _restore(
+    optimizer: torch.optim.Optimizer, named: dict[str, torch.nn.Parameter], state: Mapping[str, Array]
+) -> None:
     """Give an optimizer the state that it left after the step before."""
     if not state["count"]:
         return

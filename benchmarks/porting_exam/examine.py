@@ -17,7 +17,8 @@ from benchmarks.porting_exam.pair import Pair
 from benchmarks.porting_exam.torch_side import TorchSide
 from benchmarks.results import Correct
 from noether_core.parity.between_runs import Twin, compare_trainings, find_twins, paired, transplant
-from noether_core.parity.between_runs.drift import problem_of_twin
+from noether_core.parity.between_runs.step import as_step
+from noether_core.parity.between_runs.twin_check import problem_of_twin
 from noether_core.probes import read_training
 from noether_core.twin import VARIABLE
 
@@ -73,7 +74,7 @@ def examine(folder: Path, bug: Bug) -> Finding:
     found = compare_trainings(a, b)
     seconds = time.perf_counter() - start
     pair = paired(read_training(a), read_training(b), twins=[twin.path for run in (a, b) for twin in find_twins(run)])
-    steps = side_of(bug.pair, correct).step, side_of(bug.pair, bug.side, bug).step
+    steps = as_step(side_of(bug.pair, correct).step), as_step(side_of(bug.pair, bug.side, bug).step)
     culprit = transplant(*steps, pair.a, pair.b, found, pair.noise).culprit
     where = (None, "") if found.first is None else (found.first.update, found.first.key)
     causes = tuple(cause.id for cause in found.causes)

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.porting_exam.pair import Arrays, Options, Pair, losses_by_name, micro_batches, under
+from benchmarks.porting_exam.pair import Arrays, Options, Pair, losses_by_name, under
+from noether_core.parity.between_runs.replayable import micro_batches
+from noether_core.parity.between_runs.step import Inputs
 from noether_core.probes.probed import KEY
 from noether_jax import Run, probe, twin, twin_batch, twin_path
 from noether_jax.names import load
@@ -50,32 +52,24 @@ class JaxSide:
                         run.add_probes(more)
                     run.step({"loss": losses["total"], **probes})
 
-    def step(
-        self,
-        batch: Mapping[str, Any],
-        params: Mapping[str, Any],
-        opt_state: Mapping[str, Any],
-        buffers: Mapping[str, Any],
-        update: int,
-        grads: Mapping[str, Any] | None = None,
-    ) -> Arrays:
+    def step(self, given: Inputs) -> Arrays:
         """Compute a step from what was recorded, of either side; see `noether_core.parity.between_runs.Step`."""
-        tree = _filled(self.like, params, self.matching)
+        tree = _filled(self.like, given.params, self.matching)
         state = self.optimizer.init(tree)
-        if opt_state:
-            state = _restored(state, opt_state, self.matching)
-        kept = {name.removeprefix("ema."): value for name, value in buffers.items()}
+        if given.opt_state:
+            state = _restored(state, given.opt_state, self.matching)
+        kept = {name.removeprefix("ema."): value for name, value in given.buffers.items()}
         averages = _filled(self.like, kept, self.matching) if kept else tree
         found: Arrays = {}
-        summed = None if grads is None else _filled(self.like, grads, self.matching)
-        for number, micro in enumerate(micro_batches(batch, self.steps) if grads is None else ()):
+        summed = None if given.grads is None else _filled(self.like, given.grads, self.matching)
+        for number, micro in enumerate(micro_batches(given.batch) if given.grads is None else ()):
             arrays = {name: jnp.asarray(value) for name, value in micro.items()}
             one, losses, probes = self.differentiate(tree, arrays, EVERYTHING)
             summed = _sum(summed, one)
             ending = f"@{number}" if number else ""
             acts = {key: value for key, value in probes[KEY].arrays.items() if key.startswith("act/")}
             found |= {key + ending: value for key, value in (acts | stage_values(losses=losses)).items()}
-        if grads is None:
+        if given.grads is None:
             summed = jax.tree.map(lambda each: each / self.steps, summed)
         _, _, pieces = self._optimize(tree, state, averages, summed)
         found |= stage_values(**pieces, **self.names)

@@ -49,19 +49,6 @@ def losses_by_name(found: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"total": found}
 
 
-def micro_batches(batch: Mapping[str, Any], steps: int) -> list[Arrays]:
-    """Return the batches of an update's accumulation steps out of what was recorded: `x`, `x@1` and so on.
-
-    >>> micro_batches({"x": 1, "x@1": 2}, 2)
-    [{'x': 1}, {'x': 2}]
-    """
-    endings = [f"@{step}" if step else "" for step in range(steps)]
-    return [
-        {name.partition("@")[0]: value for name, value in batch.items() if name == name.partition("@")[0] + ending}
-        for ending in endings
-    ]
-
-
 def under(arrays: Mapping[str, Any], field: str) -> Arrays:
     """Return the arrays of `FIELD/NAME` by name."""
     return {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith(f"{field}/")}

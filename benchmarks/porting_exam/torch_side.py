@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.porting_exam.pair import Arrays, Options, Pair, losses_by_name, micro_batches, under
+from benchmarks.porting_exam.pair import Arrays, Options, Pair, losses_by_name, under
+from noether_core.parity.between_runs.replayable import micro_batches
+from noether_core.parity.between_runs.step import Inputs
 from noether_torch import Run, probe, twin, twin_batch, twin_path
 from noether_torch.probes import stage_values
 
@@ -57,26 +59,18 @@ class TorchSide:
                 if not self.options.get("keep_grads"):
                     optimizer.zero_grad()
 
-    def step(
-        self,
-        batch: Mapping[str, Any],
-        params: Mapping[str, Any],
-        opt_state: Mapping[str, Any],
-        buffers: Mapping[str, Any],
-        update: int,
-        grads: Mapping[str, Any] | None = None,
-    ) -> Arrays:
+    def step(self, given: Inputs) -> Arrays:
         """Compute a step from what was recorded, of either side; see `noether_core.parity.between_runs.Step`."""
         torch.manual_seed(7)
-        model, optimizer = self._made(params)
+        model, optimizer = self._made(given.params)
         before = {
             name: value.detach().clone() for name, value in model.named_parameters()
         }  # the forward may change them
-        self._set_rate(optimizer, update)
-        self._restore(model, optimizer, opt_state)
-        averages = {name: _tensor(value) for name, value in buffers.items()} or _averages(model)
+        self._set_rate(optimizer, given.update)
+        self._restore(model, optimizer, given.opt_state)
+        averages = {name: _tensor(value) for name, value in given.buffers.items()} or _averages(model)
         found: Arrays = {}
-        for number, micro in enumerate(micro_batches(batch, self.steps) if grads is None else ()):
+        for number, micro in enumerate(micro_batches(given.batch) if given.grads is None else ()):
             losses = losses_by_name(
                 self.pair.torch_losses(model, {name: _tensor(value) for name, value in micro.items()}, self.options)
             )
@@ -84,8 +78,8 @@ class TorchSide:
             ending = f"@{number}" if number else ""
             found |= {key + ending: value.detach().clone() for key, value in stage_values(losses=losses).items()}
         for name, parameter in model.named_parameters():
-            if grads is not None and parameter.requires_grad and name in grads:
-                parameter.grad = _tensor(grads[name])
+            if given.grads is not None and parameter.requires_grad and name in given.grads:
+                parameter.grad = _tensor(given.grads[name])
         found |= _copies(stage_values(grads=model))
         if self._optimize(model, optimizer):
             found |= _copies(stage_values(clipped=model))

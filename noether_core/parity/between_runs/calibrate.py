@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from noether_core.emit.writer_lock import WriterLock
-from noether_core.parity.between_runs.drift import problem_of_twin
+from noether_core.parity.between_runs.twin_check import problem_of_twin
 from noether_core.parity.divergence.training import Training
 from noether_core.probes import read_training
 from noether_core.twin import FILE, VARIABLE, Twin, TwinError

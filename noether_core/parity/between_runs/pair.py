@@ -10,8 +10,8 @@ from noether_core.errors import listing
 from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped, matching_of
 from noether_core.parity.between_runs.calibrate import find_twins
-from noether_core.parity.between_runs.drift import has_other_rows, problem_of_twin, usable_part
 from noether_core.parity.between_runs.readable import notes_of, readable, without_probes
+from noether_core.parity.between_runs.twin_check import has_other_rows, problem_of_twin, usable_part
 from noether_core.parity.divergence import Comparison, Noise, Training
 from noether_core.probes import read_training
 from noether_core.twin import TwinError

@@ -11,11 +11,11 @@ from noether_core.parity.between_runs.views import Renamed
 from noether_core.parity.divergence.training import Training, stage_of
 from noether_core.silence import SILENT
 
-_LARGEST = (
-    1e-3  # of the loss, relative, after one rounding error of float32 in each weight; measured ones are below 1e-6
-)
+# of the loss, relative, after one rounding error of float32 in each weight; measured ones are below 1e-6
+_LARGEST = 1e-3
 _EPSILONS = 20  # of the weights' dtype, where that is a coarser one
 _OTHER_WEIGHTS = 1e-2  # relative; one rounding error is 4e-3 in bfloat16, other weights are 1 apart
+_STEP = ("param", "act", "loss", "grad", "clip", "update", "opt")
 
 
 @SILENT
@@ -31,7 +31,7 @@ def problem_of_twin(run: Training, twin: Training, *, rows: bool) -> str:
     if not common:
         return "it has no probed update that the run has, too: let the script probe the same updates"
     first = common[0]
-    if not any(True for _ in _pairs(run, twin, first, STEP)):
+    if not any(True for _ in _pairs(run, twin, first, _STEP)):
         return f"it has nothing at update {first} that the run has, too: is it the same script?"
     if any(_is_other_data(run, twin, first, key) for key in _shared(run, twin, first, "data")):
         return "it had other batches: let the script draw them by a fixed seed, and give it the run's arguments"
@@ -41,7 +41,7 @@ def problem_of_twin(run: Training, twin: Training, *, rows: bool) -> str:
             f"its weights at update {first} are others (relative distance {max(distances):.2g}), not the run's by one rounding"
             " error: let the script start from a fixed seed or file, and give it the run's arguments"
         )
-    if not rows and all(_distance(a, b) == 0 for a, b in _pairs(run, twin, first, STEP)):
+    if not rows and all(_distance(a, b) == 0 for a, b in _pairs(run, twin, first, _STEP)):
         return (
             "it is the run itself, bit for bit: no weights were nudged. Call `twin(model)` (in JAX `params = twin(params)`)"
             " before the training"
@@ -54,9 +54,6 @@ def problem_of_twin(run: Training, twin: Training, *, rows: bool) -> str:
             else "does the script draw random numbers that no seed fixes?"
         )
     return ""
-
-
-STEP = ("param", "act", "loss", "grad", "clip", "update", "opt")
 
 
 @SILENT
