@@ -20,7 +20,7 @@ from noether_core.algebra.sums import Fields, Statistics, each, empty, merge
 from noether_jax.binary32 import BINARY32, BINARY64
 from noether_jax.ops import JaxOps
 from noether_jax.rows import lift_step_arrays
-from noether_torch.backend import _TorchOps
+from noether_torch.ops import TorchOps
 
 Host = np.ndarray[Any, Any]
 
@@ -64,7 +64,7 @@ def x64() -> AbstractContextManager[Any]:
 JAX = noether_jax.Run.backend
 LIBRARIES = (
     Library("numpy", NUMPY, np.asarray),
-    Library("torch", _TorchOps(), noether_torch.Run.backend.from_numpy, torch.inference_mode),
+    Library("torch", TorchOps(), noether_torch.Run.backend.from_numpy, torch.inference_mode),
     Library("jax64", BINARY64, JAX.from_numpy, x64, jax.jit),
     Library("jax32", BINARY32, JAX.from_numpy, x64, jax.jit),
 )
