@@ -51,4 +51,4 @@ def turned(updates: Pair, gradients: Pair, momenta: Pair, error: float) -> Array
 
 def _uncertain(pair: Pair, error: float) -> Array:
     """Return how far each element is apart, or may be by rounding, whichever is more."""
-    return np.maximum(np.abs(pair[0] - pair[1]), error * np.sqrt(np.mean(pair[0] ** 2)))
+    return np.asarray(np.maximum(np.abs(pair[0] - pair[1]), error * np.sqrt(np.mean(pair[0] ** 2))))
