@@ -28,7 +28,7 @@ from noether_core.inspect.picture import save_svg
 from noether_core.parity import compare_runs, differing_files, read_recording, replay
 from noether_core.parity.between_runs import compare_trainings
 from noether_core.parity.divergence import Comparison
-from noether_core.parity.report import drift_sentence, side_by_side
+from noether_core.parity.side_by_side import drift_sentence, side_by_side
 from noether_core.report import write_report
 from noether_core.run import Run
 from noether_core.text import inert

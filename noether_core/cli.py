@@ -25,8 +25,8 @@ from noether_core.inspect.example import read_outputs
 from noether_core.inspect.follow import follow
 from noether_core.inspect.look import look
 from noether_core.inspect.picture import save_svg
+from noether_core.parity.between_runs.answer import compare_trainings
 from noether_core.parity.between_runs.calibrate import TWINS, calibrate
-from noether_core.parity.between_runs.comparing import compare_trainings
 from noether_core.parity.between_runs.screen import progress_on, show_comparison
 from noether_core.parity.check import check_run
 from noether_core.parity.merge import merge_run

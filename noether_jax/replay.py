@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noether_core.parity.between_runs.replay_step import Step
-from noether_core.parity.between_runs.replayed import WHOLE, ReplayError, arrays_of, check_names, micro_batches
-from noether_core.parity.between_runs.step_inputs import Array, Arrays
+from noether_core.parity.between_runs.replayable import WHOLE, ReplayError, arrays_of, check_names, micro_batches
+from noether_core.parity.between_runs.step import Array, Arrays, Inputs, Step, as_step
 from noether_core.probes.fingerprint import holds_numbers
 from noether_core.probes.naming import Names, torch_names
 from noether_core.probes.probed import Due, Probed
@@ -84,7 +83,7 @@ def replayable(
     >>> {key: array.tolist() for key, array in found.items()}
     {'loss/total': 6.0, 'grad/weight': [[3.0, 3.0]], 'update/weight': [[-1.5, -1.5]]}
     """
-    return _Replayable(train_step, (params, opt_state, buffers), names, images, load)
+    return as_step(_Replayable(train_step, (params, opt_state, buffers), names, images, load).compute)
 
 
 class _Replayable:
@@ -99,29 +98,22 @@ class _Replayable:
         self._state = _Places(opt_state, lambda tree: stage_values(params=params, opt_state=tree, names=names))
         self._buffers = _Places(buffers, lambda tree: stage_values(buffers=tree, names=names))
 
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Mapping[str, Any]:
+    def compute(self, given: Inputs) -> dict[str, Array]:
         """Return what the step computes."""
-        batches = [{name: self._given(array) for name, array in each.items()} for each in micro_batches(batch)]
-        check_names(buffers, self._buffers.of, "buffers", "the tree of buffers")
-        known = {
-            name: array for name, array in opt_state.items() if name in self._state.of
-        }  # of another optimizer, some
+        batches = [
+            {name: self._on_device(array) for name, array in each.items()} for each in micro_batches(given.batch)
+        ]
+        check_names(given.buffers, self._buffers.of, "buffers", "the tree of buffers")
+        # some may be of another optimizer
+        known = {name: array for name, array in given.opt_state.items() if name in self._state.of}
         returned = self._train_step(
             batch=batches if len(batches) > 1 else batches[0],
-            params=self._filled(params, "parameters"),
-            opt_state=self._state.filled(known, count=opt_state.get("count")),
-            buffers=self._buffers.filled(buffers),
-            update=update,
+            params=self._filled(given.params, "parameters"),
+            opt_state=self._state.filled(known, count=given.opt_state.get("count")),
+            buffers=self._buffers.filled(given.buffers),
+            update=given.update,
             due=WHOLE,
-            grads=None if grads is None else self._filled(grads, "gradients of", is_blank=True),
+            grads=None if given.grads is None else self._filled(given.grads, "gradients of", is_blank=True),
         )
         steps = [_probed(each) for each in (returned if len(batches) > 1 else [returned])]
         computed = arrays_of(steps, np.asarray)
@@ -133,7 +125,7 @@ class _Replayable:
         check_names(arrays, self._params.of, what, "the tree of parameters")
         return self._params.filled(arrays, is_blank)
 
-    def _given(self, array: Array) -> jax.Array:
+    def _on_device(self, array: Array) -> jax.Array:
         return jnp.asarray(np.moveaxis(array, 1, -1) if self._images and array.ndim in (4, 5) else array)
 
 

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from noether_core.errors import listing
-from noether_core.parity.between_runs.replay_step import Step
-from noether_core.parity.between_runs.replayed import WHOLE, Place, ReplayError, arrays_of, check_names, micro_batches
-from noether_core.parity.between_runs.step_inputs import Arrays
+from noether_core.parity.between_runs.replayable import WHOLE, Place, ReplayError, arrays_of, check_names, micro_batches
+from noether_core.parity.between_runs.step import Array, Arrays, Inputs, Step, as_step
 from noether_core.probes.walk import named
 from noether_torch.measuring import measured
 from noether_torch.numpy_arrays import to_array, to_tensor
@@ -71,7 +70,7 @@ def replayable(
     >>> {key: array.tolist() for key, array in found.items()}
     {'loss/total': 2.0, 'grad/weight': [[2.0]], 'update/weight': [[-1.0]]}
     """
-    return _Replayable(train_step, model, optimizer, complete)
+    return as_step(_Replayable(train_step, model, optimizer, complete).compute)
 
 
 class _Replayable:
@@ -88,26 +87,18 @@ class _Replayable:
         self._fresh = {parameter: copy.deepcopy(kept) for parameter, kept in optimizer.state.items()}
         self._like: dict[str, dict[str, Any]] | None = None
 
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Mapping[str, Any]:
+    def compute(self, given: Inputs) -> dict[str, Array]:
         """Return what the step computes."""
-        batches = micro_batches(batch)
-        self._restore(params, opt_state, buffers, Place(update, len(batches) - 1))
+        batches = micro_batches(given.batch)
+        self._restore(given, Place(given.update, len(batches) - 1))
         watched = Watched(self._model, [self._optimizer])
         found = []
-        with self._in_place_of_own(grads):  # before the watching hooks, which then read these
+        with self._in_place_of_own(given.grads):  # before the watching hooks, which then read these
             watched.prepare(WHOLE)
             try:
                 for number, micro in enumerate(batches):
-                    place = Place(update, number, number == len(batches) - 1)
-                    losses = self._train_step({name: self._given(array) for name, array in micro.items()}, place)
+                    place = Place(given.update, number, number == len(batches) - 1)
+                    losses = self._train_step({name: self._tensor(array) for name, array in micro.items()}, place)
                     of_losses = {} if losses is None else named(READER, "loss", losses)
                     found.append([*watched.take(WHOLE), measured(of_losses, WHOLE)])
             finally:
@@ -115,33 +106,33 @@ class _Replayable:
         computed = arrays_of(found, lambda leaf: np.array(to_array(leaf.detach().cpu().contiguous())))
         return {key: array for key, array in computed.items() if not key.startswith("param/")}
 
-    def _given(self, array: Any) -> Tensor:
+    def _tensor(self, array: Any) -> Tensor:
         tensor = to_tensor(np.asarray(array))
         device = next(iter(self._parameters.values())).device
         return tensor.to(device, torch.int64 if tensor.dtype == torch.int32 else tensor.dtype)
 
     # ------------------------------------------------------------------ what a step starts from
 
-    def _restore(self, params: Arrays, opt_state: Arrays, buffers: Arrays, place: Place) -> None:
+    def _restore(self, given: Inputs, place: Place) -> None:
         whose = f"this {type(self._model).__name__}"
-        check_names(params, self._parameters, "parameters", whose)
+        check_names(given.params, self._parameters, "parameters", whose)
         known = {name: value for name, (value, _) in self._buffers.items()}
-        own = {name: array for name, array in buffers.items() if name in known}
-        like = self._kept_by_optimizer() if opt_state else {}
+        own = {name: array for name, array in given.buffers.items() if name in known}
+        like = self._kept_by_optimizer() if given.opt_state else {}
         self._model.zero_grad()
         with torch.no_grad():
             for name, (buffer, initial) in self._buffers.items():
                 seen = (place.update - 1) * (place.accumulation_step + 1) if name.endswith("num_batches_tracked") else 0
                 buffer.copy_(initial + seen if seen else initial)
-            for name, array in (*params.items(), *own.items()):
-                _put(name, array, self._parameters[name] if name in params else known[name])
+            for name, array in (*given.params.items(), *own.items()):
+                _put(name, array, self._parameters[name] if name in given.params else known[name])
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
             group.update(copy.deepcopy(settings))
         self._optimizer.state.clear()
-        if not opt_state:
+        if not given.opt_state:
             self._optimizer.state.update({each: copy.deepcopy(kept) for each, kept in self._fresh.items()})
         for name, fields in like.items():
-            self._restore_state(name, fields, opt_state, place)
+            self._restore_state(name, fields, given.opt_state, place)
 
     def _restore_state(self, name: str, fields: Mapping[str, Any], opt_state: Arrays, place: Place) -> None:
         kept: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import noether_torch
 from noether_core import NoetherError
 from noether_core.emit.arrays import encode_arrays
-from noether_core.parity.between_runs.comparing import compare_trainings
+from noether_core.parity.between_runs.answer import compare_trainings
 from noether_core.probes import RecordedTraining, read_training
 from noether_core.probes.block import ABOUT, COUNTS, FINGERPRINTS, UPDATES, VALUES
 from noether_core.report.report import write_report

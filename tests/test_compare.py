@@ -15,7 +15,7 @@ from rich.console import Console
 from noether_core import LogWriter, UpdateCounter, read_run
 from noether_core.emit.arrays import write_arrays
 from noether_core.parity import Difference, compare_runs, differing_files, ulps
-from noether_core.parity.report import drift_sentence, side_by_side
+from noether_core.parity.side_by_side import drift_sentence, side_by_side
 
 INF, NAN = math.inf, math.nan
 NAMES = ("JAX", "PyTorch")

@@ -18,7 +18,7 @@ from noether_core.parity.between_runs import assert_same_training, compare_train
 from noether_core.parity.between_runs.aligned import Aligned, matching_of
 from noether_core.parity.between_runs.asserting import NotTheSameTrainingError
 from noether_core.parity.between_runs.json_form import ComparisonForm, json_schema
-from noether_core.parity.between_runs.views import View
+from noether_core.parity.between_runs.views import Renamed
 from noether_core.parity.divergence import Comparison, MemoryTraining
 from noether_core.probes import read_training
 from noether_core.twin import TwinError
@@ -177,11 +177,11 @@ def test_what_is_renamed_is_still_read_by_columns(runs: Callable[..., Path]) -> 
     assert updates.tolist() == [1, 2, 3, 4]
     assert columns.norm.tolist() == b.statistics_columns("grad/head.weight")[1].norm.tolist()
     assert aligned.array_updates() == b.array_updates()
-    view = View(b, lambda key: key.replace("head", "second"))
+    view = Renamed(b, lambda key: key.replace("head", "second"))
     assert "grad/second.weight" in view.keys(1)
     assert view.statistics_columns("grad/second.weight")[0].tolist() == [1, 2, 3, 4]
     assert view.statistics(2, "loss/total") == b.statistics(2, "loss/total")
-    in_memory_alone = View(in_memory(runs("a")), str)
+    in_memory_alone = Renamed(in_memory(runs("a")), str)
     assert not hasattr(in_memory_alone, "statistics_columns")
     assert not hasattr(in_memory_alone, "array_updates")
 

@@ -2,7 +2,7 @@
 
 from noether_core.callbacks.record_outputs import OutputRecorder, read_recording
 from noether_core.parity.check import CheckReport, check_run
-from noether_core.parity.compare import Difference, compare_runs, differing_files, ulps
+from noether_core.parity.log_differences import Difference, compare_runs, differing_files, ulps
 from noether_core.parity.merge import MergeReport, merge_run
 from noether_core.parity.replay import replay
 

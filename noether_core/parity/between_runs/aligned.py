@@ -11,6 +11,7 @@ import numpy as np
 from noether_core.names import Matching, align
 from noether_core.names.pieces import Entry, WeightsError
 from noether_core.parity.divergence.training import MemoryTraining, Training, stage_of
+from noether_core.parity.divergence.view import TrainingView
 from noether_core.probes import Statistics
 
 OF_PARAMETERS = ("param", "grad", "clip", "update")
@@ -58,7 +59,7 @@ def _is_whole(entry: Entry) -> bool:
     return len(entry.pieces) == 1 and entry.pieces[0].rows is None
 
 
-class Aligned:
+class Aligned(TrainingView):
     """Show a training under another one's names and in its layout; what has no partner keeps its own name.
 
     Args:
@@ -67,23 +68,10 @@ class Aligned:
     """
 
     def __init__(self, training: Training, matching: Matching) -> None:
-        self.training, self.matching = training, matching
-        self.label, self.framework, self.settings = training.label, training.framework, training.settings
+        super().__init__(training)
+        self.matching = matching
         self._entries = {path: entry for entry in matching.entries for path in entry.paths}
         self._by_name = {entry.name: entry for entry in matching.entries}
-
-    def __getattr__(self, name: str) -> Any:
-        """Offer what a training on disk offers besides, to be read quickly: `array_updates` and `statistics_columns`."""
-        if name == "statistics_columns":
-            columns = self.training.statistics_columns  # type: ignore[attr-defined]
-            return lambda key: columns(self._key_of_statistics(key))
-        if name == "array_updates":
-            return self.training.array_updates  # type: ignore[attr-defined]
-        raise AttributeError(name)
-
-    def updates(self) -> Sequence[int]:
-        """Return the updates, in order."""
-        return self.training.updates()
 
     def keys(self, update: int) -> Sequence[str]:
         """Return an update's keys under the other training's names."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from noether_core.errors import NoetherError
 from noether_core.parity.between_runs.aligned import Mapped
-from noether_core.parity.between_runs.comparing import Given, compare_trainings
+from noether_core.parity.between_runs.answer import compare_trainings
+from noether_core.parity.between_runs.pair import Given
 from noether_core.parity.between_runs.screen import as_text
 from noether_core.parity.divergence import Comparison
 from noether_core.text import inert

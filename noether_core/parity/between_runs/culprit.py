@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from noether_core.names import Matching
 from noether_core.parity.between_runs.aligned import Aligned, Mapped
-from noether_core.parity.between_runs.comparing import Given, compare_pair, opened_pair
-from noether_core.parity.between_runs.replay_step import Step
-from noether_core.parity.between_runs.step_inputs import Arrays
+from noether_core.parity.between_runs.answer import compare_pair
+from noether_core.parity.between_runs.pair import Given, opened_pair
+from noether_core.parity.between_runs.step import Arrays, Inputs, Step, as_step
 from noether_core.parity.between_runs.transplant import Transplant, transplant
-from noether_core.parity.divergence import MemoryTraining
+from noether_core.parity.divergence import Comparison, MemoryTraining
 
 
 def find_culprit(
@@ -39,44 +39,23 @@ def find_culprit(
         print(find_culprit(step_of_torch, step_of_jax, "runs/torch", "runs/jax").sentence)
     """
     pair = opened_pair(a, b, twins, mapping)
-    if isinstance(pair, str):
-        return Transplant(None, pair)
+    if isinstance(pair, Comparison):
+        return Transplant(None, pair.sentence)
     if isinstance(pair.b, Aligned):
-        step_b = _Renamed(step_b, pair.b.matching)
+        step_b = _renamed(step_b, pair.b.matching)
     return transplant(step_a, step_b, pair.a, pair.b, compare_pair(pair), pair.noise)
 
 
-class _Renamed:
-    """Let a step of one training take and return another one's names.
+def _renamed(step: Step, matching: Matching) -> Step:
+    """Return a step that takes and returns the names of the other training.
 
     Args:
         step: under its own names.
         matching: of the other training's names with these.
     """
+    known = {entry.name for entry in matching.entries}
 
-    def __init__(self, step: Step, matching: Matching) -> None:
-        self._step, self._matching = step, matching
-        self._known = {entry.name for entry in matching.entries}
-
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Mapping[str, Any]:
-        """Return what the step computes, under the other's names."""
-        own_grads = None if grads is None else self._own(grads)
-        computed = self._step(
-            batch, self._own(params), self._own(opt_state), self._own(buffers), update, grads=own_grads
-        )
-        seen = Aligned(MemoryTraining("", "", {update: dict(computed)}), self._matching)
-        found = {key: seen.array(update, key) for key in seen.keys(update)}
-        return {key: array for key, array in found.items() if array is not None}
-
-    def _own(self, arrays: Arrays) -> Arrays:
+    def own(arrays: Arrays) -> Arrays:
         """Return arrays under the step's own names, those too that an optimizer keeps by `FIELD/NAME`."""
         by_field: dict[str, dict[str, Any]] = {}
         for key, array in arrays.items():
@@ -84,8 +63,17 @@ class _Renamed:
             by_field.setdefault(field + slash, {})[name] = array
         found: dict[str, Any] = {}
         for prefix, named in by_field.items():
-            matched = {name: array for name, array in named.items() if name in self._known}
-            rest = {name: array for name, array in named.items() if name not in self._known}
-            own = self._matching.to_flax(matched)
-            found |= {prefix + name: array for name, array in (own | rest).items()}
+            matched = matching.to_flax({name: array for name, array in named.items() if name in known})
+            rest = {name: array for name, array in named.items() if name not in known}
+            found |= {prefix + name: array for name, array in (matched | rest).items()}
         return found
+
+    def compute(given: Inputs) -> dict[str, Any]:
+        params, opt_state, buffers = map(own, (given.params, given.opt_state, given.buffers))
+        grads = None if given.grads is None else own(given.grads)
+        computed = step(given.batch, params, opt_state, buffers, given.update, grads=grads)
+        seen = Aligned(MemoryTraining("", "", {given.update: dict(computed)}), matching)
+        found = {key: seen.array(given.update, key) for key in seen.keys(given.update)}
+        return {key: array for key, array in found.items() if array is not None}
+
+    return as_step(compute)

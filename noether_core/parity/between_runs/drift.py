@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
-from noether_core.parity.between_runs.views import View
+from noether_core.parity.between_runs.views import Renamed
 from noether_core.parity.divergence.training import Training, stage_of
 from noether_core.silence import SILENT
 
@@ -69,7 +69,7 @@ def has_other_rows(run: Training, twin: Training) -> bool:
 
 def usable_part(twin: Training, *, rows: bool) -> Training:
     """Return what of a twin can be held against its run: where rows were permuted, nothing that has a row an example."""
-    return View(twin, lambda key: None if stage_of(key) in ("data", "act") else key) if rows else twin
+    return Renamed(twin, lambda key: None if stage_of(key) in ("data", "act") else key) if rows else twin
 
 
 def _shared(run: Training, twin: Training, update: int, *stages: str) -> list[str]:

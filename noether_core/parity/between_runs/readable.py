@@ -10,38 +10,26 @@ import numpy as np
 from noether_core.emit.writer_lock import is_written_now
 from noether_core.errors import RunFormatError
 from noether_core.parity.divergence.training import Training
-from noether_core.probes import RecordedTraining, Statistics
+from noether_core.parity.divergence.view import TrainingView
+from noether_core.probes import RecordedTraining
 from noether_core.probes.damage import Damage
 from noether_core.text import inert
 
 MOST = 5  # damaged files that are told one by one
 
 
-class Readable:
+class Readable(TrainingView):
     """Show a training on disk, but for its damaged arrays, which are there for nobody and are kept as damage.
 
     Args:
         training: what `read_training` made.
     """
 
+    training: RecordedTraining
+
     def __init__(self, training: RecordedTraining) -> None:
-        self.training = training
-        self.label, self.framework, self.settings = training.label, training.framework, training.settings
+        super().__init__(training)
         self._found: dict[tuple[int, str], Damage] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        """Offer what a training on disk offers besides, such as `array_updates` and `statistics_columns`."""
-        if name == "training":  # of one that is being copied
-            raise AttributeError(name)
-        return getattr(self.training, name)
-
-    def updates(self) -> Sequence[int]:
-        """Return the updates, in order."""
-        return self.training.updates()
-
-    def keys(self, update: int) -> Sequence[str]:
-        """Return an update's keys."""
-        return self.training.keys(update)
 
     def array(self, update: int, key: str) -> np.ndarray[Any, Any] | None:
         """Return an array, or None if it was not kept or is damaged."""
@@ -50,10 +38,6 @@ class Readable:
         except (RunFormatError, OSError) as error:
             self._found[update, key] = Damage(str(error), f"array {key}", update, update)
             return None
-
-    def statistics(self, update: int, key: str) -> Statistics | None:
-        """Return an array's statistics, or None."""
-        return self.training.statistics(update, key)
 
     # ------------------------------------------------------------------ what a person should know of it
 
@@ -108,11 +92,10 @@ def damaged(*trainings: Training) -> list[tuple[str, Damage]]:
 def _on_disk(trainings: Sequence[Training]) -> Iterator[Readable]:
     """Yield those that are on disk, also of those that are seen by a view."""
     for each in trainings:
-        seen: Any = each
-        while seen is not None and not isinstance(seen, Readable):
-            seen = getattr(seen, "training", None)
-        if seen is not None:
-            yield seen
+        while isinstance(each, TrainingView) and not isinstance(each, Readable):
+            each = each.training
+        if isinstance(each, Readable):
+            yield each
 
 
 def without_probes(a: Training, b: Training) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from noether_core.parity.between_runs.replay_step import Replay, Step, StepError, Swap
-from noether_core.parity.between_runs.step_inputs import Culprit
+from noether_core.parity.between_runs.step import Culprit, Step
+from noether_core.parity.between_runs.swaps import Replay, StepError, Swap
 from noether_core.parity.divergence import Comparison, Divergence, Noise, Training
 from noether_core.parity.divergence.noise import TIMES
 from noether_core.text import inert

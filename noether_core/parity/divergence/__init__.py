@@ -1,6 +1,6 @@
 """Find where two trainings first part ways, how sure that is, and why."""
 
-from noether_core.parity.divergence.comparison import compare
+from noether_core.parity.divergence.compare import compare
 from noether_core.parity.divergence.noise import FLOORS, Noise
 from noether_core.parity.divergence.result import Cause, Comparison, Divergence, Outcome
 from noether_core.parity.divergence.training import MemoryTraining, Training, stage_of

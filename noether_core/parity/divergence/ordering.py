@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from noether_core.parity.divergence.training import Training
+from noether_core.parity.divergence.view import TrainingView, unseen
 
 Place = Callable[[str], Any]
 
 
-class InOrder:
+class InOrder(TrainingView):
     """Show a training with its activations in an order of one's own.
 
     Args:
@@ -20,30 +21,14 @@ class InOrder:
     """
 
     def __init__(self, training: Training, place: Place) -> None:
-        self._training, self._place = training, place
-        self.label, self.framework, self.settings = training.label, training.framework, training.settings
-
-    def __getattr__(self, name: str) -> Any:
-        """Offer what the training offers besides, such as `array_updates` and `statistics_columns`."""
-        return getattr(self._training, name)
-
-    def updates(self) -> Sequence[int]:
-        """Return the updates, in order."""
-        return self._training.updates()
+        super().__init__(training)
+        self._place = place
 
     def keys(self, update: int) -> Sequence[str]:
         """Return an update's keys, the activations in their order."""
-        own = list(self._training.keys(update))
+        own = list(self.training.keys(update))
         ordered = iter(sorted((key for key in own if key.startswith("act/")), key=self._place))
         return [next(ordered) if key.startswith("act/") else key for key in own]
-
-    def array(self, update: int, key: str) -> Any:
-        """Return an array, or None."""
-        return self._training.array(update, key)
-
-    def statistics(self, update: int, key: str) -> Any:
-        """Return an array's statistics, or None."""
-        return self._training.statistics(update, key)
 
 
 def in_one_order(a: Training, b: Training) -> tuple[Training, Training]:
@@ -75,7 +60,7 @@ def is_by_name(training: Training) -> bool:
     """
     if isinstance(training, InOrder):
         return False
-    keys = _activations(getattr(training, "training", training))  # under its own names
+    keys = _activations(unseen(training))  # under its own names
     return training.framework == "jax" and len(keys) > 1 and keys == sorted(keys)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from noether_core.parity.divergence.causes.measures import distance
 from noether_core.parity.divergence.result import Divergence
 from noether_core.parity.divergence.training import Training
-from noether_core.probes import Statistics
+from noether_core.parity.divergence.view import TrainingView
 
 Array = np.ndarray[Any, Any]
 
@@ -27,29 +27,13 @@ def thinned(values: Array) -> Array:
     return np.asarray(flat[:: max(1, flat.size // _MOST)].astype(np.float64))
 
 
-class Filled:
+class Filled(TrainingView):
     """Show a training without its arrays of no elements: of these no rule can say anything."""
-
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self.label, self.framework, self.settings = training.label, training.framework, training.settings
-
-    def updates(self) -> Sequence[int]:
-        """Return the updates, in order."""
-        return self._training.updates()
-
-    def keys(self, update: int) -> Sequence[str]:
-        """Return an update's keys."""
-        return self._training.keys(update)
 
     def array(self, update: int, key: str) -> Array | None:
         """Return an array, or None if it was not kept or is empty."""
-        found = self._training.array(update, key)
+        found = self.training.array(update, key)
         return found if found is not None and found.size else None
-
-    def statistics(self, update: int, key: str) -> Statistics | None:
-        """Return an array's statistics, or None."""
-        return self._training.statistics(update, key)
 
 
 class KnowsNoise(Protocol):

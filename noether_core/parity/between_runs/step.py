@@ -1,10 +1,9 @@
-"""Take what a step started from, and what it computed, out of recordings; measure whether a replayed step gives the same."""
+"""Say what a step of a training is: what it is given, taken out of a recording, and what is recorded of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,14 +17,45 @@ PIECES: Mapping[Culprit, str] = {"batch": "data", "params": "param", "optimizer 
 """What a step starts from, and the stage that has it."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Hold what a step starts from, by name: batch, parameters, the optimizer's state and the modules' buffers."""
+class Step(Protocol):
+    """Compute one step of a training from its inputs alone, and return all that it computes under canonical keys.
+
+    Args:
+        batch: what is recorded under `data/`, by name.
+        params: the parameters that the step starts from, by name, in PyTorch's layout.
+        opt_state: what is recorded under `opt/` of the update before, such as `mu/NAME` and `count`; empty at the first
+            update, when the step is to make a fresh one.
+        buffers: what is recorded under `opt/` of the update before and is no optimizer's, such as `norm.running_mean`; empty at
+            the first update.
+        update: which one, counted from 1.
+        grads: gradients to take in place of those of a forward and backward pass: they are clipped and applied; None: compute
+            them.
+
+    Returns:
+        `act/…`, `loss/…`, `grad/…`, `clip/…`, `update/…` and `opt/…`, as `probe` records them.
+    """
+
+    def __call__(
+        self,
+        batch: Arrays,
+        params: Arrays,
+        opt_state: Arrays,
+        buffers: Arrays,
+        update: int,
+        grads: Arrays | None = None,
+    ) -> Mapping[str, Any]:
+        """Return what the step computes."""
+
+
+class Inputs(NamedTuple):
+    """Hold what a step is given, one field an argument of `Step`."""
 
     batch: Arrays
     params: Arrays
-    state: Arrays
+    opt_state: Arrays
     buffers: Arrays
+    update: int
+    grads: Arrays | None = None
 
     @classmethod
     def of(cls, training: Training, update: int) -> Inputs:
@@ -37,21 +67,45 @@ class Inputs:
             named(training, update, "param"),
             {names[key]: array for key, array in before.items() if not is_buffer(key)},
             {names[key]: array for key, array in before.items() if is_buffer(key)},
+            update,
         )
 
     def but(self, other: Inputs, *pieces: Culprit) -> Inputs:
         """Return these inputs with some pieces of the other's."""
-        return Inputs(
-            _as_own(self.batch, other.batch) if "batch" in pieces else self.batch,
-            _exchanged(self.params, other.params) if "params" in pieces else self.params,
-            _exchanged(self.state, other.state) if "optimizer state" in pieces else self.state,
-            _exchanged(self.buffers, other.buffers) if "optimizer state" in pieces else self.buffers,
-        )
+        found = self
+        if "batch" in pieces:
+            found = found._replace(batch=_as_own(self.batch, other.batch))
+        if "params" in pieces:
+            found = found._replace(params=_exchanged(self.params, other.params))
+        if "optimizer state" in pieces:
+            state, buffers = _exchanged(self.opt_state, other.opt_state), _exchanged(self.buffers, other.buffers)
+            found = found._replace(opt_state=state, buffers=buffers)
+        return found
 
-    def given(self, gradients: Arrays | None = None) -> dict[str, Array]:
-        """Return what a step was given, by key: parameters and gradients say how far rounding moves what follows from them."""
+    def by_key(self) -> dict[str, Array]:
+        """Return parameters and gradients by key: these say how far rounding moves what follows from them."""
         params = {f"param/{name}": array for name, array in self.params.items()}
-        return params | {f"grad/{name}": array for name, array in (gradients or {}).items()}
+        return params | {f"grad/{name}": array for name, array in (self.grads or {}).items()}
+
+    def to(self, step: Step) -> Mapping[str, Any]:
+        """Return what a step computes of copies of these, for it may write into them."""
+        batch, params, opt_state, buffers = map(_copied, (self.batch, self.params, self.opt_state, self.buffers))
+        grads = None if self.grads is None else _copied(self.grads)
+        return step(batch, params, opt_state, buffers, self.update, grads=grads)
+
+
+def as_step(compute: Callable[[Inputs], Mapping[str, Any]]) -> Step:
+    """Return a step that hands on what it is given, in one.
+
+    >>> step = as_step(lambda given: {"loss/total": given.batch["x"].sum()})
+    >>> int(step({"x": np.ones(3)}, {}, {}, {}, update=1)["loss/total"])
+    3
+    """
+
+    def step(*arguments: Any, **named: Any) -> Mapping[str, Any]:
+        return compute(Inputs(*arguments, **named))
+
+    return step
 
 
 def gap(
@@ -112,3 +166,7 @@ def _as_own(own: Arrays, other: Arrays) -> Arrays:
         else array
         for name, array in other.items()
     }
+
+
+def _copied(arrays: Arrays) -> dict[str, Array]:
+    return {name: np.array(array) for name, array in arrays.items()}

@@ -15,11 +15,13 @@ from noether_core.emit.reader import RunReader
 from noether_core.errors import RunFormatError
 from noether_core.probes.block import ARRAYS, DIRECTORY, STATISTICS
 from noether_core.regular_files import open_regular
+from noether_core.silence import SILENT
 from noether_core.text import as_float
 
 _CHUNK = 2**20
 
 
+@SILENT
 def ulps(a: float | int, b: float | int) -> float:
     """Return how many floating-point numbers lie between two values, counting one end; at least 1 for any two that differ.
 
@@ -33,8 +35,7 @@ def ulps(a: float | int, b: float | int) -> float:
         return 0
     if not (math.isfinite(as_float(a)) and math.isfinite(as_float(b))):
         return math.inf
-    with np.errstate(over="ignore"):
-        is_float32 = all(float(np.float32(float(value))) == value for value in (a, b))
+    is_float32 = all(float(np.float32(float(value))) == value for value in (a, b))
     return max(1, abs(_rank(a, is_float32) - _rank(b, is_float32)))  # ints beyond 2**53 can share a float64
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from noether_core.errors import NoetherError, listing
-from noether_core.parity.between_runs.step_inputs import Array, Arrays
+from noether_core.parity.between_runs.step import Array, Arrays
 from noether_core.probes.probed import Due, Probed, joined
 
 WHOLE = Due(statistics=True, array_limit=2**62)

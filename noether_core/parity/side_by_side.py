@@ -10,7 +10,7 @@ from fractions import Fraction
 from rich.table import Table
 from rich.text import Text
 
-from noether_core.parity.compare import Difference
+from noether_core.parity.log_differences import Difference
 from noether_core.text import inert, number
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from noether_core.errors import NoetherError
-from noether_core.parity.between_runs.step_inputs import (
+from noether_core.parity.between_runs.step import (
     PIECES,
     Array,
     Arrays,
     Culprit,
     Inputs,
+    Step,
     gap,
     gradients_for,
     is_buffer,
@@ -32,36 +33,6 @@ _OF_OPTIMIZER = ("clip", "update", "opt")
 
 class StepError(NoetherError, ValueError):
     """Report a step function that raises, or returns something else than arrays by key."""
-
-
-class Step(Protocol):
-    """Compute one step of a training from its inputs alone, and return all that it computes under canonical keys.
-
-    Args:
-        batch: what is recorded under `data/`, by name.
-        params: the parameters that the step starts from, by name, in PyTorch's layout.
-        opt_state: what is recorded under `opt/` of the update before, such as `mu/NAME` and `count`; empty at the first
-            update, when the step is to make a fresh one.
-        buffers: what is recorded under `opt/` of the update before and is no optimizer's, such as `norm.running_mean`; empty at
-            the first update.
-        update: which one, counted from 1.
-        grads: gradients to take in place of those of a forward and backward pass: they are clipped and applied; None: compute
-            them.
-
-    Returns:
-        `act/…`, `loss/…`, `grad/…`, `clip/…`, `update/…` and `opt/…`, as `probe` records them.
-    """
-
-    def __call__(
-        self,
-        batch: Arrays,
-        params: Arrays,
-        opt_state: Arrays,
-        buffers: Arrays,
-        update: int,
-        grads: Arrays | None = None,
-    ) -> Mapping[str, Any]:
-        """Return what the step computes."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +93,7 @@ class Replay:
         """Tell whether B's step lacks the key that differs, and all that it returns is as A recorded it."""
         if key in self._own[self.update] or stage_of(key) in ("data", "param"):
             return False
-        given = {update: each.given() for update, each in self.of_b.items()}
+        given = {update: each.by_key() for update, each in self.of_b.items()}
         return gap(self._of_a, self._own, given, self.noise) is None
 
     @cached_property
@@ -138,10 +109,10 @@ class Replay:
             return
         apart = [piece for piece in PIECES if self._is_apart(piece)]
         for piece in apart:
-            alone = self._swap(f"the {piece} alone", self._with(piece))
+            alone = self._swap(f"the {piece} alone", self._with(piece), self._of_a)
             yield (piece if alone.closes else None), alone
         everything = self._with(*PIECES)
-        whole = self._swap("batch, parameters and state", everything)
+        whole = self._swap("batch, parameters and state", everything, self._of_a)
         if whole.closes:
             yield next(iter(apart), "optimizer state"), whole
             return
@@ -153,15 +124,17 @@ class Replay:
         if not any(gradients.values()):
             return
         against = self._recorded(self.a, _OF_OPTIMIZER, buffers=False)
-        given = self._swap("its gradients as well", inputs, against, gradients)
+        given = self._swap("its gradients as well", _with_gradients(inputs, gradients), against)
         culprit = self._by_stage(whole)
         if culprit is not None or given.closes:
             yield culprit or "forward", given
             return
         # where one alone clips: gradients that it has clipped, given to the other's optimizer, show whether that is the same
-        without_clip = self._recorded(self.a, ("update", "opt"), buffers=False)
-        is_clipping = any(clipped.values())
-        last = self._swap("its clipped gradients", inputs, without_clip, clipped) if is_clipping else self._back()
+        if any(clipped.values()):
+            without_clip = self._recorded(self.a, ("update", "opt"), buffers=False)
+            last: Swap | None = self._swap("its clipped gradients", _with_gradients(inputs, clipped), without_clip)
+        else:
+            last = self._back()
         yield ("optimizer" if last is None else None), given
         if last is not None:
             yield ("clip" if last.closes else "optimizer"), last
@@ -188,7 +161,7 @@ class Replay:
         if not any(clipped.values()):
             return None
         against = self._recorded(self.b, ("update", "opt"), buffers=False)
-        first = self._gap(self.step_a, self.of_b, against, clipped)
+        first = self._gap(self.step_a, _with_gradients(self.of_b, clipped), against)
         return Swap("(the other way) the other's inputs and clipped gradients", first is None, first)
 
     def _gradients(self, stage: str) -> dict[int, dict[str, Any]]:
@@ -204,15 +177,8 @@ class Replay:
             for update, each in found.items()
         }
 
-    def _swap(
-        self,
-        given: str,
-        inputs: Mapping[int, Inputs],
-        against: Mapping[int, Arrays] | None = None,
-        gradients: Mapping[int, Arrays] | None = None,
-    ) -> Swap:
-        words = f"{given} of {self.a.label}"
-        first = self._gap(self.step_b, inputs, self._of_a if against is None else against, gradients, words)
+    def _swap(self, given: str, inputs: Mapping[int, Inputs], against: Mapping[int, Arrays]) -> Swap:
+        first = self._gap(self.step_b, inputs, against, f"{given} of {self.a.label}")
         return Swap(given, first is None, first)
 
     def _gap(
@@ -220,33 +186,21 @@ class Replay:
         step: Step,
         inputs: Mapping[int, Inputs],
         against: Mapping[int, Arrays],
-        gradients: Mapping[int, Arrays] | None = None,
         given: str = "what it recorded",
     ) -> Divergence | None:
-        beside = {
-            update: each.given(None if gradients is None else gradients[update]) for update, each in inputs.items()
-        }
-        return gap(against, self._computed(step, inputs, gradients, given), beside, self.noise)
+        beside = {update: each.by_key() for update, each in inputs.items()}
+        return gap(against, self._computed(step, inputs, given), beside, self.noise)
 
     def _computed(
-        self,
-        step: Step,
-        inputs: Mapping[int, Inputs],
-        gradients: Mapping[int, Arrays] | None = None,
-        given: str = "what it recorded",
+        self, step: Step, inputs: Mapping[int, Inputs], given: str = "what it recorded"
     ) -> dict[int, Mapping[str, Any]]:
-        """Return what a step makes of some inputs. It is given copies, for it may write into them."""
-        found: dict[int, Mapping[str, Any]] = {}
-        for update, each in inputs.items():
-            batch, params, state, buffers = map(_copied, (each.batch, each.params, each.state, each.buffers))
-            grads = None if gradients is None else _copied(gradients[update])
-            try:
-                found[update] = _as_arrays(step(batch, params, state, buffers, update, grads=grads))
-            except Exception as error:  # it is a stranger's code
-                whose = self.a if step is self.step_a else self.b
-                what = f"{whose.label}'s step function, given {given}, failed ({type(error).__name__}: {error!s:.300})"
-                raise StepError(inert(what)) from error
-        return found
+        """Return what a step makes of some inputs, by update."""
+        try:
+            return {update: _as_arrays(each.to(step)) for update, each in inputs.items()}
+        except Exception as error:  # it is a stranger's code
+            whose = self.a if step is self.step_a else self.b
+            what = f"{whose.label}'s step function, given {given}, failed ({type(error).__name__}: {error!s:.300})"
+            raise StepError(inert(what)) from error
 
     @SILENT
     def _is_apart(self, piece: Culprit) -> bool:
@@ -256,8 +210,8 @@ class Replay:
         return any(not np.array_equal(mine[key], theirs[key], equal_nan=True) for key in mine.keys() & theirs.keys())
 
 
-def _copied(arrays: Arrays) -> dict[str, Array]:
-    return {name: np.array(array) for name, array in arrays.items()}
+def _with_gradients(inputs: Mapping[int, Inputs], gradients: Mapping[int, Arrays]) -> dict[int, Inputs]:
+    return {update: each._replace(grads=gradients[update]) for update, each in inputs.items()}
 
 
 def _as_arrays(returned: Any) -> dict[str, Array]:
