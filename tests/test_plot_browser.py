@@ -13,7 +13,7 @@ import pytest
 from browser import Browser, find_browser
 from report_cases import make_runs
 from report_pages import HOSTILE, hostile_run
-from test_plot import log
+from test_plot import ended_run, log
 
 from noether_core.report import write_plot
 
@@ -154,6 +154,25 @@ def test_what_is_missing_is_said_under_the_pointer(browser: Browser, tmp_path: P
     tip = browser.run("document.querySelector('.tip:not([hidden])').innerText").split()
     assert tip[:2] == ["update", "51"]
     assert tip[-1] == "NaN"
+
+
+def test_what_is_provisional_is_a_hollow_point_and_is_said(browser: Browser, tmp_path: Path) -> None:
+    browser.open(write_plot([ended_run(tmp_path / "whole", 60)], tmp_path / "plot.html"))
+    assert "provisional" not in browser.run(NOTES)
+    end = painted(browser)[-1]
+    browser.open(write_plot([ended_run(tmp_path / "run", 57)], tmp_path / "plot.html"))
+    assert "○ is provisional: its interval was not over" in browser.run(NOTES)
+    assert "○" in browser.run("document.querySelector('.lasts').innerText")
+    ring = painted(browser)[-1]
+    assert ring[1] - ring[0] > end[1] - end[0] + 0.01  # its rim is above and below where the line ends
+    place = json.loads(browser.run("JSON.stringify(document.querySelector('.u-over').getBoundingClientRect())"))
+    browser.point(place["x"] + place["width"] - 1, place["y"] + 40)
+    assert "provisional" in browser.run("document.querySelector('.tip:not([hidden])').innerText")
+    browser.point(place["x"] + 1, place["y"] + 40)
+    assert "provisional" not in browser.run("document.querySelector('.tip:not([hidden])').innerText")
+    slide(browser, 40)
+    assert "○ is provisional" in browser.run(NOTES)
+    assert browser.complaints() == []
 
 
 def test_ticks_that_differ_little_are_told_apart(browser: Browser, tmp_path: Path) -> None:
