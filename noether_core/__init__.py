@@ -5,6 +5,12 @@ the order data passes through them: `config`, `select`, `reduce` (with `algebra`
 driven by `run`; `inspect` shows runs, `parity` compares them.
 """
 
+# isort: off
+from noether_core.ctrl_c import end_imports_of_command
+
+end_imports_of_command()  # before all that takes a while
+# isort: on
+
 from noether_core.callbacks import (
     BestMetricCallback,
     CallbackBase,

@@ -20,13 +20,11 @@ def main() -> None:
     if is_answered:
         signal.signal(signal.SIGINT, _end)
     from noether_core.cli import main as run
+    from noether_core.ctrl_c import run_command
 
     if is_answered:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        run()
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+    run_command(run)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,42 +11,73 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# press Ctrl-C when a module begins to be imported
+# Python imports this by itself when it begins: press Ctrl-C when a module begins to be imported
 PRESSED = """
 import importlib.abc, os, signal, sys
-pressed = sys.argv[1]
+{first}
 class Press(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == pressed:
+        if name == {pressed!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Press())
-from noether_parity import main
-sys.argv = ["noether-parity", "--version"]
-main()
 """
+SCRIPT = "import sys; from noether_parity import main; sys.argv[0] = 'noether-parity'; main()"
+STARTS = {
+    "noether-parity": ["-c", SCRIPT],
+    "-m noether_parity": ["-m", "noether_parity"],
+    "-m noether_core": ["-m", "noether_core"],
+    "-Bmnoether_core": ["-Bmnoether_core"],
+}
+LATER = ["noether_core.errors", "numpy", "pydantic", "noether_core.report"]  # than noether_core itself
 
 
-def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+def called(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT
-    )
+        [sys.executable, *arguments],
+        capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, env=environment,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["noether_core", "noether_core.errors", "numpy", "pydantic", "noether_core.report"])
-def test_ctrl_c_during_imports_leaves_no_traceback(module: str) -> None:
-    done = called("-c", PRESSED, module)
+def pressed(start: str, module: str, directory: Path, first: str = "") -> subprocess.CompletedProcess[str]:
+    (directory / "sitecustomize.py").write_text(PRESSED.format(pressed=module, first=first), encoding="utf-8")
+    return called(*STARTS[start], "--version", path=directory)
+
+
+@pytest.mark.parametrize(
+    ("start", "module"),
+    [
+        *((start, module) for start in STARTS for module in LATER),
+        ("noether-parity", "noether_core"),
+        ("-m noether_parity", "noether_core"),
+    ],
+)
+def test_ctrl_c_during_imports_leaves_no_traceback(start: str, module: str, tmp_path: Path) -> None:
+    done = pressed(start, module, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_without_ctrl_c_it_runs() -> None:
-    done = called("-c", PRESSED, "no.such.module")
+@pytest.mark.parametrize("start", STARTS)
+def test_without_ctrl_c_it_runs(start: str, tmp_path: Path) -> None:
+    done = pressed(start, "no.such.module", tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("noether-callbacks ")
 
 
-def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
-    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    assert called("-c", ignoring + PRESSED, "noether_core").returncode == 0
+@pytest.mark.parametrize("start", ["noether-parity", "-m noether_core"])
+def test_where_ctrl_c_is_ignored_it_stays_so(start: str, tmp_path: Path) -> None:
+    ignoring = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    assert pressed(start, "noether_core.errors", tmp_path, ignoring).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["training", "my_noether_core"])
+def test_a_program_that_imports_the_core_keeps_its_ctrl_c(package: str, tmp_path: Path) -> None:
+    (tmp_path / package).mkdir()
+    code = "import signal, noether_core; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    (tmp_path / package / "__init__.py").write_text(code, encoding="utf-8")
+    (tmp_path / package / "__main__.py").write_text("", encoding="utf-8")
+    done = called("-m", package, "-m", "noether_core", path=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "True\n")
 
 
 def test_the_entry_imports_little_before_ctrl_c_can_end_it() -> None:
@@ -54,9 +86,10 @@ def test_the_entry_imports_little_before_ctrl_c_can_end_it() -> None:
     assert {name.partition(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names) == {"noether_parity"}
 
 
-def test_ctrl_c_during_a_command_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["-m noether_parity", "-m noether_core"])
+def test_ctrl_c_during_a_command_is_the_same(start: str, tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "noether_parity", "show", str(tmp_path), "--follow"],
+        [sys.executable, "-u", *STARTS[start], "show", str(tmp_path), "--follow"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     ) as process:  # fmt: skip
         with pytest.raises(subprocess.TimeoutExpired):

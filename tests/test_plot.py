@@ -20,11 +20,13 @@ from report_cases import make_runs
 from report_pages import HOSTILE, Page, hostile_run, unpack
 from typer.testing import CliRunner
 
-from noether_core import LogWriter, NoetherError, RunFormatError, UpdateCounter
+from noether_core import LogWriter, NoetherError, RunFormatError, UpdateCounter, read_run
 from noether_core.cli import app
 from noether_core.report import write_plot, write_report
+from noether_core.report.curves import drawn_rows
 from noether_core.text import inert
-from noether_core.thinning import means
+from noether_core.thinning import kept_rows, means
+from noether_torch import Run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -94,7 +96,7 @@ def test_a_name_stays_text_in_the_page(tmp_path: Path) -> None:
     assert "<" not in script
     assert "&" not in script
     assert {tag for tag, _ in page.elements} <= {
-        "html", "head", "meta", "title", "style", "body", "a", "header", "span", "label", "input", "kbd", "div", "nav", "main",
+        "html", "head", "meta", "title", "style", "body", "a", "button", "header", "span", "label", "input", "kbd", "div", "nav", "main",
         "noscript", "p", "script",
     }  # fmt: skip
 
@@ -126,6 +128,41 @@ def test_means_are_those_of_what_is_finite(values: np.ndarray[Any, Any], count: 
         rounding = 1e-9 * max(map(abs, known)) + 1e-300
         assert min(known) - rounding <= mean <= max(known) + rounding
         assert mean == pytest.approx(float(sum(map(Fraction, known)) / len(known)), abs=rounding)
+
+
+def ended_run(path: Path, updates: int, values: int = 1) -> Path:
+    """Write a run that ends within an interval of 10 updates, with so many values before its last, provisional one."""
+    with Run(path, "loss", every=10) as run:
+        for update in range(updates):
+            run.step({"loss": 1.0 / (update + values)})
+    return path
+
+
+def test_the_page_says_which_values_are_provisional(tmp_path: Path) -> None:
+    ended, whole = ended_run(tmp_path / "ended", 47), ended_run(tmp_path / "whole", 60)
+    (chart,) = Page(write_plot([ended, whole], tmp_path / "plot.html")).data["charts"]
+    assert unpack(chart["curves"][0]["provisional"]).tolist() == [4]
+    assert "provisional" not in chart["curves"][1]
+    other = ended_run(tmp_path / "other", 47, 2)
+    (chart,) = Page(write_plot([ended, other], tmp_path / "plot.html")).data["charts"]
+    assert unpack(chart["apart"]["provisional"]).tolist() == [4]
+    assert "provisional" in read_run(ended)._repr_html_()
+    assert "provisional" not in read_run(whole)._repr_html_()
+
+
+def some_provisional(count: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, count - 1), max_size=8, unique=True).map(sorted)
+
+
+@given(
+    st.integers(1, 300).flatmap(lambda count: st.tuples(st.just(count), some_provisional(count))), st.integers(4, 50)
+)
+def test_what_is_provisional_is_drawn_however_few_points_are(drawn: tuple[int, list[int]], most: int) -> None:
+    count, provisional = drawn
+    values = np.sin(np.arange(count))
+    rows, marks = drawn_rows(values, most, np.array(provisional, np.int64))
+    assert rows[marks].tolist() == provisional
+    assert set(rows.tolist()) == set(kept_rows(values, most).tolist()) | set(provisional)
 
 
 # ------------------------------------------------------------------ pictures
@@ -178,6 +215,22 @@ def test_what_is_not_finite_is_a_gap_and_a_mark(is_log: bool, tmp_path: Path) ->
 
     assert strokes(whole) == (1, 0)
     assert strokes(odd) == (2, 1)
+
+
+@pytest.mark.usefixtures("matplotlib")
+@pytest.mark.parametrize("smooth", [0, 5])
+def test_what_is_provisional_is_a_hollow_mark_that_the_legend_names(smooth: float, tmp_path: Path) -> None:
+    whole, ended = ended_run(tmp_path / "whole", 60), ended_run(tmp_path / "ended", 47)
+    legend = "provisional: its interval was not over"
+
+    def hollow(run: Path) -> int:
+        tree = ET.parse(write_plot([run], tmp_path / "plot.svg", smooth=smooth))
+        (axes,) = [each for each in tree.iter(f"{SVG}g") if each.get("id") == "axes_1"]
+        styles = [each.get("style", "") for each in axes.iter(f"{SVG}use")]
+        return sum("fill: #ffffff" in style and "stroke: #0072b2" in style for style in styles)
+
+    assert (hollow(whole), legend in words(tmp_path / "plot.svg")) == (0, False)
+    assert (hollow(ended), legend in words(tmp_path / "plot.svg")) == (1, True)
 
 
 @pytest.mark.usefixtures("matplotlib")

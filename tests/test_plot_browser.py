@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from browser import Browser, find_browser
-from report_cases import make_runs
+from report_cases import comparison, make_runs
 from report_pages import HOSTILE, hostile_run
-from test_plot import log
+from test_plot import ended_run, log
 
-from noether_core.report import write_plot
+from noether_core.report import write_plot, write_report
 
 pytestmark = pytest.mark.skipif(
     find_browser() is None, reason="plots are tried in Chromium, and there is none here: apt-get install chromium"
@@ -61,6 +61,44 @@ def test_a_plot_is_drawn_and_fits(
     assert len(browser.requests()) == 1  # the page itself
     assert browser.run("document.title") == "digits-torch, digits-jax – Noether plot"
     assert not browser.run("[...document.querySelectorAll('h2')].some((each) => each.offsetHeight)")
+
+
+def sideways(browser: Browser) -> Any:
+    """Return which parts of the bar and of the page's head have more than they show from left to right."""
+    scrolls = "each.scrollWidth > each.clientWidth + 1 && getComputedStyle(each).overflowX !== 'visible'"
+    return browser.run(
+        "[...document.querySelectorAll('.bar, .bar *, .intro, .intro *')].filter((each) => !each.closest('.chip, .hidden')"
+        f" && {scrolls}).map((each) => each.className)"
+    )
+
+
+@pytest.mark.parametrize("width", [320, 390, 740, 1000, 1280])
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_the_bar_never_scrolls_sideways(browser: Browser, tmp_path: Path, width: int, count: int) -> None:
+    for place in range(count):
+        log(tmp_path / f"run-{place}-of-many-with-a-rather-long-name", {"loss": [1.0, 2.0]})
+    browser.open(write_plot([tmp_path], tmp_path / "plot.html"), width, 844)
+    fold = "document.getElementById('fold')"
+    choices = "[...document.querySelectorAll('.controls button, .smooth input')]"
+    is_seen = f"{choices}.every((each) => each.checkVisibility() && each.getBoundingClientRect().right <= innerWidth)"
+    is_folded = width < 720
+    assert browser.run(f"{fold}.checkVisibility()") is is_folded
+    assert browser.run(is_seen) is not is_folded
+    if is_folded:
+        before = browser.run("document.documentElement.scrollHeight")
+        browser.run(f"{fold}.click()")
+        assert browser.run(is_seen)
+        assert browser.run("document.documentElement.scrollHeight") == before  # what is below does not move
+    assert sideways(browser) == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    browser.run("document.querySelector('main').click()")
+    assert browser.run(is_seen) is not is_folded
+    assert browser.complaints() == []
+
+
+def test_a_page_that_has_nothing_to_choose_has_no_fold(browser: Browser, tmp_path: Path) -> None:
+    browser.open(write_report([], tmp_path / "report.html", comparison()), 390, 844)
+    assert not browser.run("document.getElementById('fold').checkVisibility()")
 
 
 def test_it_begins_as_it_was_asked_to(browser: Browser, runs: list[Path], tmp_path: Path) -> None:
@@ -154,6 +192,25 @@ def test_what_is_missing_is_said_under_the_pointer(browser: Browser, tmp_path: P
     tip = browser.run("document.querySelector('.tip:not([hidden])').innerText").split()
     assert tip[:2] == ["update", "51"]
     assert tip[-1] == "NaN"
+
+
+def test_what_is_provisional_is_a_hollow_point_and_is_said(browser: Browser, tmp_path: Path) -> None:
+    browser.open(write_plot([ended_run(tmp_path / "whole", 60)], tmp_path / "plot.html"))
+    assert "provisional" not in browser.run(NOTES)
+    end = painted(browser)[-1]
+    browser.open(write_plot([ended_run(tmp_path / "run", 57)], tmp_path / "plot.html"))
+    assert "○ is provisional: its interval was not over" in browser.run(NOTES)
+    assert "○" in browser.run("document.querySelector('.lasts').innerText")
+    ring = painted(browser)[-1]
+    assert ring[1] - ring[0] > end[1] - end[0] + 0.01  # its rim is above and below where the line ends
+    place = json.loads(browser.run("JSON.stringify(document.querySelector('.u-over').getBoundingClientRect())"))
+    browser.point(place["x"] + place["width"] - 1, place["y"] + 40)
+    assert "provisional" in browser.run("document.querySelector('.tip:not([hidden])').innerText")
+    browser.point(place["x"] + 1, place["y"] + 40)
+    assert "provisional" not in browser.run("document.querySelector('.tip:not([hidden])').innerText")
+    slide(browser, 40)
+    assert "○ is provisional" in browser.run(NOTES)
+    assert browser.complaints() == []
 
 
 def test_ticks_that_differ_little_are_told_apart(browser: Browser, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def _row(key: str, series: Series) -> str:
         curve = _curve(series.update.astype(np.float64), numbers)
         if len(known := numbers[~np.isnan(numbers)]):
             low, high = number(float(known.min())), number(float(known.max()))
-    cells = (curve, *(_text(each) for each in (number(values.item(-1)), low, high, str(series.update[-1]))))
+    update = f"{series.update[-1]}{', provisional' if len(values) - 1 in series.provisional else ''}"
+    cells = (curve, *(_text(each) for each in (number(values.item(-1)), low, high, update)))
     shown = "".join(f"<td {_CELL.format(side)}>{cell}</td>" for cell, (_, side) in zip(cells, _HEAD[1:], strict=True))
     return f"<tr><td {_NAME}>{_text(key)}</td>{shown}</tr>"
 

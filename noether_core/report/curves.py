@@ -21,6 +21,7 @@ _CURVE_POINTS = (80, 4000)  # of one: at least, at most
 _MOST_TIMES = 4096  # of a run's wall times; others are interpolated
 _MOST_TEXTS = 20  # values of a key that logs text
 _MEANS = (16, 500)  # of a thinned curve, to smooth it by: at least, at most
+_MOST_PROVISIONAL = 64  # values of a curve that are kept for being provisional, the newest
 AXES = ("update", "epoch", "sample", "time")
 
 
@@ -104,7 +105,7 @@ def charts(runs: Sequence[Recorded], keys: Collection[str] | None = None) -> dic
             {
                 "run": place,
                 "clock": clocks.place_of(runs[place].series[key], begun[place]),
-                **_packed_curve(values, most),
+                **_packed_curve(values, most, runs[place].series[key].provisional),
             }
             for place, values in found.items()
         ]
@@ -139,28 +140,56 @@ def numbers_of(runs: Sequence[Recorded], key: str) -> Mapping[int, Array]:
     return found
 
 
-def _packed_curve(values: Array, most: int) -> dict[str, Any]:
-    rows = kept_rows(values, most)
-    curve: dict[str, Any] = {"n": len(values), "y": packed(narrow(values[rows]))}
+def drawn_rows(values: Array, most: int, provisional: Array) -> tuple[Array, Array]:
+    """Return which points of a curve are drawn, and which of these are provisional; the newest of those are drawn in any case.
+
+    Args:
+        values: float64, [points].
+        most: about how many to draw, at least 4.
+        provisional: rising places in `values`.
+
+    Returns:
+        int64, rising places in `values`, and in what is drawn.
+
+    >>> rows, marks = drawn_rows(np.zeros(100), 4, np.array([30]))
+    >>> 30 in rows, rows[marks].tolist()
+    (True, [30])
+    """
+    rows = np.union1d(kept_rows(values, most), provisional[-_MOST_PROVISIONAL:])
+    return rows, np.flatnonzero(np.isin(rows, provisional))
+
+
+def _packed_curve(values: Array, most: int, provisional: Array) -> dict[str, Any]:
+    rows, marks = drawn_rows(values, most, provisional)
+    curve: dict[str, Any] = {"n": len(values), "y": packed(narrow(values[rows]))} | _packed_marks(marks)
     if len(rows) < len(values):
         curve["rows"] = packed(smallest(np.diff(rows, prepend=0)))
         curve["means"] = packed(narrow(means(values, int(np.clip(most // 4, *_MEANS)))))
     return curve
 
 
+def _packed_marks(marks: Array) -> dict[str, str]:
+    return {"provisional": packed(smallest(marks))} if len(marks) else {}
+
+
 @SILENT
 def _apart(series: Sequence[Series], values: Sequence[Array], most: int) -> dict[str, Any]:
-    """Return how far two curves are apart where both have a value; NaN where only one has a finite one."""
+    """Return how far two curves are apart where both have a value; NaN where only one has a finite one.
+
+    It is provisional where a value is.
+    """
     first, second = _shared(series[0].update, series[1].update)
     a, b = values[0][first], values[1][second]
     distance = np.abs(a / 2 - b / 2) / np.maximum(np.abs(a), np.abs(b)) * 2  # halves do not overflow
     distance[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     if not len(distance):
         return {"n": 0}
-    rows = kept_rows(distance, most)
+    is_part = np.isin(first, series[0].provisional) | np.isin(second, series[1].provisional)
+    rows, marks = drawn_rows(distance, most, np.flatnonzero(is_part))
     apart: dict[str, Any] = {"n": len(distance), "equal": int(np.sum(distance == 0))}
     if apart["equal"] < len(distance):
         apart |= {"rows": packed(smallest(np.diff(first[rows], prepend=0))), "y": packed(narrow(distance[rows]))}
+        apart |= _packed_marks(marks)
     return apart
 
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from noether_core.dependencies import needing
 from noether_core.errors import NoetherError
-from noether_core.report.curves import axis_values, begin_of, keys_of, numbers_of
+from noether_core.report.curves import axis_values, begin_of, drawn_rows, keys_of, numbers_of
 from noether_core.report.recorded import Recorded
 from noether_core.silence import SILENT
 from noether_core.text import inert
-from noether_core.thinning import kept_rows, means
+from noether_core.thinning import means
 
 Array = np.ndarray[Any, Any]
 _NO_TIME = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same bytes each time
@@ -47,6 +47,7 @@ _DARK = {
     _GRID: "#2b3036",
     _GROUND: "#181b1f",
 }
+_HOLLOW: Any = {"linestyle": "none", "marker": "o", "markersize": 5, "markerfacecolor": _GROUND, "zorder": 3}
 _DASHES = ("solid", (0, (5, 2.5)), (0, (1.5, 2)))
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif'
 _SETTINGS: Any = {
@@ -71,6 +72,7 @@ class _Line(NamedTuple):
     run: int
     x: Array
     y: Array
+    provisional: Array  # places in these
     is_beneath: bool = False
 
 
@@ -110,7 +112,8 @@ def _grid(charts: Mapping[str, Sequence[_Line]], labels: Sequence[str], view: Vi
     shown, runs = list(charts)[:_MOST_CHARTS], len(labels)
     columns = min(3, len(shown)) if len(shown) != 4 else 2
     rows = math.ceil(len(shown) / columns)
-    size = (_SIZE[0] * columns, _SIZE[1] * rows + 0.5 * (runs > 1))
+    has_provisional = any(len(line.provisional) for key in shown for line in charts[key])
+    size = (_SIZE[0] * columns, _SIZE[1] * rows + 0.5 * (runs > 1 or has_provisional))
     made = Figure(size, layout="constrained", facecolor=_GROUND)
     axes = list(made.subplots(rows, columns, squeeze=False).flat)
     for place, (key, each) in enumerate(zip(shown, axes, strict=False)):
@@ -119,7 +122,7 @@ def _grid(charts: Mapping[str, Sequence[_Line]], labels: Sequence[str], view: Vi
             each.set_xlabel(_TITLES[view.axis], fontsize=8, color=_SOFT)
     for each in axes[len(shown) :]:
         each.remove()
-    _name(made, labels, len(charts) - len(shown))
+    _name(made, labels, has_provisional, len(charts) - len(shown))
     return made
 
 
@@ -130,26 +133,27 @@ def _charts(runs: Sequence[Recorded], keys: Collection[str], view: View) -> Iter
         lines: list[_Line] = []
         for place, values in numbers_of(runs, key).items():
             values = np.where(np.abs(values) > _LARGEST, np.copysign(np.inf, values), values)
-            x = axis_values(runs[place].series[key], view.axis, begun[place])
+            series = runs[place].series[key]
+            x = axis_values(series, view.axis, begun[place])
             if x is not None:
-                lines += _lines(place, x, values, view.smooth)
+                lines += _lines(place, x, values, series.provisional, view.smooth)
         if lines:
             yield key, sorted(lines, key=lambda line: not line.is_beneath)
 
 
-def _lines(run: int, x: Array, values: Array, percent: float) -> list[_Line]:
-    rows = kept_rows(values, _POINTS)
+def _lines(run: int, x: Array, values: Array, provisional: Array, percent: float) -> list[_Line]:
+    rows, marks = drawn_rows(values, _POINTS, provisional)
     width = percent / 100 * float(x[-1] - x[0])
     if width <= 0:
-        return [_Line(run, x[rows], values[rows])]
+        return [_Line(run, x[rows], values[rows], marks)]
     if len(values) > _MEANS:
         edges = np.linspace(0, len(values), _MEANS + 1)
         places = np.interp((edges[1:] + edges[:-1] - 1) / 2, np.arange(len(x)), x)
         return [
-            _Line(run, x[rows], values[rows], True),
-            _Line(run, places, _smooth(places, means(values, _MEANS), width)),
+            _Line(run, x[rows], values[rows], marks, True),
+            _Line(run, places, _smooth(places, means(values, _MEANS), width), marks[:0]),
         ]
-    return [_Line(run, x, values, True), _Line(run, x, _smooth(x, values, width))]
+    return [_Line(run, x, values, provisional, True), _Line(run, x, _smooth(x, values, width), provisional[:0])]
 
 
 def _smooth(x: Array, y: Array, width: float) -> Array:
@@ -165,7 +169,7 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
     is_log = view.log and any((line.y > 0).any() for line in lines)
     axes.set_title(_cut(key), fontsize=9.5, loc="left", color=_INK, fontweight="bold")
     for line in lines:
-        y = np.where(np.isfinite(line.y) & ((line.y > 0) | (not is_log)), line.y, np.nan)
+        y = _drawable(line.y, is_log)
         if line.is_beneath:
             axes.plot(line.x, y, color=_SERIES[line.run % len(_SERIES)], linewidth=0.8, alpha=0.3 if runs < 4 else 0.15)
             continue
@@ -175,10 +179,10 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
         marker = "o" if np.isfinite(y).sum() <= 24 else ""
         axes.plot(line.x, y, marker=marker, markersize=look["linewidth"] + 1.7, markeredgewidth=0, **look)
     for line in lines:
+        colour = _SERIES[line.run % len(_SERIES)]
+        axes.plot(line.x[line.provisional], _drawable(line.y, is_log)[line.provisional], color=colour, **_HOLLOW)
         odd = line.x[~np.isfinite(line.y)] if line.is_beneath or view.smooth == 0 else line.x[:0]
-        axes.plot(
-            odd, [0.05] * len(odd), "x", transform=axes.get_xaxis_transform(), markersize=5, color=_SERIES[line.run % 8]
-        )
+        axes.plot(odd, [0.05] * len(odd), "x", transform=axes.get_xaxis_transform(), markersize=5, color=colour)
     if is_log:
         _make_log(axes)
     axes.set_facecolor(_GROUND)
@@ -186,6 +190,10 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=_SOFT)
+
+
+def _drawable(y: Array, is_log: bool) -> Array:
+    return np.where(np.isfinite(y) & ((y > 0) | (not is_log)), y, np.nan)
 
 
 def _make_log(axes: Any) -> None:
@@ -210,13 +218,17 @@ def _look(run: int, runs: int) -> dict[str, Any]:
     }
 
 
-def _name(made: Any, labels: Sequence[str], left_out: int) -> None:
-    """Say which line is whose, and what had no room."""
+def _name(made: Any, labels: Sequence[str], has_provisional: bool, left_out: int) -> None:
+    """Say which line is whose, what a hollow mark is, and what had no room."""
     from matplotlib.lines import Line2D
 
-    if len(labels) > 1:
-        handles = [Line2D([], [], **_look(place, len(labels))) for place in range(len(labels))]
-        names = [f" {_cut(label)}" for label in labels]  # matplotlib would hide one that begins with an underscore
+    named = labels if len(labels) > 1 else ()
+    handles = [Line2D([], [], **_look(place, len(labels))) for place in range(len(named))]
+    names = [f" {_cut(label)}" for label in named]  # matplotlib would hide one that begins with an underscore
+    if has_provisional:
+        handles.append(Line2D([], [], color=_SOFT, **_HOLLOW))
+        names.append("provisional: its interval was not over")
+    if handles:
         made.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, labelcolor=_INK)
     if left_out:
         made.supxlabel(f"and {left_out} more keys: choose some, or write a page", fontsize=8, color=_SOFT)

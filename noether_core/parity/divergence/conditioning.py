@@ -1,7 +1,8 @@
 """Tell differences that rounding makes where a value is ill-conditioned from those that it does not make.
 
-Three things turn a rounding error into a difference of any size, in correct pairs: a gradient that is zero but for rounding;
-an update that divides by the root of a tiny second moment; and an activation where its derivative jumps (see `kinks`).
+Four things turn a rounding error into a difference of any size, in correct pairs: a gradient that is zero but for rounding;
+an update that divides by the root of a tiny second moment, or is the sign of a sum near zero (see `signs`); and an activation
+where its derivative jumps (see `kinks`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from noether_core.parity.divergence.distance import sampled
 from noether_core.parity.divergence.noise import FLOORS, TIMES, Noise
+from noether_core.parity.divergence.signs import turned
 from noether_core.parity.divergence.table import Table, pair_of
 from noether_core.parity.divergence.training import Training
 
@@ -87,21 +89,50 @@ def unexplained_update(
         factor: what binary32 leaves in bias correction: b's updates over a's, minus 1.
     """
     name = parameter_of(key)
-    pair = pair_of(a, b, table, update, key)
+    pair = _elements(a, b, table, update, key)
     errors = relative_errors(a, b, table, update, name)
     if errors is None or pair is None:
         return None
-    first, second = sampled(*pair, most=ELEMENTS)
+    first, second = pair
     if len(first) != len(errors):
         return None
     size = np.maximum(np.abs(first), np.abs(second))
     explained = TIMES * np.maximum(size, np.sqrt(np.mean(size**2))) * errors
     explained += abs(factor) * size
-    apart = np.abs(first - second)
-    total, rest = float(np.linalg.norm(apart)), float(np.linalg.norm(np.maximum(apart - explained, 0.0)))
+    apart = np.where(_turned(a, b, table, update, key), 0.0, np.abs(first - second))
+    total, rest = float(np.linalg.norm(first - second)), float(np.linalg.norm(np.maximum(apart - explained, 0.0)))
     column = table.columns[key]
     whole = float(column.distance[column.at(update)])
     return whole * rest / total if total else None
+
+
+def _turned(a: Training, b: Training, table: Table, update: int, key: str) -> Array:
+    """Return which elements' updates are the sign of a sum near zero, flat, or False for all."""
+    name = parameter_of(key)
+    updates = _elements(a, b, table, update, key)
+    gradients = _elements(a, b, table, update, f"{_gradient_stage(table, name)}/{name}")
+    if updates is None or gradients is None or not np.any(updates[0] * updates[1] < 0):
+        return np.zeros(1, bool)
+    buffers = [each for each in table.of_stage("opt") if parameter_of(each) == name]
+    none = np.zeros_like(gradients[0])
+    momenta = [(none, none), *filter(None, (_elements(a, b, table, update - 1, each) for each in buffers))]
+    error = TIMES * FLOORS["grad"]
+    alike = (each for each in momenta if len(each[0]) == len(gradients[0]) == len(updates[0]))
+    return np.asarray(np.any([turned(updates, gradients, each, error) for each in alike], axis=0))
+
+
+def _elements(a: Training, b: Training, table: Table, update: int, key: str) -> tuple[Array, Array] | None:
+    """Return the same elements of a key's arrays, flat, in binary64; None unless both have one, of one shape."""
+    pair = pair_of(a, b, table, update, key)
+    if pair is None:
+        return None
+    first, second = sampled(*pair, most=ELEMENTS)
+    return first, second
+
+
+def _gradient_stage(table: Table, name: str) -> str | None:
+    """Return the stage of the gradients that a parameter's update is made of; None if there are none."""
+    return next((each for each in ("clip", "grad") if f"{each}/{name}" in table.columns), None)
 
 
 def relative_errors(a: Training, b: Training, table: Table, update: int, name: str) -> Array | None:
@@ -109,7 +140,7 @@ def relative_errors(a: Training, b: Training, table: Table, update: int, name: s
 
     The largest so far counts: a buffer of momentum keeps what an ill-conditioned element once added to it.
     """
-    stage = next((each for each in ("clip", "grad") if f"{each}/{name}" in table.columns), None)
+    stage = _gradient_stage(table, name)
     if stage is None:
         return None
     key = f"{stage}/{name}"
@@ -118,10 +149,10 @@ def relative_errors(a: Training, b: Training, table: Table, update: int, name: s
     relative: Array | None = None
     error, squares = np.zeros(1), np.zeros(1)
     for number, each in enumerate(updates[-HISTORY:], 1):
-        pair = pair_of(a, b, table, each, key)
+        pair = _elements(a, b, table, each, key)
         if pair is None:
             return None
-        first, second = sampled(*pair, most=ELEMENTS)
+        first, second = pair
         rounding = FLOORS[stage] * np.sqrt(np.mean(first**2)) * ((first != 0) | (second != 0))
         error = np.maximum(error, np.maximum(np.abs(first - second), rounding))
         squares = squares + np.minimum(np.abs(first), np.abs(second)) ** 2

@@ -108,7 +108,7 @@ function lineOf(report, curve, colour, label) {
   const clock = report.clocks[curve.clock];
   const x = axisAt(clock, state.axis, rows);
   return {
-    x, y: unpack(curve.y), update: state.axis === "update" ? x : axisAt(clock, "update", rows), colour, label,
+    x, y: unpack(curve.y), provisional: curve.provisional ? [...unpack(curve.provisional)] : [], update: state.axis === "update" ? x : axisAt(clock, "update", rows), colour, label,
     width: broad ? 6 : runs > 8 ? 1 : 1.75, alpha: broad ? 0.5 : 0, dash: dash(curve.run), swatch: () => stroke(curve.run, runs),
   };
 }
@@ -170,7 +170,8 @@ function lastsOf(report, chart) {
   if (curves.length > 4) return [element("span", { text: plural(curves.length, "run") })];
   return curves.map((curve) => {
     const values = unpack(curve.y);
-    return element("span", { title: `last value of ${report.runs[curve.run].label}` }, stroke(curve.run, report.runs.length), number(values[values.length - 1]));
+    const isPart = curve.provisional && unpack(curve.provisional).includes(values.length - 1);
+    return element("span", { title: `last value of ${report.runs[curve.run].label}${isPart ? ", provisional: its interval was not over" : ""}` }, stroke(curve.run, report.runs.length), `${number(values[values.length - 1])}${isPart ? " ○" : ""}`);
   });
 }
 
@@ -207,6 +208,7 @@ function notes(chart, lines, isApart) {
   const odd = lines.some((line) => !line.isSmooth && !line.y.every(Number.isFinite));
   const found = [];
   if (odd) found.push(`× marks what is NaN or infinite`);
+  if (lines.some((line) => !line.isSmooth && line.provisional.length)) found.push("○ is provisional: its interval was not over");
   if (!isApart && lines.some((line) => line.isSmooth)) found.push("smoothed; faint: as logged");
   if (isApart) found.push(`${number(chart.apart.equal)} of ${plural(chart.apart.n, "value")} equal`);
   else if (state.log && !canBeLog(lines)) found.push("nothing above 0: linear");

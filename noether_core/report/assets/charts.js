@@ -34,7 +34,7 @@ function drawChart(host, lines, options) {
     ],
     series: [{}, ...lines.map((line) => {
       const colour = line.alpha ? translucent(line.colour, line.alpha) : line.colour;
-      return { stroke: colour, fill: colour, width: line.width, dash: line.dash, pxAlign: 0, points: { show: false }, paths: (u) => pathOf(u, line, isLog) };
+      return { stroke: colour, fill: colour, width: line.width, dash: line.dash, pxAlign: 0, points: hollow(line, isLog), paths: (u) => pathOf(u, line, isLog) };
     })],
     hooks: {
       drawAxes: [(u) => drawBeneath(u, options)],
@@ -168,6 +168,23 @@ function pathOf(u, { x, y, width, alpha, dots = 24, isSmooth }, isLog) {
   return { stroke: width ? stroke : null, fill, clip: null, band: null, gaps: null, flags: 1 };
 }
 
+// what is provisional is a hollow point, as uPlot draws those of a series: on its line, filled with the ground
+function hollow({ x, y, colour, provisional = [], alpha }, isLog) {
+  const paths = (u) => {
+    const { min, max } = u.scales.x;
+    const radius = (alpha ? 4.5 : 3.5) * devicePixelRatio;
+    const rings = new Path2D();
+    for (const at of provisional) {
+      if (!isDrawn(y[at], isLog) || x[at] < min || x[at] > max) continue;
+      const [px, py] = [u.valToPos(x[at], "x", true), u.valToPos(y[at], "y", true)];
+      rings.moveTo(px + radius, py);
+      rings.arc(px, py, radius, 0, 2 * Math.PI);
+    }
+    return { stroke: rings, fill: rings, clip: null, flags: 3 };
+  };
+  return { show: provisional.length > 0, filter: () => null, stroke: colour, fill: theme.surface, width: 1.75, paths };
+}
+
 function drawBeneath(u, options) {
   const { ctx, bbox } = u;
   const toX = (value) => u.valToPos(value, "x", true);
@@ -238,7 +255,7 @@ function pointed(u, lines) {
   return lines.filter((line) => !line.isBeneath && line.x.length).flatMap((line) => {
     const at = nearest(line, here);
     const isWithin = here >= line.x[0] && here <= line.x[line.x.length - 1];
-    return isWithin || Math.abs(line.x[at] - here) <= reach ? [{ line, x: line.x[at], value: line.y[at], away: Math.abs(line.x[at] - here) }] : [];
+    return isWithin || Math.abs(line.x[at] - here) <= reach ? [{ line, x: line.x[at], value: line.y[at], isPart: line.provisional && line.provisional.includes(at), away: Math.abs(line.x[at] - here) }] : [];
   });
 }
 
@@ -258,13 +275,14 @@ function showTip(u, tip, lines, options) {
   for (const row of rows) {
     const [px, py] = [u.valToPos(row.x, "x"), u.valToPos(row.value, "y")];
     if (!(px >= 0 && px <= u.over.clientWidth && py >= 0 && py <= u.over.clientHeight)) continue;
-    const point = element("i", { class: "point", "--colour": row.line.colour });
+    const point = element("i", { class: row.isPart ? "point hollow" : "point", "--colour": row.line.colour });
     point.style.transform = `translate(${px}px, ${py}px)`;
     tip.before(point);
   }
   tip.replaceChildren(
     element("b", { text: `${X_NAMES[options.axis]} ${xWords(options.axis, x)}` }),
-    ...rows.map(({ line, value }) => element("div", {}, line.swatch(), element("span", { text: line.label }), element("b", { text: number(value) }))),
+    ...rows.map(({ line, value, isPart }) => element("div", {}, line.swatch(), element("span", { text: line.label }), element("b", { text: number(value) }), isPart ? "○" : null)),
+    ...(rows.some(({ isPart }) => isPart) ? [element("span", { class: "soft", text: "○ provisional" })] : []),
     ...(all > rows.length ? [element("span", { class: "soft", text: `and ${all - rows.length} more` })] : []),
   );
   const isRight = left > u.over.clientWidth / 2;

@@ -132,6 +132,16 @@ function legend() {
   if (report.runs.length > 1) document.getElementById("legend").append(...chips());
 }
 
+// on a phone what the bar has beside its field unfolds below it
+function fold() {
+  const [button, strip] = ["fold", "strip"].map((id) => document.getElementById(id));
+  const set = (isOpen) => button.setAttribute("aria-expanded", String(isOpen));
+  button.hidden = [...strip.children].every((each) => !each.children.length);
+  button.addEventListener("click", () => set(button.getAttribute("aria-expanded") === "false"));
+  document.addEventListener("click", (event) => { if (!event.target.closest(".bar")) set(false); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") set(false); });
+}
+
 function intro() {
   const names = report.runs.map((run) => run.label);
   const title = names.length === 1 ? names[0] : names.length <= 3 ? `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}` : plural(names.length, "run");
@@ -205,6 +215,7 @@ function measure() {
 readTheme();
 controls();
 legend();
+fold();
 measure();
 build();
 listen();

@@ -36,5 +36,5 @@ function smoothLines(report, curve, line, percent) {
   const width = (percent / 100) * (x[x.length - 1] - x[0]);
   if (!(width > 0)) return [line];
   const faint = { ...line, width: 1, alpha: report.runs.length > 4 ? 0.2 : 0.32, dash: [], isBeneath: true };
-  return [faint, { ...line, x, y: smoothed(x, values, width), isSmooth: true, width: line.alpha ? 5 : report.runs.length > 8 ? 1.5 : 2 }];
+  return [faint, { ...line, x, y: smoothed(x, values, width), provisional: [], isSmooth: true, width: line.alpha ? 5 : report.runs.length > 8 ? 1.5 : 2 }];
 }
