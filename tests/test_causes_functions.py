@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -47,3 +48,53 @@ def test_a_function_that_no_activation_shows_is_named(name: str) -> None:
         as_hooks_see_it(RIGHT), as_hooks_see_it(options), None, Comparison("differs", "", ("a", "b"), first)
     )
     assert found[0].id == cause, [(each.id, each.sentence) for each in found]
+
+
+def test_a_norms_epsilon_shows_in_its_rows_where_nothing_tells_its_input() -> None:
+    options = replace(RIGHT, layer_norm=lambda x, w, b: functional.layer_norm(x, (12,), w, b, 1e-6))
+    one, other = (without(network(each), "act/hidden", "act/flat") for each in (RIGHT, options))
+    first = Divergence(1, "act", "act/ln", 1.0, 1e-7)
+    assert causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))[0].id == "norm-epsilon"
+
+
+def test_something_else_is_among_the_first_three_where_all_that_is_known_of_a_layer_was_tried() -> None:
+    options = replace(RIGHT, linear=lambda x, w, b: functional.linear(x.cumsum(1), w, b))
+    first = Divergence(1, "act", "act/hidden", 1.0, 1e-7)
+    found = causes_of(network(RIGHT), network(options), None, Comparison("differs", "", ("a", "b"), first))
+    assert "forward-other" in [each.id for each in found[:3]], found
+
+
+def skipping(order: tuple[int, int], function: Callable[[torch.Tensor], torch.Tensor]) -> MemoryTraining:
+    """Run two layers, of which the second reads the first one's output, activated, beside the inputs."""
+    generator = torch.Generator().manual_seed(0)
+    x, first = torch.randn(6, 5, 8, generator=generator), torch.randn(8, 8, generator=generator)
+    last = torch.randn(3, 16, generator=generator)
+    hidden = x @ first.T
+    parts = (function(hidden), x)
+    output = torch.cat([parts[each] for each in order], -1) @ last.T
+    kept = {
+        "data/x": x,
+        "param/first.weight": first,
+        "param/last.weight": last,
+        "act/first": hidden,
+        "act/last": output,
+    }
+    return MemoryTraining("", "", {1: {key: value.numpy() for key, value in kept.items()}})
+
+
+@pytest.mark.parametrize(
+    ("cause", "other"),
+    [
+        ("flatten-order", skipping((1, 0), functional.silu)),
+        ("activation-function", skipping((0, 1), functional.relu)),
+    ],
+)
+def test_what_a_layer_reads_beside_one_another_is_named(cause: str, other: MemoryTraining) -> None:
+    first = Divergence(1, "act", "act/last", 1.0, 1e-7)
+    one = skipping((0, 1), functional.silu)
+    assert causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))[0].id == cause
+
+
+def without(training: MemoryTraining, *keys: str) -> MemoryTraining:
+    kept = {n: {key: each for key, each in arrays.items() if key not in keys} for n, arrays in training.arrays.items()}
+    return MemoryTraining("", "", kept)

@@ -157,8 +157,14 @@ def next_token(x: torch.Tensor, y: torch.Tensor, **arguments: Any) -> torch.Tens
     return entropy(x[:, :-1], y[:, 1:], **arguments)
 
 
-def same_token(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return entropy(x, y)
+def same_token(x: torch.Tensor, y: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    return entropy(x, y, **arguments)
+
+
+def by_sequence(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Average the tokens of each sequence that are no padding, then the sequences."""
+    rows = zip(x, y, strict=True)
+    return torch.stack([functional.cross_entropy(row, targets, ignore_index=0) for row, targets in rows]).mean()
 
 
 SHIFTED: Mapping[str, tuple[Loss, Loss, int, str, str]] = {
@@ -178,6 +184,13 @@ SHIFTED: Mapping[str, tuple[Loss, Loss, int, str, str]] = {
         next_token, lambda x, y: next_token(x, y, ignore_index=0), 9, "loss-mask", "without targets of 0",
     ),
     "summed": (next_token, lambda x, y: next_token(x, y, reduction="sum"), 9, "loss-reduction", "the sum of"),
+    "smoothed without padding": (
+        lambda x, y: same_token(x, y, ignore_index=0), lambda x, y: same_token(x, y, ignore_index=0, label_smoothing=0.1),
+        9, "label-smoothing", "smoothed by 0.1",
+    ),
+    "by sequence without padding": (
+        lambda x, y: same_token(x, y, ignore_index=0), by_sequence, 9, "loss-reduction", "the rows' means",
+    ),
 }  # fmt: skip
 
 

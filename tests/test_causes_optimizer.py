@@ -32,6 +32,10 @@ def adamax(**options: Any) -> Make:
     return lambda parameters: torch.optim.Adamax(parameters.values(), **options)
 
 
+def adadelta(**options: Any) -> Make:
+    return lambda parameters: torch.optim.Adadelta(parameters.values(), **options)
+
+
 def adamw_of_matrices(decay: float) -> Make:
     def make(parameters: Any) -> torch.optim.Optimizer:
         groups = [
@@ -217,6 +221,10 @@ CASES: dict[str, tuple[str, Make, Any, Callable[[int], float], int]] = {
         ("centred", "second-moment", rmsprop(), rmsprop_jax(centered=True), steady, 0),
         ("Nesterov RMSprop", "nesterov", rmsprop(momentum=0.9), rmsprop_jax(momentum=0.9, nesterov=True), steady, 0),
         ("from one", "second-moment", rmsprop(), rmsprop_jax(initial_scale=1.0), steady, 0),
+        ("rho of Adadelta", "beta", adadelta(), optax.adadelta(1.0, rho=0.95, eps=1e-6), steady, 0),
+        ("epsilon of Adadelta", "epsilon-value", adadelta(), optax.adadelta(1.0, rho=0.9, eps=1e-5), steady, 0),
+        ("rate of Adadelta", "learning-rate", adadelta(), optax.adadelta(0.5, rho=0.9, eps=1e-6), steady, 0),
+        ("RMSprop for Adadelta", "optimizer-other", adadelta(), rmsprop_jax(), steady, 0),
         ("Lion", "optimizer-other", adamw(), optax.lion(1e-3), steady, 0),
         ("LAMB", "optimizer-other", adamw(), optax.lamb(1e-3, weight_decay=0.1), steady, 0),
     ]
@@ -256,3 +264,11 @@ def test_a_mask_says_which_parameters() -> None:
     found = named(adamw(), adam_jax(mask=matrices))[0]
     assert "first.bias" in found.sentence or "last.bias" in found.sentence
     assert np.all(["weight" not in line.partition(":")[0] for line in found.evidence[:2]])
+
+
+def test_what_differs_for_vectors_is_named_where_matrices_have_an_optimizer_that_is_not_known() -> None:
+    one, other = (in_jax(optax.contrib.muon(1e-2, adam_b1=beta), 0) for beta in (0.9, 0.8))
+    first = Divergence(2, "update", "update/first.bias", 1.0, 1e-7)
+    found = causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))
+    assert found[0].id == "beta", found
+    assert "0.9 in one and 0.8 in the other" in found[0].sentence

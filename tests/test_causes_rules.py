@@ -88,6 +88,10 @@ CASES: dict[str, tuple[str, Network]] = {
         replace(RIGHT, data=lambda x: x * torch.tensor([1.0, 2.0, 0.5])[:, None, None]),
     ),
     "images flipped": ("batch-preprocessing", replace(RIGHT, data=lambda x: x.flip(3))),
+    "inputs a column later": (
+        "batch-preprocessing",
+        replace(RIGHT, data=lambda x: functional.pad(x[..., :-1], (1, 0))),
+    ),
     "inputs in bfloat16": ("batch-dtype", replace(RIGHT, data=rounded)),
     "other inputs": ("batch-content", replace(RIGHT, data=lambda x: torch.sin(31 * x) + 3 * x.roll(1, 1).exp().cos())),
     "a padded batch": ("batch-partial", replace(RIGHT, data=lambda x: torch.cat([x[:7], torch.zeros_like(x[:3])]))),

@@ -18,6 +18,7 @@ from noether_core.parity.divergence import MemoryTraining, Noise, compare
 from noether_core.parity.divergence.distance import measure
 
 UPDATES = 6
+RECTIFIED = 9  # updates, of which RAdam rectifies the last four
 
 
 def squared(prediction: Any, target: Any) -> Any:
@@ -224,6 +225,27 @@ def turned(a: MemoryTraining, b: MemoryTraining) -> float:
     return float(np.count_nonzero(np.sign(a.arrays[1]["act/relu"]) != np.sign(b.arrays[1]["act/relu"])))
 
 
+# RAdam's rectification, which optax computes in binary32
+
+
+def radam(rate: float, beta: float = 0.999) -> Any:
+    return (lambda params: torch.optim.RAdam(params, rate, betas=(0.9, beta))), optax.radam(rate, b2=beta)
+
+
+@cache
+def rectified(beta: float) -> Case:
+    generator = np.random.default_rng(3)
+    params = {"first.weight": normal(generator, 12, 6), "second.weight": normal(generator, 8, 12)}
+    batches = [{"x": normal(generator, 24, 6), "y": normal(generator, 24, 8)} for _ in range(RECTIFIED)]
+    return Case(without_norm, params, batches, radam(1e-2, beta))
+
+
+def without_norm(ops: ModuleType, p: Any, batch: Any) -> Any:
+    hidden = batch["x"] @ p["first.weight"].T
+    prediction = ops.tanh(hidden) @ p["second.weight"].T
+    return {"first": hidden, "second": prediction}, squared(prediction, batch["y"])
+
+
 def decay_slope(a: MemoryTraining, b: MemoryTraining) -> float:
     parameter = a.arrays[1]["param/weight"]
     difference = b.arrays[1]["update/weight"] - a.arrays[1]["update/weight"]
@@ -298,6 +320,26 @@ TRAPS = {
         (({"optimizers": adamw(1e-2, 0.3003)}, 1, "update/weight"),),
         decay_slope,
         1e-9,
+    ),
+    "RAdam's rectification": Trap(
+        lambda: rectified(0.999),
+        (
+            ({"change_updates": scaled("first.weight", 1.01, since=6)}, 6, "update/first.weight"),
+            ({"optimizers": radam(1.001e-2)}, 1, "update/first.weight"),
+            (
+                {"change_updates": lambda _, step: {name: 1.3 * value for name, value in step.items()}},
+                1,
+                "update/first.weight",
+            ),
+        ),
+        apart(6, "update/first.weight"),
+        3e-3,
+    ),
+    "RAdam's rectification of a shorter average": Trap(
+        lambda: rectified(0.98),
+        (({"optimizers": radam(1e-2, 0.97)}, 6, "update/first.weight"),),
+        apart(6, "update/first.weight"),
+        2e-5,
     ),
 }
 

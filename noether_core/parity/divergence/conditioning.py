@@ -86,7 +86,7 @@ def unexplained_update(
         table: what was measured of them.
         update: whose updates are looked at.
         key: `update/name`.
-        factor: what binary32 leaves in bias correction: b's updates over a's, minus 1.
+        factor: what binary32 leaves in the moments' correction: b's updates over a's, minus 1.
     """
     name = parameter_of(key)
     pair = _elements(a, b, table, update, key)
@@ -98,8 +98,7 @@ def unexplained_update(
         return None
     size = np.maximum(np.abs(first), np.abs(second))
     explained = TIMES * np.maximum(size, np.sqrt(np.mean(size**2))) * errors
-    explained += abs(factor) * size
-    apart = np.where(_turned(a, b, table, update, key), 0.0, np.abs(first - second))
+    apart = np.where(_turned(a, b, table, update, key), 0.0, np.abs(first * (1 + factor) - second))
     total, rest = float(np.linalg.norm(first - second)), float(np.linalg.norm(np.maximum(apart - explained, 0.0)))
     column = table.columns[key]
     whole = float(column.distance[column.at(update)])

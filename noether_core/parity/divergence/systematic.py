@@ -7,30 +7,42 @@ from collections.abc import Mapping
 import numpy as np
 
 from noether_core.parity.divergence.bias_correction import rounded_corrections
+from noether_core.parity.divergence.rectification import rounded_rectification
 from noether_core.parity.divergence.samples import Slope
 from noether_core.parity.divergence.table import Table
 
 FEWEST_KEYS = 2  # keys that must agree on a slope
+ALIKE = 3e-6  # how far keys' ratios may be from one another, beside their errors
 SMALL = 1e-3
 """The largest distance of a key whose slopes are looked at. Beyond, its norm says it, or its conditioning explains it."""
 
 
 def common_ratios(table: Table) -> dict[int, Slope]:
-    """Return by update the ratio of all keys' updates, less what binary32 leaves in bias correction."""
+    """Return by update the ratio of all keys' updates, less what binary32 leaves in corrections of the moments."""
     found = {
         update: pooled(ratios)
         for update in sorted(table.drifts)
         if len(ratios := ratios_of(table, update)) >= FEWEST_KEYS
     }
-    rounded = rounded_corrections(found)
+    rounded = corrections(table)
     return {update: Slope(slope.value - rounded.get(update, 0.0), slope.error) for update, slope in found.items()}
 
 
 def corrections(table: Table) -> dict[int, float]:
-    """Return by update the factor, minus 1, that binary32 leaves in bias correction between the two."""
-    return rounded_corrections(
-        {update: pooled(ratios_of(table, update)) for update in table.drifts if ratios_of(table, update)}
-    )
+    """Return by update the factor, minus 1, that binary32 leaves in bias correction, or in rectification, between the two."""
+    small = {update: pooled(ratios) for update in table.drifts if (ratios := ratios_of(table, update))}
+    of_all = {update: _shared(drift.ratios) for update, drift in table.drifts.items()}
+    of_most = {update: shared for update, shared in of_all.items() if shared is not None}
+    return rounded_rectification(of_most) or rounded_corrections(small)
+
+
+def _shared(ratios: Mapping[str, Slope]) -> Slope | None:
+    """Return the ratio that two thirds of the keys have in common; None if they do not, or are too few."""
+    if len(ratios) < FEWEST_KEYS:
+        return None
+    middle = float(np.median([ratio.value for ratio in ratios.values()]))
+    near = {key: each for key, each in ratios.items() if abs(each.value - middle) <= max(ALIKE, 4 * each.error)}
+    return pooled(near) if 3 * len(near) >= 2 * len(ratios) else None
 
 
 def ratios_of(table: Table, update: int) -> dict[str, Slope]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -36,7 +37,8 @@ def data_causes(case: Case) -> list[Cause]:
                 0.9,
             )
         )
-    found += [*_ordered(case, key, a, b), *_turned(key, a, b), *_masks(key, a, b)]
+    found += [*_ordered(case, key, a, b), *_turned(key, a, b), *_moved(key, a, b), *_masks(key, a, b)]
+    found += list(_beside(case, key))
     found.append(_content(key, a, b))
     return found
 
@@ -209,6 +211,31 @@ def _turned(key: str, a: Array, b: Array) -> Iterator[Cause]:
             yield Cause("batch-preprocessing", f"{inert(key)} of the second is the first's, {words}.", (), 0.97)
             return
     yield Cause("batch-preprocessing", f"{inert(key)} holds the same values in another order within examples.", (), 0.8)
+
+
+def _moved(key: str, a: Array, b: Array) -> Iterator[Cause]:
+    """Name inputs that are moved along an axis by a position or two, as targets are beside inputs, example by example."""
+    if a.shape != b.shape:
+        return
+    for axis in range(1, a.ndim):
+        for by in (1, 2):
+            if a.shape[axis] < 2 * by + 2:
+                continue
+            inner, outer = (np.arange(by, a.shape[axis]), np.arange(a.shape[axis] - by))
+            for words, one, other in (("later", inner, outer), ("earlier", outer, inner)):
+                x, y = a.take(one, axis), b.take(other, axis)
+                if x.any() and distance(x, y) < _SAME < distance(a, b):
+                    sentence = f"{inert(key)} of the second is the first's, {by} places {words} along axis {axis}."
+                    yield Cause("batch-preprocessing", sentence, (), 0.97)
+                    return
+
+
+def _beside(case: Case, key: str) -> Iterator[Cause]:
+    """Name how other arrays of the batch differ: what was done to them may have been done before this one was made of them."""
+    for other in case.differing("data"):
+        pair = case.pair(other) if other != key else None
+        for cause in () if pair is None else (*_turned(other, *pair), *_moved(other, *pair)):
+            yield replace(cause, score=0.8 * cause.score)
 
 
 def _content(key: str, a: Array, b: Array) -> Cause:

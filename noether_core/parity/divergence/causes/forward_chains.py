@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ _INPUTS = 5
 _MOST = 300_000  # elements of those rows
 _NEAR = 0.3  # relative distance of a chain that may be right but for what differs
 _USUAL = ("ReLU", "GELU (erf)", "GELU (tanh)", "SiLU", "tanh", "sigmoid", "ELU")
+_PLAIN = tuple((f"{name} of " if name else "", ACTIVATIONS[name or "the identity"]) for name in ("", *_USUAL))
 _SLOPES = (0.01, 0.1, 0.2, 0.3)
 
 Chain = tuple[Way, ...]  # without outputs: what is done, in order
@@ -67,7 +70,8 @@ def chained(given: Sources, output: Array) -> Iterator[Way]:
         return
     best: Chain | None = None
     least = _NEAR
-    candidates = _candidates if given.own else _lone_candidates
+    width = _width(given) if given.own else 0
+    candidates = partial(_candidates, width=width) if given.own else _lone_candidates
     for candidate in candidates(few, output[:rows].shape):
         value = candidate.value()
         left = float("inf") if value is None else _left(given, value, output[:rows])
@@ -125,7 +129,13 @@ def _is_usual(way: Way) -> bool:
     )
 
 
-def _candidates(inputs: Sequence[Array], shape: tuple[int, ...]) -> Iterator[_Candidate]:
+def _width(given: Sources) -> int:
+    """Return how many features a layer reads; 0 where its parameters do not say it."""
+    found = {weight.shape[1] for name, weight in given.parameters.items() if weight.ndim > 1}
+    return found.pop() if len(found) == 1 else 0
+
+
+def _candidates(inputs: Sequence[Array], shape: tuple[int, ...], width: int) -> Iterator[_Candidate]:
     """Yield what functions between modules do: activations, pooling, flattening, sums, attention, and some of these in turn."""
     starts = [*_singles(inputs), *_sums(inputs)]
     for start in starts:
@@ -135,6 +145,7 @@ def _candidates(inputs: Sequence[Array], shape: tuple[int, ...]) -> Iterator[_Ca
             yield from _pooled(active, shape)
     yield from (each for each in starts if each.chain)
     yield from _attended(inputs)
+    yield from _concatenated(inputs, width)
 
 
 def _lone_candidates(inputs: Sequence[Array], shape: tuple[int, ...]) -> Iterator[_Candidate]:
@@ -159,6 +170,31 @@ def _sums(inputs: Sequence[Array]) -> Iterator[_Candidate]:
             for scale, by in (("", 1.0), ("√d × ", x.shape[-1] ** 0.5)):
                 words = {"terms": f"{scale}input {i + 1} + input {j + 1}"}
                 yield _Candidate((Way("sum", words, _NOTHING),), lambda x=x, y=y, by=by: by * x + y)  # type: ignore[misc]
+
+
+def _concatenated(inputs: Sequence[Array], width: int) -> Iterator[_Candidate]:
+    """Put two inputs' features, as they are or activated, beside one another: as many as a layer reads."""
+    for i, x in enumerate(inputs):
+        for j, y in enumerate(inputs):
+            axis = 1 if x.ndim == 4 else -1
+            if i == j or x.ndim != y.ndim or x.ndim < 2 or x.shape[axis] + y.shape[axis] != width:
+                continue
+            if np.delete(x.shape, axis).tolist() != np.delete(y.shape, axis).tolist():
+                continue
+            for (one, f), (other, g) in product(_PLAIN, repeat=2):
+                if not one or not other or one == other:
+                    functions = (f"{one}input {i + 1}", f"{other}input {j + 1}")
+                    words = {"order": f"{i + 1}, {j + 1}", "functions": ", ".join(sorted(functions, key=_by_input))}
+                    value = partial(_beside, x, y, f, g, axis)
+                    yield _Candidate((Way("concatenation", words, _NOTHING),), value)
+
+
+def _by_input(words: str) -> str:
+    return words.rpartition(" ")[2]
+
+
+def _beside(x: Array, y: Array, f: Callable[[Array], Array], g: Callable[[Array], Array], axis: int) -> Array:
+    return np.concatenate([f(x), g(y)], axis)
 
 
 def _activated(start: _Candidate, names: Sequence[str]) -> Iterator[_Candidate]:

@@ -16,9 +16,12 @@ from noether_core.parity.divergence.result import Cause
 from noether_core.text import inert, number
 
 _FITS = 2e-5  # relative: an output that was found
+_CERTAIN = 0.8  # the score of what both sides' arrays say, beside which nothing else is worth reading
+_UNEXPLAINED = 0.3
 _CAUSES = {
     "activation": "activation-function",
     "attention": "attention-scale",
+    "concatenation": "flatten-order",
     "convolution": "padding",
     "dropout": "dropout",
     "embedding": "forward-other",
@@ -39,6 +42,7 @@ _OPTION_CAUSES = {
     ("linear", "bias"): "bias-missing",
     ("linear", "precision"): "low-precision",
     ("attention", "layout"): "flatten-order",
+    ("concatenation", "functions"): "activation-function",
     ("attention", "merged"): "flatten-order",
     ("norm", "statistics"): "norm-axes",
     ("recurrence", "bias"): "bias-missing",
@@ -62,7 +66,11 @@ def forward_causes(case: Case) -> list[Cause]:
         return []
     found = list(_by_ways(case, key, outputs))
     found += shape_causes(case, key, outputs)
-    found.append(Cause("forward-other", f"{inert(key)} is computed otherwise, from inputs that are the same.", (), 0.2))
+    certain = any(cause.score > _CERTAIN for cause in found)
+    score = _UNEXPLAINED if not certain else 0.2
+    found.append(
+        Cause("forward-other", f"{inert(key)} is computed otherwise, from inputs that are the same.", (), score)
+    )
     return found
 
 
@@ -142,7 +150,10 @@ def _other(known: Way, left: float, who: str, rest: float, update: int) -> Itera
     if rest < SLIGHT and known.kind in ("attention", "convolution", "linear", "recurrence"):
         likeliest = 0.35
     first = [cause for way in known.before for cause in kinds.get(way.kind, (_CAUSES[way.kind],))]
-    for index, cause in enumerate(dict.fromkeys([*first, *kinds.get(known.kind, (_CAUSES[known.kind],))])):
+    causes = list(dict.fromkeys([*first, *kinds.get(known.kind, (_CAUSES[known.kind],))]))
+    if "forward-other" not in causes:  # what these kinds are known to do was tried, on the other side too
+        causes.insert(2, "forward-other")
+    for index, cause in enumerate(causes):
         yield Cause(cause, sentence, evidence, likeliest - 0.05 * index)
 
 

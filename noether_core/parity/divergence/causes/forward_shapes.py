@@ -38,6 +38,7 @@ def shape_causes(case: Case, key: str, outputs: tuple[Array, Array]) -> list[Cau
         *_dropped(key, a, b),
         *_borders(key, a, b),
         *_channels(key, a, b),
+        *_normal(case, key, a, b),
         *_positions(key, a, b),
         *_factor(key, a, b),
     ]
@@ -167,6 +168,29 @@ def _channels(key: str, a: Array, b: Array) -> Iterator[Cause]:
             for cause, score in (("norm-mode", 0.6), ("norm-epsilon", 0.55), ("norm-axes", 0.5)):
                 yield Cause(cause, f"{inert(key)} is scaled and shifted channel by channel.", line, score)
             return
+
+
+def _normal(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
+    """Name a norm over features that leaves rows of another length: its epsilon, whatever the inputs were.
+
+    Without weight and bias its rows have a mean square of var / (var + epsilon), and point where they did.
+    """
+    layer = key.partition("/")[2]
+    weight, bias = case.pair(f"param/{layer}.weight"), case.pair(f"param/{layer}.bias")
+    if weight is None or weight[0].shape != a.shape[-1:] or len(weight[0]) < 3 or not weight[0].all():
+        return
+    x, y = ((side - (0.0 if bias is None else bias[0])) / weight[0] for side in (a, b))
+    x, y = x.reshape(-1, len(weight[0])), y.reshape(-1, len(weight[0]))
+    squares = np.stack([(side**2).mean(axis=1) for side in (x, y)])
+    factors = (x * y).sum(axis=1) / np.maximum((x * x).sum(axis=1), 1e-300)
+    apart = np.sign(factors - 1)
+    if squares.max() > 1 + _SAME or distance(factors[:, None] * x, y) > 1e-4 * distance(x, y) + 1e-6:
+        return
+    if (apart == apart[0]).all():
+        line = (f"rows are {number(float(factors.min()))} to {number(float(factors.max()))} times the first's",)
+        yield Cause(
+            "norm-epsilon", f"{inert(key)}'s normal rows are all {'longer' if apart[0] > 0 else 'shorter'}.", line, 0.9
+        )
 
 
 def _positions(key: str, a: Array, b: Array) -> Iterator[Cause]:

@@ -190,8 +190,17 @@ def _changed(one: Way, other: Way) -> str:
     if arguments:
         return "label-smoothing" if all("smooth" in each for each in arguments - {""}) else "loss-function"
     if one[2] != other[2]:
-        return "loss-mask" if "without" in one[2] + other[2] else "loss-reduction"
+        return (
+            "loss-reduction"
+            if _left_out(one) == _left_out(other) and "over all" not in one[2] + other[2]
+            else "loss-mask"
+        )
     return ""
+
+
+def _left_out(way: Way) -> str:
+    """Return what a reduction leaves out, in words."""
+    return way[2].partition("without ")[2].partition(",")[0]
 
 
 def _terms(case: Case, key: str, a: float, b: float) -> Iterator[Cause]:
@@ -208,8 +217,7 @@ def _terms(case: Case, key: str, a: float, b: float) -> Iterator[Cause]:
     if not fitting:
         return
     (_, one, other), left = fitting[0]
-    masked = "without" in one[2] + other[2]
-    cause = "loss-function" if one[:2] != other[:2] else "loss-mask" if masked else "loss-reduction"
+    cause = _changed(one, other) if one[:2] == other[:2] else "loss-function"
     sentence = (
         f"The difference of {inert(key)} is that of {words_of(other)} and {words_of(one)}, beside what else it holds."
     )

@@ -13,6 +13,10 @@ from noether_core.parity.divergence.causes.activations import ACTIVATIONS
 Array = np.ndarray[Any, Any]
 
 
+IGNORED = (0, -100, -1)
+"""Targets that losses leave out: padding, and what libraries take for it."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """Hold the elements of a loss by its name, before they are reduced, and the arguments that it has."""
@@ -35,19 +39,29 @@ def reductions(elements: Array, targets: Array, masks: Sequence[Array] = ()) -> 
         if mask.shape == elements.shape:
             yield "mean without what is masked", float((elements * mask).sum() / mask.sum())
             yield "mean without what is masked, over all,", float((elements * mask).mean())
-            if mask.ndim > 1 and mask.any(axis=1).all():
-                means = (elements * mask).sum(axis=1) / mask.sum(axis=1)
-                yield "mean of the rows' means without what is masked", float(means.mean())
+            yield from _by_row(elements, mask, "without what is masked")
             yield "sum without what is masked", float((elements * mask).sum())
     if elements.ndim > 1 and np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
         yield "mean without the last position", float(elements[:, :-1].mean())
         yield "mean without the first position", float(elements[:, 1:].mean())
     if np.issubdtype(targets.dtype, np.integer) and elements.shape == targets.shape:
-        for value in (0, -100, -1):
+        for value in IGNORED:
             kept = targets != value
             if kept.any() and not kept.all():
                 yield f"mean without targets of {value}", float(elements[kept].mean())
                 yield f"mean without targets of {value}, over all,", float(elements[kept].sum() / elements.size)
+                yield from _by_row(elements, kept, f"without targets of {value}")
+
+
+def _by_row(elements: Array, kept: Array, words: str) -> Iterator[tuple[str, float]]:
+    """Yield what is reduced row by row first, of the elements that are kept."""
+    if elements.ndim < 2:
+        return
+    axes = tuple(range(1, elements.ndim))
+    sums, counts = (elements * kept).sum(axis=axes), kept.sum(axis=axes)
+    yield f"mean of the rows' sums {words}", float(sums.mean())
+    if counts.all():
+        yield f"mean of the rows' means {words}", float((sums / counts).mean())
 
 
 def scored(x: Array, y: Array, target: float, digits: int = 3) -> Iterator[Scored]:
@@ -82,6 +96,7 @@ def _classified(x: Array, y: Array, target: float, digits: int) -> Iterator[Scor
     """Yield cross entropies; label smoothing is linear in its strength, which is solved for. Source: Szegedy et al. 2016."""
     if y.max() >= x.shape[-1]:
         return
+    counted = [y != value for value in IGNORED if (y == value).any() and (y != value).any()]
     y = np.maximum(y, 0)  # those that are left out have a target below
     logs = ACTIVATIONS["log softmax"](x)
     plain = _taken(logs, y)
@@ -94,10 +109,8 @@ def _classified(x: Array, y: Array, target: float, digits: int) -> Iterator[Scor
     even = -logs.mean(-1)
     others = (even * x.shape[-1] - plain) / (x.shape[-1] - 1)
     for words, rest in (("", even), (" of the other classes", others)):
-        gap = float((rest - plain).mean())
-        strength = (target - float(plain.mean())) / gap if gap else 0.0
-        if 5e-4 < strength < 0.6:
-            by = round(strength, digits)
+        strengths = [_smoothing(plain[each], rest[each], target) for each in (np.ones(y.shape, bool), *counted)]
+        for by in dict.fromkeys(round(each, digits) for each in strengths if 5e-4 < each < 0.6):
             yield Scored("cross entropy", f"labels smoothed by {by:g}{words}", (1 - by) * plain + by * rest)
     for gamma in (1.0, 2.0, 3.0):
         yield Scored("focal loss", f"gamma {gamma:g}", (1 - np.exp(-plain)) ** gamma * plain)
@@ -105,6 +118,12 @@ def _classified(x: Array, y: Array, target: float, digits: int) -> Iterator[Scor
         own = np.exp(logs)
         squares = ((own - np.eye(x.shape[-1])[y]) ** 2).mean(-1)
         yield Scored("squared error of probabilities", "", squares)
+
+
+def _smoothing(plain: Array, rest: Array, target: float) -> float:
+    """Return the strength of smoothing with which the mean is the target."""
+    gap = float((rest - plain).mean())
+    return (target - float(plain.mean())) / gap if gap else 0.0
 
 
 def _taken(logs: Array, y: Array) -> Array:

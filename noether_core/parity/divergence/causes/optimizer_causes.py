@@ -70,6 +70,7 @@ _NUMBER_WORDS = {
     "start": "the second moment's start",
 }
 _ALIKE = 0.3  # of the score, where no difference at all explains both as well
+_OF_SOME = 0.9  # of the score, of parameters that have an optimizer of their own
 _SCALED = 0.5  # of the score, where clipping leaves the rates unknown but for a factor
 _EVEN = 1e-3  # an epsilon farther from the other is likelier one that is not to be seen, and the same at another place
 _LESS = 0.1  # of the score, for each further change that an explanation needs
@@ -94,11 +95,29 @@ def optimizer_causes(case: Case) -> list[Cause]:
         fits_a, fits_b = identify(a, b)
     found += list(_reset(case, a, b, fits_a, fits_b))
     if not (known(fits_a) and known(fits_b)):
-        return [*found, *_unknown(fits_a, fits_b)]
+        return [*found, *_unknown(fits_a, fits_b), *_of_some(case, a, b)]
+    return [*found, *_named(a, b, fits_a, fits_b, _SCALED if any(clip.is_scaled for clip in clips) else 1.0)]
+
+
+def _named(a: Samples, b: Samples, fits_a: Fits, fits_b: Fits, most: float) -> Iterator[Cause]:
+    """Name what leads from one side's optimizer to the other's, where both are known; scores are `most` at most."""
     explanations = [list(_explained(edit, (a, b))) for edit in edits(a, b, fits_a, fits_b)[:3]]
     share = _ALIKE if explanations and not explanations[0] else 1.0
-    share = min(share, _SCALED) if any(clip.is_scaled for clip in clips) else share
-    return found + [replace(cause, score=share * cause.score) for causes in explanations for cause in causes]
+    for cause in (each for causes in explanations for each in causes):
+        yield replace(cause, score=min(share, most) * cause.score)
+
+
+def _of_some(case: Case, a: Samples, b: Samples) -> Iterator[Cause]:
+    """Name what differs for vectors, or for matrices, where the others' optimizer is not known: as with Muon, which has two."""
+    arrays = [case.a.array(1, f"param/{name}") for name in a.names]
+    flat = np.array([array is not None and array.ndim < 2 for array in arrays])
+    for keep in (flat, ~flat):
+        if keep.all() or not (keep & a.counted & b.counted).any():
+            continue
+        one, other = a.chosen(keep), b.chosen(keep)
+        fits = identify(one, other)
+        if known(fits[0]) and known(fits[1]):
+            yield from _named(one, other, *fits, _OF_SOME)
 
 
 def _explained(edit: Edit, samples: tuple[Samples, Samples]) -> Iterator[Cause]:

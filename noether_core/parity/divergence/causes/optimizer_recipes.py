@@ -16,7 +16,7 @@ class Recipe:
     """Say how an optimizer turns gradients into a direction.
 
     Attributes:
-        family: `sgd`, `adam`, `rmsprop`, `adagrad`, `adamax` or `sign`.
+        family: `sgd`, `adam`, `rmsprop`, `adadelta`, `adagrad`, `adamax` or `sign`.
         flags: what it does otherwise than the plain member of its family; see `FLAGS`.
     """
 
@@ -43,6 +43,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
         "belief",
     ),
     "rmsprop": ("coupled", "inside", "centred", "started", "momentum", "corrected", "nesterov", "rate in buffer"),
+    "adadelta": ("coupled",),
     "adagrad": ("coupled", "inside"),
     "adamax": ("coupled",),
     "sign": ("coupled",),
@@ -70,6 +71,7 @@ STARTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "adam": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8, 1e-4)},
     "rmsprop": {"beta2": (0.9, 0.99), "epsilon": (1e-8, 1e-4)},
     "adamax": {"beta1": (0.0, 0.9), "beta2": (0.9, 0.999), "epsilon": (1e-8,)},
+    "adadelta": {"beta2": (0.9, 0.95), "epsilon": (1e-6,)},
     "adagrad": {"start": (1e-12, 0.1), "epsilon": (1e-10,)},
     "sign": {"beta1": (0.0, 0.5, 0.8, 0.9, 0.95, 0.99), "beta2": (0.9, 0.95, 0.98, 0.99, 0.999)},
 }
@@ -114,6 +116,8 @@ def directions(
         return _sign(numbers["beta1"], numbers["beta2"], seen)
     if recipe.family == "adamax":
         return _adamax(numbers["beta1"], numbers["beta2"], numbers["epsilon"], seen)
+    if recipe.family == "adadelta":
+        return _adadelta(numbers["beta2"], numbers["epsilon"], seen)
     return _scaled(recipe, numbers, seen, rates)
 
 
@@ -134,6 +138,16 @@ def _sign(beta1: float, beta2: float, seen: Array) -> Array:
     for step, gradient in enumerate(seen):
         found[step] = np.sign(beta1 * mean + (1 - beta1) * gradient)
         mean = beta2 * mean + (1 - beta2) * gradient
+    return found
+
+
+def _adadelta(beta2: float, epsilon: float, seen: Array) -> Array:
+    """Compute Adadelta's direction. Source: Zeiler 2012, algorithm 1."""
+    found, square, moved = np.empty_like(seen), np.zeros_like(seen[0]), np.zeros_like(seen[0])
+    for step, gradient in enumerate(seen):
+        square = beta2 * square + (1 - beta2) * gradient**2
+        found[step] = np.sqrt(moved + epsilon) / np.sqrt(square + epsilon) * gradient
+        moved = beta2 * moved + (1 - beta2) * found[step] ** 2
     return found
 
 
