@@ -272,3 +272,16 @@ def test_what_differs_for_vectors_is_named_where_matrices_have_an_optimizer_that
     found = causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))
     assert found[0].id == "beta", found
     assert "0.9 in one and 0.8 in the other" in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rates"), [("learning-rate", [2e-3] * 12), ("schedule-shape", [2e-3, *[1e-3] * 11])]
+)
+def test_a_rate_is_told_from_a_schedule_where_no_optimizer_is_known(wanted: str, rates: list[float]) -> None:
+    def adafactor(rates: Any) -> optax.GradientTransformation:
+        return optax.adafactor(lambda count: jnp.array(rates)[count], min_dim_size_to_factor=2)
+
+    one, other = in_jax(adafactor([1e-3] * 12), 0), in_jax(adafactor(rates), 0)
+    first = Divergence(1, "update", "update/first.bias", 1.0, 1e-7)
+    found = causes_of(one, other, None, Comparison("differs", "", ("a", "b"), first))
+    assert found[0].id == wanted, found

@@ -11,6 +11,8 @@ from noether_core.parity.divergence.causes.measures import distance, factor, sho
 from noether_core.parity.divergence.result import Cause
 from noether_core.text import inert, number
 
+_NEARLY = 0.1  # of updates, what is left of them beside a factor where trainings have begun to part
+_CLEARLY = 3.0  # times what is left that a factor moves
 _PARALLEL = 1e-4
 
 
@@ -110,6 +112,24 @@ def _short_gradients(case: Case, key: str) -> bool:
     return raw is not None and max(short_share(side) for side in raw) > 0.5
 
 
+def _moving(case: Case, constant: float) -> Iterator[Cause]:
+    """Name a schedule where the factor of all updates is another before or later, as long as they are still nearly parallel."""
+    factors, furthest = [1.0] if any(each < case.update for each in case.updates()) else [], 0.0
+    for update in (each for each in case.updates() if each >= case.update):
+        pairs = [pair for key in case.keys("update", update) if (pair := case.some(key, update)) is not None]
+        x, y = (np.concatenate([pair[side] for pair in pairs]) if pairs else np.zeros(1) for side in (0, 1))
+        found, left = factor(x, y)
+        if not x.any() or left > _NEARLY:
+            break
+        factors.append(found)
+        furthest = max(furthest, left)
+    moved = max((abs(each / constant - 1) for each in factors), default=0.0)
+    if moved > max(_CLEARLY * furthest, 1e-4):
+        line = (f"factors {', '.join(map(number, factors[:6]))}, left over at most {number(furthest)}",)
+        for cause, score in (("schedule-shape", 0.55), ("schedule-offset", 0.52)):
+            yield Cause(cause, "Updates are a factor of the first's that changes over updates.", line, score)
+
+
 def _sloped(case: Case) -> Iterator[Cause]:
     """Name one factor of all updates, or one a key, and what is a multiple of the parameter."""
     fits: dict[str, tuple[float, float]] = {}
@@ -136,6 +156,7 @@ def _sloped(case: Case) -> Iterator[Cause]:
     ):
         cause = "update-sign" if constant < 0 else "learning-rate"
         yield Cause(cause, f"Updates are {number(constant)} times the first's at update {case.update}.", line, 0.5)
+        yield from _moving(case, constant)
     if len(decays) > 0.5 * len(fits):
         value = float(np.median(list(decays.values())))
         lines = tuple(f"{inert(key)}: {number(decay)} times the parameter" for key, decay in list(decays.items())[:5])
