@@ -234,6 +234,27 @@ def test_what_is_provisional_is_a_hollow_mark_that_the_legend_names(smooth: floa
 
 
 @pytest.mark.usefixtures("matplotlib")
+def test_a_value_between_two_that_are_missing_is_a_mark(tmp_path: Path) -> None:
+    log(tmp_path / "run", {"loss": [1.0 if k % 2 else math.nan for k in range(100)]})
+    tree = ET.parse(write_plot([tmp_path / "run"], tmp_path / "plot.svg"))
+    (axes,) = [each for each in tree.iter(f"{SVG}g") if each.get("id") == "axes_1"]
+    marks = [each.get("style", "") for each in axes.iter(f"{SVG}use")]
+    assert (
+        sum("#0072b2" in style for style in marks) == 100
+    )  # a cross for each that is missing, a dot for each other one
+
+
+@pytest.mark.usefixtures("matplotlib")
+def test_long_names_of_runs_stay_within_a_picture(tmp_path: Path) -> None:
+    for place in range(6):
+        log(tmp_path / f"{place}{'-w' * 30}", {"loss": [1.0, 2.0]})
+    tree = ET.parse(write_plot([tmp_path], tmp_path / "plot.svg"))
+    (legend,) = [each for each in tree.iter(f"{SVG}g") if each.get("id") == "legend_1"]
+    places = [each.get("x", "") for each in legend.iter(f"{SVG}text")]
+    assert (len(places), len(set(places))) == (6, 1)  # one below the other
+
+
+@pytest.mark.usefixtures("matplotlib")
 def test_a_log_scale_is_numbered_in_plain_figures(tmp_path: Path) -> None:
     run = log(tmp_path / "run", {"loss": [10.0 ** -(k / 10) for k in range(41)]})
     found = words(write_plot([run], tmp_path / "plot.svg", log=True))

@@ -27,8 +27,9 @@ _LARGEST = 1e300  # beyond, matplotlib finds no ticks for an axis; it is drawn a
 _POINTS = 1500  # of a curve
 _MEANS = 400  # of a smooth one
 _DENSE = 300  # points of a line that is drawn thin
+_DOTS = 24  # points of a line that are dots too
 _FEW = 160  # times, that a log scale spans
-_NAME = 46  # characters of a key, a run or a title
+_NAME = 38  # characters of a key, a run or a title
 _SIZE = (4.0, 2.7)  # inches of a chart
 _TITLES = {"update": "update", "epoch": "epoch", "sample": "sample", "time": "seconds since its first entry"}
 # each colour on white, and what takes its place where the viewer is dark; the page has the same
@@ -47,6 +48,8 @@ _DARK = {
     _GRID: "#2b3036",
     _GROUND: "#181b1f",
 }
+_PROVISIONAL = "provisional: its interval was not over"
+_LETTERS, _HANDLE = 12.5, 8  # of an inch; that a name's line takes
 _HOLLOW: Any = {"linestyle": "none", "marker": "o", "markersize": 5, "markerfacecolor": _GROUND, "zorder": 3}
 _DASHES = ("solid", (0, (5, 2.5)), (0, (1.5, 2)))
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif'
@@ -113,7 +116,9 @@ def _grid(charts: Mapping[str, Sequence[_Line]], labels: Sequence[str], view: Vi
     columns = min(3, len(shown)) if len(shown) != 4 else 2
     rows = math.ceil(len(shown) / columns)
     has_provisional = any(len(line.provisional) for key in shown for line in charts[key])
-    size = (_SIZE[0] * columns, _SIZE[1] * rows + 0.5 * (runs > 1 or has_provisional))
+    named = (*(labels if runs > 1 else ()), *((_PROVISIONAL,) if has_provisional else ()))
+    beside = _beside(named, _SIZE[0] * columns)
+    size = (_SIZE[0] * columns, _SIZE[1] * rows + (0.1 + 0.2 * math.ceil(len(named) / beside) if named else 0))
     made = Figure(size, layout="constrained", facecolor=_GROUND)
     axes = list(made.subplots(rows, columns, squeeze=False).flat)
     for place, (key, each) in enumerate(zip(shown, axes, strict=False)):
@@ -122,7 +127,9 @@ def _grid(charts: Mapping[str, Sequence[_Line]], labels: Sequence[str], view: Vi
             each.set_xlabel(_TITLES[view.axis], fontsize=8, color=_SOFT)
     for each in axes[len(shown) :]:
         each.remove()
-    _name(made, labels, has_provisional, len(charts) - len(shown))
+    _name(made, labels, has_provisional, beside)
+    if left_out := len(charts) - len(shown):
+        made.supxlabel(f"and {left_out} more keys: choose some, or write a page", fontsize=8, color=_SOFT)
     return made
 
 
@@ -176,8 +183,11 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
         look = _look(line.run, runs)
         if len(y) > _DENSE and view.smooth == 0:
             look["linewidth"] *= 0.6
-        marker = "o" if np.isfinite(y).sum() <= 24 else ""
-        axes.plot(line.x, y, marker=marker, markersize=look["linewidth"] + 1.7, markeredgewidth=0, **look)
+        dots = {"marker": "o", "markersize": look["linewidth"] + 1.7, "markeredgewidth": 0}
+        few = np.isfinite(y).sum() <= _DOTS
+        axes.plot(line.x, y, **look, **(dots if few else {}))
+        if not few and (alone := _alone(y)).any():
+            axes.plot(line.x[alone], y[alone], **{**look, "linestyle": "none"}, **dots)
     for line in lines:
         colour = _SERIES[line.run % len(_SERIES)]
         axes.plot(line.x[line.provisional], _drawable(line.y, is_log)[line.provisional], color=colour, **_HOLLOW)
@@ -194,6 +204,12 @@ def _draw(axes: Any, key: str, lines: Sequence[_Line], view: View, runs: int) ->
 
 def _drawable(y: Array, is_log: bool) -> Array:
     return np.where(np.isfinite(y) & ((y > 0) | (not is_log)), y, np.nan)
+
+
+def _alone(y: Array) -> Array:
+    """Return which values no line can show, for both beside are missing."""
+    known: Array = np.pad(np.isfinite(y), 1)
+    return known[1:-1] & ~known[:-2] & ~known[2:]
 
 
 def _make_log(axes: Any) -> None:
@@ -218,8 +234,8 @@ def _look(run: int, runs: int) -> dict[str, Any]:
     }
 
 
-def _name(made: Any, labels: Sequence[str], has_provisional: bool, left_out: int) -> None:
-    """Say which line is whose, what a hollow mark is, and what had no room."""
+def _name(made: Any, labels: Sequence[str], has_provisional: bool, beside: int) -> None:
+    """Say which line is whose, and what a hollow mark is, so many beside each other."""
     from matplotlib.lines import Line2D
 
     named = labels if len(labels) > 1 else ()
@@ -227,15 +243,19 @@ def _name(made: Any, labels: Sequence[str], has_provisional: bool, left_out: int
     names = [f" {_cut(label)}" for label in named]  # matplotlib would hide one that begins with an underscore
     if has_provisional:
         handles.append(Line2D([], [], color=_SOFT, **_HOLLOW))
-        names.append("provisional: its interval was not over")
+        names.append(_PROVISIONAL)
     if handles:
-        made.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, labelcolor=_INK)
-    if left_out:
-        made.supxlabel(f"and {left_out} more keys: choose some, or write a page", fontsize=8, color=_SOFT)
+        made.legend(handles, names, loc="outside upper left", ncols=beside, frameon=False, labelcolor=_INK)
+
+
+def _beside(names: Sequence[str], width: float) -> int:
+    """Return how many names fit beside each other into so many inches."""
+    longest = max((len(_cut(name)) for name in names), default=0)
+    return int(np.clip(width * _LETTERS // (longest + _HANDLE), 1, 4))
 
 
 def _cut(name: str) -> str:
-    text = inert(name)
+    text = inert(name) if name.strip() else repr(name)
     return text if len(text) <= _NAME else f"{text[: _NAME // 3]}…{text[-(_NAME - _NAME // 3) :]}"
 
 

@@ -160,6 +160,7 @@ function optionsOf(report, chart, lines, isApart) {
 }
 
 function keyTitle(level, key) {
+  if (!key.trim()) return element(level, { text: JSON.stringify(key) }); // else nothing would be seen
   const slash = key.indexOf("/") + 1;
   const parts = key.slice(slash).match(/[^/._-]*[/._-]?/g); // where a long name may go on on another line
   return element(level, {}, element("span", { class: "dim", text: key.slice(0, slash) }), ...parts.flatMap((part) => [element("wbr"), part]));
@@ -205,14 +206,14 @@ function chartCard(report, chart, level = "h4", isApart = undefined) {
 }
 
 function notes(chart, lines, isApart) {
-  const odd = lines.some((line) => !line.isSmooth && !line.y.every(Number.isFinite));
+  const odd = lines.flatMap((line) => (line.isSmooth ? [] : [...line.y.filter((value) => !isDrawn(value))]));
   const found = [];
-  if (odd) found.push(`× marks what is NaN or infinite`);
+  if (odd.length) found.push(odd.some(Number.isFinite) ? "× marks what is NaN, infinite or larger than 1e300" : "× marks what is NaN or infinite");
   if (lines.some((line) => !line.isSmooth && line.provisional.length)) found.push("○ is provisional: its interval was not over");
   if (!isApart && lines.some((line) => line.isSmooth)) found.push("smoothed; faint: as logged");
   if (isApart) found.push(`${number(chart.apart.equal)} of ${plural(chart.apart.n, "value")} equal`);
   else if (state.log && !canBeLog(lines)) found.push("nothing above 0: linear");
-  else if (state.log && lines.some((line) => line.y.some((value) => value <= 0))) found.push("values of 0 and below are not on this scale");
+  else if (state.log && lines.some((line) => line.y.some((value) => isDrawn(value) && !isDrawn(value, true)))) found.push("values of 0 and below are not on this scale");
   return found.join(" · ");
 }
 

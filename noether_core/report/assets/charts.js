@@ -1,19 +1,22 @@
 // Draw one chart with uPlot: lines that need not share their places on x, noise beneath them, values under the pointer.
 const WHOLE = Array.from({ length: 45 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3)); // steps between updates that are named
 const REACHED = 12; // pixels from a line's end, where its value is still said
+const LARGEST = 1e300; // beyond, and on a log scale below its inverse, an axis has no places; such a value is marked as an infinity is
+const FINEST = 2 ** -44; // of a value's size: no axis spans less, so that its places differ
 const X_NAMES = { update: "update", epoch: "epoch", sample: "sample", time: "time" };
 
 function xWords(axis, value) {
   return axis === "time" ? duration(value) : axis === "epoch" ? String(Number(value.toFixed(2))) : number(Math.round(value));
 }
 
-function xTick(axis, value) {
+function xTick(axis, value, largest) {
   if (axis === "time") return duration(value);
-  if (Math.abs(value) < 1e4) return number(Number(value.toPrecision(6)));
+  if (largest < 1e4 || value === 0) return number(Number(value.toPrecision(6)));
   return Math.abs(value) < 1e6 ? `${tick(value / 1e3)}k` : `${tick(value / 1e6)}M`;
 }
 
-const canBeLog = (lines) => lines.some((line) => line.y.some((value) => value > 0));
+const isDrawn = (value, isLog) => Math.abs(value) <= LARGEST && (!isLog || value >= 1 / LARGEST);
+const canBeLog = (lines) => lines.some((line) => line.y.some((value) => isDrawn(value, true)));
 
 /* Draw lines, each with x, y, label, colour, width, dash and, for a single one of several, run. Options: axis, log, band (x, low, high),
    mark (a place on x), floor (x, y: what lies below is noise). Returns the chart; `destroy` ends it.
@@ -29,8 +32,8 @@ function drawChart(host, lines, options) {
     cursor: { drag: { x: true, y: false, dist: 6 }, y: false, points: { show: false } },
     scales: { x: { time: false, range: (u, low, high) => (view = xRange(low, high)) }, y: { distr: isLog ? 3 : 1, range: () => yRange(lines, view, isLog, options) } },
     axes: [
-      { ...axisLook(), ...(options.axis === "update" || options.axis === "sample" ? { incrs: WHOLE } : {}), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value)) },
-      { ...axisLook(isLog), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => ticks(splits) },
+      { ...axisLook(), ...(options.axis === "update" || options.axis === "sample" ? { incrs: WHOLE } : {}), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value, Math.max(...splits.map(Math.abs)))) },
+      { ...axisLook(isLog), incrs: (u, axis, low, high) => steps(high - low), splits: (u, axis, low, high, step) => (isLog ? decades(low, high) : multiples(low, high, step)), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => ticks(splits) },
     ],
     series: [{}, ...lines.map((line) => {
       const colour = line.alpha ? translucent(line.colour, line.alpha) : line.colour;
@@ -45,6 +48,24 @@ function drawChart(host, lines, options) {
   chart.over.append(tip);
   followTouch(chart);
   return chart;
+}
+
+// 1, 2 and 5 times powers of ten about the size of a span: uPlot's own are none of very large or very small values
+function steps(span) {
+  const power = Math.floor(Math.log10(span));
+  return [-2, -1, 0, 1].flatMap((more) => [1, 2, 5].map((first) => first * 10 ** (power + more))).filter((step) => step > 0);
+}
+
+function multiples(low, high, step) {
+  const found = [];
+  for (let at = Math.ceil(low / step); at * step <= high; at++) found.push(at * step + 0); // of −0, 0
+  return found;
+}
+
+function decades(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) found.push(...[1, 2, 5].map((first) => first * 10 ** power));
+  return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
 }
 
 // of a log scale, 1, 2 and 5 times powers of ten have a line and a number, of a long one powers alone
@@ -80,8 +101,6 @@ function rounded(value, to) {
   return power * steps.find((step) => (to === Math.floor ? step * power <= value : step * power >= value));
 }
 
-const isDrawn = (value, isLog) => Number.isFinite(value) && (!isLog || value > 0);
-
 // the extremes of what lines have in view
 function extremes(lines, [from, to], isLog) {
   let low = Infinity;
@@ -102,7 +121,8 @@ function yRange(lines, view, isLog, options) {
   if (low > high) return isLog ? [0.1, 1] : [0, 1];
   const below = options.floor && isLog ? Math.min(low, ...options.floor.y.filter((value) => value > 0).map((value) => value / 3)) : low;
   if (isLog) return [rounded(below * 0.999, Math.floor), rounded(high * 1.001, Math.ceil)];
-  const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const pad = low === high ? size * 0.05 || 0.5 : Math.max((high - low) * 0.06, size * FINEST);
   return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
 }
 
@@ -237,7 +257,7 @@ function drawOdd(u, lines) {
     if (line.isSmooth) continue;
     ctx.strokeStyle = line.colour;
     line.x.forEach((value, at) => {
-      if (Number.isFinite(line.y[at]) || value < u.scales.x.min || value > u.scales.x.max) return;
+      if (isDrawn(line.y[at]) || value < u.scales.x.min || value > u.scales.x.max) return;
       const x = u.valToPos(value, "x", true);
       ctx.beginPath();
       ctx.moveTo(x - half, y - half); ctx.lineTo(x + half, y + half);

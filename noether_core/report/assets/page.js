@@ -147,7 +147,7 @@ function intro() {
   const title = names.length === 1 ? names[0] : names.length <= 3 ? `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}` : plural(names.length, "run");
   const versus = names.length < 2 ? [] : chips();
   const counts = [plural(report.charts.length, "key"), ...(report.arrays.pictures.length ? [plural(report.arrays.pictures.length, "saved array")] : [])];
-  return element("section", { class: "intro" }, element("h1", { text: title }), element("p", { class: "soft", text: [...(report.where ? [report.where] : []), ...counts].join(" · ") }), element("div", { class: "versus" }, ...versus));
+  return element("section", { class: "intro" }, element("h1", { text: title, title }), element("p", { class: "soft", text: [...(report.where ? [report.where] : []), ...counts].join(" · ") }), element("div", { class: "versus" }, ...versus));
 }
 
 function problems() {
@@ -180,6 +180,7 @@ function build() {
     if (found.differences.length) add(differences(report), "differences", "Differences", found.differences.length);
   }
   add(problems(), "problems", "Problems");
+  if (!found && !report.charts.length && !report.texts.length) add(element("p", { class: "empty", text: "Nothing is logged yet." }));
   for (const [id, title, items, name, makeCard] of [["curves", "Curves", report.charts, "key", chartCard], ["arrays", "Saved arrays", report.arrays.pictures, "name", pictureCard]]) {
     if (!items.length) continue;
     const { whole, links } = cardGroups(id, title, "", items, name, makeCard);
@@ -188,6 +189,7 @@ function build() {
   }
   if (report.texts.length) add(texts(), "texts", "Texts", report.texts.length);
   if (report.tables.length) add(settingsSection(report), "settings", "Settings");
+  content.classList.toggle("lone", report.charts.length === 1);
   content.classList.toggle("single", content.children.length === 2); // the page's title says it all
 }
 

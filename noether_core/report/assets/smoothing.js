@@ -20,10 +20,10 @@ function smoothed(x, y, width) {
     for (let k = first; k < y.length && x[k] - x[at] <= REACH * width; k++) {
       if (!Number.isFinite(y[k])) continue;
       const weight = Math.exp(-(((x[k] - x[at]) / width) ** 2) / 2);
-      sum += weight * y[k];
+      sum += weight * (y[k] - y[at]); // so that what is constant stays so to the bit
       weights += weight;
     }
-    result[at] = sum / weights;
+    result[at] = y[at] + sum / weights;
   }
   return result;
 }
