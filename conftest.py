@@ -13,8 +13,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-# eight devices, for what runs on several; to be said before anything loads JAX
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# eight devices, for what runs on several, and compilation in one piece, for splitting it costs a fifth more;
+# to be said before anything loads JAX
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1")
 # a thread each: tests run side by side, and threads that wait for one another cost more than they bring
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -82,6 +83,17 @@ def _no_update_is_under_way() -> None:
     accelerate = sys.modules.get("accelerate.state")
     if accelerate is not None and accelerate.GradientState._shared_state:
         accelerate.GradientState()._set_sync_gradients(True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_a_module_traced_goes_with_it() -> Iterator[None]:
+    """Let JAX keep no module's traces: they are most objects of a process, and each collection of garbage visits all.
+
+    What was compiled stays in the folder. A `Trainer` collects at each training, and so do the tests of memory.
+    """
+    yield
+    if (jax := sys.modules.get("jax")) is not None:
+        jax.clear_caches()
 
 
 @pytest.fixture

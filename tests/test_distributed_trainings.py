@@ -23,7 +23,13 @@ from noether_torch.state import as_arrays
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(("world", "ways"), [(2, ("ddp", "fsdp")), (4, ("fsdp", "hsdp", "fsdp_tp"))])
+@pytest.mark.parametrize(
+    ("world", "ways"),
+    [
+        (4, ("ddp", "fsdp", "hsdp", "fsdp_tp")),
+        pytest.param(2, ("ddp", "fsdp"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_has_each_value_once(world: int, ways: tuple[str, ...], tmp_path: Path) -> None:
     run_processes(world, "fsdp_training.py", str(tmp_path), *ways)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]

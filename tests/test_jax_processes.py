@@ -71,7 +71,13 @@ class Group:
 
 @pytest.mark.parametrize(
     ("what", "count", "more"),
-    [("collectives", 2, ()), ("collectives", 3, ()), ("global_arrays", 2, (40,)), ("global_arrays", 3, (20,))],
+    [
+        ("collectives", 3, ()),
+        ("global_arrays", 2, (20,)),
+        pytest.param("collectives", 2, (), marks=pytest.mark.slow),
+        pytest.param("global_arrays", 2, (60,), marks=pytest.mark.slow),
+        pytest.param("global_arrays", 3, (20,), marks=pytest.mark.slow),
+    ],
 )
 def test_all_end_well(tmp_path, what, count, more):
     with Group(tmp_path, what, count, *more) as group:
@@ -79,7 +85,7 @@ def test_all_end_well(tmp_path, what, count, more):
             group.wait_for(index, "done", 180)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(("count", "at"), [(2, 1), (3, 2), (2, 0), (3, 0)])
 def test_a_stopped_process_is_named_and_goes_on(tmp_path, count, at):
     rounds = 2

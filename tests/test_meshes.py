@@ -114,7 +114,7 @@ def wanted_of(path: Path, config: dict[str, Any], steps: list[dict[str, np.ndarr
     return logged(path)
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", range(120))
 def test_hooks_take_any_mixture_of_meshes(seed: int, tmp_path: Path) -> None:
     draw, config, steps = a_case(seed)
@@ -177,7 +177,7 @@ def by_calls(run: Run, example: Any, steps: list[Any], mesh: Mesh | None) -> Non
 WAYS: list[Callable[[Run, Any, list[Any], Mesh | None], None]] = [by_jit, by_scan, by_optax, by_calls]
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_compiled_functions_take_any_mixture_of_meshes(way: Any, seed: int, tmp_path: Path) -> None:
@@ -204,6 +204,7 @@ def test_compiled_functions_take_any_mixture_of_meshes(way: Any, seed: int, tmp_
     assert logged(tmp_path / "meshes") == wanted_of(tmp_path / "one", config, steps)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("axes", [{"a", "b"}, {"a"}, {"b"}], ids=["both", "a", "b"])
 @pytest.mark.parametrize("name", ["explicit", "auto", "mixed"])
 def test_shards_are_pooled_with_some_axes_manual(name: str, axes: set[str], tmp_path: Path) -> None:
@@ -232,6 +233,7 @@ def test_shards_are_pooled_with_some_axes_manual(name: str, axes: set[str], tmp_
     assert logged(tmp_path / "meshes") == wanted_of(tmp_path / "one", config, steps)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("precision", ["binary64", "binary32"])
 @pytest.mark.parametrize("weight", [None, "w"])
 @pytest.mark.parametrize("name", ["explicit", "auto"])
@@ -254,7 +256,7 @@ def test_large_arrays_are_reduced_where_their_shards_are(name: str, weight: str 
     assert tracker.compute(found) == tracker.compute(jax.jit(tracker.update)(state, given))
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("weight", [None, "w"])
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
 @pytest.mark.parametrize("elements", [8, 160, 1600, 20000])
@@ -327,7 +329,7 @@ def test_members_of_vmap_and_gradients_on_a_mesh() -> None:
         assert tracker.compute(new)["x/mean"] == 2 * value.mean()
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("elements", [96, 1600])
 @pytest.mark.parametrize("name", ["explicit", "auto"])
 def test_members_of_vmap_that_lie_on_their_own_devices_exchange_nothing(name: str, elements: int) -> None:

@@ -58,7 +58,7 @@ def merge(path: Path) -> str:
     return merged.output
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("away", [0, 2])
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_stopped_process_is_named_and_what_it_missed_is_merged(
@@ -92,7 +92,7 @@ def test_a_stopped_process_is_named_and_what_it_missed_is_merged(
     assert read_result(path) == wanted
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("seed", range(20))
 def test_stopped_at_any_moment_nothing_is_lost(group: Group, seed: int, wanted: Result, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def wait_until_saved(newest: Path, update: int) -> None:
     raise AssertionError(f"nothing of update {update} in {newest}")
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("front_end", ["torch", "jax"])
 @pytest.mark.parametrize("away", [0, 2])
 def test_what_a_killed_process_had_is_merged(front_end: str, away: int, wanted: Result, tmp_path: Path) -> None:

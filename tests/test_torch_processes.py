@@ -210,6 +210,7 @@ def test_what_is_no_process_group_is_refused(workers: Workers, group: str) -> No
 # ---------------------------------------------------------------------- missing processes
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("away", [0, 1, 2])
 def test_a_process_stopped_before_it_arrives_is_named_by_all(workers: Workers, away: int) -> None:
     meet(workers)
@@ -221,6 +222,7 @@ def test_a_process_stopped_before_it_arrives_is_named_by_all(workers: Workers, a
     meet(workers)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("away", [0, 1])
 def test_a_process_that_missed_several_rounds_catches_up(workers: Workers, away: int) -> None:
     others = [rank for rank in range(3) if rank != away]
@@ -233,7 +235,7 @@ def test_a_process_that_missed_several_rounds_catches_up(workers: Workers, away:
     meet(workers)
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "collective", [SUMS, "exchange.all_gather(bytes(30))", "exchange.gather_to_main(bytes(20 << 20))"]
 )
@@ -270,6 +272,7 @@ def test_a_killed_process_is_named_by_the_others(workers: Workers, killed: int, 
     assert [workers.exit(rank) for rank in others] == ["0", "0"]
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("away", [0, 1])
 def test_a_process_stopped_while_they_connect_anew_is_named(workers: Workers, away: int) -> None:
     others = [rank for rank in range(3) if rank != away]
@@ -381,7 +384,7 @@ value = [arrived, results]
 """
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", range(30))
 def test_stopped_at_any_moment_all_decide_alike_and_go_on(server: Server, tmp_path: Path, seed: int) -> None:
     choose = random.Random(seed)

@@ -151,7 +151,7 @@ def test_a_loop_is_counted_as_it_ran(name: str, tmp_path: Path) -> None:
     assert row(name, run.entries) in DOCS.read_text(encoding="utf-8")
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("name", ["map", "stream", "short stream", "no length"])
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
@@ -192,6 +192,7 @@ def test_a_loop_that_was_cut_off_goes_on(name: str, steps: int, strategy: str, t
         assert read_run(path / "run").entries == whole.books.entries(), at
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("says", [False, True])
 def test_an_attempt_out_of_memory_is_superseded(says: bool, tmp_path: Path) -> None:
     outputs = TrackOutputs(CONFIGS, tmp_path / "run")
@@ -231,7 +232,7 @@ COUNT_SAMPLES = [
 ]
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("config", COUNT_SAMPLES, ids=lambda config: str(config)[:20])
 @pytest.mark.parametrize("name", ["batch sampler", "collate", "workers"])
 def test_samples_that_are_not_known_are_an_error_if_something_counts_them(
