@@ -17,7 +17,7 @@ from pathlib import Path
 from noether_core.errors import NoetherError
 
 # which machine a temporary file is of: the numbers of processes say nothing elsewhere
-_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_HOST = f"{zlib.crc32(os.fsencode(platform.node())):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.tmp", re.DOTALL)
 _OLD = 24 * 3600.0  # seconds, after which no process of another machine still writes a file
 _PLACES = ("", "metrics/", "starts/", "update_outputs/**/", "unmerged/**/", "exports/")
@@ -107,7 +107,7 @@ def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
     rest = memoryview(data)
     while rest:
         if not (written := os.write(descriptor, rest)):
-            raise OSError(f"wrote none of {len(rest)} bytes to {path}: is the disk full?")
+            raise OSError(errno.ENOSPC, f"wrote none of {len(rest)} bytes: is the disk full?", str(path))
         rest = rest[written:]
 
 
