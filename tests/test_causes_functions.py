@@ -64,6 +64,14 @@ def test_something_else_is_among_the_first_three_where_all_that_is_known_of_a_la
     assert "forward-other" in [each.id for each in found[:3]], found
 
 
+def test_a_factor_of_a_matrixs_input_is_not_taken_for_a_norm() -> None:
+    options = replace(RIGHT, linear=lambda x, w, b: functional.linear(0.8 * x, w, b))
+    first = Divergence(1, "act", "act/hidden", 1.0, 1e-7)
+    found = causes_of(network(RIGHT), network(options), None, Comparison("differs", "", ("a", "b"), first))
+    assert "forward-other" in [each.id for each in found[:2]], found
+    assert not any(each.id.startswith("norm") for each in found), found
+
+
 def skipping(order: tuple[int, int], function: Callable[[torch.Tensor], torch.Tensor]) -> MemoryTraining:
     """Run two layers, of which the second reads the first one's output, activated, beside the inputs."""
     generator = torch.Generator().manual_seed(0)

@@ -37,7 +37,7 @@ def shape_causes(case: Case, key: str, outputs: tuple[Array, Array]) -> list[Cau
     found += [
         *_dropped(key, a, b),
         *_borders(key, a, b),
-        *_channels(key, a, b),
+        *_channels(case, key, a, b),
         *_normal(case, key, a, b),
         *_positions(key, a, b),
         *_factor(key, a, b),
@@ -146,8 +146,9 @@ def _borders(key: str, a: Array, b: Array) -> Iterator[Cause]:
             return
 
 
-def _channels(key: str, a: Array, b: Array) -> Iterator[Cause]:
-    """Name a difference that is one number, or one straight line, for each channel."""
+def _channels(case: Case, key: str, a: Array, b: Array) -> Iterator[Cause]:
+    """Name a difference that is one number, or one straight line, for each channel: of a norm, or of a factor of the input."""
+    weight = case.raw(f"param/{key.partition('/')[2]}.weight")
     for axis in dict.fromkeys((1, a.ndim - 1)) if a.ndim > 1 and len(a) > 2 else ():
         x, y = (np.moveaxis(side, axis, 0).reshape(side.shape[axis], -1) for side in (a, b))
         if x.shape[1] < 3:
@@ -165,7 +166,10 @@ def _channels(key: str, a: Array, b: Array) -> Iterator[Cause]:
             continue
         if max(left) < 1e-3 * min(1.0, 1e3 * distance(a, b)):
             line = (f"a straight line for each channel of axis {axis}, left over {number(max(left))}",)
-            for cause, score in (("norm-mode", 0.6), ("norm-epsilon", 0.55), ("norm-axes", 0.5)):
+            causes = (("norm-mode", 0.6), ("norm-epsilon", 0.55), ("norm-axes", 0.5))
+            if weight is not None and weight[0].ndim > 1:  # no norm's
+                causes = (("forward-other", 0.6), ("pooling", 0.5), ("dropout", 0.4))
+            for cause, score in causes:
                 yield Cause(cause, f"{inert(key)} is scaled and shifted channel by channel.", line, score)
             return
 
