@@ -10,7 +10,7 @@ A path is the names of the modules and of the array, joined by `/`: `blocks/0/at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -71,23 +71,27 @@ def _like(old: Any, new: Any) -> Any:
 def _with(model: Any, flat: Mapping[str, Any]) -> Any:
     """Return a tree with the arrays that `flat` has in place of its own."""
     if isinstance(model, Mapping) and "params" in model:
-        kind: Any = type(model)
-        return kind({name: _replaced(model[name], flat, ()) if name in COLLECTIONS else model[name] for name in model})
+        return _rebuilt(model, lambda name, child: _replaced(child, flat, ()) if name in COLLECTIONS else child)
     return _replaced(model, flat, ())
 
 
 def _replaced(tree: Any, flat: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    if isinstance(tree, nnx.Variable | AxisMetadata) or not children_of(tree):
-        new = flat.get("/".join(path))
-        if new is None:
-            return tree
-        value = _like(value_of(tree), new)
-        if isinstance(tree, nnx.Variable):
-            return tree.replace(value)
-        return tree.replace_boxed(value) if isinstance(tree, AxisMetadata) else value
-    children = {name: _replaced(child, flat, (*path, name)) for name, child in children_of(tree)}
-    kind: Any = type(tree)
-    if isinstance(tree, Mapping):
-        return kind({name: children[str(name)] for name in tree})
-    treedef = jax.tree.structure(tree, is_leaf=lambda node: node is not tree)
-    return jax.tree.unflatten(treedef, children.values())
+    if not isinstance(tree, nnx.Variable | AxisMetadata) and children_of(tree):
+        return _rebuilt(tree, lambda name, child: _replaced(child, flat, (*path, name)))
+    new = flat.get("/".join(path))
+    if new is None:
+        return tree
+    value = _like(value_of(tree), new)
+    if isinstance(tree, nnx.Variable):
+        return tree.replace(value)
+    return tree.replace_boxed(value) if isinstance(tree, AxisMetadata) else value
+
+
+def _rebuilt(tree: Any, replaced: Callable[[str, Any], Any]) -> Any:
+    """Return a tree of the same structure with each child replaced, by its name."""
+    below, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
+    if isinstance(tree, Mapping):  # of which a State shows as States what it keeps as dicts
+        named = [(jax.tree_util.keystr(place, simple=True), child) for place, child in below]
+    else:
+        named = children_of(tree)
+    return structure.unflatten([replaced(name, child) for name, child in named])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -209,11 +210,13 @@ def test_trees_of_any_container_are_read_and_written() -> None:
     loaded = noether_jax.names.load(tree, canonical, matching)
     assert isinstance(loaded["layers"][0]["kernel"], linen.Partitioned)
     assert loaded["layers"][1] is None
+    assert jax.tree.structure(loaded) == jax.tree.structure(tree)
     assert [float(jnp.max(leaf)) for leaf in jax.tree.leaves(loaded)] == [5.0, 5.0, 10.0]
 
 
-def test_an_nnx_state_is_read_and_written() -> None:
-    state = nnx.state(NnxDigits(), nnx.Param)
+@pytest.mark.parametrize("of", [lambda state: state, lambda state: nnx.State({"params": state})], ids=["it", "below"])
+def test_an_nnx_state_is_read_and_written(of: Callable[[nnx.State], nnx.State]) -> None:
+    state = of(nnx.state(NnxDigits(), nnx.Param))
     arrays = noether_jax.names.weights(state)
     assert "lstm/cell/dense_i/kernel" in arrays
     matching = canonical_names(arrays)
@@ -221,6 +224,7 @@ def test_an_nnx_state_is_read_and_written() -> None:
     loaded = noether_jax.names.load(state, doubled, matching)
     for path, array in noether_jax.names.weights(loaded).items():
         np.testing.assert_array_equal(array, arrays[path] * 2)
+    assert jax.tree.structure(loaded) == jax.tree.structure(state)  # so that an optimizer's updates can be added to it
 
 
 def test_dtypes_are_kept() -> None:
