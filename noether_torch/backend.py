@@ -23,7 +23,7 @@ from noether_core.reduce.eager import EagerKernels, PendingReducer
 from noether_core.reduce.exchange import Exchange
 from noether_core.reduce.layout import Pending, Step, Taken
 from noether_torch import dtensors
-from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
+from noether_torch.plain import PLAIN_TYPES, computing, found_strange, require_memory, transform
 from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
@@ -207,7 +207,7 @@ _dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
 
 class _TorchBackend:
     name = "PyTorch"
-    reducer = PendingReducer(_TorchKernels(_TorchOps(), torch.no_grad))
+    reducer = PendingReducer(_TorchKernels(_TorchOps(), computing))
     to_numpy = staticmethod(_to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:
