@@ -94,4 +94,4 @@ def _rebuilt(tree: Any, replaced: Callable[[str, Any], Any]) -> Any:
         named = [(jax.tree_util.keystr(place, simple=True), child) for place, child in below]
     else:
         named = children_of(tree)
-    return structure.unflatten([replaced(name, child) for name, child in named])
+    return jax.tree.unflatten(structure, [replaced(name, child) for name, child in named])

@@ -19,7 +19,7 @@ from noether_core.reduce.layout import Pending, Step, Taken
 from noether_torch import dtensors
 from noether_torch.numpy_arrays import to_tensor
 from noether_torch.ops import TorchOps, beside, to_numpy
-from noether_torch.plain import PLAIN_TYPES, found_strange, require_memory, transform
+from noether_torch.plain import PLAIN_TYPES, computing, found_strange, require_memory, transform
 from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
@@ -39,7 +39,7 @@ _dtype_of, _shape_of = attrgetter("dtype"), attrgetter("shape")
 
 class _TorchBackend:
     name = "PyTorch"
-    reducer = PendingReducer(_TorchKernels(TorchOps(), torch.no_grad))
+    reducer = PendingReducer(_TorchKernels(TorchOps(), computing))
     to_numpy = staticmethod(to_numpy)
 
     def signature(self, values: Sequence[Any]) -> Hashable:

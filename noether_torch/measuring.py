@@ -17,6 +17,7 @@ from noether_core.probes.sampling import places
 from noether_core.probes.statistics import REALS, measure_all
 from noether_torch import dtensors
 from noether_torch.numpy_arrays import to_array, to_tensor
+from noether_torch.plain import computing
 
 _PIECE = 2**24  # elements of which an accelerator holds copies at a time
 _ROW = 2**12  # elements
@@ -35,7 +36,7 @@ def measured(values: Mapping[str, Any], due: Due) -> Probed:
     Raises:
         NoetherError: for a dtype that is no number's.
     """
-    with torch.no_grad():
+    with computing():
         tensors = [_whole(value) for value in values.values()]
         rows = _rows(tensors)
         kept = [_sample(tensor, due.array_limit) for tensor in tensors] if due.arrays else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,20 @@ _TO_OUTSIDE = "return it from that function, with has_aux=True where it has one,
 _TO_DENSE = "use .to_dense(), or of a nested one .values() or .to_padded_tensor(), or do not track it"
 
 transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack  # None outside of vmap, grad and the like
+
+
+def computing() -> AbstractContextManager[Any]:
+    """Return a context for computing with a user's tensors as they are: no graph is recorded, and autocast casts nothing.
+
+    Autocast would also refuse to stack tensors of a half precision that is not its own.
+    """
+    return _outside_autocast() if torch._C._is_any_autocast_enabled() else torch.no_grad()
+
+
+@contextmanager
+def _outside_autocast() -> Iterator[None]:
+    with torch.no_grad(), torch._C._DisableAutocast():
+        yield
 
 
 def require_memory(values: Sequence[Tensor]) -> None:

@@ -24,7 +24,7 @@ class FaultyDisk:
 
     Args:
         directory: whose files it has.
-        kind: how a call fails.
+        kind: how a call fails: an errno by its name, or one of `KINDS`.
         fails: tells whether one does, by its number, from 0 on, and its name.
 
     Attributes:
@@ -71,7 +71,7 @@ class FaultyDisk:
             real(*arguments)
             self._descriptors.pop(arguments[0], None)
         if fails:
-            code = errno.ENOSPC if self._kind == "ENOSPC" else errno.EIO
+            code = getattr(errno, self._kind, errno.EIO)
             raise OSError(code, f"injected into call {number}, {name}", os.fspath(self._directory))
         result = real(*arguments, **named)
         if name == "open":

@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from faulty_disk import KINDS, FaultyDisk
 
 from noether_core import LogWriter, NoetherError, UpdateCounter, read_run
 from noether_core.emit.disk import FILE_COST, MOST_BYTES, MOST_OF_FILES
+from noether_core.emit.disk_thread import is_passing
 from noether_core.emit.files import write_whole
 from noether_torch import Run
 
@@ -138,6 +140,41 @@ def test_a_disk_that_fails_to_the_end_is_warned_about_and_stops_nothing(tmp_path
     assert [entry["update"] for entry in run.log_writer.log_entries] == [*range(1, 41)]
     assert entries == run.log_writer.log_entries[: len(entries)]
     assert f"{40 - len(entries)} entries of the updates {len(entries) + 1} to 40" in messages[-1]
+
+
+def test_whatever_a_server_that_is_gone_says_no_array_is_given_up(tmp_path: Path) -> None:
+    names = {errno.errorcode[code] for code in errno.errorcode if is_passing(OSError(code, ""))}
+    assert {"ENOTCONN", "ESHUTDOWN", "EREMOTEIO", "EHOSTDOWN", "EKEYEXPIRED", "ESTALE", "EIO"} <= names
+    assert not names & {"EACCES", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "EILSEQ", "EINVAL"}
+    gone = threading.Event()
+    runs: list[Run] = []
+    disks: dict[str, FaultyDisk] = {}
+
+    def tries(name: str) -> int:
+        seen = zip(disks[name].calls, disks[name].paths, strict=False)
+        return sum(call == "open" and "update_outputs" in path for call, path in seen)
+
+    def failing(name: str) -> Callable[[int, str], bool]:
+        return lambda at, call: gone.is_set() and call == "open" and "update_outputs" in disks[name].paths[at]
+
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=RuntimeWarning))
+        for name in random.sample(sorted(names), 8):
+            runs.append(stack.enter_context(Run(tmp_path / name, CALLBACKS, processes=1)))
+            disks[name] = FaultyDisk(tmp_path / name, name, failing(name))
+            stack.enter_context(disks[name].installed())
+        gone.set()
+        for run in runs:
+            run.step([{"field": np.full(3, update), "loss": update} for update in (1.0, 2.0)])
+        until = time.monotonic() + 60
+        while min(map(tries, disks)) < 7:  # what is wrong with a file alone is given up at its sixth try
+            time.sleep(0.1)
+            assert time.monotonic() < until
+        gone.clear()
+        for run in runs:
+            run.finish()
+    for run in runs:
+        assert result(run.path)[1:] == ({"U2/E0_U2_S2.safetensors": [2.0] * 3}, []), run.path.name
 
 
 @pytest.mark.parametrize("where", ["run", "run/metrics", "run/update_outputs"])

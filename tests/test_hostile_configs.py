@@ -157,3 +157,23 @@ def test_a_config_that_would_not_be_read_back_is_refused_when_the_run_starts(tmp
     with pytest.raises(NoetherError, match="at most 1,048,576 are read back; name keys by `patterns`"):
         run.start()
     assert not (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Foo", "foo"), ("\u00e9", "e\u0301"), ("STRASSE", "stra\u00dfe"), ("mine", "mine. "), ("\u212b", "\u00c5")],
+)
+def test_two_ids_that_are_one_folder_on_some_disks_are_refused_where_they_would_mix_files(
+    one: str, other: str, tmp_path: Path
+) -> None:
+    def configs(**fields: object) -> list[dict[str, object]]:
+        return [
+            {"every_n_updates": 1, "keys": [f"k{at}"], "id": each, **fields} for at, each in enumerate((one, other))
+        ]
+
+    with pytest.raises(NoetherError) as caught:
+        noether_torch.Run(tmp_path, configs(save_output=True))
+    assert f"ids {one!r} and {other!r}, one name on some disks, would write the same files" in str(caught.value)
+    for free in (configs(), [{**each, "every_n_updates": at + 1} for at, each in enumerate(configs(save_output=True))]):
+        with noether_torch.Run(tmp_path, free) as run:
+            run.step({"k0": 0.0, "k1": 1.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,31 @@ def as_entry(config: CallbackBaseConfig) -> dict[str, Any]:
     return {"kind": config.name if isinstance(config, NamedCallbackConfig) else type(config).__name__, **entry}
 
 
+def _as_folder(name: str | None) -> str:
+    """Return what names have alike that a disk may take for one: macOS and Windows tell no case, nor ways to write an accent.
+
+    Windows leaves out dots and spaces at the end too.
+    """
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name or "").casefold()).rstrip(". ")
+
+
 def check_together(configs: Sequence[CallbackConfig]) -> None:
     """Raise `NoetherError` if callbacks of one run would write the same files, or log under the same names."""
-    places: set[tuple[str | None, str]] = set()
+    places: dict[tuple[str, str], str | None] = {}
     for config in configs:
         if isinstance(config, TrackAdditionalOutputsCallbackConfig) and config.save_output:
-            place = (config.id, str(config.interval))
+            interval = str(config.interval)
+            place = _as_folder(config.id), interval
             if place in places:
+                other = places[place]
+                ids = (
+                    f"id {other!r}"
+                    if other == config.id
+                    else f"ids {other!r} and {config.id!r}, one name on some disks,"
+                )
                 raise NoetherError(
-                    f"two callbacks with save_output, interval {place[1]} and id {config.id!r} would write the same files;"
+                    f"two callbacks with save_output, interval {interval} and {ids} would write the same files;"
                     f" give each an id of its own, such as id: {'_'.join([config.id or 'mine', '2'])}, or make them one"
                 )
-            places.add(place)
+            places[place] = config.id
     check_names(configs)

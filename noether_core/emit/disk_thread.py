@@ -18,12 +18,12 @@ LINGER = 0.05  # seconds that the thread waits for more to write at once
 FSYNC_EVERY = 5.0  # seconds
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)  # seconds between two tries
 _AT_ONCE = 1000  # lines
-# what is wrong with the disk and may pass; other errors are of one file
-_PASSING = frozenset(
+# of one file or its name, wherever it is; all else is the disk's, or that of the network behind it, and may pass
+_OF_ONE_FILE = frozenset(
     code
     for name in (
-        *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "ESTALE", "ETIMEDOUT", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN"),
-        *("EINTR", "EBUSY", "ENODEV", "ENXIO"),
+        *("EACCES", "EPERM", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ENOTEMPTY", "ELOOP", "EMLINK", "ENAMETOOLONG"),
+        *("EILSEQ", "EINVAL", "EBADF", "EXDEV", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EOVERFLOW", "ESPIPE", "ETXTBSY"),
     )
     if (code := getattr(errno, name, None)) is not None
 )
@@ -31,7 +31,7 @@ _PASSING = frozenset(
 
 def is_passing(error: BaseException) -> bool:
     """Tell whether an error is the disk's, and may pass."""
-    return isinstance(error, OSError) and error.errno in _PASSING
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_ONE_FILE
 
 
 class Synced(Protocol):
