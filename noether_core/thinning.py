@@ -33,18 +33,19 @@ def kept_rows(values: Array, most: int) -> Array:
     if count <= most:
         return np.arange(count)
     edges = np.linspace(0, count, most // 2 + 1).astype(np.int64)
-    starts, stretch = edges[:-1], np.repeat(np.arange(most // 2), np.diff(edges))
+    starts, lengths = edges[:-1], np.diff(edges)
+    stretch = np.repeat(np.arange(most // 2), lengths)
     known = np.isfinite(values)
     low, high = np.where(known, values, np.inf), np.where(known, values, -np.inf)
     is_kept = np.zeros(count, bool)
     is_kept[[0, -1]] = True
     for found in (
-        known & (low == np.minimum.reduceat(low, starts)[stretch]),
-        known & (high == np.maximum.reduceat(high, starts)[stretch]),
+        known & (low == np.repeat(np.minimum.reduceat(low, starts), lengths)),
+        known & (high == np.repeat(np.maximum.reduceat(high, starts), lengths)),
         ~known,
     ):
         places = np.flatnonzero(found)
-        is_kept[places[np.unique(stretch[places], return_index=True)[1]]] = True
+        is_kept[places[np.diff(stretch[places], prepend=-1) > 0]] = True  # the first of each stretch
     return np.flatnonzero(is_kept)
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from noether_core import RunFormatError
 from noether_core.emit.columns import Point
 from noether_core.emit.jsonl import LineFile, decode_line, encode_line, iter_lines
+from noether_core.emit.lines import MOST_DEPTH
 
 UNITS = {"epoch": 0, "update": 3, "sample": 24}
 KEYS = st.text().filter(lambda key: key not in {*UNITS, "crc32"})
@@ -178,6 +179,25 @@ def test_an_entry_comes_back_as_it_was(values: dict[str, Any]) -> None:
 def test_a_nested_value_comes_back_as_it_was(value: Any) -> None:
     entry = {**UNITS, "value": value}
     assert same(decode_line(encode_line(entry)), entry)
+
+
+@pytest.mark.parametrize("leaf", [1.5, 7, []])
+def test_a_value_in_so_many_lists_is_read_and_in_more_refused(leaf: Any) -> None:
+    value = leaf
+    for _ in range(MOST_DEPTH):
+        value = [value]
+    assert decode_line(reference_encode({**UNITS, "value": value})) == {**UNITS, "value": value}
+    with pytest.raises(RunFormatError, match=f"nested more than {MOST_DEPTH} deep"):
+        decode_line(reference_encode({**UNITS, "value": [value]}))
+
+
+@pytest.mark.parametrize("others", [{}, {"other": 1.5}, {"text": "NaN"}, {"nothing": None}, {"list": [0.5, "NaN"]}])
+@pytest.mark.parametrize("value", [2**63, 2**64 + 1, -(2**63) - 1, 1e300, -1e19, True, None, [2**64 + 1, 1e19]])
+def test_a_large_number_comes_back_whatever_is_beside_it(value: Any, others: dict[str, Any]) -> None:
+    entry = {**others, **UNITS, "value": value}
+    found = decode_line(reference_encode(entry))
+    assert same(found["value"], value)
+    assert list(found) == list(entry)
 
 
 def _refuse(constant: str) -> NoReturn:

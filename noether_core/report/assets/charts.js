@@ -33,7 +33,7 @@ function drawChart(host, lines, options) {
     scales: { x: { time: false, range: (u, low, high) => (view = xRange(low, high)) }, y: { distr: isLog ? 3 : 1, range: () => yRange(lines, view, isLog, options) } },
     axes: [
       { ...axisLook(), ...(options.axis === "update" || options.axis === "sample" ? { incrs: WHOLE } : {}), size: 30, space: 56, values: (u, splits) => splits.map((value) => xTick(options.axis, value, Math.max(...splits.map(Math.abs)))) },
-      { ...axisLook(isLog), incrs: (u, axis, low, high) => steps(high - low), splits: (u, axis, low, high, step) => (isLog ? decades(low, high) : multiples(low, high, step)), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: 34, values: (u, splits) => ticks(splits) },
+      { ...axisLook(isLog), incrs: (u, axis, low, high) => steps(high - low), splits: (u, axis, low, high, step) => (isLog ? decades(low, high) : multiples(low, high, step)), size: (u, values) => Math.max(36, ...(values || []).map((text) => 6.4 * text.length + 16)), space: isLog ? 34 : 28, values: (u, splits) => ticks(splits) },
     ],
     series: [{}, ...lines.map((line) => {
       const colour = line.alpha ? translucent(line.colour, line.alpha) : line.colour;

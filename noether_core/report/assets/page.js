@@ -189,7 +189,7 @@ function build() {
   }
   if (report.texts.length) add(texts(), "texts", "Texts", report.texts.length);
   if (report.tables.length) add(settingsSection(report), "settings", "Settings");
-  content.classList.toggle("lone", report.charts.length === 1);
+  content.classList.toggle("one-curve", report.charts.length === 1);
   content.classList.toggle("single", content.children.length === 2); // the page's title says it all
 }
 
