@@ -33,7 +33,7 @@ def group_of() -> Iterator[Callable[[str, int], Group]]:
         yield group
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("seed", range(200))
 def test_a_training_goes_on_in_other_processes(
     seed: int, group_of: Callable[[str, int], Group], tmp_path: Path

@@ -240,7 +240,7 @@ def test_a_killed_run_that_goes_on_from_its_state_is_as_one_that_was_not(
         return run.entries, arrays
 
     train_to_the_end(server, tmp_path / "whole", last=150)
-    for trial in sized(range(200 if full else 10), "killed and resumed runs"):
+    for trial in sized(range(200 if full else 5), "killed and resumed runs"):
         path = tmp_path / str(trial)
         order: dict[str, Any] = {"state": f"{path}.state", "durability": random.choice(["flush", "interval"])}
         for _ in range(random.choice([1, 1, 2])):

@@ -50,7 +50,7 @@ def same(found: Any, wanted: Any) -> bool:
 
 @each_front_end
 @pytest.mark.parametrize("seed", range(100))
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 def test_they_are_the_last_ones_whatever_comes(front_end: Any, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     draw = np.random.default_rng(seed)

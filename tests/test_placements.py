@@ -44,11 +44,11 @@ def put(value: Any, place: Any) -> Any:
     return jnp.array(value) if place is None else jax.device_put(value, place)
 
 
-def test_values_and_weights_anywhere_give_the_same_numbers(tmp_path: Path) -> None:
+def test_values_and_weights_anywhere_give_the_same_numbers(full: bool, tmp_path: Path) -> None:
     rng, places = np.random.default_rng(0), placements()
     config = [{"every_n_updates": 4, "patterns": ["x", "y"], "reduce": ["mean", "std", "last"]}]
     config[0] |= {"weight": "w", "log_output": False, "save_output": True}
-    for number in range(25):
+    for number in range(25 if full else 10):
         has_weights = bool(rng.integers(2))
         weight = X + 1 if has_weights else np.float32(3)
         with Run(tmp_path / str(number), config) as run:

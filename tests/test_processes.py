@@ -24,7 +24,7 @@ from noether_torch import (
 from tests.virtual_processes import FRONT_ENDS, HOSTILE, drawn_value, in_key_order, reference, steps_of, train
 
 
-@pytest.mark.sweep(40)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("seed", range(500))
 def test_other_keys_orders_dtypes_and_updates(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)

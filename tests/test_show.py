@@ -382,12 +382,15 @@ def test_where_the_output_is_no_terminal_each_entry_is_a_line(tmp_path: Path) ->
         [sys.executable, "-u", "-c", COMMAND, "show", str(tmp_path / "run"), "--follow", "-k", "loss"],
         stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == "update 1: loss 0.5\n"
-        log.add(loss=0.25, lr=0.1)
-        assert process.stdout.readline() == "update 2: loss 0.25\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "update 1: loss 0.5\n"
+            log.add(loss=0.25, lr=0.1)
+            assert process.stdout.readline() == "update 2: loss 0.25\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
 
 
 # ------------------------------------------------------------------ pictures and notebooks

@@ -153,7 +153,7 @@ def test_the_trainers_own_log_gets_the_numbers(tmp_path: Path) -> None:
     assert all("loss" in listener.logged[update] for update in (3, 6, 9))  # and the trainer still logs its own
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("at", "accumulate", "restore"), [(1, 1, False), (4, 2, True), (5, 2, False), (7, 1, True), (7, 1, False)]
 )

@@ -53,7 +53,7 @@ def as_kept(value: float, kind: str, kept: dict[str, Any]) -> Any:
 KINDS = ["array", "scalar array", "view", "tensor", "parameter", "list", "nested list", "list of arrays"]
 
 
-@pytest.mark.sweep(9)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["flat", "nested", "losses"])
 def test_a_buffer_that_is_used_again_is_taken_at_the_call(kind: str, place: str, tmp_path: Path) -> None:
