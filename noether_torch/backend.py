@@ -23,9 +23,10 @@ from noether_torch.plain import PLAIN_TYPES, computing, found_strange, require_m
 from noether_torch.processes import group_exchange
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
+_RARE = ("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
 _INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 _PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn")  # of float32 on a GPU; where they are "tf32", 10 bits are left
-_NAMES = {getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS)}
+_NAMES = {getattr(torch, name): name for name in ("bool", *_INTS, *_FLOATS, *_RARE)}
 
 
 class _TorchKernels(EagerKernels):

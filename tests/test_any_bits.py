@@ -157,7 +157,10 @@ def test_saved_arrays_keep_their_bits_and_compare_as_the_same(name: str, tmp_pat
     write_plot(runs[:2], tmp_path / "plot.html")
 
 
-TRACKED = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int64", "uint64", "bool")
+TRACKED = (
+    *("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int64", "uint64", "bool"),
+    *("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
 
 
 @pytest.mark.sweep(6)

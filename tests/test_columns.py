@@ -182,6 +182,15 @@ def test_a_column_whose_odd_values_were_superseded_is_one_of_numbers() -> None:
     assert table.series["v"].value.dtype == np.float64
 
 
+def test_a_place_has_its_point() -> None:
+    series = check([[entry(1, v=1), entry(2, v=2**80), entry(300, v="odd")]]).series["v"]
+    assert [series[at] for at in range(3)] == [*series]
+    assert series[-1] == series[np.int64(2)] == Point(3, 300, 2400, "odd")
+    for at, error in ((3, IndexError), (-4, IndexError), (slice(1), TypeError), ("v", TypeError)):
+        with pytest.raises(error):
+            series[at]  # type: ignore[index]
+
+
 def test_columns_of_keys_that_are_logged_together_share_their_places() -> None:
     table = check([[entry(update, a=1.0, b=2) for update in range(1000)]])
     assert np.shares_memory(table.series["a"].update, table.series["b"].update)

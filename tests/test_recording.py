@@ -77,9 +77,10 @@ def test_every_dtype_comes_back_bit_by_bit(tmp_path: Path, run_class: type[Run],
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"])
-def test_the_dtypes_that_only_jax_has_come_back_too(tmp_path: Path, dtype: str) -> None:
+@frontends
+def test_rare_dtypes_come_back_too(tmp_path: Path, run_class: type[Run], dtype: str) -> None:
     step = {"v": bits((4,), getattr(ml_dtypes, dtype))}
-    assert exactly(read_recording(record(tmp_path, noether_jax.Run, [step]))) == exactly([step])
+    assert exactly(read_recording(record(tmp_path, run_class, [step]))) == exactly([step])
 
 
 @frontends

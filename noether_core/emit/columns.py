@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
-from operator import itemgetter
+from operator import index, itemgetter
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Point:
 class Series:
     """Hold what was logged under one key, in the order of the updates, as read-only arrays of one length.
 
-    `for point in series` gives the same as `Point`s, with plain Python values.
+    `for point in series`, and `series[-1]`, give the same as `Point`s, with plain Python values.
 
     Attributes:
         epoch, update, sample: int64, how many of each were completed at each value.
@@ -60,8 +60,16 @@ class Series:
     def __len__(self) -> int:
         return len(self.value)
 
+    def __getitem__(self, at: int) -> Point:
+        place = range(len(self))[index(at)]
+        return Point(*(column[place : place + 1].tolist()[0] for column in self._columns))
+
     def __iter__(self) -> Iterator[Point]:
-        return map(Point, *map(_plain, (self.epoch, self.update, self.sample, self.value)))
+        return map(Point, *map(_plain, self._columns))
+
+    @property
+    def _columns(self) -> tuple[Array, ...]:
+        return self.epoch, self.update, self.sample, self.value
 
 
 def _plain(values: Array) -> Iterator[Any]:
