@@ -237,7 +237,18 @@ def rectified(beta: float) -> Case:
     generator = np.random.default_rng(3)
     params = {"first.weight": normal(generator, 12, 6), "second.weight": normal(generator, 8, 12)}
     batches = [{"x": normal(generator, 24, 6), "y": normal(generator, 24, 8)} for _ in range(RECTIFIED)]
-    return Case(without_norm, params, batches, radam(1e-2, beta))
+    return Case(without_norm, params, batches, radam(1e-2, beta), running=second_moments(beta))
+
+
+def second_moments(beta: float) -> Callable[[Any, Any], Arrays]:
+    def running(before: Arrays, step: Arrays) -> Arrays:
+        found = {}
+        for name in ("first.weight", "second.weight"):
+            old = before.get(f"opt/nu/{name}", np.zeros_like(step[f"grad/{name}"]))
+            found[f"opt/nu/{name}"] = (beta * old + (1 - beta) * step[f"grad/{name}"] ** 2).astype(np.float32)
+        return found
+
+    return running
 
 
 def without_norm(ops: ModuleType, p: Any, batch: Any) -> Any:
@@ -374,6 +385,19 @@ def test_a_bug_at_the_same_key_is_found(name: str, number: int, twins: bool) -> 
     assert comparison.first is not None, comparison.sentence
     assert (comparison.first.update, comparison.first.key) == (update, key), comparison.sentence
     assert comparison.same_through == update - 1
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_a_rate_that_goes_apart_when_radam_would_rectify_is_a_difference_in_another_optimizer(name: str) -> None:
+    def later(update: int, step: Arrays) -> Arrays:
+        return {name: value * np.float32(1 + 4e-4 * max(0, update - 5)) for name, value in step.items()}
+
+    of_optimizer = {"Adam": (adam(1e-2), second_moments(0.999)), "SGD": (sgd(1e-2), None)}
+    optimizers, running = of_optimizer[name]
+    case = rectified(0.999).with_bug(optimizers=optimizers, running=running)
+    found = compare(in_torch(case), in_jax(case.with_bug(change_updates=later)), noise_of(case)).first
+    assert found is not None
+    assert (found.update, found.stage) == (6, "update")
 
 
 def test_twins_whose_zeros_were_nudged_leave_bugs_to_be_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,27 +35,33 @@ class Drift:
         ratios: by update key, the mean over large elements of b's update over a's, without strays, minus 1.
         decays: by update key, the slope of the updates' difference on the parameter.
         clipping: the log of b's ‖clipped‖ over a's, over all keys, which gradients do not change; None unless both clip.
+        nonlinear: the share of a's updates that no multiples of the gradient and the parameter give, over all keys; NaN where
+            none are known.
     """
 
     ratios: dict[str, Slope] = field(default_factory=dict)
     decays: dict[str, Slope] = field(default_factory=dict)
     clipping: float | None = None
+    nonlinear: float = float("nan")
 
 
 class Samples:
-    """Collect the same places of both trainings' parameters and updates, and norms, over one update."""
+    """Collect the same places of both trainings' parameters, gradients and updates, and norms, over one update."""
 
     def __init__(self) -> None:
         self._parameters: dict[str, Array] = {}
+        self._gradients: dict[str, Array] = {}  # clipped, where they are
+        self._squares = np.zeros(2)  # of what is not linear in updates, and of updates
         self._norms: dict[str, dict[str, tuple[float, float]]] = {"grad": {}, "clip": {}}
         self._ratios: dict[str, Slope] = {}
         self._decays: dict[str, Slope] = {}
 
     def take(self, key: str, a: Array, b: Array, found: Measure) -> None:
-        """Take what is needed of two arrays of one key; parameters come before updates."""
+        """Take what is needed of two arrays of one key; parameters and gradients come before updates."""
         stage, _, name = key.partition("/")
         if stage in self._norms:
             self._norms[stage][name] = found.norm_a, found.norm_b
+            self._gradients[name] = sampled(a, most=ELEMENTS)[0]
         if not np.isfinite(found.distance) or stage not in ("param", "update"):
             return
         if stage == "param":
@@ -71,10 +78,15 @@ class Samples:
             decay = _on_parameter(second - first, parameter, first)
             if decay is not None:
                 self._decays[key] = decay
+        gradient = self._gradients.get(name)
+        if gradient is not None and len(gradient) == len(first):
+            directions = [gradient, *([] if parameter is None else [_without(parameter, gradient)])]
+            self._squares += np.array([np.sum(np.square(_without_all(first, directions))), np.sum(np.square(first))])
 
     def drift(self) -> Drift:
         """Return what was systematic."""
-        return Drift(self._ratios, self._decays, self._clipping())
+        left, whole = self._squares
+        return Drift(self._ratios, self._decays, self._clipping(), float(np.sqrt(left / whole)) if whole else np.nan)
 
     def _clipping(self) -> float | None:
         names = self._norms["grad"].keys() & self._norms["clip"].keys()
@@ -140,3 +152,10 @@ def _slope(value: float, error: float) -> Slope | None:
 def _without(values: Array, direction: Array) -> Array:
     square = float(direction @ direction)
     return values - float(values @ direction) / square * direction if square else values
+
+
+def _without_all(values: Array, directions: Iterable[Array]) -> Array:
+    """Return what is left of values beside directions that are at right angles."""
+    for direction in directions:
+        values = _without(values, direction)
+    return values

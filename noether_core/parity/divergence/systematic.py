@@ -12,6 +12,7 @@ from noether_core.parity.divergence.samples import Slope
 from noether_core.parity.divergence.table import Table
 
 FEWEST_KEYS = 2  # keys that must agree on a slope
+LINEAR = 0.05  # the share of an update that is no multiple of its gradient, at most; of one by signs it is over a half
 ALIKE = 3e-6  # how far keys' ratios may be from one another, beside their errors
 SMALL = 1e-3
 """The largest distance of a key whose slopes are looked at. Beyond, its norm says it, or its conditioning explains it."""
@@ -33,7 +34,17 @@ def corrections(table: Table) -> dict[int, float]:
     small = {update: pooled(ratios) for update in table.drifts if (ratios := ratios_of(table, update))}
     of_all = {update: _shared(drift.ratios) for update, drift in table.drifts.items()}
     of_most = {update: shared for update, shared in of_all.items() if shared is not None}
-    return rounded_rectification(of_most) or rounded_corrections(small)
+    return (_may_be_rectified(table) and rounded_rectification(of_most)) or rounded_corrections(small)
+
+
+def _may_be_rectified(table: Table) -> bool:
+    """Tell whether the optimizer has second moments by which it did not divide the first update, a multiple of the gradient.
+
+    So rates that go apart when RAdam would begin to divide are taken for nothing else than that in no other optimizer.
+    """
+    first = table.drifts.get(1)
+    has_moments = any(key.startswith("opt/nu/") for key in table.columns)
+    return has_moments and first is not None and first.nonlinear < LINEAR
 
 
 def _shared(ratios: Mapping[str, Slope]) -> Slope | None:
