@@ -29,7 +29,7 @@ def page(findings: Sequence[Finding], correct: Mapping[str, Sequence[Correct]], 
     missed = "\n".join(f"- **{each.name}** ({each.bug.words}): {_missed(each)}" for each in findings if _missed(each))
     rows = "\n".join(_row(each) for each in findings)
     first_asked = Path(__file__).with_name("first_asked.md").read_text(encoding="utf-8")
-    return f"""# The exam: pairs and bugs that no rule was built on
+    return f"""# The exam: pairs and bugs that came after the rules
 
 Six pairs of trainings, each written twice as a user would, and single bugs planted in one side of them, half in JAX's and half
 in PyTorch's. The truth was written down before the tool was asked. The correct side is given as the first run.
