@@ -177,10 +177,13 @@ def _of_one(state: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple
     is_counted = False
     for field, kept in _kept(state, "", shapes):
         if field != "count":
-            yield field, kept
+            yield _LIKE.get(field, field), kept
         elif not is_counted:
             is_counted = True
             yield field, {"count": kept}
+
+
+_LIKE = {"e_g": "nu"}  # Adadelta's second moment, as every other optimizer's
 
 
 def _kept(state: Any, field: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,7 @@ KEPT = {  # what an optimizer keeps of a parameter, by optax's names
     "max_exp_avg_sq": "nu_max",
     "momentum_buffer": "trace",
     "sum": "sum_of_squares",
+    "acc_delta": "e_x",
 }
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """The names that wrappers, such as DistributedDataParallel and torch.compile, give to what they wrap."""

@@ -229,6 +229,7 @@ OPTAX = {
         {"mu", "nu", "trace"},
     ),
     "over several steps": (optax.MultiSteps(optax.adam(0.1), 2), {"mu", "nu", "acc_grads"}),
+    "adadelta": (optax.adadelta(0.1), {"nu", "e_x"}),
     "none": (optax.sgd(0.1), set()),
 }
 
@@ -253,6 +254,7 @@ TORCH = {
     "RMSprop": (torch.optim.RMSprop, {"centered": True, "momentum": 0.9}, {"mu", "nu", "trace"}),
     "Adagrad": (torch.optim.Adagrad, {}, {"sum_of_squares"}),
     "Adamax": (torch.optim.Adamax, {}, {"mu", "nu"}),
+    "Adadelta": (torch.optim.Adadelta, {}, {"nu", "e_x"}),
 }
 
 

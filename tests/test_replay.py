@@ -120,6 +120,7 @@ OPTIMIZERS = {
     "RMSprop": lambda params: torch.optim.RMSprop(params, momentum=0.5, centered=True),
     "Adagrad": lambda params: torch.optim.Adagrad(params, lr_decay=0.1),
     "Adamax": torch.optim.Adamax,
+    "Adadelta": torch.optim.Adadelta,
 }
 
 
@@ -230,6 +231,7 @@ def replayable_of(optimizer: Any) -> Step:
     ("optimizer", "accumulation"),
     [
         (optax.sgd(0.1, momentum=0.9), 1),
+        (optax.adadelta(0.5), 1),
         (optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(optax.linear_schedule(0.1, 0.0, 4))), 2),
     ],
     ids=["momentum", "chain"],
