@@ -234,7 +234,7 @@ def replayable_of(optimizer: Any) -> Step:
         (optax.adadelta(0.5), 1),
         (optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(optax.linear_schedule(0.1, 0.0, 4))), 2),
     ],
-    ids=["momentum", "chain"],
+    ids=["momentum", "Adadelta", "chain"],
 )
 def test_a_step_of_jax_gives_what_was_recorded(optimizer: Any, accumulation: int, tmp_path: Path) -> None:
     train_jax(tmp_path / "run", optimizer, accumulation)
