@@ -11,14 +11,15 @@ import torch
 from counted_device import CountedDevice
 
 from noether_core import read_run
-from noether_torch import Run, backend
+from noether_torch import Run, backend, ops
 
 
 @pytest.fixture(autouse=True)
 def _stands_in_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the stand-in's tensors pass for those of a device: they are a subclass, and have no memory of their own."""
     monkeypatch.setattr(backend, "found_strange", lambda _: None)
-    monkeypatch.setattr(backend, "require_memory", lambda _: None)
+    for module in (backend, ops):
+        monkeypatch.setattr(module, "require_memory", lambda _: None)
 
 
 CONFIG = {

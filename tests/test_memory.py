@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -38,13 +39,14 @@ def device_bytes() -> int:
 def host_bytes(*roots: object) -> int:
     """Return the bytes of all Python objects that some objects lead to.
 
-    But for types, modules, what functions refer to, and the handlers of signals, which lead to those that were there before.
+    But for types, modules, what functions refer to, and the handlers of signals and loggers, which lead to those that were there
+    before.
     """
     found: dict[int, object] = {}
     todo = list(roots)
     while todo:
         each = todo.pop()
-        if id(each) in found or isinstance(each, type | ModuleType | Link):
+        if id(each) in found or isinstance(each, type | ModuleType | Link | logging.Logger):
             continue
         found[id(each)] = each
         todo += [each.__closure__] if isinstance(each, FunctionType) else gc.get_referents(each)
