@@ -39,8 +39,7 @@ def device_bytes() -> int:
 def host_bytes(*roots: object) -> int:
     """Return the bytes of all Python objects that some objects lead to.
 
-    But for types, modules, what functions refer to, and the handlers of signals and loggers, which lead to those that were there
-    before.
+    But for types, modules, what functions refer to, loggers and the handlers of signals: they lead to those that were there.
     """
     found: dict[int, object] = {}
     todo = list(roots)
