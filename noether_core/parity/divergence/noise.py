@@ -30,7 +30,7 @@ FLOORS: Mapping[str, float] = {
 """The least noise of each stage, in relative norm: what binary32 alone makes of two orders of summation."""
 
 TIMES = 10.0
-"""How many times its noise a key must differ by. `docs/compare.md` has the runs on which this was measured."""
+"""How many times its noise a key must differ by. `docs/porting_bugs.md` has what it finds and what it lets pass."""
 
 ROUNDING = 3e-8  # the relative norm of rounding to binary32: 2**-24 / √3, at most
 RESPONSE = 100.0  # how many times as far as the parameters the rest drifts, where no twins say it
