@@ -32,9 +32,11 @@ def common_ratios(table: Table) -> dict[int, Slope]:
 def corrections(table: Table) -> dict[int, float]:
     """Return by update the factor, minus 1, that binary32 leaves in bias correction, or in rectification, between the two."""
     small = {update: pooled(ratios) for update in table.drifts if (ratios := ratios_of(table, update))}
+    if not _may_be_rectified(table):
+        return rounded_corrections(small)
     of_all = {update: _shared(drift.ratios) for update, drift in table.drifts.items()}
     of_most = {update: shared for update, shared in of_all.items() if shared is not None}
-    return (_may_be_rectified(table) and rounded_rectification(of_most)) or rounded_corrections(small)
+    return rounded_rectification(of_most) or rounded_corrections(small)
 
 
 def _may_be_rectified(table: Table) -> bool:
